@@ -1,0 +1,55 @@
+"""Tasks: texts with labels or target strings, from Python itself, from files, from the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deltatheory.tasks.files import SUFFIXES, load_file
+from deltatheory.tasks.stdlib import EMBEDDED, load_stdlib
+from deltatheory.tasks.task import Examples, Task, nearest
+
+__all__ = ["EMBEDDED", "Examples", "Task", "load_task"]
+
+
+def load_task(
+    name_or_path: str | Path,
+    *,
+    text: str | None = None,
+    text2: str | None = None,
+    label: str | None = None,
+    target: str | None = None,
+    label_names: Sequence[str] | None = None,
+) -> Task:
+    """Load a task.
+
+    Args:
+        name_or_path: the name of an embedded task (see `EMBEDDED`), or a file (.jsonl, .jsonl.gz, .csv,
+            .parquet) with columns text, text2 (for pairs), label or target, split.
+        text: column of the inputs, where it is not called so.
+        text2: column of the second texts.
+        label: column of the labels (integers or names).
+        target: column of the strings to generate. With a label column it names the classes.
+        label_names: names of the classes 0, 1, ... where the data gives integers only.
+
+    Without a split column a text's SHA-256 decides: 70% train, 10% dev, 20% test. Inputs of dev and test are
+    taken out of train; `Task.provenance` counts them.
+
+    Raises:
+        ValueError: for an unknown name, or data that is no task; the message names the place.
+        FileNotFoundError: if there is no such file.
+        ImportError: if a form needs a package that is not installed.
+
+    """
+    name = str(name_or_path)
+    asked = {"text": text, "text2": text2, "label": label, "target": target}
+    if name in EMBEDDED:
+        given = [f"{key}={value!r}" for key, value in {**asked, "label_names": label_names}.items() if value]
+        if given:
+            raise ValueError(f"The embedded task {name!r} takes no options; got {', '.join(given)}.")
+        return load_stdlib(name)
+    if isinstance(name_or_path, Path) or name.lower().endswith(SUFFIXES) or Path(name).exists():
+        return load_file(Path(name), asked, label_names)
+    raise ValueError(
+        f"Unknown task {name!r}. {nearest(name, list(EMBEDDED))} A file must end in {', '.join(SUFFIXES)}."
+    )

@@ -1,0 +1,200 @@
+"""From table rows to a `Task`: which columns, which classes, which split. Shared by files and the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deltatheory.tasks.task import Examples, Kind, Task, hash_split, nearest, text_key, without_leakage
+
+SPLIT_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "dev": "dev",
+    "valid": "dev",
+    "val": "dev",
+    "validation": "dev",
+    "validation_matched": "dev",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table, where it stands (for messages), and its split if that is known already."""
+
+    where: str
+    values: dict[str, Any]
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns to read; `None` where the table has no such column."""
+
+    text: str
+    text2: str | None
+    label: str | None
+    target: str | None
+
+
+def choose_columns(
+    source: str, present: Sequence[str], asked: dict[str, str | None], defaults: dict[str, Sequence[str]]
+) -> Columns:
+    """The columns asked for, and for the others the first of `defaults` that is present.
+
+    Args:
+        source: what the table is called in messages.
+        present: columns of the table.
+        asked: text, text2, label, target -> column that the user names, or `None`.
+        defaults: text, text2, label, target -> columns to look for.
+
+    Raises:
+        ValueError: if a column asked for is absent, or there is no text, or neither label nor target.
+
+    """
+    chosen: dict[str, str | None] = {}
+    for role, name in asked.items():
+        if name is not None and name not in present:
+            raise ValueError(f"{source} has no column {name!r} ({role}={name!r}). {nearest(name, present)}")
+        chosen[role] = name or next((column for column in defaults[role] if column in present), None)
+    if asked["target"] is not None and asked["label"] is None:
+        chosen["label"] = None  # who names a target only wants to generate it
+    text = chosen.pop("text")
+    missing = (
+        "text" if text is None else "label" if chosen["label"] is None and chosen["target"] is None else None
+    )
+    if text is None or missing:
+        raise ValueError(
+            f"{source} has no {missing} column (looked for {', '.join(defaults[missing or 'text'])}); its columns are "
+            f"{', '.join(present) or 'none'}. Name it: load_task(..., {missing}='...')."
+        )
+    return Columns(text=text, **chosen)
+
+
+def task_from_rows(
+    rows: Sequence[Row],
+    columns: Columns,
+    *,
+    name: str,
+    source: str,
+    label_names: Sequence[str] | None,
+    provenance: dict,
+) -> Task:
+    """Check every row, number the classes, complete the splits, and take leaking inputs out of train.
+
+    Args:
+        rows: the table.
+        columns: which columns to read.
+        name: name of the task.
+        source: what the table is called in messages.
+        label_names: class names in the order of integer labels, if they are known.
+        provenance: what is known already; splitting and removals are added.
+
+    Raises:
+        ValueError: for an empty or missing cell, an unknown split or class, or a table that is no `Task`.
+
+    """
+    texts = [_text(source, row, columns.text) for row in rows]
+    pairs = None if columns.text2 is None else [_text(source, row, columns.text2) for row in rows]
+    kind: Kind
+    if columns.label is not None:
+        kind = "classification"
+        names, answers = _classes(source, rows, columns.label, columns.target, label_names)
+    elif columns.target is not None:
+        kind, names = "generation", ()
+        answers = [_text(source, row, columns.target) for row in rows]
+    else:
+        raise ValueError(f"{source} has neither labels nor targets.")
+
+    keys = [text_key(*parts) for parts in zip(texts, *([pairs] if pairs else []), strict=True)]
+    splits, how = _splits(source, rows, keys)
+    everything = Examples(
+        tuple(texts),
+        None if pairs is None else tuple(pairs),
+        **{"labels" if kind == "classification" else "targets": tuple(answers)},
+    )
+    train, dev, test = (
+        everything.subset(i for i, given in enumerate(splits) if given == split)
+        for split in ("train", "dev", "test")
+    )
+    train, dev, removed = without_leakage(train, dev, test)
+    notes = {**provenance, "split": how, "removed_as_leaking": removed}
+    return Task(name, kind, names, train, dev, test, notes)
+
+
+def _text(source: str, row: Row, column: str) -> str:
+    value = row.values.get(column)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(
+            f"{source}, {row.where}: {column!r} must be a text that is not blank; got {value!r}."
+        )
+    return value
+
+
+def _label(source: str, row: Row, column: str) -> int | str:
+    value = row.values.get(column)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # tables with missing cells turn integers into floats
+        return int(value)
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        return int(text) if text.removeprefix("-").isdecimal() else text
+    if isinstance(value, int):
+        return value
+    raise ValueError(f"{source}, {row.where}: {column!r} must be an integer or a name; got {value!r}.")
+
+
+def _classes(
+    source: str, rows: Sequence[Row], column: str, target: str | None, given: Sequence[str] | None
+) -> tuple[tuple[str, ...], list[int]]:
+    """Class names and the class index of every row."""
+    labels = [_label(source, row, column) for row in rows]
+    if given is not None:
+        names = tuple(given)
+        index: dict[int | str, int] = {
+            **{i: i for i in range(len(names))},
+            **{n: i for i, n in enumerate(names)},
+        }
+    else:
+        values = sorted(set(labels), key=lambda v: (isinstance(v, str), v))
+        names, index = tuple(map(str, values)), {value: i for i, value in enumerate(values)}
+        if target is not None and not any(isinstance(value, str) for value in values):
+            named = {label: _text(source, row, target) for label, row in zip(labels, rows, strict=True)}
+            names = tuple(named[value] for value in values)
+    for label, row in zip(labels, rows, strict=True):
+        if label not in index:
+            raise ValueError(
+                f"{source}, {row.where}: {column}={label!r} is none of the {len(names)} classes. "
+                f"{nearest(str(label), names)}"
+            )
+    return names, [index[label] for label in labels]
+
+
+def _splits(source: str, rows: Sequence[Row], keys: Iterable[str]) -> tuple[list[str], str]:
+    """The split of every row, and in words how it was found."""
+    keys = list(keys)
+    if all(row.split is None for row in rows):
+        return [hash_split(key) for key in keys], "SHA-256 of the text: 70% train, 10% dev, 20% test"
+    splits = []
+    for row in rows:
+        given = str(row.split or "").strip().lower()
+        if given not in SPLIT_ALIASES:
+            raise ValueError(
+                f"{source}, {row.where}: split={row.split!r} is unknown. {nearest(given, list(SPLIT_ALIASES))}"
+            )
+        splits.append(SPLIT_ALIASES[given])
+    how = "as given"
+    if "test" not in splits and "dev" in splits:
+        splits = ["test" if split == "dev" else split for split in splits]
+        how = "the given dev split is the test split"
+    if "dev" not in splits:
+        splits = [
+            hash_split(key, 7 / 8, 1 / 8) if split == "train" else split
+            for key, split in zip(keys, splits, strict=True)
+        ]
+        how += "; dev is an eighth of train by SHA-256 of the text"
+    return splits, how
