@@ -1,0 +1,10 @@
+"""Frozen pretrained transformers whose blocks are the time steps of a controlled system."""
+
+from __future__ import annotations
+
+from deltatheory.backbones.backbone import Backbone, wrap_model
+from deltatheory.backbones.batch import Batch
+from deltatheory.backbones.families import SUPPORTED, prepare
+from deltatheory.backbones.load import EMBEDDED, load_backbone
+
+__all__ = ["EMBEDDED", "SUPPORTED", "Backbone", "Batch", "load_backbone", "prepare", "wrap_model"]

@@ -1,0 +1,295 @@
+"""One frozen transformer: its inputs, its last hidden state, and the same map cut at the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from deltatheory._shapes import Float
+from deltatheory.autodiff import functional_call
+from deltatheory.backbones.batch import Batch, additive_mask
+from deltatheory.backbones.families import Attention, Family, Kind, family_of, prepare
+
+__all__ = ["Backbone", "wrap_model"]
+
+
+class _Reached(Exception):
+    """Carries x_0 out of a forward pass that has arrived at the first block."""
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A prepared base model and its tokenizer: x_0 = embed(batch), x_{t+1} = step(t, x_t), readout(x_T).
+
+    Build one with `load_backbone` or, around a model at hand, with `wrap_model`.
+
+    Arguments:
+        model: the `transformers` base model (no task head), prepared.
+        tokenizer: pads on the right.
+        name: what was asked for.
+        revision: commit or package version, where there is one.
+        kind: "encoder" or "causal".
+        provenance: name, revision, weights_sha256, architecture, parameters (their number).
+        hidden_size: H.
+        max_length: the longest T that the model takes.
+        lm_head: the map to the vocabulary of a causal model (its weight may be that of the input embedding).
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    revision: str | None
+    kind: Kind
+    provenance: dict[str, Any]
+    hidden_size: int
+    max_length: int
+    lm_head: nn.Module | None = None
+    _family: Family = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._family = family_of(self.model.config)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The blocks, one per time step."""
+        return cast(nn.ModuleList, attrgetter(self._family.layers)(self.model))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return next(self.model.parameters()).dtype
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+        """Move or cast the weights in place (this undoes `flatten_parameters`) and return self."""
+        for module in (self.model, self.lm_head):
+            if module is not None:
+                module.to(device=device, dtype=dtype)
+        return self
+
+    def encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int | None = None
+    ) -> Batch:
+        """Turn texts (or pairs of texts) into a batch on the backbone's device.
+
+        Arguments:
+            texts: B texts.
+            pairs: B second texts.
+            max_length: cut longer texts here; the default is the model's own limit.
+
+        Raises:
+            ValueError: for no texts, a text without a token, unequal counts, or a length outside the limit.
+        """
+        max_length = self.max_length if max_length is None else max_length
+        if not 1 <= max_length <= self.max_length:
+            raise ValueError(f"max_length={max_length}: allowed is 1..{self.max_length} for {self.name!r}")
+        if isinstance(texts, str) or len(texts) == 0:
+            raise ValueError(f"texts={texts!r}: give a non-empty sequence of strings")
+        if pairs is not None and len(pairs) != len(texts):
+            raise ValueError(f"len(pairs)={len(pairs)}: allowed is len(texts)={len(texts)}")
+        encoded = self.tokenizer(
+            list(texts),
+            None if pairs is None else list(pairs),
+            padding=True,
+            truncation=True,
+            max_length=max_length,
+            return_tensors="pt",
+        )
+        ids = encoded["input_ids"].long()
+        mask = encoded["attention_mask"].to(self.dtype)
+        empty = (mask.sum(1) == 0).nonzero().flatten().tolist()
+        if ids.shape[1] == 0 or empty:
+            raise ValueError(
+                f"texts[{(empty or [0])[0]}] gives no token: leave it out or write a placeholder"
+            )
+        types = None
+        if getattr(self.model.config, "type_vocab_size", 0) > 1:
+            types = encoded.get("token_type_ids", torch.zeros_like(ids)).long()
+        batch = Batch(ids, mask, additive_mask(mask, self.kind == "causal"), self._positions(mask), types)
+        return batch.to(self.device)
+
+    def _positions(self, mask: Tensor) -> Tensor:
+        real = mask.long()
+        if self._family.offset_positions:  # RoBERTa: pad + 1, pad + 2, ...; padding stays at pad
+            return real.cumsum(1) * real + self.model.config.pad_token_id
+        return torch.arange(mask.shape[1]).expand(mask.shape[0], -1).contiguous()
+
+    def _forward(self, batch: Batch, parameters: Mapping[str, Tensor] | None) -> Any:
+        inputs = batch.to(dtype=self.dtype).inputs()
+        if parameters is None:
+            return self.model(**inputs)
+        return functional_call(self.model, parameters, (), inputs)
+
+    def hidden_states(
+        self, batch: Batch, parameters: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "B T H"]:
+        """Return the last hidden state.
+
+        Arguments:
+            batch: from `encode`.
+            parameters: replace these entries of `model.named_parameters()` in a pure call, one name for
+                tied weights; without it the module's own storage is used and ordinary autograd applies.
+        """
+        return self._forward(batch, parameters).last_hidden_state
+
+    def pool(
+        self,
+        hidden: Float[Tensor, "B T H"],
+        batch: Batch,
+        pooling: Literal["mean", "cls", "last"] | None = None,
+    ) -> Float[Tensor, "B H"]:
+        """Reduce tokens to one vector: the mean over real tokens (encoder) or the last real token (causal).
+
+        Arguments:
+            hidden: last hidden state.
+            batch: the texts it belongs to.
+            pooling: "mean", "cls" (first token) or "last" instead of the kind's default.
+
+        Raises:
+            ValueError: for another pooling, or "cls" of a causal model (its first token has seen nothing).
+        """
+        pooling = pooling or ("mean" if self.kind == "encoder" else "last")
+        mask = batch.mask.to(hidden.dtype)
+        if pooling == "mean":
+            return (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        if pooling == "last":
+            return hidden[torch.arange(len(mask), device=mask.device), mask.sum(1).long() - 1]
+        if pooling == "cls" and self.kind == "encoder":
+            return hidden[:, 0]
+        raise ValueError(f"pooling={pooling!r}: allowed are 'mean', 'last' and, for encoders, 'cls'")
+
+    def pooled(
+        self,
+        batch: Batch,
+        parameters: Mapping[str, Tensor] | None = None,
+        pooling: Literal["mean", "cls", "last"] | None = None,
+    ) -> Float[Tensor, "B H"]:
+        """Return `pool(hidden_states(batch, parameters), batch, pooling)`."""
+        return self.pool(self.hidden_states(batch, parameters), batch, pooling)
+
+    def embed(self, batch: Batch, parameters: Mapping[str, Tensor] | None = None) -> Float[Tensor, "B T H"]:
+        """Return x_0, exactly what the first block receives in a whole forward pass."""
+
+        def stop(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+            raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+        handle = self.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self._forward(batch, parameters)
+        except _Reached as reached:
+            return reached.args[0]
+        finally:
+            handle.remove()
+        raise RuntimeError(f"{type(self.model).__name__} did not run its first block")
+
+    def step(
+        self,
+        t: int,
+        x: Float[Tensor, "B T H"],
+        batch: Batch,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Float[Tensor, "B T H"]:
+        """Return x_{t+1} = block_t(x_t) under the batch's 4-D mask (without it, eager sees the future).
+
+        Arguments:
+            t: 0 .. len(layers) - 1.
+            x: x_t.
+            batch: the texts it belongs to.
+            parameters: replacements named as in `layers[t].named_parameters()`.
+        """
+        batch = batch.to(dtype=x.dtype)
+        inputs: dict[str, Any] = {
+            "attention_mask": batch.attention_mask,
+            "position_ids": batch.position_ids,
+            "use_cache": False,
+        }
+        rotary = getattr(self.model, "rotary_emb", None)
+        if rotary is not None:
+            inputs["position_embeddings"] = rotary(x, batch.position_ids)
+        layer = self.layers[t]
+        out = functional_call(layer, parameters or {}, (x,), inputs)
+        return out[0] if isinstance(out, tuple) else out
+
+    def readout(self, x: Float[Tensor, "B T H"]) -> Float[Tensor, "B T H"]:
+        """Return the last hidden state from x_T: the last normalisation, where blocks do not end with one."""
+        norm = attrgetter(self._family.norm)(self.model) if self._family.norm else None
+        return x if norm is None else norm(x)
+
+    def vocabulary_logits(
+        self, hidden: Float[Tensor, "*b H"], parameters: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "*b V"]:
+        """Apply `lm_head`; where its weight is tied to one in `parameters`, the replacement counts here too.
+
+        Raises:
+            ValueError: for a backbone without `lm_head`.
+        """
+        if self.lm_head is None:
+            raise ValueError(f"{self.name!r} ({self.kind}) has no lm_head: take a causal checkpoint")
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        own = {name: names.get(id(p)) for name, p in self.lm_head.named_parameters()}
+        tied = {name: parameters[m] for name, m in own.items() if m in parameters} if parameters else {}
+        return functional_call(self.lm_head, tied, (hidden,))
+
+
+def _length_limit(config: Any, tokenizer: Any, family: Family, cap: int | None) -> int:
+    positions = config.max_position_embeddings
+    if family.offset_positions:
+        positions -= config.pad_token_id + 1
+    # One 4-D mask serves every block, so a text must fit into the sliding window where there is one.
+    window = getattr(config, "sliding_window", None)
+    limits = (positions, window, cap, getattr(tokenizer, "model_max_length", None))
+    return min(int(limit) for limit in limits if limit)
+
+
+def wrap_model(
+    model: nn.Module,
+    tokenizer: Any,
+    *,
+    name: str,
+    revision: str | None = None,
+    attention: Attention = "eager",
+    max_length: int | None = None,
+    weights_sha256: str | None = None,
+) -> Backbone:
+    """Prepare a `transformers` model at hand (base model or causal LM), in place, as a backbone.
+
+    Arguments:
+        model: an encoder base model (`AutoModel`) or a causal LM (`AutoModelForCausalLM`).
+        tokenizer: set here to pad on the right; a missing pad token becomes the end-of-text token.
+        name: for provenance and messages.
+        revision: commit or package version.
+        attention: see `prepare`.
+        max_length: a limit below the model's own.
+        weights_sha256: of the weight files.
+
+    Raises:
+        ValueError: for an unsupported architecture, or a tokenizer with no token to pad with.
+    """
+    config: Any = model.config
+    family = family_of(config)
+    prepare(model, attention)
+    base: nn.Module = getattr(model, "base_model", model)
+    head = model.get_output_embeddings() if base is not model else None  # type: ignore[operator]
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(f"the tokenizer of {name!r} has neither pad_token nor eos_token: set pad_token")
+        tokenizer.pad_token = tokenizer.eos_token
+    provenance = {
+        "name": name,
+        "revision": revision,
+        "weights_sha256": weights_sha256,
+        "architecture": type(base).__name__,
+        "parameters": sum(p.numel() for p in base.parameters()),
+    }
+    limit = _length_limit(config, tokenizer, family, max_length)
+    return Backbone(base, tokenizer, name, revision, family.kind, provenance, config.hidden_size, limit, head)

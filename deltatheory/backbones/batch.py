@@ -1,0 +1,96 @@
+"""Encoded texts: everything a transformer needs, made explicit so that no model code branches on data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deltatheory._shapes import Float, Int
+
+__all__ = ["Batch", "additive_mask"]
+
+
+def additive_mask(mask: Float[Tensor, "B T"], causal: bool) -> Float[Tensor, "B 1 T T"]:
+    """Return the 4-D mask added to attention scores: 0 where query i may see key j, else the lowest float.
+
+    Key j is visible if it is a real token and, for a causal model, j <= i.
+
+    Arguments:
+        mask: 1 for real tokens, 0 for padding.
+        causal: forbid j > i.
+    """
+    length = mask.shape[1]
+    visible = mask.bool()[:, None, None, :].expand(-1, 1, length, length)
+    if causal:
+        visible = visible & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    lowest = torch.finfo(mask.dtype).min  # not -inf: a row without a visible key must not become NaN
+    return torch.where(visible, torch.zeros((), dtype=mask.dtype, device=mask.device), lowest)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B texts of at most T tokens, padded on the right.
+
+    Arguments:
+        input_ids: token numbers.
+        mask: 1 for real tokens, 0 for padding.
+        attention_mask: what is added to the attention scores (`additive_mask`).
+        position_ids: explicit positions, with the offset of RoBERTa-like models.
+        token_type_ids: segment numbers where the model has them.
+    """
+
+    input_ids: Int[Tensor, "B T"]
+    mask: Float[Tensor, "B T"]
+    attention_mask: Float[Tensor, "B 1 T T"]
+    position_ids: Int[Tensor, "B T"]
+    token_type_ids: Int[Tensor, "B T"] | None = None
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return the keyword arguments of the model's forward."""
+        inputs = {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids
+        return inputs
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
+        """Move to a device; cast the two masks to a dtype."""
+        dtype = dtype or self.mask.dtype
+        types = self.token_type_ids
+        return Batch(
+            self.input_ids.to(device),
+            self.mask.to(device, dtype),
+            # The lowest float32 is -inf in bfloat16: clamp to that type's own lowest.
+            self.attention_mask.to(device, dtype).clamp(min=torch.finfo(dtype).min),
+            self.position_ids.to(device),
+            None if types is None else types.to(device),
+        )
+
+    def select(self, indices: Sequence[int] | Int[Tensor, " n"] | slice) -> Batch:
+        """Take some of the texts, in the order given, and drop the padding that no text needs any more.
+
+        Raises:
+            ValueError: when nothing is selected.
+        """
+        rows = indices if isinstance(indices, slice) else torch.as_tensor(indices, device=self.mask.device)
+        mask = self.mask[rows]
+        if len(mask) == 0:
+            raise ValueError(f"indices={indices!r} select no text of this batch of {len(self)}")
+        length = int(mask.sum(1).max())
+        types = self.token_type_ids
+        return Batch(
+            self.input_ids[rows][:, :length],
+            mask[:, :length],
+            self.attention_mask[rows][:, :, :length, :length],
+            self.position_ids[rows][:, :length],
+            None if types is None else types[rows][:, :length],
+        )

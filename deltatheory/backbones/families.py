@@ -1,0 +1,106 @@
+"""What architectures differ in (where the blocks are), and what makes all of them differentiable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from torch import nn
+
+__all__ = ["SUPPORTED", "Family", "family_of", "prepare"]
+
+Kind = Literal["encoder", "causal"]
+Attention = Literal["eager", "sdpa"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where one architecture keeps its parts, as paths from the base model.
+
+    Arguments:
+        kind: "encoder" (every token sees every token) or "causal".
+        layers: path of the list of blocks.
+        norm: path of the last normalisation, "" where the last block ends with it.
+        offset_positions: position ids start at `pad_token_id + 1` (RoBERTa), not at 0.
+    """
+
+    kind: Kind
+    layers: str
+    norm: str = ""
+    offset_positions: bool = False
+
+
+_LLAMA = Family("causal", "layers", "norm")
+_ROBERTA = Family("encoder", "encoder.layer", offset_positions=True)
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family("encoder", "encoder.layer"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "gpt2": Family("causal", "h", "ln_f"),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gpt_neox": Family("causal", "layers", "final_layer_norm"),
+    "opt": Family("causal", "decoder.layers", "decoder.final_layer_norm"),
+}
+SUPPORTED: tuple[str, ...] = tuple(sorted(FAMILIES))
+
+
+def family_of(config: Any) -> Family:
+    """Look up the family of a `transformers` configuration.
+
+    Raises:
+        ValueError: for an architecture outside `SUPPORTED`, or an encoder configured as a decoder.
+    """
+    model_type = getattr(config, "model_type", None)
+    if model_type not in FAMILIES:
+        near = get_close_matches(str(model_type), SUPPORTED, n=1)
+        hint = f" Nearest: {near[0]!r}." if near else ""
+        raise ValueError(
+            f"model_type={model_type!r} is not supported; supported are {', '.join(SUPPORTED)}.{hint}"
+        )
+    family = FAMILIES[model_type]
+    if family.kind == "encoder" and getattr(config, "is_decoder", False):
+        raise ValueError(
+            f"is_decoder=True with model_type={model_type!r} is not supported: "
+            "load the checkpoint with is_decoder=False, or take a causal family"
+        )
+    return family
+
+
+def prepare(model: nn.Module, attention: Attention = "eager") -> nn.Module:
+    """Make a model safe for differentiation, in place, and return it.
+
+    Evaluation mode in every submodule, all parameters frozen, no key/value cache, no gradient
+    checkpointing (no `torch.func` transform passes it), and no `padding_idx`: an embedding with one
+    returns a *masked* gradient, so the Hessian is not symmetric in any direction that touches the pad row.
+    Tied weights stay tied.
+
+    Arguments:
+        model: a `transformers` model, or any module.
+        attention: "eager" has forward-mode derivatives (jvp, hvp); "sdpa" is faster and has none.
+
+    Raises:
+        ValueError: for another attention.
+    """
+    if attention not in ("eager", "sdpa"):
+        raise ValueError(f"attention={attention!r}: allowed are 'eager' (jvp, hvp) and 'sdpa' (vjp only)")
+    model.eval().requires_grad_(False)
+    for module in model.modules():
+        module.training = False  # a submodule may override `train`, as frozen-dropout wrappers do
+        if getattr(module, "gradient_checkpointing", False):
+            module.gradient_checkpointing = False
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None
+    if hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation(attention)  # type: ignore[operator]
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        config.use_cache = False
+    return model
