@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deltatheory.tasks.files import SUFFIXES, load_file
+from deltatheory.tasks.hub import load_hub
 from deltatheory.tasks.stdlib import EMBEDDED, load_stdlib
 from deltatheory.tasks.task import Examples, Task, nearest
 
@@ -20,29 +21,38 @@ def load_task(
     label: str | None = None,
     target: str | None = None,
     label_names: Sequence[str] | None = None,
+    revision: str | None = None,
 ) -> Task:
     """Load a task.
 
     Args:
-        name_or_path: the name of an embedded task (see `EMBEDDED`), or a file (.jsonl, .jsonl.gz, .csv,
-            .parquet) with columns text, text2 (for pairs), label or target, split.
+        name_or_path: the name of an embedded task (see `EMBEDDED`); a file (.jsonl, .jsonl.gz, .csv,
+            .parquet) with columns text, text2 (for pairs), label or target, split; or `hub:NAME` or
+            `hub:NAME:CONFIG`, a data set of the Hugging Face hub, whose columns are guessed.
         text: column of the inputs, where it is not called so.
         text2: column of the second texts.
         label: column of the labels (integers or names).
         target: column of the strings to generate. With a label column it names the classes.
         label_names: names of the classes 0, 1, ... where the data gives integers only.
+        revision: branch, tag or commit of a hub data set.
 
     Without a split column a text's SHA-256 decides: 70% train, 10% dev, 20% test. Inputs of dev and test are
     taken out of train; `Task.provenance` counts them.
 
     Raises:
         ValueError: for an unknown name, or data that is no task; the message names the place.
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file, or the data set cannot be reached.
         ImportError: if a form needs a package that is not installed.
 
     """
     name = str(name_or_path)
     asked = {"text": text, "text2": text2, "label": label, "target": target}
+    if name.startswith("hub:"):
+        return load_hub(name.removeprefix("hub:"), asked, label_names, revision)
+    if revision is not None:
+        raise ValueError(
+            f"revision={revision!r} is for hub data sets only (hub:NAME); got the task {name!r}."
+        )
     if name in EMBEDDED:
         given = [f"{key}={value!r}" for key, value in {**asked, "label_names": label_names}.items() if value]
         if given:
@@ -51,5 +61,6 @@ def load_task(
     if isinstance(name_or_path, Path) or name.lower().endswith(SUFFIXES) or Path(name).exists():
         return load_file(Path(name), asked, label_names)
     raise ValueError(
-        f"Unknown task {name!r}. {nearest(name, list(EMBEDDED))} A file must end in {', '.join(SUFFIXES)}."
+        f"Unknown task {name!r}. {nearest(name, list(EMBEDDED))} "
+        f"A file must end in {', '.join(SUFFIXES)}; a hub data set is hub:NAME."
     )

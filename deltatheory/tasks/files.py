@@ -17,7 +17,7 @@ from deltatheory.tasks.task import Task, nearest
 SUFFIXES = (".jsonl.gz", ".jsonl", ".csv", ".parquet")
 _DEFAULTS = {"text": ("text",), "text2": ("text2",), "label": ("label",), "target": ("target",)}
 # What a collection's index.json says of a file that is worth keeping beside the examples.
-_INDEX_NOTES = ("category", "instruction", "source", "source_dataset", "licence", "licence_tier")
+_INDEX_NOTES = ("category", "instruction", "source_dataset", "licence", "licence_tier")
 
 
 def load_file(path: Path, asked: dict[str, str | None], label_names: Sequence[str] | None) -> Task:
@@ -60,7 +60,7 @@ def load_file(path: Path, asked: dict[str, str | None], label_names: Sequence[st
         name=path.name[: -len(suffix)],
         source=path.name,
         label_names=label_names or entry.get("labels") or None,
-        provenance={"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), **notes},
+        provenance={"source": path.name, "file_sha256": hashlib.sha256(data).hexdigest(), **notes},
     )
 
 

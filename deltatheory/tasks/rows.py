@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deltatheory.tasks.task import Examples, Kind, Task, hash_split, nearest, text_key, without_leakage
+from deltatheory.tasks.task import (
+    Examples,
+    Kind,
+    Task,
+    digest,
+    hash_split,
+    nearest,
+    text_key,
+    without_leakage,
+)
 
 SPLIT_ALIASES = {
     "train": "train",
@@ -41,9 +50,9 @@ class Columns:
 
 
 def choose_columns(
-    source: str, present: Sequence[str], asked: dict[str, str | None], defaults: dict[str, Sequence[str]]
+    source: str, present: Sequence[str], asked: dict[str, str | None], defaults: Mapping[str, Sequence[str]]
 ) -> Columns:
-    """The columns asked for, and for the others the first of `defaults` that is present.
+    """Take the columns asked for, and for the others the first of `defaults` that is present.
 
     Args:
         source: what the table is called in messages.
@@ -63,13 +72,12 @@ def choose_columns(
     if asked["target"] is not None and asked["label"] is None:
         chosen["label"] = None  # who names a target only wants to generate it
     text = chosen.pop("text")
-    missing = (
-        "text" if text is None else "label" if chosen["label"] is None and chosen["target"] is None else None
-    )
+    neither = chosen["label"] is None and chosen["target"] is None
+    missing = "text" if text is None else "label" if neither else None
     if text is None or missing:
         raise ValueError(
-            f"{source} has no {missing} column (looked for {', '.join(defaults[missing or 'text'])}); its columns are "
-            f"{', '.join(present) or 'none'}. Name it: load_task(..., {missing}='...')."
+            f"{source} has no {missing} column (looked for {', '.join(defaults[missing or 'text'])}); "
+            f"its columns are {', '.join(present) or 'none'}. Name it: load_task(..., {missing}='...')."
         )
     return Columns(text=text, **chosen)
 
@@ -99,29 +107,27 @@ def task_from_rows(
     """
     texts = [_text(source, row, columns.text) for row in rows]
     pairs = None if columns.text2 is None else [_text(source, row, columns.text2) for row in rows]
-    kind: Kind
-    if columns.label is not None:
-        kind = "classification"
-        names, answers = _classes(source, rows, columns.label, columns.target, label_names)
-    elif columns.target is not None:
-        kind, names = "generation", ()
-        answers = [_text(source, row, columns.target) for row in rows]
-    else:
-        raise ValueError(f"{source} has neither labels nor targets.")
-
     keys = [text_key(*parts) for parts in zip(texts, *([pairs] if pairs else []), strict=True)]
     splits, how = _splits(source, rows, keys)
-    everything = Examples(
-        tuple(texts),
-        None if pairs is None else tuple(pairs),
-        **{"labels" if kind == "classification" else "targets": tuple(answers)},
-    )
+    kind: Kind = "generation" if columns.label is None else "classification"
+    names: tuple[str, ...] = ()
+    labels = targets = None
+    if columns.label is not None:
+        names, labels = _classes(source, rows, columns.label, columns.target, label_names)
+    elif columns.target is not None:
+        targets = tuple(_text(source, row, columns.target) for row in rows)
+    everything = Examples(tuple(texts), None if pairs is None else tuple(pairs), labels, targets)
     train, dev, test = (
         everything.subset(i for i, given in enumerate(splits) if given == split)
         for split in ("train", "dev", "test")
     )
     train, dev, removed = without_leakage(train, dev, test)
-    notes = {**provenance, "split": how, "removed_as_leaking": removed}
+    notes = {
+        **provenance,
+        "split": how,
+        "removed_as_leaking": removed,
+        "examples_sha256": digest(train, dev, test),
+    }
     return Task(name, kind, names, train, dev, test, notes)
 
 
@@ -150,7 +156,7 @@ def _label(source: str, row: Row, column: str) -> int | str:
 
 def _classes(
     source: str, rows: Sequence[Row], column: str, target: str | None, given: Sequence[str] | None
-) -> tuple[tuple[str, ...], list[int]]:
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Class names and the class index of every row."""
     labels = [_label(source, row, column) for row in rows]
     if given is not None:
@@ -163,7 +169,14 @@ def _classes(
         values = sorted(set(labels), key=lambda v: (isinstance(v, str), v))
         names, index = tuple(map(str, values)), {value: i for i, value in enumerate(values)}
         if target is not None and not any(isinstance(value, str) for value in values):
-            named = {label: _text(source, row, target) for label, row in zip(labels, rows, strict=True)}
+            named: dict[int | str, str] = {}
+            for label, row in zip(labels, rows, strict=True):
+                name = _text(source, row, target)
+                if named.setdefault(label, name) != name:
+                    raise ValueError(
+                        f"{source}, {row.where}: {target}={name!r} names the class {column}={label!r}, "
+                        f"which was {named[label]!r} above."
+                    )
             names = tuple(named[value] for value in values)
     for label, row in zip(labels, rows, strict=True):
         if label not in index:
@@ -171,11 +184,11 @@ def _classes(
                 f"{source}, {row.where}: {column}={label!r} is none of the {len(names)} classes. "
                 f"{nearest(str(label), names)}"
             )
-    return names, [index[label] for label in labels]
+    return names, tuple(index[label] for label in labels)
 
 
 def _splits(source: str, rows: Sequence[Row], keys: Iterable[str]) -> tuple[list[str], str]:
-    """The split of every row, and in words how it was found."""
+    """Find the split of every row, and say in words how."""
     keys = list(keys)
     if all(row.split is None for row in rows):
         return [hash_split(key) for key in keys], "SHA-256 of the text: 70% train, 10% dev, 20% test"
@@ -184,7 +197,8 @@ def _splits(source: str, rows: Sequence[Row], keys: Iterable[str]) -> tuple[list
         given = str(row.split or "").strip().lower()
         if given not in SPLIT_ALIASES:
             raise ValueError(
-                f"{source}, {row.where}: split={row.split!r} is unknown. {nearest(given, list(SPLIT_ALIASES))}"
+                f"{source}, {row.where}: split={row.split!r} is unknown. "
+                f"{nearest(given, list(SPLIT_ALIASES))}"
             )
         splits.append(SPLIT_ALIASES[given])
     how = "as given"

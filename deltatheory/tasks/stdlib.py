@@ -19,17 +19,16 @@ sentence. What a version contains differs a little, so results name the version 
 from __future__ import annotations
 
 import ast
-import hashlib
 import platform
 import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from deltatheory.tasks.task import Examples, Task, hash_split
+from deltatheory.tasks.task import Examples, Task, digest, hash_split
 
-# label: (phrase, packages). Only packages that Python 3.11 to 3.14 all have, and that no distribution of Python
-# ships apart (tkinter, idlelib, distutils are).
+# label: (phrase, packages). Only packages that Python 3.11 to 3.14 all have, and that no distribution
+# of Python ships apart (as some do with tkinter and idlelib).
 _CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "asyncio": ("asynchronous programming", ("asyncio",)),
     "decimal": ("decimal arithmetic", ("_pydecimal",)),
@@ -75,7 +74,6 @@ def load_stdlib(name: str) -> Task:
         texts.append(text)
         indices.append(labels.index(label))
     parts = {split: Examples(tuple(texts), labels=tuple(ids)) for split, (texts, ids) in splits.items()}
-    listing = "\n".join(f"{label}\t{text}" for _, (text, label) in sorted(sentences.items()))
     return Task(
         name=name,
         kind="classification",
@@ -89,7 +87,7 @@ def load_stdlib(name: str) -> Task:
             "licence": "PSF-2.0",
             "split": f"SHA-256 of the text, {_TRAIN:.0%} train, {_DEV:.0%} dev, the rest test",
             "dropped": dropped,
-            "sha256": hashlib.sha256(listing.encode()).hexdigest(),
+            "examples_sha256": digest(*parts.values()),
         },
         **parts,
     )
@@ -161,6 +159,6 @@ def first_sentence(docstring: str) -> str | None:
 
 
 def _near_key(text: str) -> str:
-    """What near-duplicates share: letters of the words outside quotes."""
+    """Reduce a sentence to what its near-duplicates share: letters of the words outside quotes."""
     unquoted = re.sub(r"(?<!\w)(['\"]).+?\1(?!\w)", " ", text.lower())
     return " ".join(re.findall(r"[a-z]+", unquoted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -236,6 +237,14 @@ def without_leakage(train: Examples, dev: Examples, test: Examples) -> tuple[Exa
     clean_train = train.subset(i for i, key in enumerate(train.input_keys()) if key not in held_out)
     removed = {"train": len(train) - len(clean_train), "dev": len(dev) - len(clean_dev)}
     return clean_train, clean_dev, removed
+
+
+def digest(*splits: Examples) -> str:
+    """Name the content of `splits`: SHA-256 over all columns in order."""
+    total = hashlib.sha256()
+    for split in splits:
+        total.update(json.dumps([split.texts, split.pairs, split.labels, split.targets]).encode())
+    return total.hexdigest()
 
 
 def nearest(value: str, allowed: Sequence[str]) -> str:

@@ -1,0 +1,288 @@
+"""Results that survive: append-only JSON lines, one row a finished trial, and files that are whole or absent.
+
+A row is `{"schema": 1, "hash": ..., "time": ..., "config": {...}, "result": {...}}`. The hash names the
+configuration, so that a run that was cut off finds what it has finished, and logs of several machines merge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: single writes only, no lock
+    fcntl = None
+
+SCHEMA = 1
+
+
+def configuration_hash(config: Mapping) -> str:
+    """Name a configuration by its content: 16 hexadecimal digits of the SHA-256 of its canonical JSON.
+
+    The order of keys does not matter, tuples are lists, floats count by their `repr` (1 and 1.0 differ).
+
+    Args:
+        config: string keys; values that JSON has.
+
+    Raises:
+        ValueError: for NaN, an infinity, or a value that JSON does not have; the message names its place.
+
+    """
+    canonical = json.dumps(_json_value(config, "config"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class ResultLog:
+    """One `.jsonl` file of results, for any number of processes that append to it.
+
+    Args:
+        path: the file; it and its folder are made at the first `append`.
+
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"ResultLog({str(self.path)!r})"
+
+    def rows(self) -> list[dict]:
+        """Read all whole rows; a damaged line is skipped with a warning that names it."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for number, line in enumerate(self.path.read_bytes().split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(_parsed(line))
+            except ValueError as error:
+                warnings.warn(f"{self.path}, line {number}: skipped, {error}.", stacklevel=2)
+        return rows
+
+    def append(self, config: Mapping, result: Mapping) -> dict:
+        """Add one row: written whole and flushed to the disk before this returns.
+
+        Args:
+            config: what was run; it is what `find` looks for.
+            result: what came out. JSON has no NaN: write `None`, and why, in its place.
+
+        Returns:
+            The row as written.
+
+        Raises:
+            ValueError: for a value that JSON does not have.
+            OSError: if the row cannot be written (disk full, ...); earlier rows are left as they were.
+
+        """
+        row = {
+            "schema": SCHEMA,
+            "hash": configuration_hash(config),
+            "time": _now(),
+            "config": _json_value(config, "config"),
+            "result": _json_value(result, "result"),
+        }
+        line = json.dumps(row).encode() + b"\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            _lock(descriptor)
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            if end and _byte_before(descriptor, end) != b"\n":
+                line = b"\n" + line  # a writer was killed in mid-line: its rest must not swallow this row
+            try:
+                _write_all(descriptor, line)
+                os.fsync(descriptor)
+            except OSError as error:
+                os.ftruncate(descriptor, end)
+                raise OSError(
+                    error.errno,
+                    f"Row {row['hash']} could not be written ({error.strerror}); earlier rows are intact",
+                    str(self.path),
+                ) from error
+        finally:
+            os.close(descriptor)
+        return row
+
+    def find(self, config: Mapping) -> dict | None:
+        """Return the latest row of this configuration, or `None` if it has not finished yet."""
+        wanted = configuration_hash(config)
+        return next((row for row in reversed(self.rows()) if row["hash"] == wanted), None)
+
+
+def merge(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
+    """Unite logs into one with one row a configuration, atomically; what `out` holds already takes part.
+
+    Where a configuration was run twice the latest row stays, with a warning if the results differ.
+
+    Args:
+        paths: logs to unite.
+        out: the log to write; it may be one of `paths`.
+
+    Returns:
+        The number of rows in `out`.
+
+    Raises:
+        FileNotFoundError: if one of `paths` does not exist.
+
+    """
+    sources = [Path(path) for path in paths]
+    for source in sources:
+        if not source.is_file():
+            raise FileNotFoundError(f"No log {str(source)!r} to merge.")
+    union: dict[str, dict] = {}
+    for source in [Path(out), *sources]:
+        for row in ResultLog(source).rows():
+            known = union.get(row["hash"], row)
+            if known["result"] != row["result"]:
+                warnings.warn(f"{row['hash']} has several results; the latest stays.", stacklevel=2)
+            union[row["hash"]] = max(known, row, key=lambda r: r["time"])
+    write_atomically(out, "".join(json.dumps(row) + "\n" for row in union.values()))
+    return len(union)
+
+
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file so that readers, and a crash, see the old content or the new, never a part.
+
+    Args:
+        path: the file; its folder is made if absent. A symbolic link keeps pointing where it points.
+        content: text is written as UTF-8.
+
+    Raises:
+        OSError: if it cannot be written; the old content stays.
+
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        try:
+            _write_all(descriptor, content.encode() if isinstance(content, str) else content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write `obj` as JSON, atomically.
+
+    Args:
+        path: the file.
+        obj: anything that JSON has.
+
+    Raises:
+        ValueError: for NaN, an infinity, or a value that JSON does not have; the message names its place.
+
+    """
+    write_atomically(path, json.dumps(_json_value(obj, "obj"), indent=2) + "\n")
+
+
+def provenance() -> dict:
+    """Say where a result comes from: versions, machine, commit, time and command.
+
+    Packages are named only if the process has imported them. The commit is that of the checkout this package
+    lies in, with `-dirty` after it where files differ from it; `None` for an installed package.
+    """
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("deltatheory", "torch", "transformers", "numpy", "scipy"):
+        if name in sys.modules:
+            versions[name] = None  # imported from a folder that was never installed
+            with suppress(importlib.metadata.PackageNotFoundError):
+                versions[name] = importlib.metadata.version(name)
+    return {
+        "time": _now(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "commit": _commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _commit() -> str | None:
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):  # no git here, or a checkout that is not ours to read
+        return None
+    return done.stdout.strip()
+
+
+def _json_value(value: Any, place: str) -> Any:
+    """Return `value` in JSON's own types, or say at which place it has none."""
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"{place} has the key {key!r}; keys must be strings.")
+        return {key: _json_value(item, f"{place}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item, f"{place}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"{place} is {value!r}, which JSON does not have; write None, and why, in its place."
+        )
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise ValueError(
+        f"{place} must be a string, number, boolean, None, list or dict; "
+        f"got {value!r} of type {type(value).__name__}."
+    )
+
+
+def _parsed(line: bytes) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError as error:  # bad JSON or bad UTF-8
+        raise ValueError(f"not valid JSON ({error})") from error
+    if not isinstance(row, dict) or not row.keys() >= {"schema", "hash", "time", "config", "result"}:
+        raise ValueError("not a row of results")
+    if row["schema"] != SCHEMA:
+        raise ValueError(f"schema {row['schema']!r} is not {SCHEMA}, the one this version reads")
+    _json_value(row["result"], "result")
+    if row["hash"] != configuration_hash(row["config"]):
+        raise ValueError(f"its hash {row['hash']!r} is not that of its configuration")
+    return row
+
+
+def _lock(descriptor: int) -> None:
+    """Keep other appending processes out until the descriptor is closed."""
+    if fcntl is not None:
+        with suppress(OSError):  # file systems without locks: whole lines still do not interleave
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _byte_before(descriptor: int, end: int) -> bytes:
+    os.lseek(descriptor, end - 1, os.SEEK_SET)
+    return os.read(descriptor, 1)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """One write; a disk that fills up takes a part, and the next write says why."""
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,95 @@
+"""Tasks from data sets of the Hugging Face hub, or folders of the same form, through `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+from deltatheory.tasks.rows import SPLIT_ALIASES, Row, choose_columns, task_from_rows
+from deltatheory.tasks.task import Task
+
+_PAIRS = (
+    ("text", "text2"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+)
+_TEXTS = ("text", "sentence", "content", "review", "utterance", "question", "document")
+_LABELS = ("label", "labels", "coarse_label", "intent", "category", "topic")
+_TARGETS = ("target", "summary", "answer")
+
+
+def load_hub(
+    spec: str, asked: dict[str, str | None], label_names: Sequence[str] | None, revision: str | None
+) -> Task:
+    """Load a data set by name.
+
+    Args:
+        spec: `NAME` or `NAME:CONFIG`; a folder of data files is a name too.
+        asked: text, text2, label, target -> the user's name of that column, or `None` to guess.
+        label_names: class names in the order of integer labels, where the data set does not say.
+        revision: branch, tag or commit of the data set.
+
+    Raises:
+        ImportError: if `datasets` is not installed.
+        FileNotFoundError: if the data set cannot be reached.
+        ValueError: if the configuration or the columns do not fit.
+
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("Hub data sets need `datasets`: pip install 'deltatheory[data]'.") from error
+    name, _, config = spec.partition(":")
+    try:
+        loaded: Any = datasets.load_dataset(name, config or None, revision=revision)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"Cannot reach the data set {name!r}: {error}. Check the name (owner/name) and the network."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"Cannot load {name!r} with config={config or None!r}: {error}") from error
+    splits = {str(split): table for split, table in loaded.items() if str(split) in SPLIT_ALIASES}
+    if not splits:
+        raise ValueError(
+            f"{spec!r} has no train, dev or test split; its splits are {', '.join(map(str, loaded))}."
+        )
+
+    features = next(iter(splits.values())).features
+    columns = choose_columns(spec, list(features), asked, _defaults(list(features), asked))
+    if label_names is None and columns.label is not None:
+        label_names = getattr(features[columns.label], "names", None)  # ClassLabel knows its names
+    rows = []
+    for split, table in splits.items():
+        values = [Row(f"{split} row {i}", row, split) for i, row in enumerate(table, start=1)]
+        # Benchmarks keep the answers of their test split to themselves, as -1.
+        if columns.label is None or any(row.values[columns.label] not in (-1, None) for row in values):
+            rows += values
+    return task_from_rows(
+        rows,
+        columns,
+        name=PurePath(name).name + (f"-{config}" if config else ""),
+        source=spec,
+        label_names=label_names,
+        provenance={
+            "source": f"hub:{spec}",
+            "revision": revision,
+            "columns": {role: column for role, column in vars(columns).items() if column is not None},
+            "splits_read": sorted({row.split for row in rows if row.split}),
+        },
+    )
+
+
+def _defaults(present: list[str], asked: dict[str, str | None]) -> dict[str, Sequence[str]]:
+    """Columns to look for: a known pair if both are there, else a single text."""
+    first, second = next((pair for pair in _PAIRS if set(pair) <= set(present)), (None, None))
+    alone = first is None or asked["text"] is not None  # who names the text only, wants that text only
+    return {
+        "text": _TEXTS if alone else (first,),
+        "text2": () if alone else (second,),
+        "label": _LABELS,
+        "target": _TARGETS,
+    }
