@@ -1,0 +1,173 @@
+"""What every projection promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from deltatheory._shapes import Float
+
+__all__ = ["Projection"]
+
+
+class Projection(ABC):
+    """A random linear map P: R^d -> R^D with nearly orthonormal columns, for training in theta = theta0 + P delta.
+
+    P is a function of (name, d, D, seed, options) alone: the same on every device, and never held as a matrix. Tables
+    of O(d + D / 32) numbers may be kept; they are made on first use, on the device of the vector given. The laws every
+    projection keeps are in `deltatheory.projections.laws.check_projection`.
+
+    Attributes:
+        name: key in `PROJECTIONS`.
+        nested: whether `lift` to some larger d is exact; the class says which.
+        d: dimension of the subspace.
+        D: dimension of the space.
+        seed: of the random numbers.
+        options: the further arguments the map was made with.
+    """
+
+    name: ClassVar[str]
+    nested: ClassVar[bool] = False
+
+    def __init__(self, d: int, D: int, *, seed: int, **options: Any) -> None:
+        if D < 1:
+            raise ValueError(f"D={D}: the space needs at least one dimension, D >= 1.")
+        if not 1 <= d <= D:
+            raise ValueError(f"d={d}: a subspace of R^{D} has a dimension in 1 <= d <= D={D}.")
+        if seed < 0:
+            raise ValueError(f"seed={seed}: seeds are integers >= 0.")
+        self.d, self.D, self.seed, self.options = d, D, seed, options
+        self._state: tuple[torch.device, Any] | None = None
+
+    @torch.no_grad()
+    def apply(
+        self,
+        delta: Float[Tensor, " d"],
+        out: Float[Tensor, " D"] | None = None,
+        base: Float[Tensor, " D"] | None = None,
+    ) -> Float[Tensor, " D"]:
+        """out <- base + P delta, in place.
+
+        Args:
+            delta: shape (d,), float32 or float64.
+            out: shape (D,), contiguous, same dtype and device; made new when not given (a fresh D-vector costs
+                several times the map itself, so give the model's own storage). It may be `base`.
+            base: shape (D,); 0 when not given.
+
+        Returns:
+            `out`.
+
+        Raises:
+            ValueError: a wrong shape, dtype or device, or an `out` that is not contiguous.
+        """
+        self._check("delta", delta, self.d, delta)
+        if out is None:
+            out = torch.empty(self.D, dtype=delta.dtype, device=delta.device)
+        self._check("out", out, self.D, delta)
+        if not out.is_contiguous():
+            raise ValueError(f"out.stride()={out.stride()}: out must be contiguous.")
+        if base is not None:
+            self._check("base", base, self.D, delta)
+        self._write(delta.contiguous(), out, base)
+        return out
+
+    @torch.no_grad()
+    def adjoint(self, gradient: Float[Tensor, " D"]) -> Float[Tensor, " d"]:
+        """P^T gradient.
+
+        Args:
+            gradient: shape (D,), float32 or float64.
+
+        Raises:
+            ValueError: a wrong shape or dtype.
+        """
+        self._check("gradient", gradient, self.D, gradient)
+        return self._gather(gradient.contiguous())
+
+    def lift(self, delta: Float[Tensor, " d"], larger: Projection) -> Float[Tensor, " larger_d"]:
+        """The delta' with P_larger delta' = P delta, so that a run goes on in a larger subspace where it stood.
+
+        Raises:
+            ValueError: the construction is not nested, or `larger` differs in more than d, or its d does not fit.
+        """
+        self._check("delta", delta, self.d, delta)
+        if not self.nested:
+            raise ValueError(
+                f"name={self.name!r}: this construction is not nested; nested ones have nested=True."
+            )
+        mine, other = ((type(p), p.D, p.seed, p.options) for p in (self, larger))
+        if mine != other:
+            raise ValueError(f"larger={larger!r}: must differ from {self!r} in d only.")
+        if larger.d < self.d:
+            raise ValueError(f"larger.d={larger.d}: must be at least d={self.d}.")
+        return self._lift(delta, larger)
+
+    @property
+    @abstractmethod
+    def isometry(self) -> float:
+        """A bound on the spectral norm of P^T P - I: 0 if it holds exactly, else the class says how surely it holds."""
+
+    def linear_operator(self) -> LinearOperator:
+        """P as a scipy operator of shape (D, d), in float64 on the CPU."""
+
+        def matvec(vector: np.ndarray) -> np.ndarray:
+            return self.apply(_as_tensor(vector)).numpy()
+
+        def rmatvec(vector: np.ndarray) -> np.ndarray:
+            return self.adjoint(_as_tensor(vector)).numpy()
+
+        return LinearOperator((self.D, self.d), matvec=matvec, rmatvec=rmatvec, dtype=np.float64)  # type: ignore[call-arg]
+
+    @abstractmethod
+    def _write(self, delta: Tensor, out: Tensor, base: Tensor | None) -> None:
+        """`apply` on checked arguments."""
+
+    @abstractmethod
+    def _gather(self, gradient: Tensor) -> Tensor:
+        """`adjoint` on a checked argument."""
+
+    def _lift(self, delta: Tensor, larger: Any) -> Tensor:
+        """`lift` once everything but d is known to agree. Nested constructions define it."""
+        raise NotImplementedError
+
+    def _build(self, device: torch.device) -> Any:
+        """The tables of the map on a device. Constructions that keep any define it."""
+        raise NotImplementedError
+
+    def _tables(self, device: torch.device) -> Any:
+        if self._state is None or self._state[0] != device:
+            self._state = (device, self._build(device))
+        return self._state[1]
+
+    def _blocks(self, device: torch.device, multiple: int = 1) -> range:
+        """Starts of the blocks, of `step` entries each, in which R^D is worked through.
+
+        A block stays in a core's cache; a GPU gets fewer and larger ones, still small beside D.
+        """
+        length = 1 << 16 if device.type == "cpu" else max(1 << 20, self.D // 32)
+        return range(0, self.D, -(-length // multiple) * multiple)
+
+    def _check(self, argument: str, vector: Tensor, length: int, like: Tensor) -> None:
+        if vector.shape != (length,):
+            raise ValueError(f"{argument}.shape={tuple(vector.shape)}: must be ({length},).")
+        if vector.dtype not in (torch.float32, torch.float64) or vector.dtype != like.dtype:
+            raise ValueError(
+                f"{argument}.dtype={vector.dtype}: must be float32 or float64, the same in all arguments."
+            )
+        if vector.device != like.device:
+            raise ValueError(
+                f"{argument}.device={vector.device}: must be {like.device}, as the other arguments."
+            )
+
+    def __repr__(self) -> str:
+        options = "".join(f", {key}={value!r}" for key, value in self.options.items())
+        return f"{type(self).__name__}({self.d}, {self.D}, seed={self.seed}{options})"
+
+
+def _as_tensor(vector: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(vector, dtype=np.float64).reshape(-1))
