@@ -95,7 +95,7 @@ def jvp(f: Function, x: Float[Tensor, "*x"], v: Float[Tensor, "*x"]) -> tuple[Te
         DerivativeError: when f has no forward-mode derivative (sdpa attention).
     """
     with _forward_mode():
-        value, tangent = tf.jvp(f, (x,), (v,))
+        value, tangent, *_ = tf.jvp(f, (x,), (v,))
     return value, tangent
 
 
@@ -106,7 +106,7 @@ def vjp(f: Function, x: Float[Tensor, "*x"]) -> tuple[Tensor, Function]:
         f: pure function of one tensor.
         x: where.
     """
-    value, pullback = tf.vjp(f, x)
+    value, pullback, *_ = tf.vjp(f, x)
     return value, lambda w: pullback(w)[0]
 
 

@@ -96,12 +96,15 @@ class Backbone:
             raise ValueError(f"texts={texts!r}: give a non-empty sequence of strings")
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"len(pairs)={len(pairs)}: allowed is len(texts)={len(texts)}")
+        segments = getattr(self.model.config, "type_vocab_size", 0) > 1
         encoded = self.tokenizer(
             list(texts),
             None if pairs is None else list(pairs),
             padding=True,
             truncation=True,
             max_length=max_length,
+            # Asked for where the model has segments: a tokenizer may know of them without offering them.
+            return_token_type_ids=segments,
             return_tensors="pt",
         )
         ids = encoded["input_ids"].long()
@@ -111,16 +114,14 @@ class Backbone:
             raise ValueError(
                 f"texts[{(empty or [0])[0]}] gives no token: leave it out or write a placeholder"
             )
-        types = None
-        if getattr(self.model.config, "type_vocab_size", 0) > 1:
-            types = encoded.get("token_type_ids", torch.zeros_like(ids)).long()
+        types = encoded["token_type_ids"].long() if segments else None
         batch = Batch(ids, mask, additive_mask(mask, self.kind == "causal"), self._positions(mask), types)
         return batch.to(self.device)
 
     def _positions(self, mask: Tensor) -> Tensor:
-        real = mask.long()
         if self._family.offset_positions:  # RoBERTa: pad + 1, pad + 2, ...; padding stays at pad
-            return real.cumsum(1) * real + self.model.config.pad_token_id
+            real, config = mask.long(), cast(Any, self.model.config)
+            return real.cumsum(1) * real + config.pad_token_id
         return torch.arange(mask.shape[1]).expand(mask.shape[0], -1).contiguous()
 
     def _forward(self, batch: Batch, parameters: Mapping[str, Tensor] | None) -> Any:
@@ -234,9 +235,10 @@ class Backbone:
         """
         if self.lm_head is None:
             raise ValueError(f"{self.name!r} ({self.kind}) has no lm_head: take a causal checkpoint")
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        own = {name: names.get(id(p)) for name, p in self.lm_head.named_parameters()}
-        tied = {name: parameters[m] for name, m in own.items() if m in parameters} if parameters else {}
+        new = {
+            id(p): parameters[n] for n, p in self.model.named_parameters() if parameters and n in parameters
+        }
+        tied = {n: new[id(p)] for n, p in self.lm_head.named_parameters() if id(p) in new}
         return functional_call(self.lm_head, tied, (hidden,))
 
 

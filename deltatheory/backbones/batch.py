@@ -81,7 +81,9 @@ class Batch:
         Raises:
             ValueError: when nothing is selected.
         """
-        rows = indices if isinstance(indices, slice) else torch.as_tensor(indices, device=self.mask.device)
+        rows = indices
+        if not isinstance(indices, slice | Tensor):
+            rows = torch.tensor(indices, dtype=torch.long, device=self.mask.device)
         mask = self.mask[rows]
         if len(mask) == 0:
             raise ValueError(f"indices={indices!r} select no text of this batch of {len(self)}")

@@ -94,8 +94,8 @@ def prepare(model: nn.Module, attention: Attention = "eager") -> nn.Module:
     model.eval().requires_grad_(False)
     for module in model.modules():
         module.training = False  # a submodule may override `train`, as frozen-dropout wrappers do
-        if getattr(module, "gradient_checkpointing", False):
-            module.gradient_checkpointing = False
+        if hasattr(module, "gradient_checkpointing"):
+            vars(module)["gradient_checkpointing"] = False
         if isinstance(module, nn.Embedding):
             module.padding_idx = None
     if hasattr(model, "set_attn_implementation"):

@@ -82,7 +82,7 @@ def _read_model(folder: Path, attention: str, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     family = family_of(AutoConfig.from_pretrained(folder, local_files_only=True))
-    auto = AutoModelForCausalLM if family.kind == "causal" else AutoModel
+    auto: Any = AutoModelForCausalLM if family.kind == "causal" else AutoModel
     model, info = auto.from_pretrained(
         folder,
         dtype=dtype,

@@ -1,0 +1,74 @@
+"""Tiny random transformers of every supported family, with a tokenizer over single letters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+transformers = pytest.importorskip("transformers")
+
+from deltatheory.backbones import Backbone, wrap_model  # noqa: E402
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnop"]
+TINY = {
+    "bert": {"type_vocab_size": 2},
+    "roberta": {"pad_token_id": 1, "type_vocab_size": 1},
+    "gpt2": {},
+    "llama": {"num_key_value_heads": 1},
+    "mistral": {"num_key_value_heads": 1, "sliding_window": 5},
+    "qwen2": {"num_key_value_heads": 1},
+    "qwen3": {"num_key_value_heads": 1, "head_dim": 8},
+    "gemma": {"num_key_value_heads": 1, "head_dim": 8},
+    "gemma2": {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 9},
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 32, "word_embed_proj_dim": 16},
+}
+# `transformers` itself refuses sdpa for Gemma 2 (soft-capped scores).
+CASES = [(f, a) for f in TINY for a in ("eager", "sdpa") if (f, a) != ("gemma2", "sdpa")]
+
+
+def tiny_model(family: str, **extra) -> nn.Module:
+    """A random two-block network; the weights are enlarged so that attention is far from uniform."""
+    config = transformers.AutoConfig.for_model(
+        family,
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3} | TINY[family] | extra,
+    )
+    causal = family not in ("bert", "roberta")
+    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+    torch.manual_seed(0)
+    model = auto.from_config(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return model
+
+
+def tiny_tokenizer(family: str):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    tokens = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    if family in ("bert", "roberta"):
+        tokens.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        )
+    names = {"unk_token": "[UNK]", "eos_token": "[SEP]"}
+    if family == "bert":
+        names["pad_token"] = "[PAD]"
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokens, **names)
+
+
+def tiny(family: str, attention="eager", dtype=torch.float32, **extra) -> Backbone:
+    model = tiny_model(family, **extra)
+    return wrap_model(model, tiny_tokenizer(family), name=f"tiny-{family}", attention=attention).to(
+        dtype=dtype
+    )
