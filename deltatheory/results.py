@@ -264,6 +264,8 @@ def _parsed(line: bytes) -> dict:
         raise ValueError("not a row of results")
     if row["schema"] != SCHEMA:
         raise ValueError(f"schema {row['schema']!r} is not {SCHEMA}, the one this version reads")
+    if not isinstance(row["config"], dict) or not isinstance(row["result"], dict):
+        raise ValueError("config and result must be objects")
     _json_value(row["result"], "result")
     if row["hash"] != configuration_hash(row["config"]):
         raise ValueError(f"its hash {row['hash']!r} is not that of its configuration")

@@ -120,7 +120,7 @@ def _read_csv(path: Path, data: bytes) -> list[Row]:
                 )
             rows.append(Row(f"line {reader.line_num}", dict(values)))
     except csv.Error as error:
-        raise ValueError(f"{path.name}, line {reader.line_num}: not valid CSV ({error}).") from error
+        raise ValueError(f"{path.name}, after line {reader.line_num}: not valid CSV ({error}).") from error
     return rows
 
 

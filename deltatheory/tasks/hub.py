@@ -85,11 +85,12 @@ def load_hub(
 
 def _defaults(present: list[str], asked: dict[str, str | None]) -> dict[str, Sequence[str]]:
     """Columns to look for: a known pair if both are there, else a single text."""
-    first, second = next((pair for pair in _PAIRS if set(pair) <= set(present)), (None, None))
-    alone = first is None or asked["text"] is not None  # who names the text only, wants that text only
+    pair = next((pair for pair in _PAIRS if set(pair) <= set(present)), ())
+    if asked["text"] is not None:  # who names the text only, wants that text only
+        pair = ()
     return {
-        "text": _TEXTS if alone else (first,),
-        "text2": () if alone else (second,),
+        "text": pair[:1] or _TEXTS,
+        "text2": pair[1:],
         "label": _LABELS,
         "target": _TARGETS,
     }

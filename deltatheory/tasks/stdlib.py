@@ -142,7 +142,7 @@ _NOT_PROSE = re.compile(
     r"->|>>>|==|^\W*[\w.]+\(|^\s*[-=*#]{3,}|https?://|[{}\\|<>@$]|^(usage|copyright|author)\b", re.I
 )
 _ROLE = re.compile(r":[\w:+-]+:`~?([^`<]*?)(?:\s*<[^>]*>)?`")
-_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(?<!cf\.)[\"')]*\s+(?=[\"'(A-Z])")
+_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(?<!cf\.)([\"')]*)\s+(?=[\"'(A-Z])")
 
 
 def first_sentence(docstring: str) -> str | None:
@@ -153,7 +153,9 @@ def first_sentence(docstring: str) -> str | None:
     paragraph = re.split(r"\n\s*\n", docstring.strip(), maxsplit=1)[0]
     text = _ROLE.sub(r"\1", paragraph).replace("`", "")
     text = re.sub(r"(?<!\w)\*{1,2}(\w[^*]*?)\*{1,2}(?!\w)", r"\1", text)
-    text = _END.split(" ".join(text.split()), maxsplit=1)[0].rstrip(":").strip()
+    text = " ".join(text.split())
+    end = _END.search(text)
+    text = (text[: end.end(1)] if end else text).rstrip(":").strip()
     prose = _MIN_WORDS <= len(text.split()) <= _MAX_WORDS and not _NOT_PROSE.search(text)
     return text if prose else None
 

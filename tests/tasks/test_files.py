@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import builtins
+import gzip
+import json
+import re
+
+import pytest
+
+from deltatheory.tasks import load_task
+
+FORMS = ("data.jsonl", "data.jsonl.gz", "data.csv", "data.parquet")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_task(write, rows, name):
+    task = load_task(write(name, rows))
+    assert task.name == "data"
+    assert task.kind == "classification"
+    assert task.label_names == ("apple", "river")
+    assert (len(task.train), len(task.dev), len(task.test)) == (12, 4, 6)
+    assert task.train.texts[:2] == ("apple train number 0", "river train number 1")
+    assert task.train.labels == (0, 1) * 6
+    assert task.train.pairs is None
+    assert task.provenance["source"] == name
+    assert task.provenance["split"] == "as given"
+    assert (
+        task.provenance["examples_sha256"]
+        == load_task(write("other.jsonl", rows)).provenance["examples_sha256"]
+    )
+
+
+def test_a_collection_with_an_index(write, rows, tmp_path):
+    for row in rows:
+        row["text2"] = "and " + row["text"]
+        row["target"] = ["no", "yes"][row["label"]]
+    path = write("tasks/rte.jsonl.gz", rows)
+    entry = {
+        "id": "rte",
+        "file": "tasks/rte.jsonl.gz",
+        "name": "RTE (GLUE)",
+        "labels": ["no", "yes"],
+        "bytes": 1,
+    }
+    index = {
+        "tasks": [
+            {"file": "tasks/other.jsonl.gz", "labels": ["x"]},
+            {**entry, "instruction": "Does it follow?"},
+        ]
+    }
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    task = load_task(str(path))
+    assert task.name == "rte"
+    assert task.label_names == ("no", "yes")
+    assert task.provenance["title"] == "RTE (GLUE)"
+    assert task.provenance["instruction"] == "Does it follow?"
+    assert task.train.pairs is not None
+    assert task.train.pairs[0] == "and " + task.train.texts[0]
+
+
+@pytest.mark.parametrize("index", ["{", "[1]", '{"tasks": [{"name": "x"}]}', '{"tasks": 3}'])
+def test_somebody_elses_index_is_none_of_ours(write, rows, tmp_path, index):
+    path = write("tasks/toy.jsonl", rows)
+    (tmp_path / "index.json").write_text(index)
+    assert load_task(path).label_names == ("apple", "river")
+
+
+def test_generation(write, rows):
+    for row in rows:
+        del row["label"]
+    task = load_task(write("data.jsonl", rows))
+    assert task.kind == "generation"
+    assert task.train.targets is not None
+    assert task.train.targets[:2] == ("apple", "river")
+    assert task.train.labels is None
+
+
+def test_columns_by_other_names(write, rows):
+    renamed = [{"review": row["text"], "stars": row["label"], "split": row["split"]} for row in rows]
+    task = load_task(write("data.csv", renamed), text="review", label="stars", label_names=["poor", "good"])
+    assert task.label_names == ("poor", "good")
+    assert task.train.texts[0] == "apple train number 0"
+
+
+def test_a_target_asked_for_is_generated(write, rows):
+    task = load_task(write("data.jsonl", rows), target="target")
+    assert task.kind == "generation"
+
+
+@pytest.mark.parametrize("labels", [["b", "a"], ["10", "9"], [10, 9], [True, False], [2.0, 1.0]])
+def test_labels_of_every_kind(write, rows, labels):
+    rows = [{"split": row["split"], "text": row["text"], "label": labels[row["label"]]} for row in rows]
+    task = load_task(write("data.jsonl", rows))
+    # Numbers are in the order of their size, names in that of the alphabet.
+    assert task.label_names in [("a", "b"), ("9", "10"), ("false", "true"), ("1", "2")]
+    assert task.train.labels == (1, 0) * 6
+
+
+def test_without_a_split_column_the_text_decides(write, rows_of):
+    rows = rows_of({"train": 300})
+    for row in rows:
+        del row["split"]
+    task = load_task(write("data.csv", rows))
+    assert len(task.train) == pytest.approx(210, abs=32)  # four standard deviations
+    assert len(task.test) == pytest.approx(60, abs=28)
+    assert "SHA-256" in task.provenance["split"]
+    fewer = load_task(write("data.csv", rows[:150]))
+    assert set(fewer.test.texts) == set(task.test.texts) & {row["text"] for row in rows[:150]}
+
+
+def test_splits_that_are_missing(write, rows_of):
+    no_dev = load_task(write("a.jsonl", rows_of({"train": 160, "test": 6})))
+    assert len(no_dev.test) == 6
+    assert len(no_dev.dev) == pytest.approx(20, abs=17)
+    assert len(no_dev.train) + len(no_dev.dev) == 160
+    assert "an eighth of train" in no_dev.provenance["split"]
+    no_test = load_task(write("b.jsonl", rows_of({"training": 160, "Validation": 6})))
+    assert len(no_test.test) == 6
+    assert "dev split is the test split" in no_test.provenance["split"]
+
+
+def test_leaks_are_taken_out_of_train(write, rows):
+    rows[0]["text"] = rows[-1]["text"].upper() + "  "
+    task = load_task(write("data.jsonl", rows))
+    assert len(task.train) == 11
+    assert len(task.test) == 6
+    assert task.provenance["removed_as_leaking"] == {"train": 1, "dev": 0}
+
+
+def without(column):
+    return lambda rows: [{k: v for k, v in row.items() if k != column} for row in rows]
+
+
+def changed(i, **values):
+    return lambda rows: [{**row, **values} if j == i else row for j, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (
+            without("text"),
+            {},
+            r"data.jsonl has no text column \(looked for text\); its columns are split, label",
+        ),
+        (
+            lambda rows: without("label")(without("target")(rows)),
+            {},
+            r"no label column.*load_task\(..., label=",
+        ),
+        (list, {"text": "texxt"}, r"no column 'texxt' \(text='texxt'\). Did you mean 'text'"),
+        (list, {"label": "zzz"}, "There are: split, text, label, target"),
+        (changed(2, text=" "), {}, "line 3: 'text' must be a text that is not blank; got ' '"),
+        (changed(2, text=7), {}, "line 3: 'text' must be a text.*got 7"),
+        (changed(3, text2="x"), {}, "line 1: 'text2' must be a text.*got None"),
+        (changed(2, label=0.5), {}, "line 3: 'label' must be an integer or a name; got 0.5"),
+        (changed(2, label=None), {}, "line 3: 'label' must be an integer or a name; got None"),
+        (changed(2, split="trian"), {}, "line 3: split='trian' is unknown. Did you mean 'train'"),
+        (changed(2, split=None), {}, "line 3: split='' is unknown"),
+        (changed(2, target="river"), {}, "line 3: target='river' names the class label=0, which was 'apple'"),
+        (changed(2, label=5), {"label_names": ["a", "b"]}, "line 3: label=5 is none of the 2 classes"),
+        (
+            changed(2, label="aple"),
+            {"label_names": ["apple", "pear"]},
+            "'aple' is none.*Did you mean 'apple'",
+        ),
+        (
+            changed(21, label=2, target="stone"),
+            {},
+            "asks in test for classes that never occur in train: 'stone'",
+        ),
+        (
+            lambda rows: [{**row, "label": 0, "target": "apple"} for row in rows],
+            {},
+            "two or more distinct classes",
+        ),
+        (lambda rows: [row for row in rows if row["split"] != "train"], {}, "empty train split"),
+        (list, {"revision": "main"}, "revision='main' is for hub data sets only"),
+    ],
+)
+def test_bad_tables(write, rows, change, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_task(write("data.jsonl", change(rows)), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b"", "x.jsonl has no rows"),
+        ("x.jsonl", b'{"text": "a"}\n\n{"text": \n', "x.jsonl, line 3: not valid JSON"),
+        ("x.jsonl", b'{"text": "a"}\n["b"]\n', "x.jsonl, line 2: must be one JSON object"),
+        (
+            "x.jsonl",
+            b'{"text": "a"}\n{"text": "caf\xe9"}\n',
+            r"line 2: not UTF-8 \(byte 0xe9\). Save the file as UTF-8",
+        ),
+        ("x.csv", b"text,label\ncaf\xe9,1\n", r"x.csv, line 2: not UTF-8"),
+        ("x.csv", b"text,label\na,1\nb,1,2\n", "line 3: not one cell for each of the columns text, label"),
+        ("x.csv", b"text,label\na,1\nb\n", "line 3: not one cell"),
+        ("x.csv", b"text,label\n" + b"a" * 200_000 + b",1\n", r"after line 1: not valid CSV .*field larger"),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 50)[:-9], "not a whole gzip file"),
+        ("x.jsonl.gz", b"plain", "not a whole gzip file"),
+        ("x.parquet", b"plain", "not a whole Parquet file"),
+        ("x.txt", b"plain", r"name must end in .jsonl.gz, .jsonl, .csv, .parquet"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_task(str(tmp_path / name))
+
+
+def test_bytes_that_editors_leave(tmp_path, rows_of):
+    lines = ["text,label"] + [f'"a ""quoted"", text\nof two lines {i}",{i % 2}' for i in range(60)]
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    task = load_task(tmp_path / "x.csv")
+    assert 'a "quoted", text\nof two lines 1' in task.train.texts + task.dev.texts + task.test.texts
+    # U+2028 ends a line for str.splitlines, not in JSON lines.
+    rows = rows_of({"train": 4, "dev": 2, "test": 2})
+    rows[0]["text"] = "one\u2028text"
+    data = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "x.jsonl").write_text(data, encoding="utf-8")
+    assert load_task(tmp_path / "x.jsonl").train.texts[0] == "one\u2028text"
+
+
+def test_absent_file(write, rows, tmp_path):
+    write("sst2.jsonl.gz", rows)
+    with pytest.raises(FileNotFoundError, match=re.escape("Did you mean 'sst2.jsonl.gz'?")):
+        load_task(tmp_path / "sst3.jsonl.gz")
+    with pytest.raises(FileNotFoundError, match=r"No file .* has no such file"):
+        load_task(tmp_path / "nowhere" / "x.csv")
+
+
+def test_parquet_without_pyarrow(write, rows, monkeypatch):
+    path = write("data.parquet", rows)
+    real = builtins.__import__
+
+    def refuse(name, *rest):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=r"pip install 'deltatheory\[data\]'"):
+        load_task(path)

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import builtins
+
+import pytest
+
+from deltatheory.tasks import load_task
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub of data sets held in memory: name -> {split: rows}, and what was asked of it."""
+    shelf: dict = {}
+    asked: list = []
+
+    def load_dataset(name, config=None, revision=None):
+        asked.append((name, config, revision))
+        if name not in shelf:
+            raise FileNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
+        if config == "absent":
+            raise ValueError("BuilderConfig 'absent' not found. Available: ['one']")
+        splits, features = shelf[name]
+        tables = {
+            split: datasets.Dataset.from_list(rows, features=features) for split, rows in splits.items()
+        }
+        return datasets.DatasetDict(tables)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    shelf["asked"] = asked
+    return shelf
+
+
+def table(columns, count, split, answer=lambda i: i % 2):
+    return [{**{c: f"{c} {split} {i}" for c in columns}, "label": answer(i)} for i in range(count)]
+
+
+def test_a_benchmark_with_named_classes_and_a_secret_test_split(hub):
+    features = datasets.Features(
+        premise=datasets.Value("string"),
+        hypothesis=datasets.Value("string"),
+        label=datasets.ClassLabel(names=["not_entailment", "entailment"]),
+    )
+    columns = ["premise", "hypothesis"]
+    hub["me/rte"] = (
+        {
+            "train": table(columns, 160, "train"),
+            "validation": table(columns, 8, "validation"),
+            "test": table(columns, 8, "test", answer=lambda i: -1),
+            "extra": table(columns, 8, "extra"),
+        },
+        features,
+    )
+    task = load_task("hub:me/rte:one", revision="v1")
+    assert hub["asked"] == [("me/rte", "one", "v1")]
+    assert task.name == "rte-one"
+    assert task.label_names == ("not_entailment", "entailment")
+    assert task.label_words == ("not entailment", "entailment")
+    assert task.test.texts[0] == "premise validation 0"
+    assert task.test.pairs is not None
+    assert task.test.pairs[0] == "hypothesis validation 0"
+    assert len(task.train) + len(task.dev) == 160
+    assert task.provenance["revision"] == "v1"
+    assert task.provenance["splits_read"] == ["train", "validation"]
+    assert task.provenance["columns"] == {"text": "premise", "text2": "hypothesis", "label": "label"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "text", "text2"),
+    [
+        (["idx", "sentence"], {}, "sentence", None),
+        (["sentence2", "sentence1"], {}, "sentence1", "sentence2"),
+        (["question", "sentence"], {}, "question", "sentence"),
+        (["question", "sentence"], {"text": "sentence"}, "sentence", None),
+        (["premise", "hypothesis"], {"text": "hypothesis", "text2": "premise"}, "hypothesis", "premise"),
+        (["body"], {"text": "body"}, "body", None),
+    ],
+)
+def test_columns_are_guessed_or_named(hub, columns, options, text, text2):
+    hub["me/x"] = ({s: table(columns, 8, s) for s in ("train", "validation", "test")}, None)
+    task = load_task("hub:me/x", **options)
+    assert task.train.texts[0] == f"{text} train 0"
+    assert (task.train.pairs or [None])[0] == (f"{text2} train 0" if text2 else None)
+    assert task.label_names == ("0", "1")
+
+
+def test_generation(hub):
+    splits = {
+        s: [{"document": f"{s} {i}", "summary": "x"} for i in range(4)]
+        for s in ("train", "validation", "test")
+    }
+    hub["me/sum"] = (splits, None)
+    assert load_task("hub:me/sum").train.targets == ("x",) * 4
+
+
+def test_errors(hub):
+    with pytest.raises(
+        FileNotFoundError, match=r"Cannot reach the data set 'me/none'.*doesn't exist.*owner/name"
+    ):
+        load_task("hub:me/none")
+    hub["me/x"] = ({"train": [{"body": "a", "stars": 1}]}, None)
+    with pytest.raises(ValueError, match=r"Cannot load 'me/x' with config='absent'.*Available"):
+        load_task("hub:me/x:absent")
+    with pytest.raises(
+        ValueError, match=r"me/x has no text column .*its columns are body, stars.*text='...'"
+    ):
+        load_task("hub:me/x")
+    with pytest.raises(ValueError, match=r"me/x has no column 'star' \(label='star'\). Did you mean 'stars'"):
+        load_task("hub:me/x", text="body", label="star")
+    hub["me/y"] = ({"all": [{"text": "a", "label": 1}]}, None)
+    with pytest.raises(ValueError, match=r"'me/y' has no train, dev or test split; its splits are all"):
+        load_task("hub:me/y")
+
+
+def test_a_folder_is_a_data_set(write, tmp_path, monkeypatch, rows_of):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for split in ("train", "validation", "test"):
+        write(f"toy/{split}.csv", [{k: row[k] for k in ("text", "target")} for row in rows_of({split: 8})])
+    task = load_task(f"hub:{tmp_path / 'toy'}", label="target")
+    assert task.name == "toy"
+    assert task.label_names == ("apple", "river")
+    assert (len(task.train), len(task.dev), len(task.test)) == (8, 8, 8)
+
+
+def test_without_datasets(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *rest):
+        if name == "datasets":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=r"pip install 'deltatheory\[data\]'"):
+        load_task("hub:me/x")

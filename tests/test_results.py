@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltatheory import results
+from deltatheory.results import ResultLog, configuration_hash, merge, provenance, write_atomically, write_json
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+configs = st.dictionaries(st.text(), json_values, max_size=5)
+
+
+def run_python(code: str, *argv: str) -> subprocess.Popen:
+    root = str(Path(results.__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    command = [sys.executable, "-c", code, *argv]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+class TestConfigurationHash:
+    def test_is_the_same_everywhere(self):
+        # Another canonical form would orphan every result that users have.
+        canonical = rb'{"d":64,"lr":0.001,"on":true,"task":"\u00e9"}'
+        expected = hashlib.sha256(canonical).hexdigest()[:16]
+        assert configuration_hash({"task": "é", "d": 64, "lr": 1e-3, "on": True}) == expected
+
+    @settings(deadline=None, max_examples=50)
+    @given(configs, st.randoms(use_true_random=False))
+    def test_order_of_keys_and_a_round_trip_change_nothing(self, config, shuffler: random.Random):
+        items = list(config.items())
+        shuffler.shuffle(items)
+        assert configuration_hash(dict(items)) == configuration_hash(config)
+        assert configuration_hash(json.loads(json.dumps(config))) == configuration_hash(config)
+
+    @settings(deadline=None, max_examples=50)
+    @given(configs, configs)
+    def test_other_configurations_have_other_hashes(self, one, other):
+        same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+        assert (configuration_hash(one) == configuration_hash(other)) == same
+
+    def test_tuples_are_lists_and_integers_are_no_floats(self):
+        assert configuration_hash({"a": (1, 2)}) == configuration_hash({"a": [1, 2]})
+        assert configuration_hash({"a": 1}) != configuration_hash({"a": 1.0})
+
+    @pytest.mark.parametrize(
+        ("config", "place"),
+        [
+            ({"a": {"b": [0.0, float("nan")]}}, r"config\['a'\]\['b'\]\[1\] is nan"),
+            ({"a": float("-inf")}, r"config\['a'\] is -inf"),
+            ({"a": {1, 2}}, r"config\['a'\] must be .*type set"),
+            ({"a": {1: 2}}, r"config\['a'\] has the key 1; keys must be strings"),
+        ],
+    )
+    def test_refuses_what_json_has_not(self, config, place):
+        with pytest.raises(ValueError, match=place):
+            configuration_hash(config)
+
+
+class TestResultLog:
+    def test_append_then_find(self, tmp_path):
+        log = ResultLog(tmp_path / "deep" / "log.jsonl")
+        assert log.rows() == []
+        assert log.find({"d": 1}) is None
+        row = log.append({"d": 1}, {"accuracy": 0.5})
+        log.append({"d": 2}, {"accuracy": 0.7})
+        assert row["schema"] == 1
+        assert log.find({"d": 1}) == row
+        assert [r["result"]["accuracy"] for r in log.rows()] == [0.5, 0.7]
+        assert log.find({"d": 3}) is None
+
+    def test_find_gives_the_latest(self, tmp_path):
+        log = ResultLog(tmp_path / "log.jsonl")
+        log.append({"d": 1}, {"accuracy": 0.5})
+        log.append({"d": 1}, {"accuracy": 0.6})
+        found = log.find({"d": 1})
+        assert found is not None
+        assert found["result"] == {"accuracy": 0.6}
+
+    def test_refuses_nan_before_it_touches_the_file(self, tmp_path):
+        log = ResultLog(tmp_path / "log.jsonl")
+        with pytest.raises(ValueError, match=r"result\['loss'\] is nan.*write None"):
+            log.append({"d": 1}, {"loss": float("nan")})
+        assert not log.path.exists()
+
+    def test_a_torn_line_swallows_no_later_row(self, tmp_path):
+        log = ResultLog(tmp_path / "log.jsonl")
+        log.append({"d": 1}, {})
+        log.append({"d": 2}, {})
+        os.truncate(log.path, log.path.stat().st_size - 20)
+        log.append({"d": 3}, {})
+        with pytest.warns(UserWarning, match=r"log\.jsonl, line 2: skipped, not valid JSON") as warned:
+            rows = log.rows()
+        assert [row["config"]["d"] for row in rows] == [1, 3]
+        assert len(warned) == 1
+
+    def test_a_whole_last_line_without_its_end_counts(self, tmp_path):
+        log = ResultLog(tmp_path / "log.jsonl")
+        log.append({"d": 1}, {})
+        os.truncate(log.path, log.path.stat().st_size - 1)
+        log.append({"d": 2}, {})
+        assert [row["config"]["d"] for row in log.rows()] == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            (lambda row: b"\xff\xfe", "not valid JSON"),
+            (lambda row: b"[1, 2]", "not a row"),
+            (lambda row: b'{"schema": 1}', "not a row"),
+            (lambda row: json.dumps({**row, "schema": 2}).encode(), "schema 2 is not 1"),
+            (
+                lambda row: json.dumps({**row, "config": {"d": 9}}).encode(),
+                "is not that of its configuration",
+            ),
+            (lambda row: json.dumps({**row, "config": [9]}).encode(), "config and result must be objects"),
+            (
+                lambda row: json.dumps({**row, "result": {"x": float("nan")}}).encode(),
+                r"result\['x'\] is nan",
+            ),
+        ],
+    )
+    def test_damaged_lines_are_named_and_skipped(self, tmp_path, damage, reason):
+        log = ResultLog(tmp_path / "log.jsonl")
+        row = log.append({"d": 1}, {})
+        log.path.write_bytes(damage(row) + b"\n" + log.path.read_bytes())
+        with pytest.warns(UserWarning, match=f"line 1: skipped, .*{reason}"):
+            assert log.rows() == [row]
+
+    def test_a_full_disk_leaves_earlier_rows(self, tmp_path, monkeypatch):
+        log = ResultLog(tmp_path / "log.jsonl")
+        log.append({"d": 1}, {})
+        before = log.path.read_bytes()
+        write = os.write
+        calls = []
+
+        def full(descriptor, data):
+            calls.append(data)
+            if len(calls) == 1:
+                return write(descriptor, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(results.os, "write", full)
+            with pytest.raises(
+                OSError, match=r"could not be written \(No space left.*earlier rows are intact"
+            ) as info:
+                log.append({"d": 2}, {})
+        assert info.value.errno == errno.ENOSPC
+        assert len(calls) == 2
+        assert log.path.read_bytes() == before
+        log.append({"d": 2}, {})
+        assert len(log.rows()) == 2
+
+    def test_processes_do_not_interleave(self, tmp_path):
+        path = tmp_path / "log.jsonl"
+        code = (
+            "import sys; from deltatheory.results import ResultLog\n"
+            "log = ResultLog(sys.argv[1])\n"
+            "for i in range(30): log.append({'who': sys.argv[2], 'i': i}, {'text': sys.argv[2] * 20000})\n"
+        )
+        writers = [run_python(code, str(path), who) for who in "abc"]
+        assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+        rows = ResultLog(path).rows()
+        assert {(r["config"]["who"], r["config"]["i"]) for r in rows} == {
+            (w, i) for w in "abc" for i in range(30)
+        }
+        assert len(rows) == 90
+        assert all(set(row["result"]["text"]) == {row["config"]["who"]} for row in rows)
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+    def test_kill_loses_nothing_finished(self, tmp_path):
+        path = tmp_path / "log.jsonl"
+        code = (
+            "import sys; from deltatheory.results import ResultLog\n"
+            "log = ResultLog(sys.argv[1])\n"
+            "for i in range(10**6):\n"
+            "    log.append({'i': i}, {'text': 'x' * 50000}); print(i, flush=True)\n"
+        )
+        writer = run_python(code, str(path))
+        assert writer.stdout is not None
+        finished = [int(writer.stdout.readline()) for _ in range(15)]
+        writer.kill()
+        finished += [int(line) for line in writer.stdout.read().split()]
+        writer.wait(30)
+        log = ResultLog(path)
+        log.append({"i": -1}, {})
+        assert {row["config"]["i"] for row in log.rows()} >= {*finished, -1}
+
+    def test_importing_needs_the_standard_library_only(self):
+        code = "import sys, deltatheory.results; print('torch' in sys.modules, 'numpy' in sys.modules)"
+        assert run_python(code).communicate(timeout=30)[0].split() == ["False", "False"]
+
+
+class TestMerge:
+    def test_is_a_union_without_loss_or_duplicates(self, tmp_path):
+        one, two, out = (ResultLog(tmp_path / name) for name in ("one.jsonl", "two.jsonl", "out.jsonl"))
+        for d in (1, 2, 3):
+            one.append({"d": d}, {"x": d})
+        for d in (3, 4):
+            two.append({"d": d}, {"x": d})
+        out.append({"d": 5}, {"x": 5})
+        for _ in range(2):  # merging again changes nothing
+            assert merge([one.path, two.path], out.path) == 5
+            assert sorted(row["config"]["d"] for row in out.rows()) == [1, 2, 3, 4, 5]
+
+    def test_may_write_into_one_of_its_logs(self, tmp_path):
+        one, two = ResultLog(tmp_path / "one.jsonl"), ResultLog(tmp_path / "two.jsonl")
+        one.append({"d": 1}, {})
+        two.append({"d": 2}, {})
+        assert merge([one.path, two.path], one.path) == 2
+        assert len(one.rows()) == 2
+
+    def test_the_latest_of_two_results_stays_with_a_warning(self, tmp_path, monkeypatch):
+        one, two = ResultLog(tmp_path / "one.jsonl"), ResultLog(tmp_path / "two.jsonl")
+        monkeypatch.setattr(results, "_now", lambda: "2025-02-01T00:00:00.000+00:00")
+        one.append({"d": 1}, {"x": "new"})
+        monkeypatch.setattr(results, "_now", lambda: "2025-01-01T00:00:00.000+00:00")
+        row = two.append({"d": 1}, {"x": "old"})
+        out = ResultLog(tmp_path / "out.jsonl")
+        with pytest.warns(UserWarning, match=f"{row['hash']} has several results"):
+            assert merge([one.path, two.path], out.path) == 1
+        assert out.rows()[0]["result"] == {"x": "new"}
+
+    def test_a_missing_log_is_an_error(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
+            merge([tmp_path / "absent.jsonl"], tmp_path / "out.jsonl")
+
+
+class TestWriting:
+    def test_text_and_bytes(self, tmp_path):
+        write_atomically(tmp_path / "a" / "x.txt", "é\n")
+        assert (tmp_path / "a" / "x.txt").read_bytes() == "é\n".encode()
+        write_atomically(tmp_path / "a" / "x.txt", b"\x00")
+        assert (tmp_path / "a" / "x.txt").read_bytes() == b"\x00"
+
+    def test_a_failure_leaves_the_old_content_and_no_rest(self, tmp_path, monkeypatch):
+        path = tmp_path / "x.txt"
+        write_atomically(path, "old")
+
+        def full(descriptor, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(results.os, "write", full)
+            with pytest.raises(OSError, match="No space left"):
+                write_atomically(path, "new")
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and links")
+    def test_keeps_links_and_ordinary_permissions(self, tmp_path):
+        plain = tmp_path / "plain"
+        plain.write_text("")
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        write_atomically(tmp_path / "link", "x")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "real").read_text() == "x"
+        assert (tmp_path / "real").stat().st_mode == plain.stat().st_mode
+
+    def test_write_json(self, tmp_path):
+        write_json(tmp_path / "x.json", {"a": [1, 2.5, None, "δ"]})
+        assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, "δ"]}
+        with pytest.raises(ValueError, match=r"obj\['a'\]\[0\] is inf"):
+            write_json(tmp_path / "x.json", {"a": [float("inf")]})
+        assert json.loads((tmp_path / "x.json").read_text())["a"][0] == 1
+
+
+class TestProvenance:
+    def test_is_json_and_names_versions(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/deltatheory", "measure", "--d", "4"])
+        monkeypatch.delitem(sys.modules, "transformers", raising=False)
+        said = provenance()
+        json.dumps(said, allow_nan=False)
+        assert said["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+        assert "deltatheory" in said["versions"]
+        assert "transformers" not in said["versions"]
+        assert said["command"] == ["deltatheory", "measure", "--d", "4"]
+
+    def test_commit_of_a_checkout(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(results, "__file__", str(tmp_path / "deltatheory" / "results.py"))
+        assert provenance()["commit"] is None
+
+        def git(*command):
+            identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+            done = subprocess.run(
+                ["git", *identity, *command], cwd=tmp_path, capture_output=True, text=True, check=True
+            )
+            return done.stdout.strip()
+
+        git("init", "-q")
+        (tmp_path / "x").write_text("1")
+        git("add", "x")
+        git("commit", "-qm", "x")
+        git("tag", "v1")
+        assert provenance()["commit"] == git("rev-parse", "HEAD")
+        (tmp_path / "x").write_text("2")
+        assert provenance()["commit"] == git("rev-parse", "HEAD") + "-dirty"
