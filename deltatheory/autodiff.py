@@ -43,13 +43,13 @@ _EAGER = (
     "prepare(model, 'eager')"
 )
 _ADJOINT = (
-    "forward and reverse mode disagree: set padding_idx=None in every embedding (prepare(model) does it), "
-    "and look for a custom autograd.Function or a hook that changes gradients"
+    "forward and reverse mode disagree: set padding_idx=None in every embedding and switch off dropout "
+    "(prepare(model) does both), and look for a custom autograd.Function or a hook that changes gradients"
 )
 _DIFFERENCE = (
-    "the derivative is not that of the function: switch off dropout (prepare(model)), remove detach(), "
-    "no_grad() and rounding from it, set padding_idx=None, and make it pure; give a larger tolerance for "
-    "low precision or kinks"
+    "the derivative is not that of the function: remove detach(), no_grad() and .item() from it, make it "
+    "pure, and switch off dropout (prepare(model)); for a function with kinks or low-precision parts give a "
+    "larger tolerance"
 )
 
 
@@ -266,11 +266,12 @@ def self_check(
         loss_fn: x -> scalar, pure.
         x: where, m numbers.
         seed: of the directions.
-        tolerance: largest relative error; by default 1e-4 in float64, 1e-2 in float32, 0.2 below.
+        tolerance: largest relative error; by default 2e-3 in float64 (parts of many networks
+            stay float32 inside), 1e-2 in float32, 0.2 below.
     """
     began = time.perf_counter()
     if tolerance is None:
-        tolerance = {torch.float64: 1e-4, torch.float32: 1e-2}.get(x.dtype, 0.2)
+        tolerance = {torch.float64: 2e-3, torch.float32: 1e-2}.get(x.dtype, 0.2)
     x = x.detach()
     try:
         errors = _errors(outputs_fn, loss_fn, x, seed, tolerance)
