@@ -165,10 +165,12 @@ class TestResultLog:
         log.append({"d": 2}, {})
         assert len(log.rows()) == 2
 
-    def test_processes_do_not_interleave(self, tmp_path):
+    @pytest.mark.parametrize("lock", ["", "results.fcntl = None"])  # some file systems have no locks
+    def test_processes_do_not_interleave(self, tmp_path, lock):
         path = tmp_path / "log.jsonl"
         code = (
-            "import sys; from deltatheory.results import ResultLog\n"
+            "import sys; from deltatheory import results; from deltatheory.results import ResultLog\n"
+            f"{lock}\n"
             "log = ResultLog(sys.argv[1])\n"
             "for i in range(30): log.append({'who': sys.argv[2], 'i': i}, {'text': sys.argv[2] * 20000})\n"
         )
@@ -180,6 +182,24 @@ class TestResultLog:
         }
         assert len(rows) == 90
         assert all(set(row["result"]["text"]) == {row["config"]["who"]} for row in rows)
+
+    def test_an_append_waits_for_the_one_that_is_writing(self, tmp_path):
+        fcntl = pytest.importorskip("fcntl")
+        path = tmp_path / "log.jsonl"
+        code = (
+            "import sys; from deltatheory.results import ResultLog\n"
+            "print('ready', flush=True); ResultLog(sys.argv[1]).append({'d': 1}, {})"
+        )
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            writer = run_python(code, str(path))
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            with pytest.raises(subprocess.TimeoutExpired):
+                writer.wait(0.5)
+            assert path.stat().st_size == 0
+        assert writer.wait(30) == 0
+        assert len(ResultLog(path).rows()) == 1
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
     def test_kill_loses_nothing_finished(self, tmp_path):
@@ -224,7 +244,8 @@ class TestMerge:
         assert merge([one.path, two.path], one.path) == 2
         assert len(one.rows()) == 2
 
-    def test_the_latest_of_two_results_stays_with_a_warning(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_the_latest_of_two_results_stays_with_a_warning(self, tmp_path, monkeypatch, order):
         one, two = ResultLog(tmp_path / "one.jsonl"), ResultLog(tmp_path / "two.jsonl")
         monkeypatch.setattr(results, "_now", lambda: "2025-02-01T00:00:00.000+00:00")
         one.append({"d": 1}, {"x": "new"})
@@ -232,7 +253,7 @@ class TestMerge:
         row = two.append({"d": 1}, {"x": "old"})
         out = ResultLog(tmp_path / "out.jsonl")
         with pytest.warns(UserWarning, match=f"{row['hash']} has several results"):
-            assert merge([one.path, two.path], out.path) == 1
+            assert merge([one.path, two.path][::order], out.path) == 1
         assert out.rows()[0]["result"] == {"x": "new"}
 
     def test_a_missing_log_is_an_error(self, tmp_path):
@@ -305,7 +326,7 @@ class TestProvenance:
         (tmp_path / "x").write_text("1")
         git("add", "x")
         git("commit", "-qm", "x")
-        git("tag", "v1")
+        git("tag", "-a", "v1", "-m", "x")
         assert provenance()["commit"] == git("rev-parse", "HEAD")
         (tmp_path / "x").write_text("2")
         assert provenance()["commit"] == git("rev-parse", "HEAD") + "-dirty"
