@@ -1,9 +1,10 @@
 """Derivatives of pure functions of one tensor. The only module of the package that calls `torch.func`.
 
-Second derivatives are always jvp of grad. In torch 2.13 the compositions grad(jvp), jacfwd(jacfwd) and
-jvp(jacrev) (which is `torch.func.hessian`) are silently wrong on networks with LayerNorm, by up to 60 %
-(pytorch/pytorch#196700, pytorch/pytorch#198017); `linearize` fails on most transformers. None of them may
-appear here: `tests/test_autodiff.py` reads the source of the whole package.
+Second derivatives are always jvp of grad. The only derivative that may be differentiated again is one in
+reverse mode that is not under a vmap: in torch 2.13 grad(jvp), jacfwd(jacfwd), jvp(jacrev) (which is
+`torch.func.hessian`), jacrev(jacrev) and jvp(vmap(grad)) are silently wrong on networks with LayerNorm, by
+30-90 % (pytorch/pytorch#196700, pytorch/pytorch#198017), and `linearize` fails on most transformers.
+`tests/test_autodiff_ban.py` reads the source of the whole package for them.
 """
 
 from __future__ import annotations

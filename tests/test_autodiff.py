@@ -245,21 +245,36 @@ WRONG = {
     "grad of jvp": lambda f, x, v: tf.grad(lambda y: tf.jvp(f, (y,), (v,))[1])(x),
     "jacfwd of jacfwd": lambda f, x, v: tf.jacfwd(tf.jacfwd(f))(x) @ v,
     "jvp of jacrev": lambda f, x, v: tf.jvp(tf.jacrev(f), (x,), (v,))[1],
+    "jacrev of jacrev": lambda f, x, v: tf.jacrev(tf.jacrev(f))(x) @ v,
     "hessian": lambda f, x, v: tf.hessian(f)(x) @ v,
+    "jvp of vmap of grad": lambda f, x, v: tf.jvp(
+        lambda y: tf.vmap(tf.grad(lambda y, s: s * f(y)), (None, 0))(y, torch.ones(2, dtype=y.dtype))[0],
+        (x,),
+        (v,),
+    )[1],
 }
+RIGHT = {
+    "jvp of grad": lambda f, x, v: tf.jvp(tf.grad(f), (x,), (v,))[1],
+    "vjp of grad": lambda f, x, v: tf.vjp(tf.grad(f), x)[1](v)[0],
+    "vmap of jvp of grad": lambda f, x, v: tf.vmap(lambda w: tf.jvp(tf.grad(f), (x,), (w,))[1])(v[None])[0],
+}
+
+
+def hessian_error(product) -> float:
+    x, v, h = normal(20, seed=10), normal(20, seed=11), 1e-5
+    gradient = tf.grad(layer_norm_loss)
+    expected = (gradient(x + h * v) - gradient(x - h * v)) / (2 * h)
+    return float((product(layer_norm_loss, x, v) - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("product", [autodiff.hvp, *RIGHT.values()], ids=["hvp", *RIGHT])
+def test_the_allowed_compositions_are_right_on_layer_norm(product):
+    assert hessian_error(product) < 1e-7
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_the_banned_compositions_are_wrong_on_layer_norm(name):
-    x, v, h = normal(20, seed=10), normal(20, seed=11), 1e-5
-    gradient = tf.grad(layer_norm_loss)
-    expected = (gradient(x + h * v) - gradient(x - h * v)) / (2 * h)
-
-    def error(product):
-        return float((product - expected).norm() / expected.norm())
-
-    assert error(autodiff.hvp(layer_norm_loss, x, v)) < 1e-7
-    wrong = error(WRONG[name](layer_norm_loss, x, v))
+    wrong = hessian_error(WRONG[name])
     if wrong < 1e-7:
         pytest.skip(f"torch {torch.__version__} computes {name} rightly: the ban has lost this reason")
     assert 0.01 < wrong < math.inf
