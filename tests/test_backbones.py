@@ -176,6 +176,15 @@ def test_low_precision_masks_stay_finite():
     assert backbone.pooled(batch).isfinite().all()
 
 
+def test_bfloat16_counts_beyond_256_tokens():
+    backbone = tiny("llama", max_position_embeddings=400).to(dtype=torch.bfloat16)
+    batch = backbone.encode(["a b c " * 101, "a " * 303])
+    hidden = torch.arange(303.0)[None, :, None].expand(2, 303, 16)
+    assert (backbone.pool(hidden, batch) == 151).all()
+    assert (backbone.pool(hidden, batch, "last") == 302).all()
+    assert batch.select([0]).input_ids.shape == (1, 303)
+
+
 def test_select_by_slice_tensor_and_list():
     batch = tiny("bert").encode(TEXTS)
     assert len(batch) == 3

@@ -126,6 +126,12 @@ def test_a_missing_package_is_named(monkeypatch):
         load_backbone("minilm")
 
 
+def test_missing_transformers_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"pip install 'deltatheory\[models\]'"):
+        load_backbone("minilm")
+
+
 def test_import_does_not_import_transformers():
     code = "import sys, deltatheory.backbones; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -24,6 +24,7 @@ TINY = {
     "gpt_neox": {},
     "opt": {"ffn_dim": 32, "word_embed_proj_dim": 16},
 }
+COMMON = {"max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 # `transformers` itself refuses sdpa for Gemma 2 (soft-capped scores).
 CASES = [(f, a) for f in TINY for a in ("eager", "sdpa") if (f, a) != ("gemma2", "sdpa")]
 
@@ -37,8 +38,7 @@ def tiny_model(family: str, **extra) -> nn.Module:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
-        max_position_embeddings=40,
-        **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3} | TINY[family] | extra,
+        **COMMON | TINY[family] | extra,
     )
     causal = family not in ("bert", "roberta")
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel

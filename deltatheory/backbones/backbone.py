@@ -159,11 +159,11 @@ class Backbone:
             ValueError: for another pooling, or "cls" of a causal model (its first token has seen nothing).
         """
         pooling = pooling or ("mean" if self.kind == "encoder" else "last")
-        mask = batch.mask.to(hidden.dtype)
+        lengths = batch.mask.long().sum(1)  # as integers: bfloat16 counts only to 256
         if pooling == "mean":
-            return (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+            return (hidden * batch.mask.to(hidden.dtype)[:, :, None]).sum(1) / lengths[:, None]
         if pooling == "last":
-            return hidden[torch.arange(len(mask), device=mask.device), mask.sum(1).long() - 1]
+            return hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]
         if pooling == "cls" and self.kind == "encoder":
             return hidden[:, 0]
         raise ValueError(f"pooling={pooling!r}: allowed are 'mean', 'last' and, for encoders, 'cls'")
@@ -280,7 +280,9 @@ def wrap_model(
     family = family_of(config)
     prepare(model, attention)
     base: nn.Module = getattr(model, "base_model", model)
-    head = model.get_output_embeddings() if base is not model else None  # type: ignore[operator]
+    head = None
+    if family.kind == "causal" and base is not model:
+        head = model.get_output_embeddings()  # type: ignore[operator]
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:

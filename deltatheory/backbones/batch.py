@@ -64,13 +64,14 @@ class Batch:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """Move to a device; cast the two masks to a dtype."""
-        dtype = dtype or self.mask.dtype
-        types = self.token_type_ids
+        attention_mask, types = self.attention_mask.to(device), self.token_type_ids
+        if dtype not in (None, attention_mask.dtype):
+            # The lowest float32 is -inf in bfloat16: clamp to that type's own lowest.
+            attention_mask = attention_mask.to(dtype).clamp(min=torch.finfo(dtype).min)
         return Batch(
             self.input_ids.to(device),
-            self.mask.to(device, dtype),
-            # The lowest float32 is -inf in bfloat16: clamp to that type's own lowest.
-            self.attention_mask.to(device, dtype).clamp(min=torch.finfo(dtype).min),
+            self.mask.to(device, dtype or self.mask.dtype),
+            attention_mask,
             self.position_ids.to(device),
             None if types is None else types.to(device),
         )
@@ -87,7 +88,7 @@ class Batch:
         mask = self.mask[rows]
         if len(mask) == 0:
             raise ValueError(f"indices={indices!r} select no text of this batch of {len(self)}")
-        length = int(mask.sum(1).max())
+        length = int(mask.long().sum(1).max())  # as integers: bfloat16 counts only to 256
         types = self.token_type_ids
         return Batch(
             self.input_ids[rows][:, :length],

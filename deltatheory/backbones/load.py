@@ -136,8 +136,12 @@ def load_backbone(
     Raises:
         ValueError: for an unknown name, a missing package, weights that are not safetensors, missing or
             non-finite tensors, an unsupported architecture, or a revision of something that has none.
+        ImportError: without `transformers`.
     """
-    from transformers import AutoTokenizer
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError("load_backbone needs transformers: pip install 'deltatheory[models]'") from error
 
     digest = None
     if name not in EMBEDDED and not Path(name).is_dir():
