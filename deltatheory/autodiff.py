@@ -216,11 +216,11 @@ class SelfCheck:
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    return float(a.flatten().double() @ b.flatten().double())
+    return float((a * b).sum(dtype=torch.float64))
 
 
 def _norm(a: Tensor) -> float:
-    return float(a.double().norm())
+    return float(torch.linalg.vector_norm(a, dtype=torch.float64))
 
 
 def _ratio(error: float, scale: float) -> float:
