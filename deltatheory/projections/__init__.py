@@ -7,22 +7,32 @@ import inspect
 from typing import Any
 
 from deltatheory.projections.base import Projection
+from deltatheory.projections.fastfood import Fastfood
 from deltatheory.projections.gaussian import Gaussian
 from deltatheory.projections.hashed import Hashed, HashedPlain
 from deltatheory.projections.identity import Identity
+from deltatheory.projections.kronecker import Kronecker
+from deltatheory.projections.sparse import Sparse
+from deltatheory.projections.srdct import SRDCT
+from deltatheory.projections.srht import SRHT
 
 __all__ = ["PROJECTIONS", "Projection", "make_projection"]
 
 PROJECTIONS: dict[str, type[Projection]] = {
     "hashed": Hashed,
     "hashed-plain": HashedPlain,
+    "srdct": SRDCT,
+    "srht": SRHT,
+    "kronecker": Kronecker,
+    "fastfood": Fastfood,
+    "sparse": Sparse,
     "gaussian": Gaussian,
     "identity": Identity,
 }
 
 
 def make_projection(name: str, d: int, D: int, *, seed: int, **options: Any) -> Projection:
-    """The projection of that name.
+    """Make the projection of that name.
 
     Args:
         name: a key of `PROJECTIONS`.
@@ -33,6 +43,7 @@ def make_projection(name: str, d: int, D: int, *, seed: int, **options: Any) -> 
 
     Raises:
         ValueError: an unknown name or option, or a value that is not allowed.
+
     """
     if name not in PROJECTIONS:
         near = difflib.get_close_matches(name, PROJECTIONS, cutoff=0.4) or list(PROJECTIONS)

@@ -16,11 +16,12 @@ __all__ = ["Projection"]
 
 
 class Projection(ABC):
-    """A random linear map P: R^d -> R^D with nearly orthonormal columns, for training in theta = theta0 + P delta.
+    """A random linear map P: R^d -> R^D with nearly orthonormal columns, for training in theta = theta0 + P
+    delta.
 
-    P is a function of (name, d, D, seed, options) alone: the same on every device, and never held as a matrix. Tables
-    of O(d + D / 32) numbers may be kept; they are made on first use, on the device of the vector given. The laws every
-    projection keeps are in `deltatheory.projections.laws.check_projection`.
+    P is a function of (name, d, D, seed, options) alone: the same on every device, and never held as a
+    matrix. Tables of O(d + D / 32) numbers may be kept; they are made on first use, on the device of the
+    vector given. The laws every projection keeps are in `deltatheory.projections.laws.check_projection`.
 
     Attributes:
         name: key in `PROJECTIONS`.
@@ -29,6 +30,7 @@ class Projection(ABC):
         D: dimension of the space.
         seed: of the random numbers.
         options: the further arguments the map was made with.
+
     """
 
     name: ClassVar[str]
@@ -51,11 +53,12 @@ class Projection(ABC):
         out: Float[Tensor, " D"] | None = None,
         base: Float[Tensor, " D"] | None = None,
     ) -> Float[Tensor, " D"]:
-        """out <- base + P delta, in place.
+        """Write base + P delta into `out`, in place.
 
         Args:
             delta: shape (d,), float32 or float64.
-            out: shape (D,), contiguous, same dtype and device; made new when not given (a fresh D-vector costs
+            out: shape (D,), contiguous, same dtype and device; made new when not given (a fresh D-vector
+            costs
                 several times the map itself, so give the model's own storage). It may be `base`.
             base: shape (D,); 0 when not given.
 
@@ -64,6 +67,7 @@ class Projection(ABC):
 
         Raises:
             ValueError: a wrong shape, dtype or device, or an `out` that is not contiguous.
+
         """
         self._check("delta", delta, self.d, delta)
         if out is None:
@@ -85,15 +89,18 @@ class Projection(ABC):
 
         Raises:
             ValueError: a wrong shape or dtype.
+
         """
         self._check("gradient", gradient, self.D, gradient)
         return self._gather(gradient.contiguous())
 
     def lift(self, delta: Float[Tensor, " d"], larger: Projection) -> Float[Tensor, " larger_d"]:
-        """The delta' with P_larger delta' = P delta, so that a run goes on in a larger subspace where it stood.
+        """Find the delta' with P_larger delta' = P delta: a run goes on in a larger subspace where it stood.
 
         Raises:
-            ValueError: the construction is not nested, or `larger` differs in more than d, or its d does not fit.
+            ValueError: the construction is not nested, or `larger` differs in more than d, or its d does
+            not fit.
+
         """
         self._check("delta", delta, self.d, delta)
         if not self.nested:
@@ -110,7 +117,7 @@ class Projection(ABC):
     @property
     @abstractmethod
     def isometry(self) -> float:
-        """A bound on the spectral norm of P^T P - I: 0 if it holds exactly, else the class says how surely it holds."""
+        """A bound on the spectral norm of P^T P - I: 0 if exact, else the class says how surely it holds."""
 
     def linear_operator(self) -> LinearOperator:
         """P as a scipy operator of shape (D, d), in float64 on the CPU."""
@@ -136,7 +143,7 @@ class Projection(ABC):
         raise NotImplementedError
 
     def _build(self, device: torch.device) -> Any:
-        """The tables of the map on a device. Constructions that keep any define it."""
+        """Make the tables of the map on a device. Constructions that keep any define it."""
         raise NotImplementedError
 
     def _tables(self, device: torch.device) -> Any:
@@ -145,7 +152,7 @@ class Projection(ABC):
         return self._state[1]
 
     def _blocks(self, device: torch.device, multiple: int = 1) -> range:
-        """Starts of the blocks, of `step` entries each, in which R^D is worked through.
+        """Cut R^D into blocks of `step` entries, worked through one after another.
 
         A block stays in a core's cache; a GPU gets fewer and larger ones, still small beside D.
         """

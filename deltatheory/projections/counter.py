@@ -1,8 +1,8 @@
 """Random numbers as a pure function of (seed, stream, position), the same bits on every device.
 
-The i-th word of a stream is a hash of i: nothing is stored, any part can be made again in any order, and because
-only 64-bit integer arithmetic is used a CPU and a GPU agree bit by bit. Floats come out of integers through a small
-table made once on the CPU, so they agree as well.
+The i-th word of a stream is a hash of i: nothing is stored, any part can be made again in any order, and
+because only 64-bit integer arithmetic is used a CPU and a GPU agree bit by bit. Floats come out of integers
+through a small table made once on the CPU, so they agree as well.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ def uniform_bits(
         start: first position.
         count: how many words.
         device: where they are made.
+
     """
     return words_at(seed, stream, torch.arange(start, start + count, device=device))
 
 
 def words_at(seed: int, stream: str, positions: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """The words of a stream at given positions (int64): splitmix64 (Steele, Lea and Flood, 2014), keyed twice.
+    """Hash positions (int64) to words of a stream: splitmix64 (Steele, Lea and Flood, 2014), keyed twice.
 
     The second key enters between the two multiplications, so two streams are not shifts of one sequence.
     """
@@ -85,7 +86,7 @@ def gaussian(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, " count"]:
-    """Independent standard normals on a grid of 2^16 quantiles (variance exactly 1, |x| < 4.4); four from a word."""
+    """Independent standard normals, on 2^16 quantiles (variance 1, |x| < 4.4); four come from one word."""
     first = start // 4
     words = uniform_bits(seed, stream, first, -(-(start + count) // 4) - first, device)
     return normals_of(words, dtype)[start - 4 * first : start - 4 * first + count]
@@ -101,7 +102,7 @@ def normals_of(words: Int[Tensor, "*shape n"], dtype: torch.dtype) -> Float[Tens
 def permutation(
     seed: int, stream: str, length: int, device: torch.device | str = "cpu"
 ) -> Int[Tensor, " length"]:
-    """A uniform random order of 0 .. length - 1: the order of `length` random words."""
+    """Draw a uniform random order of 0 .. length - 1: the order of `length` random words."""
     return torch.argsort(uniform_bits(seed, stream, 0, length, device), stable=True)
 
 

@@ -20,7 +20,8 @@ _CHUNK = 1 << 19  # entries of P alive at once on a CPU
 class Gaussian(Projection):
     """P_ij ~ N(0, 1/D), independent (Li et al., 2018, with the columns' length 1 in expectation).
 
-    Regenerated in chunks by `apply` and by `adjoint`: D d random numbers each time, so use it where D d < 1e9.
+    Regenerated in chunks by `apply` and by `adjoint`: D d random numbers each time, so use it where D d <
+    1e9.
     Nested: the first columns of a larger P are P, whatever the two dimensions.
     """
 
@@ -32,7 +33,7 @@ class Gaussian(Projection):
 
     @property
     def isometry(self) -> float:
-        """2 e + e^2 with e = (sqrt d + 6) / sqrt D; fails with probability below 4e-8 (Davidson and Szarek, 2001).
+        """2 e + e^2 with e = (sqrt d + 6) / sqrt D; fails with probability < 4e-8 (Davidson, Szarek 2001).
 
         The theorem is about exact normals; the entries here are normals rounded to 2^16 quantiles.
         """
@@ -62,7 +63,7 @@ class Gaussian(Projection):
         return (slice(start, min(start + blocks.step, self.D)) for start in blocks)
 
     def _chunks(self, rows: slice, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """P^T sqrt(D) at some rows, a few columns at a time: pairs (columns, entries of shape (columns, rows))."""
+        """P^T sqrt(D) at some rows, a few columns at a time: (columns, entries of shape (columns, rows))."""
         length = rows.stop - rows.start
         words = torch.arange(rows.start // 4, -(-rows.stop // 4), device=like.device)
         step = max(1, _CHUNK // length)

@@ -11,7 +11,7 @@ __all__ = ["hadamard"]
 
 
 def hadamard(n: int) -> Float[Tensor, "n n"]:
-    """The n-point Walsh-Hadamard matrix over sqrt n, symmetric and orthogonal; n is a power of two. Sylvester (1867)."""
+    """Make the Walsh-Hadamard matrix over sqrt n, symmetric and orthogonal (Sylvester, 1867); n = 2^k."""
     matrix = torch.ones(1, 1, dtype=torch.float64)
     step = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
     while len(matrix) < n:

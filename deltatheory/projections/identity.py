@@ -17,6 +17,7 @@ class Identity(Projection):
 
     Raises:
         ValueError: d is not D.
+
     """
 
     name: ClassVar[str] = "identity"
