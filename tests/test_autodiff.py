@@ -113,6 +113,24 @@ def test_gauss_newton_and_rows_agree_with_jvp_on_a_network():
     torch.testing.assert_close(product, rows.T @ (rows @ v))
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_the_map_cut_at_the_blocks_has_the_derivative_of_the_whole(family):
+    backbone = tiny(family)
+    batch = backbone.encode(["a b c", "d"])
+    name = next(n for n, p in backbone.model.named_parameters() if p.dim() == 2)  # the input embedding
+    weight = backbone.model.get_parameter(name).detach()
+
+    def cut(w):
+        x = backbone.embed(batch, {name: w})
+        for t in range(len(backbone.layers)):
+            x = backbone.step(t, x, batch)
+        return backbone.readout(x)
+
+    v = normal(*weight.shape, dtype=weight.dtype)
+    _, expected = autodiff.jvp(lambda w: backbone.hidden_states(batch, {name: w}), weight, v)
+    torch.testing.assert_close(autodiff.jvp(cut, weight, v)[1], expected)
+
+
 # Self-check -----------------------------------------------------------------------------------------------
 
 
