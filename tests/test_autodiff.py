@@ -224,6 +224,13 @@ def test_self_check_rejects_broken_derivatives(f, remedy):
         require(check)
 
 
+def test_outputs_and_loss_are_each_held_to_differences():
+    sound, detached = (lambda x: x * x), (lambda x: x * x.detach())
+    for f, g in ((sound, detached), (detached, sound)):
+        check = self_check(f, lambda x, g=g: g(x).sum(), normal(50, seed=9))
+        assert max(check.symmetry, check.adjoint) <= check.tolerance < check.finite_difference
+
+
 def test_self_check_rejects_dropout():
     check = self_check(lambda x: F.dropout(x, 0.5, training=True), lambda x: x.square().sum(), normal(50))
     with pytest.raises(DerivativeError, match="dropout"):
