@@ -154,9 +154,12 @@ class Projection(ABC):
     def _blocks(self, device: torch.device, multiple: int = 1) -> range:
         """Cut R^D into blocks of `step` entries, worked through one after another.
 
-        A block stays in a core's cache; a GPU gets fewer and larger ones, still small beside D.
+        A block stays in cache and is small beside a large D; a GPU gets fewer and larger ones.
         """
-        length = 1 << 16 if device.type == "cpu" else max(1 << 20, self.D // 32)
+        if device.type == "cpu":
+            length = 1 << min(max(16, self.D.bit_length() - 7), 18)
+        else:
+            length = max(1 << 20, self.D // 32)
         return range(0, self.D, -(-length // multiple) * multiple)
 
     def _check(self, argument: str, vector: Tensor, length: int, like: Tensor) -> None:

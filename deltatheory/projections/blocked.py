@@ -41,7 +41,7 @@ class BlockedHash(WindowHash):
             values = windows.index_select(0, rows[block.start // RUN : block.stop // RUN]).flatten()
             if block.stop == self.D:
                 values = torch.cat([values, tail])
-            values = self._transform(values.view(-1, length)).view(-1)
+            values = self._transform(values.view(-1, length)).reshape(-1)
             if base is None:
                 out[block] = values
             else:

@@ -73,7 +73,7 @@ def signs(
     """Independent fair signs, +1 or -1; 64 of them come from one word."""
     first = start // 64
     words = uniform_bits(seed, stream, first, -(-(start + count) // 64) - first, device)
-    table = _sign_table().to(device=device, dtype=dtype)
+    table = _sign_table(dtype, words.device)
     values = table.index_select(0, words.view(torch.uint8).int()).flatten()
     return values[start - 64 * first : start - 64 * first + count]
 
@@ -95,7 +95,7 @@ def gaussian(
 def normals_of(words: Int[Tensor, "*shape n"], dtype: torch.dtype) -> Float[Tensor, "*shape m"]:
     """Four standard normals from each word, along the last axis (m = 4 n)."""
     fields = words.view(torch.int16).int() + (1 << 15)
-    table = _quantiles().to(device=words.device, dtype=dtype)
+    table = _quantiles(dtype, words.device)
     return table.index_select(0, fields.flatten()).view(fields.shape)
 
 
@@ -128,13 +128,13 @@ def _shifted(word: Tensor, bits: int) -> Tensor:
     return (word >> bits) & (_MASK >> bits)
 
 
-@lru_cache(maxsize=1)
-def _sign_table() -> Tensor:
+@lru_cache(maxsize=8)
+def _sign_table(dtype: torch.dtype, device: torch.device) -> Tensor:
     bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
-    return 1 - 2 * bits  # shape: (256, 8)
+    return (1 - 2 * bits).to(device=device, dtype=dtype)  # shape: (256, 8)
 
 
-@lru_cache(maxsize=1)
-def _quantiles() -> Tensor:
+@lru_cache(maxsize=8)
+def _quantiles(dtype: torch.dtype, device: torch.device) -> Tensor:
     values = torch.special.ndtri((torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16))
-    return values / values.square().mean().sqrt()
+    return (values / values.square().mean().sqrt()).to(device=device, dtype=dtype)

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from deltatheory.projections.base import Projection
 from deltatheory.projections.counter import gaussian, permutation, signs
-from deltatheory.projections.hadamard import hadamard
+from deltatheory.projections.hadamard import hadamard_rows
 
 __all__ = ["Fastfood"]
 
@@ -50,8 +50,8 @@ class Fastfood(Projection):
     def _write(self, delta: Tensor, out: Tensor, base: Tensor | None) -> None:
         order = self._tables(delta.device)
         for rows, flips, normals in self._pieces(delta):
-            blocks = _transform(pad(delta, (0, self._length - self.d)) * flips)
-            values = _transform(blocks[:, order] * normals).view(-1)[: rows.stop - rows.start]
+            blocks = hadamard_rows(pad(delta, (0, self._length - self.d)) * flips)
+            values = hadamard_rows(blocks[:, order] * normals).view(-1)[: rows.stop - rows.start]
             values *= math.sqrt(self._length / self.D)
             out[rows] = values if base is None else values.add_(base[rows])
 
@@ -61,8 +61,8 @@ class Fastfood(Projection):
         for rows, flips, normals in self._pieces(gradient):
             values = pad(gradient[rows], (0, normals.numel() - (rows.stop - rows.start))).view_as(normals)
             blocks = torch.empty_like(normals)
-            blocks[:, order] = _transform(values) * normals
-            total += (_transform(blocks) * flips).sum(0)[: self.d].double()
+            blocks[:, order] = hadamard_rows(values) * normals
+            total += (hadamard_rows(blocks) * flips).sum(0)[: self.d].double()
         return (total * math.sqrt(self._length / self.D)).to(gradient.dtype)
 
     def _lift(self, delta: Tensor, larger: Any) -> Tensor:
@@ -82,11 +82,3 @@ class Fastfood(Projection):
             flips = signs(self.seed, "B", start, whole, like.device, like.dtype)
             normals = gaussian(self.seed, "G", start, whole, like.device, like.dtype)
             yield slice(start, stop), flips.view(-1, self._length), normals.view(-1, self._length)
-
-
-def _transform(blocks: Tensor) -> Tensor:
-    """Hadamard-transform each row, orthonormally, as H_a (x) H_b: two small matrix products."""
-    length = blocks.shape[1]
-    inner = 1 << (length.bit_length() // 2)
-    parts = blocks.reshape(-1, length // inner, inner)
-    return (hadamard(length // inner).to(parts) @ (parts @ hadamard(inner).to(parts))).view(-1, length)

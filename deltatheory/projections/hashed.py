@@ -60,7 +60,7 @@ class Hashed(_RunHash):
         super().__init__(d, D, seed=seed, weighted=True)
 
     def _mix(self, windows: Tensor) -> None:
-        within = hadamard(RUN).to(windows)
+        within = hadamard(RUN, windows.dtype, windows.device)
         whole = len(windows) // GROUP * GROUP
         # A few groups at a time stay in cache.
         for groups in windows[:whole].view(-1, GROUP, RUN).split(8):
@@ -69,7 +69,7 @@ class Hashed(_RunHash):
         while whole < len(windows):
             size = 1 << ((len(windows) - whole).bit_length() - 1)
             part = windows[whole : whole + size]
-            part.copy_(hadamard(size).to(windows) @ part @ within)
+            part.copy_(hadamard(size, windows.dtype, windows.device) @ part @ within)
             whole += size
 
 
@@ -103,4 +103,4 @@ class HashedPlain(_RunHash):
     def _mix(self, windows: Tensor) -> None:
         if self._points > 1:
             parts = windows.view(-1, self._points)
-            parts.copy_(parts @ hadamard(self._points).to(windows))
+            parts.copy_(parts @ hadamard(self._points, windows.dtype, windows.device))

@@ -67,42 +67,45 @@ def check_projection(factory: Factory, sizes: Sequence[tuple[int, int]] = _SIZES
     if any(d < D for d, D in sizes):
         layouts: tuple[Layout, ...] = ("scattered", "run", "channel")
         quality = min(subspace_quality(factory, layout) for layout in layouts)
-        _law("subspace quality", quality > 0.6, f"as good as a Gaussian of {quality:.2f} d dimensions")
+        _law("subspace quality", quality > 0.5, f"as good as a Gaussian of {quality:.2f} d dimensions")
     adjoint, isometry, condition, lightest = zip(*reports, strict=True)
     return LawReport(max(adjoint), max(isometry), max(condition), min(lightest), quality)
 
 
-def subspace_quality(factory: Factory, layout: Layout = "scattered", seeds: int = 12) -> float:
+def subspace_quality(factory: Factory, layout: Layout = "scattered", seeds: int = 10) -> float:
     """Effective d over d, against dense Gaussian columns, where few parameters carry the whole gradient.
 
-    60 of 16384 parameters are heavy, with eigenvalues 1 / i. The least squares loss within the subspace,
+    60 of 8192 parameters are heavy, with eigenvalues 1 / i. The least squares loss within the subspace,
     averaged over seeds, is read off the Gaussian theory sum_i k / (lambda_i + k) with sum_i lambda_i /
     (lambda_i + k) = d (Derezinski et al., 2020). A Gaussian gives 1 up to a few percent of noise; one-hot
     hashing about 0.8.
 
     Args:
         factory: makes a projection from (d, D, seed=...).
-        layout: heavy parameters at random, next to one another, or 256 apart.
+        layout: heavy parameters at random, next to one another, or 128 apart.
         seeds: how many subspaces.
 
     """
-    heavy, d, D = 60, 36, 1 << 14
+    heavy, d, D = 60, 36, 1 << 13
     eigenvalues = 1 / torch.arange(1, heavy + 1, dtype=torch.float64)
     losses = []
     for seed in range(seeds):
-        places = _places(layout, heavy, D, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        places = _places(layout, heavy, D, generator)
+        # Signs, so that a map that ties parameters without signs does not fit a constant residual by luck.
+        residual = 1.0 - 2.0 * torch.randint(0, 2, (heavy,), generator=generator).double()
         projection = factory(d, D, seed=seed)
         unit = torch.zeros(D, dtype=torch.float64)
         rows = torch.stack([projection.adjoint(unit.index_fill(0, place, 1.0)) for place in places])
         jacobian = eigenvalues.sqrt()[:, None] * rows
         basis = torch.linalg.svd(jacobian, full_matrices=False)
         kept = basis.U[:, 1e-9 * basis.S[0] < basis.S]
-        losses.append(heavy - (kept.T @ torch.ones(heavy, dtype=torch.float64)).square().sum())
+        losses.append(heavy - (kept.T @ residual).square().sum())
     return _gaussian_dimension(eigenvalues, torch.stack(losses).mean().item()) / d
 
 
 def _gaussian_dimension(eigenvalues: Float[Tensor, " n"], loss: float) -> float:
-    """Find the d at which Gaussian columns reach a loss, from residuals that are all 1."""
+    """Find the d at which Gaussian columns reach a loss, from residuals of size 1."""
 
     def excess(log_k: float) -> float:
         k = torch.tensor(log_k, dtype=torch.float64).exp()
@@ -115,7 +118,7 @@ def _gaussian_dimension(eigenvalues: Float[Tensor, " n"], loss: float) -> float:
 def _places(layout: Layout, heavy: int, D: int, generator: torch.Generator) -> Int[Tensor, " heavy"]:
     if layout == "scattered":
         return torch.randperm(D, generator=generator)[:heavy]
-    stride = 1 if layout == "run" else 256
+    stride = 1 if layout == "run" else 128
     first = torch.randint(0, D - stride * (heavy - 1), (1,), generator=generator)
     return first + stride * torch.arange(heavy)
 
@@ -128,8 +131,11 @@ def _check_size(factory: Factory, d: int, D: int) -> tuple[float, float, float, 
     largest = matrix.abs().max()
 
     x, y = _vector(d, 1), _vector(D, 2)
-    transposed = torch.stack([projection.adjoint(row) for row in torch.eye(D, dtype=torch.float64)])
-    adjoint_error = ((matrix - transposed).abs().max() / largest).item()
+    picked = torch.randperm(D, generator=torch.Generator().manual_seed(3))[:200]
+    picked = torch.cat([picked, torch.tensor([0, D - 1])])
+    zero = torch.zeros_like(y)
+    transposed = torch.stack([projection.adjoint(zero.index_fill(0, row, 1.0)) for row in picked])
+    adjoint_error = ((matrix[picked] - transposed).abs().max() / largest).item()
     _law("adjoint", adjoint_error < 1e-6, f"relative error {adjoint_error:.1e} at {where}")
     _law(
         "linearity",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -24,35 +25,52 @@ class SRDCT(BlockedHash):
     name: ClassVar[str] = "srdct"
 
     def _transform(self, blocks: Tensor) -> Tensor:
-        length = blocks.shape[1]
+        count, length = blocks.shape
         ends, pairs = _real_bins(length)
         spectrum = torch.fft.rfft(blocks, norm="ortho")
-        mixed = torch.empty_like(blocks)
-        mixed[:, : len(ends)] = spectrum[:, ends].real
-        turned = spectrum[:, pairs] * _twiddles(length, spectrum)
-        mixed[:, len(ends) :] = torch.view_as_real(turned).flatten(1)
+        # A column more for an odd length, so that the pairs always begin at an even offset.
+        mixed = blocks.new_empty(count, length + length % 2)[:, length % 2 :]
+        mixed[:, 0] = spectrum[:, 0].real
+        if ends == 2:
+            mixed[:, 1] = spectrum[:, -1].real
+        twiddles = _twiddles(length, spectrum.dtype, spectrum.device)
+        torch.mul(spectrum[:, pairs], twiddles, out=_as_complex(mixed[:, ends:]))
         return mixed
 
     def _transpose(self, blocks: Tensor) -> Tensor:
-        length = blocks.shape[1]
+        count, length = blocks.shape
         ends, pairs = _real_bins(length)
-        # A copy: a complex view needs an even offset, and the model's own storage may start anywhere.
-        coefficients = blocks[:, len(ends) :].unflatten(1, (pairs.stop - 1, 2))
-        turned = torch.view_as_complex(coefficients.clone(memory_format=torch.contiguous_format))
-        spectrum = turned.new_empty(len(blocks), length // 2 + 1)
-        spectrum[:, ends] = blocks[:, : len(ends)].to(spectrum.dtype)
-        # irfft counts every bin but the ends twice.
-        torch.mul(turned, _twiddles(length, turned).conj() / 2, out=spectrum[:, pairs])
+        coefficients = blocks[:, ends:]
+        if coefficients.storage_offset() % 2 or length % 2:
+            # The model's own storage may start anywhere; a complex view may not.
+            coefficients = coefficients.clone(memory_format=torch.contiguous_format)
+        turned = _as_complex(coefficients)
+        spectrum = turned.new_empty(count, length // 2 + 1)
+        spectrum[:, 0] = blocks[:, 0]
+        if ends == 2:
+            spectrum[:, -1] = blocks[:, 1]
+        torch.mul(turned, _inverse_twiddles(length, turned.dtype, turned.device), out=spectrum[:, pairs])
         return torch.fft.irfft(spectrum, n=length, norm="ortho")
 
 
-def _real_bins(length: int) -> tuple[list[int], slice]:
-    """Bins of a real FFT that are real (0 and, for an even length, length / 2); slice of the others."""
-    ends = [0] if length % 2 else [0, length // 2]
-    return ends, slice(1, (length + 1) // 2)
+def _as_complex(pairs: Tensor) -> Tensor:
+    return torch.view_as_complex(pairs.unflatten(1, (pairs.shape[1] // 2, 2)))
 
 
-def _twiddles(length: int, like: Tensor) -> Tensor:
+def _real_bins(length: int) -> tuple[int, slice]:
+    """How many bins of a real FFT are real (0 and, for an even length, length / 2); slice of the others."""
+    return 1 + (length % 2 == 0), slice(1, (length + 1) // 2)
+
+
+@lru_cache(maxsize=16)
+def _twiddles(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     # Real and imaginary part of bin k of the turned spectrum are coefficients k and length - k of the DCT.
-    k = torch.arange(1, (length + 1) // 2, dtype=torch.float64, device=like.device)
-    return torch.polar(torch.full_like(k, math.sqrt(2.0)), -math.pi * k / (2 * length)).to(like.dtype)
+    k = torch.arange(1, (length + 1) // 2, dtype=torch.float64)
+    turns = torch.polar(torch.full_like(k, math.sqrt(2.0)), -math.pi * k / (2 * length))
+    return turns.to(device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=16)
+def _inverse_twiddles(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Halved: irfft counts every bin but the ends twice.
+    return (_twiddles(length, dtype, device).conj() / 2).resolve_conj()

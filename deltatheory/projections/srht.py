@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deltatheory.projections.blocked import BlockedHash
-from deltatheory.projections.hadamard import hadamard
+from deltatheory.projections.hadamard import hadamard_rows
 
 __all__ = ["SRHT"]
 
@@ -23,15 +23,10 @@ class SRHT(BlockedHash):
     name: ClassVar[str] = "srht"
 
     def _transform(self, blocks: Tensor) -> Tensor:
-        count, length = blocks.shape
-        parts, start = [], 0
+        length, parts, start = blocks.shape[1], [], 0
         while start < length:
             size = 1 << ((length - start).bit_length() - 1)
-            # H = H_a (x) H_b: two small matrix products a block, faster here than butterflies.
-            inner = 1 << (size.bit_length() // 2)
-            part = blocks[:, start : start + size].reshape(-1, size // inner, inner)
-            part = hadamard(size // inner).to(part) @ (part @ hadamard(inner).to(part))
-            parts.append(part.view(count, size))
+            parts.append(hadamard_rows(blocks[:, start : start + size]))
             start += size
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
