@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, EXACT, NESTED, SUBSPACES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from projection_cases import CASES, EXACT, NESTED, SUBSPACES
 
 from deltatheory.projections import PROJECTIONS
 from deltatheory.projections.gaussian import Gaussian

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from cases import CASES, EXACT, SUBSPACES
+from projection_cases import CASES, EXACT, SUBSPACES
 
 from deltatheory.projections import PROJECTIONS, make_projection
 from deltatheory.projections.hashed import Hashed
