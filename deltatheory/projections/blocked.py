@@ -28,11 +28,11 @@ class BlockedHash(WindowHash):
 
     @abstractmethod
     def _transform(self, blocks: Tensor) -> Tensor:
-        """Apply T_1 or T_last to each row of `blocks`, which has shape (blocks, length)."""
+        """Apply T_1 or T_last to each row of `blocks`, shape (blocks, length), which it may overwrite."""
 
     @abstractmethod
     def _transpose(self, blocks: Tensor) -> Tensor:
-        """Apply the transpose of `_transform`."""
+        """Apply the transpose of `_transform`; leaves `blocks` alone."""
 
     def _write(self, delta: Tensor, out: Tensor, base: Tensor | None) -> None:
         rows = self._tables(delta.device).rows

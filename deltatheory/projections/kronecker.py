@@ -15,12 +15,12 @@ from deltatheory.projections.counter import gaussian, signs
 
 __all__ = ["Kronecker"]
 
-_PERIOD = (1 << 16) - 1  # of the outer signs; odd, so that it fits no row length of a model
+_PERIOD = 1 << 16  # least period of the outer signs, a whole number of rows of a
 
 
 class _Tables(NamedTuple):
     inner: Tensor  # (d,) float64: signs of delta
-    outer: Tensor  # (period + longest block,) float32: signs of the parameters, repeated
+    outer: Tensor  # (period,) float32: signs of the parameters, repeated
     right: Tensor  # (a, p) float32: A
 
 
@@ -44,6 +44,7 @@ class Kronecker(Projection):
         self._p = -(-d // self._q)
         self._a = max(self._p, min(max(self._p, 512) | 1, D // self._q))
         self._b = -(-D // self._a)
+        self._period = -(-_PERIOD // self._a) * self._a
         gram = torch.zeros(self._q, self._q, dtype=torch.float64)
         step = max(1, (1 << 16) // self._q)
         for start in range(0, self._b, step):
@@ -64,48 +65,47 @@ class Kronecker(Projection):
         tables = self._tables(delta.device)
         grid = pad(delta * tables.inner.to(delta), (0, self._p * self._q - self.d)).view(self._q, self._p)
         grid = self._whiten.to(delta) @ grid @ tables.right.to(delta.dtype).T
-        left = self._left(0, self._b, delta)
-        for rows, block, flips in self._pieces(delta):
-            values = (left[block] @ grid).view(-1)[: len(flips)]
-            if base is None:
-                torch.mul(values, flips, out=out[rows])
-            else:
-                torch.add(base[rows], values.mul_(flips), out=out[rows])
+        for rows, left, flips in self._pieces(delta):
+            length = rows.stop - rows.start
+            # Straight into out where the rows are whole and base cannot be overwritten.
+            direct = base is None and length % self._a == 0
+            target = out[rows] if direct else delta.new_empty(len(left) * self._a)
+            values = torch.mm(left, grid, out=target.view(-1, self._a)).view(-1)[:length]
+            values.view(-1, len(flips)).mul_(flips)
+            if base is not None:
+                torch.add(base[rows], values, out=out[rows])
+            elif not direct:
+                out[rows] = values
 
     def _gather(self, gradient: Tensor) -> Tensor:
         tables = self._tables(gradient.device)
         grid = gradient.new_zeros(self._q, self._a)
-        left = self._left(0, self._b, gradient)
-        for rows, block, flips in self._pieces(gradient):
-            values = gradient[rows] * flips
+        for rows, left, flips in self._pieces(gradient):
+            values = (gradient[rows].view(-1, len(flips)) * flips).view(-1)
             if len(values) % self._a:
                 values = pad(values, (0, -len(values) % self._a))
-            grid.addmm_(left[block].T, values.view(-1, self._a))
+            grid.addmm_(left.T, values.view(-1, self._a))
         grid = self._whiten.to(gradient).T @ grid @ tables.right.to(gradient.dtype)
         return grid.view(-1)[: self.d] * tables.inner.to(gradient)
 
     def _build(self, device: torch.device) -> _Tables:
         # Factorised on the CPU in float64, so that a GPU gets the same A.
         values = gaussian(self.seed, "A", 0, self._a * self._p, dtype=torch.float64).view(self._a, self._p)
-        flips = signs(self.seed, "outer", 0, _PERIOD, device)
-        longest = min(self.D, self._steps(device).step)
         return _Tables(
             inner=signs(self.seed, "inner", 0, self.d, device, torch.float64),
-            outer=flips.repeat(1 + -(-longest // _PERIOD))[: _PERIOD + longest].clone(),
+            outer=signs(self.seed, "outer", 0, self._period, device),
             right=torch.linalg.qr(values).Q.float().to(device),
         )
 
-    def _steps(self, device: torch.device) -> range:
-        return self._blocks(device, multiple=self._a)
-
-    def _pieces(self, like: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Slices of R^D, the rows of B they belong to, and their outer signs."""
-        outer, steps = self._tables(like.device).outer, self._steps(like.device)
-        for start in steps:
-            rows = slice(start, min(start + steps.step, self.D))
-            phase = start % _PERIOD
-            block = slice(start // self._a, -(-rows.stop // self._a))
-            yield rows, block, outer[phase : phase + rows.stop - start].to(like.dtype)
+    def _pieces(self, like: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Slices of R^D, the rows of G they belong to, and their outer signs, which may be repeated."""
+        outer = self._tables(like.device).outer.to(like.dtype)
+        steps = self._blocks(like.device, multiple=4 * self._period)
+        cut = self.D // self._period * self._period  # the last signs are cut short
+        starts = [*range(0, cut, steps.step), *([cut] if cut < self.D else [])]
+        for start, stop in zip(starts, [*starts[1:], self.D], strict=True):
+            left = self._left(start // self._a, -(-stop // self._a), like)
+            yield slice(start, stop), left, outer[: stop - start]
 
     def _left(self, start: int, stop: int, like: Tensor) -> Tensor:
         """Rows start to stop - 1 of G, shape (rows, q)."""

@@ -25,17 +25,16 @@ class SRDCT(BlockedHash):
     name: ClassVar[str] = "srdct"
 
     def _transform(self, blocks: Tensor) -> Tensor:
-        count, length = blocks.shape
+        length = blocks.shape[1]
         ends, pairs = _real_bins(length)
         spectrum = torch.fft.rfft(blocks, norm="ortho")
-        # A column more for an odd length, so that the pairs always begin at an even offset.
-        mixed = blocks.new_empty(count, length + length % 2)[:, length % 2 :]
-        mixed[:, 0] = spectrum[:, 0].real
+        turned = spectrum[:, pairs].mul_(_twiddles(length, spectrum.dtype, spectrum.device))
+        # The spectrum is a copy, so its coefficients may take the place of the values.
+        blocks[:, 0] = spectrum[:, 0].real
         if ends == 2:
-            mixed[:, 1] = spectrum[:, -1].real
-        twiddles = _twiddles(length, spectrum.dtype, spectrum.device)
-        torch.mul(spectrum[:, pairs], twiddles, out=_as_complex(mixed[:, ends:]))
-        return mixed
+            blocks[:, 1] = spectrum[:, -1].real
+        blocks[:, ends:].unflatten(1, (pairs.stop - 1, 2)).copy_(torch.view_as_real(turned))
+        return blocks
 
     def _transpose(self, blocks: Tensor) -> Tensor:
         count, length = blocks.shape
@@ -44,17 +43,13 @@ class SRDCT(BlockedHash):
         if coefficients.storage_offset() % 2 or length % 2:
             # The model's own storage may start anywhere; a complex view may not.
             coefficients = coefficients.clone(memory_format=torch.contiguous_format)
-        turned = _as_complex(coefficients)
+        turned = torch.view_as_complex(coefficients.unflatten(1, (pairs.stop - 1, 2)))
         spectrum = turned.new_empty(count, length // 2 + 1)
         spectrum[:, 0] = blocks[:, 0]
         if ends == 2:
             spectrum[:, -1] = blocks[:, 1]
         torch.mul(turned, _inverse_twiddles(length, turned.dtype, turned.device), out=spectrum[:, pairs])
         return torch.fft.irfft(spectrum, n=length, norm="ortho")
-
-
-def _as_complex(pairs: Tensor) -> Tensor:
-    return torch.view_as_complex(pairs.unflatten(1, (pairs.shape[1] // 2, 2)))
 
 
 def _real_bins(length: int) -> tuple[int, slice]:

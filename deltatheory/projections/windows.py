@@ -97,10 +97,14 @@ class WindowHash(Projection):
             weights = _squared_weights().sqrt().to(tail)
             windows *= weights
             tail = tail * weights[: len(tail)]
-        # In float64: thousands of entries may fall in one bucket.
+        # In float64, since thousands of entries may fall in one bucket; in parts, for the copies' sake.
         total = torch.zeros(2 * self.d, dtype=torch.float64, device=tail.device)
-        total.index_add_(0, tables.entries[: windows.numel()], windows.flatten().double())
-        total.index_add_(0, tables.entries[windows.numel() :], tail.double())
+        flat = windows.flatten()
+        for entries, values in zip(
+            tables.entries[: len(flat)].split(1 << 15), flat.split(1 << 15), strict=True
+        ):
+            total.index_add_(0, entries, values.double())
+        total.index_add_(0, tables.entries[len(flat) :], tail.double())
         positive, negative = total.chunk(2)
         return ((positive - negative) * tables.scale).to(tail.dtype)
 
@@ -129,11 +133,9 @@ class WindowHash(Projection):
         lengths = torch.bincount(signed_rows, minlength=2 * windows)
 
         used = torch.bincount(rows, minlength=windows).double()
-        weights = (
-            _squared_weights().to(device)
-            if self._weighted
-            else torch.ones_like(_squared_weights(), device=device)
-        )
+        weights = _squared_weights().to(device)
+        if not self._weighted:
+            weights = torch.ones_like(weights)
         # Multiples of 1 / 512: these sums are exact, so the order a GPU adds in does not matter.
         squares = torch.cat([(used[:, None] * weights).flatten(), weights[: self.D % RUN]])
         total = torch.zeros(self.d, dtype=torch.float64, device=device).index_add_(0, coordinates, squares)
