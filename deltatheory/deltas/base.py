@@ -1,0 +1,72 @@
+"""What every delta promises: a map δ ↦ the backbone's parameters, with δ = 0 the frozen backbone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from deltatheory._shapes import Float
+from deltatheory.backbones import Backbone
+
+__all__ = ["Delta", "InPlaceDelta"]
+
+
+class Delta(ABC):
+    """A parameter-efficient change of a frozen backbone, θ = ψ(δ) with δ ∈ R^m and ψ(0) = θ₀ exactly.
+
+    A kind of delta is one subclass in one file and one line in `deltatheory.deltas.DELTAS`. It defines
+    `size` and `parameters`; training and theory use nothing else.
+
+    Attributes:
+        name: key in `DELTAS`.
+        family: "addition", "specification" or "reparameterization" (Ding et al. 2023).
+        formula: ψ in one line.
+        backbone: what it changes.
+        size: m, the number of coordinates of δ.
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    formula: ClassVar[str]
+    size: int
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def initial(self) -> Float[Tensor, " m"]:
+        """Return δ = 0, where training starts."""
+        return torch.zeros(self.size, device=self.backbone.device, dtype=self.backbone.dtype)
+
+    @abstractmethod
+    def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
+        """Return the changed entries of `backbone.model.named_parameters()`, differentiable in δ."""
+
+    @abstractmethod
+    def specification(self) -> dict:
+        """Return what, with δ, rebuilds the change: plain JSON values."""
+
+
+class InPlaceDelta(Delta):
+    """A delta that can also write θ(δ) into the model's own storage, for training at large D.
+
+    Between `write` and `restore` the backbone's module *is* the tuned model.
+    """
+
+    @abstractmethod
+    def write(self, delta: Float[Tensor, " m"]) -> None:
+        """θ ← ψ(δ) in the model's storage."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Set the gradient that `backward()` adds to back to zero."""
+
+    @abstractmethod
+    def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Return ∂ψᵀ g for the gradient g that `backward()` has left since `clear()`."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """θ ← θ₀."""

@@ -1,0 +1,148 @@
+"""Frozen classification heads: the map from a pooled hidden state to logits, fixed at θ₀.
+
+A head is part of the frozen model, for every delta and for full fine-tuning alike, so that all of them are
+compared on one function f(x; θ). It must mean something at δ = 0: with a zero head the Jacobian of the logits
+loses rank and nothing can be predicted from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from deltatheory._shapes import Float
+from deltatheory.backbones import Backbone
+from deltatheory.tasks import Examples, Task
+
+__all__ = ["HEADS", "Head", "make_head"]
+
+# Logits are this times a cosine: the inverse temperature with which sentence encoders are trained.
+SCALE = 20.0
+_CHUNK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """logits(h) = W (h - c)/‖h - c‖ + b.
+
+    Attributes:
+        kind: key in `HEADS`.
+        weight: shape (C, H), W.
+        bias: shape (C,), b.
+        centre: shape (H,), c: the mean feature, which encoders that were not trained for cosines share.
+        passes: forward passes over single examples that making it took.
+    """
+
+    kind: str
+    weight: Float[Tensor, "C H"]
+    bias: Float[Tensor, " C"]
+    centre: Float[Tensor, " H"]
+    passes: int
+
+    def __call__(self, pooled: Float[Tensor, "B H"]) -> Float[Tensor, "B C"]:
+        """Return the logits of pooled hidden states."""
+        return normalize(pooled - self.centre, dim=-1) @ self.weight.T + self.bias
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Head:
+        """Move or cast."""
+        moved = (x.to(device=device, dtype=dtype) for x in (self.weight, self.bias, self.centre))
+        return Head(self.kind, *moved, self.passes)
+
+
+@torch.no_grad()
+def _features(backbone: Backbone, examples: Examples) -> Tensor:
+    pieces = []
+    for start in range(0, len(examples), _CHUNK):
+        part = examples.subset(range(start, min(start + _CHUNK, len(examples))))
+        pieces.append(backbone.pooled(backbone.encode(part.texts, part.pairs)))
+    return torch.cat(pieces)
+
+
+def _label_words(backbone: Backbone, task: Task, seed: int) -> Head:
+    """W = the backbone's own embedding of each class's words: zero-shot classification."""
+    words = Examples(task.label_words, labels=tuple(range(task.num_classes)))
+    rows = normalize(_features(backbone, words), dim=-1)
+    return Head("label-words", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), 0)
+
+
+def _class_means(backbone: Backbone, task: Task) -> tuple[Tensor, Tensor, Tensor]:
+    features = _features(backbone, task.train)
+    centre = features.mean(0)
+    features = normalize(features - centre, dim=-1)
+    labels = torch.tensor(task.train.labels, device=features.device)
+    means = torch.stack([features[labels == c].mean(0) for c in range(task.num_classes)])
+    return features, centre, normalize(means, dim=-1)
+
+
+def _prototypes(backbone: Backbone, task: Task, seed: int) -> Head:
+    """W = the direction of each class's mean training feature (Snell et al. 2017)."""
+    features, centre, means = _class_means(backbone, task)
+    return Head("prototypes", SCALE * means, means.new_zeros(len(means)), centre, len(features))
+
+
+def _probe(backbone: Backbone, task: Task, seed: int) -> Head:
+    """W, b = ridge-regularized logistic regression on the frozen features, started at the prototypes."""
+    features, centre, means = _class_means(backbone, task)
+    x, y = features.double().cpu().numpy(), np.array(task.train.labels)
+    classes, width = means.shape
+    onehot = np.eye(classes)[y]
+    ridge = 0.01 / len(x)
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight, bias = flat[:-classes].reshape(classes, width), flat[-classes:]
+        logits = x @ weight.T + bias
+        logits -= logits.max(1, keepdims=True)
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        residual = (np.exp(log_p) - onehot) / len(x)
+        loss = -(onehot * log_p).sum() / len(x) + 0.5 * ridge * (weight**2).sum()
+        return loss, np.concatenate([(residual.T @ x + ridge * weight).ravel(), residual.sum(0)])
+
+    start = np.concatenate([SCALE * means.double().cpu().numpy().ravel(), np.zeros(classes)])
+    solution = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    weight = torch.from_numpy(solution[:-classes].reshape(classes, width)).to(features)
+    return Head("probe", weight, torch.from_numpy(solution[-classes:]).to(features), centre, len(features))
+
+
+def _random(backbone: Backbone, task: Task, seed: int) -> Head:
+    """W = random directions, as in Li et al. (2018): the task starts at chance."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(task.num_classes, backbone.hidden_size, generator=generator)
+    rows = normalize(rows, dim=-1).to(backbone.device, backbone.dtype)
+    return Head("random", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), 0)
+
+
+HEADS: dict[str, Callable[[Backbone, Task, int], Head]] = {
+    "label-words": _label_words,
+    "prototypes": _prototypes,
+    "probe": _probe,
+    "random": _random,
+}
+
+
+def make_head(kind: str, backbone: Backbone, task: Task, *, seed: int = 0) -> Head:
+    """Make the frozen head of a classification task.
+
+    Args:
+        kind: a key of `HEADS`: "label-words" (the embedded words of each class, no training data),
+            "prototypes" (class means of the training features), "probe" (logistic regression on the
+            training features) or "random" (Li et al. 2018).
+        backbone: frozen.
+        task: with two or more classes.
+        seed: of the random head.
+
+    Raises:
+        ValueError: for an unknown kind or a generation task.
+    """
+    if kind not in HEADS:
+        near = difflib.get_close_matches(kind, HEADS, cutoff=0.4) or list(HEADS)
+        raise ValueError(f"head={kind!r}: no such head; nearest: {', '.join(near)}.")
+    if task.kind != "classification":
+        raise ValueError(f"task={task.name!r} is a {task.kind} task: a head needs classes.")
+    return HEADS[kind](backbone, task, seed)

@@ -1,0 +1,164 @@
+"""The empirical tangent kernel K = J Jᵀ of a problem at δ = 0, exact or sketched.
+
+J is the Jacobian of the logits in δ, one row an example and output. K is all that linearized training in a
+random subspace can depend on (for a Gaussian P the rows of J P are distributed as K^½ G), and it is the
+output-controllability Gramian of the frozen network with δ as its control.
+
+Outputs are logit differences z_c - z_0, c = 1 .. C-1: cross-entropy sees nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deltatheory._shapes import Float, Int
+from deltatheory.deltas import InPlaceDelta
+from deltatheory.problem import BACKWARD, FORWARD, Problem
+from deltatheory.projections import Projection, make_projection
+from deltatheory.tasks import Examples
+
+__all__ = ["TangentFeatures", "tangent_features"]
+
+
+@dataclass(frozen=True, eq=False)
+class TangentFeatures:
+    """Rows of J (or of J S for a sketch S) over training and held-out examples, and the logits they start from.
+
+    Attributes:
+        rows: shape (n, C-1, s), scaled so that rows · rowsᵀ is K, or an unbiased estimate of it.
+        logits: shape (n, C), f(0).
+        labels: shape (n,).
+        train: the first `train` examples are training examples, the others are held out.
+        size: m, the number of columns of J.
+        sketch: S, or `None` where the rows are J itself.
+        passes: forward-equivalents spent, in passes over single examples.
+        seconds: time taken.
+    """
+
+    rows: Float[Tensor, "n outputs s"]
+    logits: Float[Tensor, "n C"]
+    labels: Int[Tensor, " n"]
+    train: int
+    size: int
+    sketch: Projection | None
+    passes: float
+    seconds: float
+
+    def kernel(self) -> Float[Tensor, "no no"]:
+        """Return K in float64, rows ordered by example, then output."""
+        flat = self.rows.flatten(0, 1).double()
+        return flat @ flat.T
+
+    def spectrum(self) -> Float[Tensor, " no"]:
+        """Return the eigenvalues of K over the training examples, largest first."""
+        rows = self.rows[: self.train].flatten(0, 1).double()
+        return torch.linalg.svdvals(rows).square()
+
+    def rank(self, tolerance: float = 1e-6) -> int:
+        """Return how many eigenvalues over the training examples exceed `tolerance` times the largest."""
+        values = self.spectrum()
+        return int((values > tolerance * values[0]).sum())
+
+    def restricted(self, d: int) -> tuple[Float[Tensor, "n outputs d"], Projection]:
+        """Return J P_d and P_d, for the subspace of dimension d that the sketch contains (its own seed).
+
+        Raises:
+            ValueError: without a nested sketch, or for a d that does not divide the sketch's.
+        """
+        if self.sketch is None or not self.sketch.nested or self.sketch.d % d:
+            raise ValueError(f"d={d}: needs a nested sketch whose dimension it divides; sketch={self.sketch!r}.")
+        smaller = make_projection(self.sketch.name, d, self.size, seed=self.sketch.seed)
+        unit = torch.eye(d)
+        lift = torch.stack([smaller.lift(row, self.sketch) for row in unit]).to(self.rows)
+        scale = (self.sketch.d / self.size) ** 0.5  # undo what made the rows an estimate of K
+        return (self.rows @ lift.T) * scale, smaller
+
+
+def tangent_features(
+    problem: Problem,
+    *,
+    train: int,
+    test: int,
+    sketch: int = 4096,
+    seed: int = 0,
+    on_example: Callable[[int, int], None] | None = None,
+) -> TangentFeatures:
+    """Compute J, row by row in reverse mode at δ = 0, over the first examples of the train and test splits.
+
+    Each example costs one forward pass and, for each of its C-1 outputs, one backward pass. Rows longer than
+    `sketch` are projected as they come, so that memory is n (C-1) · sketch numbers beside O(m).
+
+    Args:
+        problem: whose delta is tuned; `FullFineTuning` for the kernel of all parameters.
+        train: number of training examples.
+        test: number of held-out examples.
+        sketch: longest row to keep.
+        seed: of the sketch.
+        on_example: called with (done, total), for progress bars.
+
+    Raises:
+        ValueError: for more examples than there are, or fewer than 2 training examples.
+    """
+    for name, value, least, most in (
+        ("train", train, 2, len(problem.train)),
+        ("test", test, 1, len(problem.test)),
+        ("sketch", sketch, 1, None),
+    ):
+        if value < least or (most is not None and value > most):
+            limit = "" if most is None else f" and at most {most}, the examples there are"
+            raise ValueError(f"{name}={value}: must be at least {least}{limit}.")
+    began = time.perf_counter()
+    size = problem.delta.size
+    projection = make_projection("hashed", sketch, size, seed=seed) if size > sketch else None
+    width = sketch if projection else size
+    total, outputs = train + test, problem.task.num_classes - 1
+    rows = torch.empty(total, outputs, width, device=problem.backbone.device, dtype=problem.backbone.dtype)
+    logits = rows.new_empty(total, outputs + 1)
+    labels = torch.cat([problem.train.labels[:train], problem.test.labels[:test]])
+    origin = problem.delta.initial()
+    if isinstance(problem.delta, InPlaceDelta):
+        problem.delta.write(origin)
+    try:
+        for i in range(total):
+            split, index = (problem.train, i) if i < train else (problem.test, i - train)
+            logits[i] = _rows(problem, origin, split.examples.subset([index]), projection, rows[i])
+            if on_example:
+                on_example(i + 1, total)
+    finally:
+        problem.restore()
+    if projection:
+        rows *= (size / width) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
+    passes = total * (FORWARD + outputs * BACKWARD)
+    problem.passes += passes
+    return TangentFeatures(
+        rows, logits, labels, train, size, projection, passes, time.perf_counter() - began
+    )
+
+
+def _rows(
+    problem: Problem, origin: Tensor, example: Examples, projection: Projection | None, out: Tensor
+) -> Tensor:
+    """Write one example's rows into `out`; return its logits."""
+    batch = problem.backbone.encode(example.texts, example.pairs, problem.max_length)
+    in_place = problem.delta if isinstance(problem.delta, InPlaceDelta) else None
+    if in_place:
+        logits = problem.head(problem.backbone.pooled(batch))[0]
+    else:
+        leaf = origin.clone().requires_grad_()
+        logits = problem.logits(leaf, batch)[0]
+    for c in range(1, len(logits)):
+        difference = logits[c] - logits[0]
+        keep = c < len(logits) - 1
+        if in_place:
+            in_place.clear()
+            difference.backward(retain_graph=keep)
+            row = in_place.gradient(origin)
+        else:
+            (row,) = torch.autograd.grad(difference, leaf, retain_graph=keep)
+        out[c - 1] = projection.adjoint(row) if projection else row
+    return logits.detach()
