@@ -1,1 +1,71 @@
-"""Executable theory of parameter-efficient fine-tuning."""
+"""Executable theory of parameter-efficient fine-tuning.
+
+The names below are the public interface. Each is imported when it is first used, so that `import deltatheory`
+and `deltatheory --help` cost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deltatheory.backbones import load_backbone, prepare
+    from deltatheory.deltas import make_delta
+    from deltatheory.dimension import intrinsic_dimension, predict_dimension
+    from deltatheory.dimension.criterion import Criterion
+    from deltatheory.kernel import tangent_features
+    from deltatheory.problem import Problem
+    from deltatheory.projections import make_projection
+    from deltatheory.results import ResultLog
+    from deltatheory.tasks import Task, load_task
+    from deltatheory.training import Training, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Criterion",
+    "Problem",
+    "ResultLog",
+    "Task",
+    "Training",
+    "__version__",
+    "intrinsic_dimension",
+    "load_backbone",
+    "load_task",
+    "make_delta",
+    "make_projection",
+    "predict_dimension",
+    "prepare",
+    "tangent_features",
+    "train",
+]
+
+_MODULES = {
+    "Criterion": "dimension.criterion",
+    "Problem": "problem",
+    "ResultLog": "results",
+    "Task": "tasks",
+    "Training": "training",
+    "intrinsic_dimension": "dimension",
+    "load_backbone": "backbones",
+    "load_task": "tasks",
+    "make_delta": "deltas",
+    "make_projection": "projections",
+    "predict_dimension": "dimension",
+    "prepare": "backbones",
+    "tangent_features": "kernel",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -69,10 +69,18 @@ def _label_words(backbone: Backbone, task: Task, seed: int) -> Head:
     """W = the backbone's own embedding of each class's words: zero-shot classification."""
     words = Examples(task.label_words, labels=tuple(range(task.num_classes)))
     rows = normalize(_features(backbone, words), dim=-1)
-    return Head("label-words", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), 0)
+    return Head(
+        "label-words", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), len(rows)
+    )
 
 
 def _class_means(backbone: Backbone, task: Task) -> tuple[Tensor, Tensor, Tensor]:
+    missing = sorted(set(range(task.num_classes)) - set(task.train.labels or ()))
+    if missing:
+        raise ValueError(
+            f"task={task.name!r} has no training example of {task.label_names[missing[0]]!r}: drop the class, or "
+            "take head='label-words', which needs none."
+        )
     features = _features(backbone, task.train)
     centre = features.mean(0)
     features = normalize(features - centre, dim=-1)
@@ -138,7 +146,7 @@ def make_head(kind: str, backbone: Backbone, task: Task, *, seed: int = 0) -> He
         seed: of the random head.
 
     Raises:
-        ValueError: for an unknown kind or a generation task.
+        ValueError: for an unknown kind, a generation task, or a class without the examples the head needs.
     """
     if kind not in HEADS:
         near = difflib.get_close_matches(kind, HEADS, cutoff=0.4) or list(HEADS)

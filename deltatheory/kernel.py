@@ -4,7 +4,10 @@ J is the Jacobian of the logits in δ, one row an example and output. K is all t
 random subspace can depend on (for a Gaussian P the rows of J P are distributed as K^½ G), and it is the
 output-controllability Gramian of the frozen network with δ as its control.
 
-Outputs are logit differences z_c - z_0, c = 1 .. C-1: cross-entropy sees nothing else.
+Outputs are either the logit differences z_c - z_0, c = 1 .. C-1 (cross-entropy sees nothing else), or the
+margin m = z_y - log Σ_{c≠y} exp z_c, in which cross-entropy is softplus(-m) exactly: one backward pass an
+example for any number of classes. Linearizing m ignores how the competitors' weights move, so with three or
+more classes it is a little optimistic; with two it is the logit difference itself.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from deltatheory._shapes import Float, Int
+from deltatheory._shapes import Bool, Float, Int
 from deltatheory.deltas import InPlaceDelta
 from deltatheory.problem import BACKWARD, FORWARD, Problem
 from deltatheory.projections import Projection, make_projection
@@ -27,12 +31,14 @@ __all__ = ["TangentFeatures", "tangent_features"]
 
 @dataclass(frozen=True, eq=False)
 class TangentFeatures:
-    """Rows of J (or of J S for a sketch S) over training and held-out examples, and the logits they start from.
+    """Rows of J (or of J S for a sketch S) over training and held-out examples, and where they start.
 
     Attributes:
-        rows: shape (n, C-1, s), scaled so that rows · rowsᵀ is K, or an unbiased estimate of it.
-        logits: shape (n, C), f(0).
-        labels: shape (n,).
+        rows: shape (n, outputs, s), scaled so that rows · rowsᵀ is K, or an unbiased estimate of it.
+        logits: shape (n, outputs + 1): the logits f(0), or (0, m) for margins.
+        labels: shape (n,): the class, or 1 for margins.
+        slack: shape (n,): an example counts as solved where z_y - max_{c≠y} z_c > 0, which for margins is
+            m > -slack at δ = 0; `None` for logits.
         train: the first `train` examples are training examples, the others are held out.
         size: m, the number of columns of J.
         sketch: S, or `None` where the rows are J itself.
@@ -43,6 +49,7 @@ class TangentFeatures:
     rows: Float[Tensor, "n outputs s"]
     logits: Float[Tensor, "n C"]
     labels: Int[Tensor, " n"]
+    slack: Float[Tensor, " n"] | None
     train: int
     size: int
     sketch: Projection | None
@@ -64,6 +71,12 @@ class TangentFeatures:
         values = self.spectrum()
         return int((values > tolerance * values[0]).sum())
 
+    def solved(self, logits: Float[Tensor, "*s n C"]) -> Bool[Tensor, "*s n"]:
+        """Return which examples the outputs of a linearized run solve."""
+        if self.slack is None:
+            return logits.argmax(-1) == self.labels
+        return logits[..., 1] - logits[..., 0] > -self.slack
+
     def restricted(self, d: int) -> tuple[Float[Tensor, "n outputs d"], Projection]:
         """Return J P_d and P_d, for the subspace of dimension d that the sketch contains (its own seed).
 
@@ -71,7 +84,7 @@ class TangentFeatures:
             ValueError: without a nested sketch, or for a d that does not divide the sketch's.
         """
         if self.sketch is None or not self.sketch.nested or self.sketch.d % d:
-            raise ValueError(f"d={d}: needs a nested sketch whose dimension it divides; sketch={self.sketch!r}.")
+            raise ValueError(f"d={d}: must divide the dimension of a nested sketch; sketch={self.sketch!r}.")
         smaller = make_projection(self.sketch.name, d, self.size, seed=self.sketch.seed)
         unit = torch.eye(d)
         lift = torch.stack([smaller.lift(row, self.sketch) for row in unit]).to(self.rows)
@@ -84,19 +97,21 @@ def tangent_features(
     *,
     train: int,
     test: int,
+    outputs: Literal["logits", "margin"] = "logits",
     sketch: int = 4096,
     seed: int = 0,
     on_example: Callable[[int, int], None] | None = None,
 ) -> TangentFeatures:
     """Compute J, row by row in reverse mode at δ = 0, over the first examples of the train and test splits.
 
-    Each example costs one forward pass and, for each of its C-1 outputs, one backward pass. Rows longer than
+    Each example costs one forward pass and, for each of its outputs, one backward pass. Rows longer than
     `sketch` are projected as they come, so that memory is n (C-1) · sketch numbers beside O(m).
 
     Args:
         problem: whose delta is tuned; `FullFineTuning` for the kernel of all parameters.
         train: number of training examples.
         test: number of held-out examples.
+        outputs: "logits" (C-1 rows an example) or "margin" (one).
         sketch: longest row to keep.
         seed: of the sketch.
         on_example: called with (done, total), for progress bars.
@@ -106,7 +121,7 @@ def tangent_features(
     """
     for name, value, least, most in (
         ("train", train, 2, len(problem.train)),
-        ("test", test, 1, len(problem.test)),
+        ("test", test, 0, len(problem.test)),
         ("sketch", sketch, 1, None),
     ):
         if value < least or (most is not None and value > most):
@@ -116,9 +131,9 @@ def tangent_features(
     size = problem.delta.size
     projection = make_projection("hashed", sketch, size, seed=seed) if size > sketch else None
     width = sketch if projection else size
-    total, outputs = train + test, problem.task.num_classes - 1
-    rows = torch.empty(total, outputs, width, device=problem.backbone.device, dtype=problem.backbone.dtype)
-    logits = rows.new_empty(total, outputs + 1)
+    total, width_out = train + test, problem.task.num_classes - 1 if outputs == "logits" else 1
+    rows = torch.empty(total, width_out, width, device=problem.backbone.device, dtype=problem.backbone.dtype)
+    start = rows.new_empty(total, problem.task.num_classes)
     labels = torch.cat([problem.train.labels[:train], problem.test.labels[:test]])
     origin = problem.delta.initial()
     if isinstance(problem.delta, InPlaceDelta):
@@ -126,39 +141,57 @@ def tangent_features(
     try:
         for i in range(total):
             split, index = (problem.train, i) if i < train else (problem.test, i - train)
-            logits[i] = _rows(problem, origin, split.examples.subset([index]), projection, rows[i])
+            label = int(labels[i]) if outputs == "margin" else None
+            start[i] = _rows(problem, origin, split.examples.subset([index]), label, projection, rows[i])
             if on_example:
                 on_example(i + 1, total)
     finally:
         problem.restore()
     if projection:
         rows *= (size / width) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
-    passes = total * (FORWARD + outputs * BACKWARD)
+    slack = None
+    if outputs == "margin":
+        margins = torch.stack([margin(z, int(y)) for z, y in zip(start, labels, strict=True)])
+        others = start.scatter(1, labels[:, None], float("-inf")).amax(1)
+        slack = start.gather(1, labels[:, None])[:, 0] - others - margins
+        start, labels = torch.stack([torch.zeros_like(margins), margins], 1), torch.ones_like(labels)
+    passes = total * (FORWARD + width_out * BACKWARD)
     problem.passes += passes
-    return TangentFeatures(
-        rows, logits, labels, train, size, projection, passes, time.perf_counter() - began
-    )
+    seconds = time.perf_counter() - began
+    return TangentFeatures(rows, start, labels, slack, train, size, projection, passes, seconds)
+
+
+def margin(logits: Float[Tensor, " C"], label: int) -> Float[Tensor, ""]:
+    """Return m = z_y - log Σ_{c≠y} exp z_c; the cross-entropy is softplus(-m)."""
+    others = torch.cat([logits[:label], logits[label + 1 :]])
+    return logits[label] - others.logsumexp(0)
 
 
 def _rows(
-    problem: Problem, origin: Tensor, example: Examples, projection: Projection | None, out: Tensor
+    problem: Problem,
+    origin: Tensor,
+    example: Examples,
+    label: int | None,
+    projection: Projection | None,
+    out: Tensor,
 ) -> Tensor:
     """Write one example's rows into `out`; return its logits."""
     batch = problem.backbone.encode(example.texts, example.pairs, problem.max_length)
     in_place = problem.delta if isinstance(problem.delta, InPlaceDelta) else None
+    leaf = origin
     if in_place:
         logits = problem.head(problem.backbone.pooled(batch))[0]
     else:
         leaf = origin.clone().requires_grad_()
         logits = problem.logits(leaf, batch)[0]
-    for c in range(1, len(logits)):
-        difference = logits[c] - logits[0]
-        keep = c < len(logits) - 1
+    values = list(logits[1:] - logits[0]) if label is None else [margin(logits, label)]
+    for i, value in enumerate(values):
+        keep = i < len(values) - 1
         if in_place:
             in_place.clear()
-            difference.backward(retain_graph=keep)
+            value.backward(retain_graph=keep)
             row = in_place.gradient(origin)
         else:
-            (row,) = torch.autograd.grad(difference, leaf, retain_graph=keep)
-        out[c - 1] = projection.adjoint(row) if projection else row
+            (row,) = torch.autograd.grad(value, leaf, retain_graph=keep)
+        out[i] = projection.adjoint(row) if projection else row
     return logits.detach()

@@ -25,6 +25,7 @@ __all__ = ["BACKWARD", "FORWARD", "Problem", "Split"]
 FORWARD = 1.0
 BACKWARD = 2.0
 
+_NOT_FINITE = "lower the learning rate, or look for NaN in the weights"
 _CHECKED = 4  # examples in the derivative self-check: enough to differ, few enough for a second
 
 
@@ -101,9 +102,7 @@ class Problem:
         """Return f(δ) on a batch; pure and differentiable in δ."""
         return self.head(self.backbone.pooled(batch, self.delta.parameters(delta)))
 
-    def loss(
-        self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, " B"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
         """Return the mean cross-entropy on a batch; pure and differentiable in δ."""
         return cross_entropy(self.logits(delta, batch), labels)
 
@@ -123,7 +122,8 @@ class Problem:
         Raises:
             DerivativeError: if it fails.
         """
-        batch, labels = self.batch(self.train, np.argsort(self.train.lengths, kind="stable")[:_CHECKED].tolist())
+        shortest = np.argsort(self.train.lengths, kind="stable")[:_CHECKED]
+        batch, labels = self.batch(self.train, shortest.tolist())
         result = autodiff.self_check(
             lambda x: self.logits(x, batch), lambda x: self.loss(x, batch, labels), self.delta.initial()
         )
@@ -155,14 +155,18 @@ class Problem:
             (gradient,) = torch.autograd.grad(loss, leaf)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss became {value}: lower the learning rate, or look for NaN in the weights or texts"
-            )
+            raise FloatingPointError(f"the loss became {value}: {_NOT_FINITE}")
         return value, gradient
 
     @torch.no_grad()
     def predict(self, delta: Float[Tensor, " m"], split: Split, chunk: int = 64) -> Float[Tensor, "n C"]:
-        """Return the logits of a whole split, batched by length."""
+        """Return the logits of a whole split, batched by length.
+
+        A delta that writes in place leaves θ(δ) in the model: call `restore` at the end.
+
+        Raises:
+            FloatingPointError: if a logit is not finite.
+        """
         parameters = None
         if isinstance(self.delta, InPlaceDelta):
             self.delta.write(delta)
@@ -177,10 +181,12 @@ class Problem:
             batch, _ = self.batch(split, indices)
             outputs[indices] = self.head(self.backbone.pooled(batch, parameters))
         self.passes += FORWARD * len(split)
+        if not outputs.isfinite().all():
+            raise FloatingPointError(f"the logits are not finite: {_NOT_FINITE}")
         return outputs
 
     def evaluate(self, delta: Float[Tensor, " m"], split: Split) -> dict[str, float]:
-        """Return accuracy and mean cross-entropy on a split."""
+        """Return accuracy and mean cross-entropy on a split; as `predict` otherwise."""
         logits = self.predict(delta, split)
         accuracy = (logits.argmax(1) == split.labels).double().mean()
         return {"accuracy": float(accuracy), "loss": float(cross_entropy(logits, split.labels))}
@@ -206,6 +212,6 @@ def epochs(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int
             group = order[start : start + 4 * batch_size]
             group = group[: len(group) // batch_size * batch_size]
             group = group[np.argsort(lengths[group], kind="stable")]
-            batches += [chunk.tolist() for chunk in np.split(group, max(1, len(group) // batch_size)) if len(chunk)]
+            batches += group.reshape(-1, batch_size).tolist()
         for i in rng.permutation(len(batches)):
             yield batches[i]

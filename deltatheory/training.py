@@ -59,7 +59,7 @@ class TrainingResult:
     Attributes:
         delta: where it ended.
         train_loss: mean loss over the last tenth of the steps.
-        train: accuracy and loss over those same batches' epoch, or `None` when not evaluated.
+        train_accuracy: accuracy on the training split, or `None` when not evaluated.
         test: accuracy and loss on the test split.
         movement: ‖δ‖.
         passes: forward-equivalents, in passes over single examples.

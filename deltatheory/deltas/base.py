@@ -65,7 +65,10 @@ class InPlaceDelta(Delta):
 
     @abstractmethod
     def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        """Return ∂ψᵀ g for the gradient g that `backward()` has left since `clear()`."""
+        """Return ∂ψᵀ g for the gradient g that `backward()` has left since `clear()`; g is used up.
+
+        δ must be what was last written.
+        """
 
     @abstractmethod
     def restore(self) -> None:

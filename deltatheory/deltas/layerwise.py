@@ -17,8 +17,8 @@ __all__ = ["LayerwiseSubspace"]
 class LayerwiseSubspace(Subspace):
     """θ_i = θ₀_i + (1 + λ_i) (Pz)_i, δ = (λ, z): m of the d coordinates scale the m layers ("SAID").
 
-    A layer is a transformer block; what lies outside the blocks is one more layer. The scales start at 1, that
-    is λ = 0, so that δ = 0 is the frozen backbone (Aghajanyan et al. 2021, section 3.2).
+    A layer is a transformer block; what lies outside the blocks is one more layer. The scales start at 1,
+    that is λ = 0, and δ = 0 is the frozen backbone (Aghajanyan et al. 2021, section 3.2).
 
     Args:
         backbone: what it changes.
@@ -32,7 +32,7 @@ class LayerwiseSubspace(Subspace):
     """
 
     name: ClassVar[str] = "layerwise-subspace"
-    formula: ClassVar[str] = "θ_i = θ₀_i + λ_i (Pz)_i"
+    formula: ClassVar[str] = "θ_i = θ₀_i + (1 + λ_i) (Pz)_i"
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class LayerwiseSubspace(Subspace):
         layer_of = {id(p): i for i, layer in enumerate(backbone.layers) for p in layer.parameters()}
         layers = len(backbone.layers) + (scope == "all")
         if d <= layers:
-            raise ValueError(f"d={d}: must be above {layers}, the number of layers, each of which has a scale.")
+            raise ValueError(f"d={d}: must be above {layers}, one scale for each layer.")
         super().__init__(backbone, d=d - layers, projection=projection, seed=seed, scope=scope)
         self.size, self.layers = d, layers
         named = dict(backbone.model.named_parameters())
@@ -64,12 +64,12 @@ class LayerwiseSubspace(Subspace):
         )
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
-        """Return θ₀ + λ ∘ Pz, cut into the model's parameters."""
+        """Return θ₀ + (1 + λ) ∘ Pz, cut into the model's parameters."""
         change = self.change(delta[self.layers :])
         return self.origin.flat.split(self.origin.theta0 + self._scales(delta) * change)
 
     def write(self, delta: Float[Tensor, " m"]) -> None:
-        """θ ← θ₀ + λ ∘ Pz."""
+        """θ ← θ₀ + (1 + λ) ∘ Pz."""
         self.projection.apply(delta[self.layers :].contiguous(), out=self._change)
         theta = self.origin.flat.theta
         for (_, start, stop, _), layer in zip(self.origin.flat.segments, self._layer.tolist(), strict=True):
@@ -81,7 +81,7 @@ class LayerwiseSubspace(Subspace):
             )
 
     def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        """Return (⟨g_i, (Pz)_i⟩ for each layer i, Pᵀ(λ ∘ g))."""
+        """Return (⟨g_i, (Pz)_i⟩ for each layer i, Pᵀ((1 + λ) ∘ g)) at the δ last written."""
         g = self.origin.flat.gradient
         scales = torch.zeros(self.layers, dtype=g.dtype, device=g.device)
         for (_, start, stop, _), layer in zip(self.origin.flat.segments, self._layer.tolist(), strict=True):

@@ -28,12 +28,12 @@ class LoRA(Delta):
         backbone: what it changes.
         r: rank, 1 <= r <= the smaller side of every target.
         alpha: α; the default α = r makes the factor 1.
-        targets: last parts of module names ("query", "q_proj", ...), or ends of dotted names; by default the query
-            and value projections.
+        targets: last parts of module names ("query", "q_proj", ...), or ends of dotted names; by default the
+            query and value projections.
         seed: of A₀.
 
     Raises:
-        ValueError: for targets that match no linear module (each entry must match), or a rank that is too large.
+        ValueError: for targets that match no linear module (each entry must match), or too large a rank.
     """
 
     name: ClassVar[str] = "lora"

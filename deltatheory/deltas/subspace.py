@@ -42,13 +42,18 @@ class FlatOrigin:
         """
         if scope not in SCOPES:
             raise ValueError(f"scope={scope!r}: allowed are {', '.join(SCOPES)}.")
-        if backbone.model not in cls._known:
-            names = _names(backbone, scope)
-            cls._known[backbone.model] = scope, cls(flatten_parameters(backbone.model, names))
-        known, origin = cls._known[backbone.model]
+        known, origin = cls._known.get(backbone.model, (scope, None))
         if known != scope:
             raise ValueError(f"scope={scope!r}: this backbone is in use with scope={known!r}; load another.")
+        if origin is None or origin.left(backbone):
+            origin = cls(flatten_parameters(backbone.model, _names(backbone, scope)))
+            cls._known[backbone.model] = scope, origin
         return origin
+
+    def left(self, backbone: Backbone) -> bool:
+        """Whether `backbone.to(...)` has taken the parameters out of θ."""
+        name, *_ = self.flat.names
+        return backbone.model.get_parameter(name).data_ptr() != self.flat.theta.data_ptr()
 
 
 def _names(backbone: Backbone, scope: str) -> list[str]:
@@ -164,6 +169,10 @@ class FullFineTuning(Subspace):
     def __init__(self, backbone: Backbone, *, scope: str = "blocks") -> None:
         D = FlatOrigin.of(backbone, scope).theta0.numel()
         super().__init__(backbone, d=D, projection="identity", scope=scope)
+
+    def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Return a copy of g: the next `clear` sets g itself to zero."""
+        return super().gradient(delta).clone()
 
     def specification(self) -> dict:
         """Name and scope."""

@@ -12,7 +12,7 @@ class Criterion:
     """level = fraction · baseline, or chance + fraction · (baseline - chance).
 
     The definition moves d90 more than noise does: Li et al. (2018) report 750 for an MNIST network against
-    a baseline of 1.0, and 525 to 575 come out against the same network's own 0.976. So it is part of a result.
+    a baseline of 1.0, and 525 to 575 come out against the same network's own 0.976. It is part of a result.
 
     Attributes:
         fraction: 0.9 for d90.
@@ -28,7 +28,7 @@ class Criterion:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction={self.fraction}: must lie in (0, 1].")
         if self.baseline is not None and not 0 < self.baseline <= 1:
-            raise ValueError(f"baseline={self.baseline}: an accuracy in (0, 1], or None for full fine-tuning.")
+            raise ValueError(f"baseline={self.baseline}: must lie in (0, 1]; None is full fine-tuning.")
 
     def level(self, baseline: float, chance: float) -> float:
         """Return the score to reach."""

@@ -65,7 +65,7 @@ def train_linearized(
         jacobian: J P for each seed.
         training: steps, batch size, learning rate; its seed orders the data.
     """
-    seeds, n, outputs, d = jacobian.shape
+    seeds, _, outputs, d = jacobian.shape
     labels = one_hot(features.labels, outputs + 1).to(jacobian)
     delta = torch.zeros(seeds, d, 1, device=jacobian.device, dtype=jacobian.dtype)
     optimizer = torch.optim.AdamW([delta], weight_decay=0.0)

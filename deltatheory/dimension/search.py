@@ -19,7 +19,7 @@ from deltatheory.dimension.criterion import Interval
 __all__ = ["DimensionSearch", "Trial", "log_grid"]
 
 # One over the width in ln d of a score's rise: 1 is a rise from 12 % to 88 % within a factor of 50, what the
-# recorded curves of Li et al. (2018) and trained transformers show; the prior's spread is a factor of about 2.
+# recorded curves of Li et al. (2018) and trained transformers show; the prior's spread is a factor of 2.
 _SLOPE, _SLOPE_SPREAD = 1.0, 0.7
 _PRIOR_WEIGHT = 0.3  # what the slope prior counts beside a trial in mid-curve one unit of ln d away
 _PRIOR_TRIALS = 3  # how many trials the assumed noise counts for
@@ -59,11 +59,11 @@ class DimensionSearch:
         floor: the score at δ = 0 (or chance).
         ceiling: the score of the baseline, above the level.
         noise: standard deviation of a score from run to run, as known before any repeat.
-        level_noise: standard deviation of the level, in units of `noise`: it comes from a baseline of few runs.
+        level_noise: standard deviation of the level, in units of `noise`: its baseline is of few runs.
         guess: where to start; the middle of the grid by default.
 
     Raises:
-        ValueError: for an empty or unsorted grid, noise <= 0, or a ceiling not above the floor.
+        ValueError: for an empty or unsorted grid or one below 1, noise <= 0, or a ceiling not above the floor.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class DimensionSearch:
         level_noise: float = 0.0,
         guess: float | None = None,
     ) -> None:
-        if not len(grid) or list(grid) != sorted(set(grid)):
-            raise ValueError(f"grid={list(grid)!r}: must be ascending dimensions, at least one.")
+        if not len(grid) or list(grid) != sorted(set(grid)) or grid[0] < 1:
+            raise ValueError(f"grid={list(grid)!r}: must be ascending dimensions from 1 on, at least one.")
         if not noise > 0:
             raise ValueError(f"noise={noise}: must be above 0.")
         if not ceiling > floor:
@@ -96,8 +96,10 @@ class DimensionSearch:
         """Record a finished trial.
 
         Raises:
-            ValueError: for a score that is not a number.
+            ValueError: for a score that is not a number, or a dimension below 1.
         """
+        if d < 1:
+            raise ValueError(f"d={d}: must be at least 1; δ = 0, the frozen backbone, is the floor.")
         if not math.isfinite(score):
             raise ValueError(f"score={score} at d={d}: must be a finite number.")
         self.trials.append(Trial(d, score))
@@ -127,7 +129,7 @@ class DimensionSearch:
         if not self.trials:
             return self._nearest(math.log(self.guess))
         low, high = self.bracket()
-        crossing = self._nearest(self._crossing(self._scores(), self.level, 1.0))
+        crossing = self._nearest(float(self._crossing(self._scores(), self.level)))
         index = int(np.searchsorted(self.grid, crossing))
         if high - low > 2:  # something lies strictly inside the bracket: go there, and not only to its rim
             margin = (high - low) // 6
@@ -140,7 +142,7 @@ class DimensionSearch:
         return int(self.grid[min(max(index, 0), len(self.grid) - 1)])
 
     def bracketed(self) -> bool:
-        """Whether two neighbours on the grid have been tried, of which the smaller fails and the larger passes."""
+        """Whether neighbours on the grid have been tried, of which the smaller fails and the larger passes."""
         low, high = self.bracket()
         return high - low == 1 and (low >= 0 or self.grid[0] == 1) and high < len(self.grid)
 
@@ -150,7 +152,7 @@ class DimensionSearch:
         The rim that failed is included: where one noisy trial contradicts the curve, the curve decides.
         """
         low, high = self.bracket()
-        crossing = self._crossing(self._scores(), self.level, 1.0)
+        crossing = float(self._crossing(self._scores(), self.level))
         if high >= len(self.grid) and crossing > math.log(self.grid[-1]):
             return None
         inside = self.grid[max(low, 0) : high + 1]
@@ -171,17 +173,17 @@ class DimensionSearch:
         near = self._locality(scores)
         freedom = max(0.0, near.sum() - 2) + _PRIOR_TRIALS
         square = _PRIOR_TRIALS * self.noise**2 + float((near * residual**2).sum())
-        crossings = np.empty(_BOOTSTRAP)
-        for b in range(_BOOTSTRAP):
-            sigma = math.sqrt(square / rng.chisquare(freedom))
-            drawn = scores + sigma * rng.standard_normal(len(scores))
-            level = self.level + sigma * self.level_noise * rng.standard_normal()
-            crossings[b] = self._crossing(drawn, level, math.exp(_SLOPE_SPREAD * rng.standard_normal()))
-        centre = self._crossing(scores, self.level, 1.0)
+        sigma = np.sqrt(square / rng.chisquare(freedom, _BOOTSTRAP))
+        drawn = scores + sigma[:, None] * rng.standard_normal((_BOOTSTRAP, len(scores)))
+        levels = self.level + sigma * self.level_noise * rng.standard_normal(_BOOTSTRAP)
+        slopes = np.exp(_SLOPE_SPREAD * rng.standard_normal(_BOOTSTRAP))
+        crossings = self._crossing(drawn, levels, slopes)
+        centre = float(self._crossing(scores, self.level))
         low, high = (math.exp(x) for x in np.quantile(crossings, (0.05, 0.95)))
         value, top = math.exp(centre), float(self.grid[-1])
         if value > top:
-            return Interval(None, low, None, f"the level {self.level:.4g} is not reached at d <= {top:g}")
+            status = f"the level {self.level:.4g} is not reached at d <= {top:g}: try larger d, or more steps"
+            return Interval(None, low, None, status)
         # A dimension is a whole number: below 1 there is only the frozen backbone.
         value, low, high = (max(1.0, x) for x in (value, low, high))
         status = "reached" if high <= top else f"reached; the interval passes the largest d, {top:g}"
@@ -205,26 +207,27 @@ class DimensionSearch:
         distance = (scores - self.level) / (_LOCALITY * (self.ceiling - self.floor))
         return 1 / (1 + distance**2)
 
-    def _fit(self, scores: np.ndarray, slope: float) -> tuple[float, float]:
-        """Weighted least squares for (a, b), with a pull of b towards the prior slope."""
+    def _fit(self, scores: np.ndarray, slope: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Weighted least squares for (a, b) over the last axis, with a pull of b towards the prior slope."""
         x, y = self._x(), self._logit(scores)
         q = 1 / (1 + np.exp(-y))
         # q(1-q) turns the score's noise into the logit's (delta method); 16 makes mid-curve count 1.
         weight = 16 * (q * (1 - q)) ** 2 * self._locality(scores)
-        centre, height = np.average(x, weights=weight), np.average(y, weights=weight)
-        variance = float((weight * (x - centre) ** 2).sum())
-        covariance = float((weight * (x - centre) * (y - height)).sum())
-        prior = _SLOPE * slope
-        b = (covariance + _PRIOR_WEIGHT * prior) / (variance + _PRIOR_WEIGHT)
-        b = max(b, 0.2 * _SLOPE)  # monotone
-        return float(height - b * centre), b
+        share = weight / weight.sum(-1, keepdims=True)
+        centre, height = ((share * z).sum(-1, keepdims=True) for z in (x, y))
+        variance = (weight * (x - centre) ** 2).sum(-1)
+        covariance = (weight * (x - centre) * (y - height)).sum(-1)
+        b = (covariance + _PRIOR_WEIGHT * _SLOPE * slope) / (variance + _PRIOR_WEIGHT)
+        b = np.maximum(b, 0.2 * _SLOPE)  # monotone
+        return height[..., 0] - b * centre[..., 0], b
 
-    def _crossing(self, scores: np.ndarray, level: float, slope: float) -> float:
+    def _crossing(
+        self, scores: np.ndarray, level: np.ndarray | float, slope: np.ndarray | float = 1.0
+    ) -> np.ndarray:
         a, b = self._fit(scores, slope)
-        limit = math.log(self.grid[-1]) + 3
-        return float(np.clip((self._logit(level) - a) / b, -3, limit))
+        return np.clip((self._logit(level) - a) / b, -3, math.log(self.grid[-1]) + 3)
 
     def _curve(self, scores: np.ndarray) -> np.ndarray:
-        a, b = self._fit(scores, 1.0)
+        a, b = self._fit(scores)
         q = 1 / (1 + np.exp(-(a + b * self._x())))
         return self.floor + q * (1.02 * self.ceiling - self.floor)

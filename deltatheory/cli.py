@@ -1,0 +1,229 @@
+"""The command line: each command is a function of the library with its arguments as options.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+from typer import Option
+
+from deltatheory import __version__
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from deltatheory.dimension.criterion import Interval
+    from deltatheory.dimension.result import DimensionResult
+
+app = typer.Typer(
+    name="deltatheory",
+    help="The theory of parameter-efficient fine-tuning, executable.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,  # plain text: narrow terminals can read it, and it takes half the time
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"deltatheory {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Turn what the library raises about bad input into one red line and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        _fail(error)
+    except RuntimeError as error:
+        from deltatheory.autodiff import DerivativeError
+
+        if not isinstance(error, DerivativeError):
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.secho(f"Error: {' '.join(str(error).split())}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(2) from error
+
+
+@app.command()
+def dimension(
+    model: Annotated[str, Option(help="minilm, a local folder, or a hub id.")] = "minilm",
+    task: Annotated[
+        str, Option(help="An embedded task (see `tasks`), a .jsonl, .csv or .parquet file, or hub:NAME.")
+    ] = "stdlib-topics",
+    method: Annotated[
+        Literal["predict", "measure", "both"],
+        Option(help="Predict before training, measure by training, or both."),
+    ] = "both",
+    projection: Annotated[str, Option(help="How the subspace is drawn; see `projections`.")] = "hashed",
+    head: Annotated[str, Option(help="label-words, prototypes, probe or random.")] = "label-words",
+    scope: Annotated[str, Option(help="Parameters that move: blocks or all.")] = "blocks",
+    fraction: Annotated[float, Option(help="Share of the baseline to reach: 0.9 for d90.")] = 0.9,
+    baseline: Annotated[
+        float | None,
+        Option(help="Accuracy to compare with; by default that of full fine-tuning with the same steps."),
+    ] = None,
+    corrected: Annotated[bool, Option("--corrected", help="Count accuracy from chance, not from 0.")] = False,
+    steps: Annotated[int, Option(help="Step budget of every training run.")] = 120,
+    batch_size: Annotated[int, Option(help="Examples a step.")] = 32,
+    train_examples: Annotated[
+        int | None, Option(help="Training examples to use at most; 0 for all of them.")
+    ] = 512,
+    test_examples: Annotated[
+        int | None, Option(help="Held-out examples to use at most; all by default.")
+    ] = None,
+    max_length: Annotated[int, Option(help="Longer texts are cut at so many tokens.")] = 64,
+    runs: Annotated[float, Option(help="Budget of the measurement, in full fine-tuning runs.")] = 6.0,
+    precision: Annotated[
+        float, Option(help="Stop once the 90 % interval is this narrow: 0.25 is ±25 %.")
+    ] = 0.25,
+    seed: Annotated[int, Option(help="Of subspaces, data order and samples.")] = 0,
+    device: Annotated[str, Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    out: Annotated[
+        Path, Option(help="Folder for report.html, result.json and trials.jsonl; finished runs are reused.")
+    ] = Path("runs/dimension"),
+    progress: Annotated[bool, Option(help="Show progress bars.")] = True,
+) -> None:
+    """How many dimensions does my task need? d90, predicted before training and measured by training."""
+    with _errors_in_one_line():
+        from deltatheory.dimension import intrinsic_dimension
+        from deltatheory.dimension.criterion import Criterion
+
+        try:
+            result = intrinsic_dimension(
+                model,
+                task,
+                method=method,
+                projection=projection,
+                head=head,
+                scope=scope,
+                criterion=Criterion(fraction=fraction, baseline=baseline, corrected=corrected),
+                steps=steps,
+                batch_size=batch_size,
+                train_examples=train_examples or None,
+                test_examples=test_examples or None,
+                max_length=max_length,
+                runs=runs,
+                precision=precision,
+                seed=seed,
+                device=device,
+                out=out,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            typer.secho(
+                f"\nStopped. What has finished is kept in {out}; the same command goes on from there.",
+                err=True,
+            )
+            raise typer.Exit(130) from None
+    _print(_dimension_table(result))
+    missed = result.diagnostics.get("missed", [])
+    if missed:
+        print("What missed:")
+        for sentence in missed:
+            print(f"  - {sentence}")
+    print(f"Report: {(out / 'report.html').resolve().as_uri()}")
+    print(f"Numbers: {out / 'result.json'}")
+
+
+def _dimension_table(result: DimensionResult) -> Table:
+    table = _table("", "d90", "90 % interval", "level", "passes", "seconds", "status")
+    rows: tuple[tuple[str, str, str, Interval | None], ...] = (
+        ("predicted before training", "predicted", "predict", result.predicted),
+        ("measured by training", "measured", "measure", result.measured),
+    )
+    from deltatheory.report import count, estimate, span
+
+    for label, name, verb, interval in rows:
+        if interval is None:
+            continue
+        table.add_row(
+            label,
+            estimate(interval),
+            span(interval),
+            f"{result.level[name]:.3f}" if name in result.level else "",
+            count(result.passes.get(verb)),
+            f"{result.seconds[verb]:.0f}" if verb in result.seconds else "",
+            interval.status,
+        )
+    return table
+
+
+@app.command()
+def tasks() -> None:
+    """List the embedded tasks."""
+    with _errors_in_one_line():
+        from deltatheory.tasks import EMBEDDED, load_task
+
+        table = _table("task", "classes", "train", "dev", "test", "labels")
+        for name in EMBEDDED:
+            found = load_task(name)
+            sizes = (len(part) for part in (found.train, found.dev, found.test))
+            table.add_row(name, str(found.num_classes), *map(str, sizes), ", ".join(found.label_names))
+    _print(table)
+
+
+@app.command()
+def deltas() -> None:
+    """List the deltas: the ways to change a frozen backbone."""
+    with _errors_in_one_line():
+        from deltatheory.deltas import DELTAS
+    table = _table("delta", "family", "formula")
+    for name, kind in DELTAS.items():
+        table.add_row(name, kind.family, kind.formula)
+    _print(table)
+
+
+@app.command()
+def projections() -> None:
+    """List the projections: the ways to draw a random subspace."""
+    with _errors_in_one_line():
+        from deltatheory.projections import PROJECTIONS, make_projection
+    table = _table("projection", "nested", "isometry", "construction")
+    for name, kind in PROJECTIONS.items():
+        D = 64 if name == "identity" else 1 << 20
+        bound = make_projection(name, 64, D, seed=0).isometry
+        first = (kind.__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, "yes" if kind.nested else "no", "exact" if bound == 0 else f"{bound:.1g}", first)
+    _print(table)
+    print("nested: the subspaces of smaller d lie in those of larger d.")
+    print("isometry: a bound on the norm of PᵀP - I, here at d = 64 and D = 2^20.")
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console()
+    # A pipe or a file has no width: give each row one line there.
+    Console(width=None if console.is_terminal else 200).print(table)

@@ -1,0 +1,291 @@
+"""d90 before any training: from the tangent kernel at δ = 0."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import isotonic_regression
+
+from deltatheory.deltas import Delta
+from deltatheory.dimension.criterion import Criterion, Interval
+from deltatheory.dimension.linearized import root, subspaces, train_linearized
+from deltatheory.dimension.result import CurvePoint
+from deltatheory.dimension.search import log_grid
+from deltatheory.kernel import TangentFeatures, tangent_features
+from deltatheory.problem import FORWARD, Problem
+from deltatheory.training import Training
+
+__all__ = ["LEARNING_RATES", "Prediction", "predict"]
+
+# Rates for δ under an isometric P: with unit-norm columns one serves all d near d90.
+LEARNING_RATES = (0.3, 1.0)
+FOLDS = 8
+_SKETCH = 4096
+_BOOTSTRAP = 1000
+# Spread of ln(measured/predicted) that linearization itself leaves, beside sampling: a factor of 2 at 90 %.
+_MODEL_SPREAD = 0.42
+_TRUSTED_ERROR = 0.5  # relative error of the linearized margins above which the interval is widened
+_TRUSTED_MOVEMENT = 0.5  # ‖Δθ‖/‖θ₀‖ above which it is
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the kernel says of d90.
+
+    Attributes:
+        d90: the estimate, its interval and status.
+        level: the accuracy to reach, 0.9 of the predicted baseline by default.
+        baseline: the predicted accuracy without a limit on d.
+        frozen: accuracy of the frozen model on the kernel's examples.
+        learning_rate: the best of `LEARNING_RATES` for δ near d90, by held-out loss.
+        curve: one row for each d and fold.
+        diagnostics: rank, movement, linearization error, and the sentences in "missed".
+        passes: forward-equivalents.
+        seconds: time taken.
+    """
+
+    d90: Interval
+    level: float
+    baseline: float
+    frozen: float
+    learning_rate: float
+    curve: list[CurvePoint]
+    diagnostics: dict[str, Any]
+    passes: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Curves:
+    """Cross-fitted runs: solved[i, e] for dimension i and example e, held out in the run that judged it."""
+
+    grid: list[int]
+    solved: np.ndarray
+    loss: np.ndarray
+    movement: np.ndarray
+    points: list[CurvePoint]
+
+
+def predict(
+    problem: Problem,
+    alternatives: Callable[[int, int], Delta],
+    criterion: Criterion,
+    training: Training,
+    *,
+    examples: int,
+    chance: float,
+    on_example: Callable[[int, int], None] | None = None,
+) -> Prediction:
+    """Predict d90 by training the linearized network in random subspaces of every dimension.
+
+    Kernel rows of `examples` training examples are computed once. They are split into eight folds; each fold
+    is held out once, from runs in a random subspace of their own. No test example and no label outside the
+    training split is used.
+
+    Args:
+        problem: with `FullFineTuning` as its delta.
+        alternatives: (d, seed) ↦ the subspace delta whose linearization is checked against the network.
+        criterion: what counts as solved.
+        training: the step budget and batch size to predict for; its learning rate is not used.
+        examples: training examples to compute kernel rows of.
+        chance: majority rate, for a corrected criterion.
+        on_example: called with (done, total).
+    """
+    began, before = time.perf_counter(), problem.passes
+    features = tangent_features(
+        problem,
+        train=examples,
+        test=0,
+        outputs="margin",
+        sketch=_SKETCH,
+        seed=training.seed,
+        on_example=on_example,
+    )
+    rank, frozen = features.rank(), float(features.solved(features.logits).double().mean())
+    diagnostics: dict[str, Any] = {"rank": rank, "examples": examples, "missed": []}
+    if rank < examples // 2:
+        status = (
+            f"refused: the Jacobian of {examples} margins has rank {rank}; a head that is zero, or the same "
+            "for all classes, does that: take head='label-words', 'prototypes' or 'probe'"
+        )
+        nothing = Interval(None, None, None, status)
+        seconds = time.perf_counter() - began
+        return Prediction(
+            nothing, 0.0, 0.0, frozen, LEARNING_RATES[0], [], diagnostics, problem.passes - before, seconds
+        )
+
+    square_root = root(features)
+    grid = log_grid(1, min(features.size, _SKETCH), ratio=2.0)
+    curves = {
+        rate: _cross_fit(features, square_root, grid, replace(training, learning_rate=rate))
+        for rate in LEARNING_RATES
+    }
+    found = {rate: _d90(curve.solved, grid, criterion, chance) for rate, curve in curves.items()}
+    rate = min(found, key=lambda r: float(np.interp(found[r][0], np.log(grid), curves[r].loss)))
+    crossing, level, baseline = found[rate]
+    curve = curves[rate]
+
+    rng = np.random.default_rng(training.seed)
+    replicates = np.array(
+        [
+            _d90(curve.solved[:, rng.integers(0, examples, examples)], grid, criterion, chance)[0]
+            for _ in range(_BOOTSTRAP)
+        ]
+    )
+    nearest = grid[int(np.argmin(np.abs(np.log(grid) - crossing)))]
+    movement = float(np.interp(crossing, np.log(grid), curve.movement)) / _origin_norm(problem)
+    error = _linearization_error(
+        problem, alternatives(nearest, training.seed), features, replace(training, learning_rate=rate)
+    )
+    spread = _MODEL_SPREAD * max(1.0, error / _TRUSTED_ERROR) * max(1.0, movement / _TRUSTED_MOVEMENT)
+    replicates += spread * rng.standard_normal(_BOOTSTRAP)
+    low, high = (math.exp(max(0.0, x)) for x in np.quantile(replicates, (0.05, 0.95)))
+    diagnostics |= {
+        "movement": movement,
+        "linearization_error": error,
+        "model_spread": spread,
+        "missed": _missed(features, error, movement),
+    }
+    if frozen >= level:
+        d90 = Interval(0.0, 0.0, high, "the frozen model is predicted to reach the level already")
+    else:
+        d90 = Interval(math.exp(crossing), low, high, "predicted")
+    return Prediction(
+        d90=d90,
+        level=level,
+        baseline=baseline,
+        frozen=frozen,
+        learning_rate=rate,
+        curve=curve.points,
+        diagnostics=diagnostics,
+        passes=problem.passes - before,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _folds(examples: int) -> list[tuple[list[int], list[int]]]:
+    """Return (kept, held out) for each fold; neighbours go to different folds, so classes stay balanced."""
+    count = min(FOLDS, examples)
+    return [
+        ([i for i in range(examples) if i % count != k], list(range(k, examples, count))) for k in range(count)
+    ]
+
+
+def _cross_fit(
+    features: TangentFeatures, square_root: torch.Tensor, grid: list[int], training: Training
+) -> _Curves:
+    examples = len(features.labels)
+    solved = np.zeros((len(grid), examples))
+    loss, movement = np.zeros(len(grid)), np.zeros(len(grid))
+    points = []
+    folds = _folds(examples)
+    for k, (kept, held) in enumerate(folds):
+        order = kept + held
+        part = replace(
+            features,
+            logits=features.logits[order],
+            labels=features.labels[order],
+            slack=None if features.slack is None else features.slack[order],
+            train=len(kept),
+        )
+        for i, d in enumerate(grid):
+            jacobian = subspaces(square_root[order], features.size, d, 1, seed=training.seed + 1000 * k + i)
+            run = train_linearized(part, jacobian, replace(training, seed=training.seed + k))
+            right = part.solved(run.logits)[0].double().cpu().numpy()
+            log_p = run.logits[0].log_softmax(-1)
+            nll = -log_p.gather(1, part.labels[:, None])[len(kept) :].mean()
+            solved[i, held] = right[len(kept) :]
+            loss[i] += float(nll) / len(folds)
+            movement[i] += float(run.delta.norm()) / len(folds)
+            points.append(
+                CurvePoint(
+                    d=d,
+                    method="predict",
+                    seed=training.seed + k,
+                    train_loss=float(run.train_loss[0]),
+                    train_metric=float(right[: len(kept)].mean()),
+                    test_metric=float(right[len(kept) :].mean()),
+                )
+            )
+    return _Curves(grid, solved, loss, movement, points)
+
+
+def _d90(
+    solved: np.ndarray, grid: list[int], criterion: Criterion, chance: float
+) -> tuple[float, float, float]:
+    """Return (ln d90, level, baseline) of one set of held-out judgements, by a monotone fit."""
+    score = isotonic_regression(solved.mean(1)).x
+    baseline = float(score[-1]) if criterion.baseline is None else criterion.baseline
+    level = criterion.level(baseline, min(chance, baseline))
+    above = np.flatnonzero(score >= level)
+    if not len(above):  # a given baseline may lie out of reach
+        return math.log(grid[-1]), level, baseline
+    i = int(above[0])
+    if i == 0:
+        return 0.0, level, baseline
+    share = (level - score[i - 1]) / (score[i] - score[i - 1])
+    return float(np.log(grid[i - 1]) + share * np.log(grid[i] / grid[i - 1])), level, baseline
+
+
+def _origin_norm(problem: Problem) -> float:
+    origin = problem.delta.parameters(problem.delta.initial())
+    return math.sqrt(sum(float(p.detach().double().square().sum()) for p in origin.values()))
+
+
+def _linearization_error(
+    problem: Problem, delta: Delta, features: TangentFeatures, training: Training
+) -> float:
+    """Return rms(network - linearized) / rms(linearized - start) of held-out margins at the linearized optimum.
+
+    The subspace is the one that the sketch contains, so the δ that solves the linearized problem can be put
+    into the network: one forward pass over one fold.
+    """
+    if features.sketch is None:
+        return 0.0
+    kept, held = _folds(len(features.labels))[0]
+    order = kept + held
+    rows, _ = features.restricted(delta.size)
+    part = replace(
+        features, logits=features.logits[order], labels=features.labels[order], slack=None, train=len(kept)
+    )
+    run = train_linearized(part, rows[order][None], training)
+    linear = run.logits[0, len(kept) :, 1]
+    start = part.logits[len(kept) :, 1]
+    tuned = Problem(
+        problem.backbone, problem.task, delta, problem.head, max_length=problem.max_length, check=False
+    )
+    subset = replace(
+        problem.train,
+        examples=problem.train.examples.subset(held),
+        lengths=problem.train.lengths[held],
+        labels=problem.train.labels[held],
+    )
+    logits = tuned.predict(run.delta[0], subset)
+    tuned.restore()
+    problem.passes += FORWARD * len(held)
+    others = logits.scatter(1, subset.labels[:, None], float("-inf")).logsumexp(1)
+    actual = logits.gather(1, subset.labels[:, None])[:, 0] - others
+    return float((actual - linear).norm() / (linear - start).norm())
+
+
+def _missed(features: TangentFeatures, error: float, movement: float) -> list[str]:
+    missed = []
+    if error > _TRUSTED_ERROR:
+        missed.append(
+            f"Linearization: at the predicted d90 the network's margins differ from the linearized ones by "
+            f"{error:.0%} of their change; the interval is {error / _TRUSTED_ERROR:.1f} times as wide for it."
+        )
+    if movement > _TRUSTED_MOVEMENT:
+        missed.append(
+            f"Movement: ‖Δθ‖/‖θ₀‖ = {movement:.2f} at the predicted d90, further than a linearization reaches; "
+            f"the interval is {movement / _TRUSTED_MOVEMENT:.1f} times as wide for it."
+        )
+    if features.rank() < len(features.labels):
+        missed.append(f"Rank: the Jacobian of {len(features.labels)} margins has rank {features.rank()} only.")
+    return missed
