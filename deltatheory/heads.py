@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,36 +52,38 @@ class Head:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Head:
         """Move or cast."""
-        moved = (x.to(device=device, dtype=dtype) for x in (self.weight, self.bias, self.centre))
-        return Head(self.kind, *moved, self.passes)
+        weight, bias, centre = (
+            x.to(device=device, dtype=dtype) for x in (self.weight, self.bias, self.centre)
+        )
+        return replace(self, weight=weight, bias=bias, centre=centre)
 
 
 @torch.no_grad()
-def _features(backbone: Backbone, examples: Examples) -> Tensor:
+def _features(backbone: Backbone, examples: Examples, max_length: int | None) -> Tensor:
     pieces = []
     for start in range(0, len(examples), _CHUNK):
         part = examples.subset(range(start, min(start + _CHUNK, len(examples))))
-        pieces.append(backbone.pooled(backbone.encode(part.texts, part.pairs)))
+        pieces.append(backbone.pooled(backbone.encode(part.texts, part.pairs, max_length)))
     return torch.cat(pieces)
 
 
-def _label_words(backbone: Backbone, task: Task, seed: int) -> Head:
+def _label_words(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
     """W = the backbone's own embedding of each class's words: zero-shot classification."""
     words = Examples(task.label_words, labels=tuple(range(task.num_classes)))
-    rows = normalize(_features(backbone, words), dim=-1)
+    rows = normalize(_features(backbone, words, max_length), dim=-1)
     return Head(
         "label-words", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), len(rows)
     )
 
 
-def _class_means(backbone: Backbone, task: Task) -> tuple[Tensor, Tensor, Tensor]:
+def _class_means(backbone: Backbone, task: Task, max_length: int | None) -> tuple[Tensor, Tensor, Tensor]:
     missing = sorted(set(range(task.num_classes)) - set(task.train.labels or ()))
     if missing:
         raise ValueError(
-            f"task={task.name!r} has no training example of {task.label_names[missing[0]]!r}: drop the class, or "
-            "take head='label-words', which needs none."
+            f"task={task.name!r} has no training example of {task.label_names[missing[0]]!r}: drop the "
+            "class, or take head='label-words', which needs none."
         )
-    features = _features(backbone, task.train)
+    features = _features(backbone, task.train, max_length)
     centre = features.mean(0)
     features = normalize(features - centre, dim=-1)
     labels = torch.tensor(task.train.labels, device=features.device)
@@ -89,15 +91,15 @@ def _class_means(backbone: Backbone, task: Task) -> tuple[Tensor, Tensor, Tensor
     return features, centre, normalize(means, dim=-1)
 
 
-def _prototypes(backbone: Backbone, task: Task, seed: int) -> Head:
+def _prototypes(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
     """W = the direction of each class's mean training feature (Snell et al. 2017)."""
-    features, centre, means = _class_means(backbone, task)
+    features, centre, means = _class_means(backbone, task, max_length)
     return Head("prototypes", SCALE * means, means.new_zeros(len(means)), centre, len(features))
 
 
-def _probe(backbone: Backbone, task: Task, seed: int) -> Head:
+def _probe(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
     """W, b = ridge-regularized logistic regression on the frozen features, started at the prototypes."""
-    features, centre, means = _class_means(backbone, task)
+    features, centre, means = _class_means(backbone, task, max_length)
     x, y = features.double().cpu().numpy(), np.array(task.train.labels)
     classes, width = means.shape
     onehot = np.eye(classes)[y]
@@ -118,7 +120,7 @@ def _probe(backbone: Backbone, task: Task, seed: int) -> Head:
     return Head("probe", weight, torch.from_numpy(solution[-classes:]).to(features), centre, len(features))
 
 
-def _random(backbone: Backbone, task: Task, seed: int) -> Head:
+def _random(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
     """W = random directions, as in Li et al. (2018): the task starts at chance."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(task.num_classes, backbone.hidden_size, generator=generator)
@@ -126,7 +128,7 @@ def _random(backbone: Backbone, task: Task, seed: int) -> Head:
     return Head("random", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), 0)
 
 
-HEADS: dict[str, Callable[[Backbone, Task, int], Head]] = {
+HEADS: dict[str, Callable[[Backbone, Task, int, int | None], Head]] = {
     "label-words": _label_words,
     "prototypes": _prototypes,
     "probe": _probe,
@@ -134,7 +136,9 @@ HEADS: dict[str, Callable[[Backbone, Task, int], Head]] = {
 }
 
 
-def make_head(kind: str, backbone: Backbone, task: Task, *, seed: int = 0) -> Head:
+def make_head(
+    kind: str, backbone: Backbone, task: Task, *, seed: int = 0, max_length: int | None = None
+) -> Head:
     """Make the frozen head of a classification task.
 
     Args:
@@ -144,6 +148,7 @@ def make_head(kind: str, backbone: Backbone, task: Task, *, seed: int = 0) -> He
         backbone: frozen.
         task: with two or more classes.
         seed: of the random head.
+        max_length: longer texts are cut here; give that of the problem.
 
     Raises:
         ValueError: for an unknown kind, a generation task, or a class without the examples the head needs.
@@ -153,4 +158,4 @@ def make_head(kind: str, backbone: Backbone, task: Task, *, seed: int = 0) -> He
         raise ValueError(f"head={kind!r}: no such head; nearest: {', '.join(near)}.")
     if task.kind != "classification":
         raise ValueError(f"task={task.name!r} is a {task.kind} task: a head needs classes.")
-    return HEADS[kind](backbone, task, seed)
+    return HEADS[kind](backbone, task, seed, max_length)

@@ -74,7 +74,9 @@ class Problem:
     ) -> None:
         self.backbone, self.task, self.delta = backbone, task, delta
         self.max_length = min(max_length, backbone.max_length)
-        self.head = make_head(head, backbone, task) if isinstance(head, str) else head
+        if isinstance(head, str):
+            head = make_head(head, backbone, task, max_length=self.max_length)
+        self.head = head
         self.train = self._split(task.train)
         self.test = self._split(task.test)
         self.passes = 0.0
