@@ -63,7 +63,8 @@ class DimensionSearch:
         guess: where to start; the middle of the grid by default.
 
     Raises:
-        ValueError: for an empty or unsorted grid or one below 1, noise <= 0, or a ceiling not above the floor.
+        ValueError: for a grid that is empty, unsorted or below 1, noise <= 0, or a ceiling not above the
+            floor.
     """
 
     def __init__(
@@ -142,18 +143,19 @@ class DimensionSearch:
         return int(self.grid[min(max(index, 0), len(self.grid) - 1)])
 
     def bracketed(self) -> bool:
-        """Whether neighbours on the grid have been tried, of which the smaller fails and the larger passes."""
+        """Whether two neighbours on the grid were tried, of which the smaller fails and the larger passes."""
         low, high = self.bracket()
         return high - low == 1 and (low >= 0 or self.grid[0] == 1) and high < len(self.grid)
 
     def smallest(self) -> int | None:
         """Return the smallest dimension of the grid that by the fit reaches the level, within the bracket.
 
-        The rim that failed is included: where one noisy trial contradicts the curve, the curve decides.
+        The rim that failed is included: where one noisy trial contradicts the curve, the curve decides. While
+        no trial has passed, an answer must lie above what has failed: else the curve has levelled off.
         """
         low, high = self.bracket()
         crossing = float(self._crossing(self._scores(), self.level))
-        if high >= len(self.grid) and crossing > math.log(self.grid[-1]):
+        if high >= len(self.grid) and not self.grid[low] <= math.exp(crossing) <= self.grid[-1]:
             return None
         inside = self.grid[max(low, 0) : high + 1]
         reaching = inside[np.log(inside) >= crossing - _RESOLUTION]
@@ -186,7 +188,13 @@ class DimensionSearch:
             return Interval(None, low, None, status)
         # A dimension is a whole number: below 1 there is only the frozen backbone.
         value, low, high = (max(1.0, x) for x in (value, low, high))
-        status = "reached" if high <= top else f"reached; the interval passes the largest d, {top:g}"
+        if self.bracket()[1] == len(self.grid):
+            tried = max(trial.d for trial in self.trials)
+            status = (
+                f"extrapolated: no run at d <= {tried} has reached the level; try larger d, or more steps"
+            )
+        else:
+            status = "reached" if high <= top else f"reached; the interval passes the largest d, {top:g}"
         return Interval(value, low, high if high <= top else None, status)
 
     def _scores(self) -> np.ndarray:
