@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deltatheory.dimension.criterion import Interval
     from deltatheory.dimension.result import DimensionResult
 
-__all__ = ["count", "dimension_figure", "dimension_page", "estimate", "span"]
+__all__ = ["count", "dimension_figure", "dimension_page", "estimate", "span", "whole"]
 
 # The page swaps each of these for its own colour of that name, so that one drawing is read on white and on
 # black. They occur nowhere else in the drawing, and do as they are for a figure on white.
@@ -27,7 +27,7 @@ _COLOURS = {
     "predicted": "#2563eb",
     "measured": "#c2410c",
     "ink": "#26272b",
-    "faint": "#8b8d94",
+    "faint": "#6f7179",
     "grid": "#e4e5e9",
 }
 _VERBS = {"predicted": "predict", "measured": "measure"}
@@ -37,17 +37,20 @@ _BREAK = 0.035  # where the axis is broken, from each end; all data lie further 
 _LISTED = 12  # entries of a list that the page shows
 
 
-def count(value: float | None) -> str:
+def count(value: float | int | None) -> str:
     """Write a dimension or a number of passes so that it is read at a glance: 190, 12 400, 10.6 M."""
     if value is None:
         return "–"
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.3g} M" if abs(value) < 1e9 else f"{value / 1e9:.3g} G"
-    if abs(value) < 10:
-        return f"{value:.2g}"
-    if abs(value) < 1000:
-        return f"{value:.0f}"
-    return f"{float(f'{value:.3g}'):,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    value = float(f"{value:.3g}" if abs(value) >= 10 else f"{value:.2g}")
+    for size, letter in ((1e9, "G"), (1e6, "M")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return whole(round(value)) if abs(value) >= 10 else f"{value:g}"
+
+
+def whole(number: int) -> str:
+    """Write a whole number in full, in groups of three: 10 646 784."""
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def estimate(interval: Interval) -> str:
@@ -126,7 +129,7 @@ def dimension_page(result: DimensionResult) -> str:
         assumptions=_sentences(result.diagnostics.get("assumptions")),
         trials=[point for point in result.curve if point.method != "predict"],
         predictions=[
-            {"d": d, "seeds": len(scores), "mean": np.mean(scores), "band": np.quantile(scores, _BAND)}
+            {"d": d, "runs": len(scores), "mean": np.mean(scores), "band": np.quantile(scores, _BAND)}
             for d, scores in _scores(result, "predict").items()
         ],
         details={
@@ -137,6 +140,7 @@ def dimension_page(result: DimensionResult) -> str:
         command=_command(result.provenance.get("command")),
         count=count,
         estimate=estimate,
+        whole=whole,
         span=span,
     )
 
@@ -342,7 +346,7 @@ def _headline(result: DimensionResult) -> Iterator[tuple[str, str, str]]:
     for name, interval in _intervals(result).items():
         found = ("" if interval.value is None else "= ") + estimate(interval)
         if interval.low is not None:
-            found += f" (90 % interval {span(interval)})"
+            found += f" (90\N{NO-BREAK SPACE}% interval {span(interval)})"
         yield name, _TITLES[name].capitalize(), f"{_symbol(result)} {found}"
 
 

@@ -1,0 +1,259 @@
+"""The page and the figure, against results made by hand: whole ones, and every way a part can be missing."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from deltatheory.dimension.criterion import Interval
+from deltatheory.dimension.result import CurvePoint, DimensionResult
+from deltatheory.report import count, dimension_figure, dimension_page, span, whole
+
+PREDICTED = Interval(190.0, 90.0, 400.0, "predicted")
+MEASURED = Interval(240.0, 180.0, 310.0, "reached")
+UNREACHED = Interval(None, 3300.0, None, "the level 0.8 is not reached at d <= 4096")
+REFUSED = Interval(None, None, None, "refused: the Jacobian has rank 3")
+OPEN = Interval(2500.0, 900.0, None, "reached; the interval passes the largest d, 4096")
+FROZEN_IS_ENOUGH = Interval(0.0, 0.0, 12.0, "the frozen model reaches the level already")
+
+
+def accuracy(d: int) -> float:
+    return 0.62 + 0.27 / (1 + (90 / d) ** 0.9)
+
+
+def a_result(
+    predicted: Interval | None = PREDICTED, measured: Interval | None = MEASURED, **changes
+) -> DimensionResult:
+    size = 10_646_784
+    curve = [CurvePoint(0, "frozen", 0, None, None, 0.62)]
+    if predicted is not None and predicted is not REFUSED:
+        curve += [
+            CurvePoint(2**k, "predict", s, 0.5, 0.9, accuracy(2**k) + 0.01 * np.sin(s + k))
+            for k in range(2, 13)
+            for s in range(8)
+        ]
+    if measured is not None:
+        curve += [CurvePoint(d, "measure", d % 3, 0.4, None, accuracy(d)) for d in (64, 256, 128, 181)]
+        curve += [CurvePoint(512, "measure", 1, None, None, None)]  # diverged
+        curve += [CurvePoint(size, "baseline", s, 0.1, None, 0.9 - 0.01 * s) for s in (0, 1)]
+    given = [name for name, part in (("predicted", predicted), ("measured", measured)) if part is not None]
+    verbs = {"predicted": "predict", "measured": "measure"}
+    whole = DimensionResult(
+        predicted=predicted,
+        measured=measured,
+        level={name: 0.0 if predicted is REFUSED and name == "predicted" else 0.8 for name in given},
+        baseline={name: 0.0 if predicted is REFUSED and name == "predicted" else 0.89 for name in given},
+        chance=0.31,
+        frozen=0.62,
+        size=size,
+        curve=curve,
+        passes={verbs[name]: {"predicted": 3500.0, "measured": 70000.0}[name] for name in given},
+        full_runs=5.0 if measured else 0.0,
+        seconds={verbs[name]: {"predicted": 41.0, "measured": 612.0}[name] for name in given},
+        diagnostics={
+            "missed": ["Linearization: <b>12 %</b> & more."],
+            "assumptions": ["The head is frozen."],
+            "rank": 448,
+            "spectrum": list(range(50)),
+        },
+        settings={
+            "criterion": {"fraction": 0.9, "baseline": None, "corrected": False},
+            "training": {"steps": 120},
+        },
+        provenance={
+            "model": {"name": "minilm"},
+            "task": {"name": "stdlib-topics"},
+            "command": ["deltatheory", "dimension", "--out", "a folder"],
+        },
+    )
+    return dataclasses.replace(whole, **changes)
+
+
+EVERY_RESULT = {
+    "both": a_result(),
+    "predicted only": a_result(measured=None),
+    "measured only": a_result(predicted=None),
+    "not reached": a_result(measured=UNREACHED),
+    "nothing reached": a_result(predicted=None, measured=UNREACHED),
+    "refused": a_result(predicted=REFUSED),
+    "no upper end": a_result(predicted=OPEN),
+    "frozen is enough": a_result(predicted=FROZEN_IS_ENOUGH),
+    "bare": a_result(diagnostics={}, settings={}, provenance={}),
+}
+
+
+class Parsed(HTMLParser):
+    """The text of a page without its drawing, and the balance of its tags."""
+
+    VOID = ("meta", "link", "br", "img")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())  # with every kind of space as a plain one
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"svg", "style"} & set(self.open):
+            self.words.append(data)
+
+
+@pytest.mark.parametrize("name", EVERY_RESULT)
+def test_every_result_has_a_well_formed_page_that_loads_nothing(name):
+    page = dimension_page(EVERY_RESULT[name])
+    parsed = Parsed(page)
+    assert parsed.open == []
+    assert "None" not in parsed.text
+    assert page.count("<svg") == 1
+    assert not re.search(r"""(src|href)=["'](?!#)|@import|url\((?!#)|<script""", page)
+
+
+def test_the_headline_comes_first_and_what_missed_before_the_figure():
+    page = dimension_page(a_result())
+    text = Parsed(page).text
+    assert "Predicted before training: d90 = 190 (90 % interval 90–400)" in text
+    assert "Measured by training: d90 = 240 (90 % interval 180–310)" in text
+    assert page.index("Measured by training") < page.index("What missed") < page.index("<svg")
+    assert "0.79" in text  # the ratio of the two
+    assert "deltatheory dimension --out 'a folder'" in text
+
+
+def test_costs_are_in_passes_and_in_full_runs_on_both_sides():
+    text = Parsed(dimension_page(a_result())).text
+    assert "predicted before training 3 500 0.25 41" in text  # 5 runs took 70 000 passes
+    assert "measured by training 70 000 5 612" in text
+    assert "measured / predicted 20 15" in text
+
+
+def test_text_of_a_result_cannot_become_markup():
+    page = dimension_page(a_result(provenance={"task": "<script>alert(1)</script>", "command": "x</pre><b>"}))
+    assert "<script" not in page
+    assert "&lt;b&gt;12 %&lt;/b&gt; &amp; more." in page
+    assert "x&lt;/pre&gt;" in page
+
+
+def test_where_nothing_missed_the_page_says_what_was_checked():
+    told = {"missed": [], "checked": ["Linearization error 0.2 is within 0.5."], "rank": 448}
+    assert (
+        "Nothing. Checked and passed: Linearization error 0.2"
+        in Parsed(dimension_page(a_result(diagnostics=told))).text
+    )
+    only_values = {"missed": [], "linearization_error": 0.2}
+    assert (
+        "within bounds: linearization error (0.2)"
+        in Parsed(dimension_page(a_result(diagnostics=only_values))).text
+    )
+    assert "Nothing was checked" in Parsed(dimension_page(a_result(diagnostics={}))).text
+
+
+def test_a_value_that_is_not_there_is_said_in_words():
+    text = Parsed(dimension_page(a_result(predicted=REFUSED, measured=UNREACHED))).text
+    assert "Predicted before training: d90 unknown Measured" in text
+    assert "Measured by training: d90 not reached (90 % interval above 3 300)" in text
+    assert REFUSED.status in text
+
+
+def test_the_symbol_and_the_definition_follow_the_criterion():
+    settings = {"criterion": {"fraction": 0.8, "baseline": 0.95, "corrected": True}, "steps": 77}
+    text = Parsed(dimension_page(a_result(settings=settings))).text
+    assert "d80 = 190" in text
+    assert "chance + 0.8 · (baseline − chance)" in text
+    assert "the accuracy given, 0.95" in text
+    assert "77 steps" in text
+    assert "d90" not in text
+
+
+def test_a_long_list_is_cut_and_says_so():
+    text = Parsed(dimension_page(a_result())).text
+    assert "10, 11, ... (50 values; all are in result.json)" in text
+    assert "12, 13" not in text
+
+
+def test_the_drawing_has_only_colours_that_the_page_can_swap():
+    page = dimension_page(a_result())
+    drawing = page[page.index("<svg") : page.index("</svg>")]
+    assert not re.search("#[0-9a-f]{6}", drawing)
+    used = set(re.findall(r"var\(--(\w+)\)", drawing))
+    assert used >= {"predicted", "measured", "ink", "faint"}
+    for name in used:  # once for light, once for dark
+        assert page.count(f"--{name}:") == 2
+
+
+def test_the_same_result_gives_the_same_page():
+    assert dimension_page(a_result()) == dimension_page(a_result())
+
+
+@pytest.mark.parametrize("name", EVERY_RESULT)
+def test_no_label_of_the_figure_is_clipped_or_lies_on_another(name):
+    figure = dimension_figure(EVERY_RESULT[name])
+    figure.draw_without_rendering()
+    curve, bars = figure.axes
+    labels = [*bars.get_xticklabels(), *bars.get_yticklabels(), *curve.get_yticklabels()]
+    low, high = curve.get_ylim()
+    labels = [
+        x
+        for x in labels
+        if x.get_text() and (x not in curve.get_yticklabels() or low <= x.get_position()[1] <= high)
+    ]
+    labels += [*bars.texts, bars.xaxis.label, curve.yaxis.label, *figure.legends[0].get_texts()]
+    boxes = [label.get_window_extent() for label in labels]
+    whole_figure = figure.bbox
+    for label, box in zip(labels, boxes, strict=True):
+        inside = box.x0 >= whole_figure.x0 and box.x1 <= whole_figure.x1
+        assert inside, label.get_text()
+        assert box.y0 >= whole_figure.y0, label.get_text()
+        assert box.y1 <= whole_figure.y1, label.get_text()
+    for i, a in enumerate(boxes):
+        for j in range(i):
+            assert not a.overlaps(boxes[j]), (labels[i].get_text(), labels[j].get_text())
+
+
+def test_the_figure_shows_each_run_once_and_leaves_no_global_state():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    curve, _ = dimension_figure(a_result()).axes
+    assert dict(matplotlib.rcParams) == before
+    drawn = {tuple(point) for line in curve.lines if line.get_marker() == "o" for point in line.get_xydata()}
+    assert drawn == {(d, accuracy(d)) for d in (64, 128, 181, 256)}  # the diverged run has no accuracy
+    mean = next(line for line in curve.lines if "predicted" in str(line.get_label()))
+    np.testing.assert_allclose(
+        mean.get_ydata()[3], np.mean([accuracy(32) + 0.01 * np.sin(s + 5) for s in range(8)])
+    )
+
+
+def test_save_writes_the_page_and_the_numbers(tmp_path):
+    path = a_result().save(tmp_path / "new" / "folder")
+    assert path.read_text() == dimension_page(a_result())
+    assert (path.parent / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (None, "–"), (0.0, "0"), (3.24, "3.2"), (9.96, "10"), (190.4, "190"), (999.6, "1 000"),
+        (12_345, "12 300"), (999_999, "1 M"), (10_646_784, "10.6 M"), (7.1e9, "7.1 G"),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_at_a_glance(number, text):
+    assert count(number).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
+
+
+def test_intervals_in_words():
+    assert span(MEASURED) == "180–310"
+    assert span(OPEN) == "above 900"
+    assert span(REFUSED) == "–"
+    assert whole(10_646_784).replace("\N{NARROW NO-BREAK SPACE}", " ") == "10 646 784"
