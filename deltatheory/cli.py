@@ -31,10 +31,11 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
+def _show_version(asked: bool) -> bool:
     if asked:
         print(f"deltatheory {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

@@ -1,0 +1,188 @@
+"""The command line: fast to answer, the same as the library, and plain about bad input."""
+
+import inspect
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sample_results import UNREACHED, a_result
+from typer.testing import CliRunner
+
+import deltatheory.dimension
+from deltatheory import __version__
+from deltatheory.autodiff import DerivativeError
+from deltatheory.cli import app
+from deltatheory.cli import dimension as dimension_command
+from deltatheory.deltas import DELTAS
+from deltatheory.dimension.criterion import Criterion
+from deltatheory.projections import PROJECTIONS
+from deltatheory.tasks import EMBEDDED
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("dimension", "tasks", "deltas", "projections")
+
+
+def run_process(*args: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    start = "from deltatheory.cli import app; app(prog_name='deltatheory')"
+    return subprocess.run(
+        [sys.executable, *flags, "-c", start, *args],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def run(*args: str):
+    return CliRunner().invoke(app, list(args))
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """In place of a run: what it was called with, and what it shall do."""
+    calls: list[dict] = []
+
+    def answer(result=None, error: BaseException | None = None):
+        def intrinsic_dimension(model, task, **options):
+            calls.append({"model": model, "task": task, **options})
+            if error is not None:
+                raise error
+            return result
+
+        monkeypatch.setattr(deltatheory.dimension, "intrinsic_dimension", intrinsic_dimension)
+        return calls
+
+    return answer
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy():
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = run_process("--help")
+        seconds.append(time.perf_counter() - began)
+        assert done.returncode == 0
+    for command in COMMANDS:
+        assert command in done.stdout
+    # 0.2 s on an idle machine, where the promise is 0.5; a loaded one gets the rest.
+    assert statistics.median(seconds) < 1.5
+    imported = run_process("dimension", "--help", flags=("-X", "importtime")).stderr
+    names = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in imported.splitlines() if "|" in line}
+    assert "typer" in names
+    assert not names & {"torch", "transformers", "numpy", "scipy", "matplotlib", "jinja2", "rich"}
+
+
+def test_version():
+    assert run("--version").output.strip() == f"deltatheory {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("command", "names"), [("tasks", EMBEDDED), ("deltas", DELTAS), ("projections", PROJECTIONS)]
+)
+def test_lists_have_one_row_a_name(command, names):
+    result = run(command)
+    assert result.exit_code == 0, result.output
+    first_words = [line.split()[0] for line in result.output.splitlines() if line.strip()]
+    for name in names:
+        assert first_words.count(name) == 1
+
+
+def test_options_and_defaults_are_those_of_the_function():
+    function = inspect.signature(deltatheory.dimension.intrinsic_dimension).parameters
+    command = inspect.signature(dimension_command).parameters
+    criterion = {"fraction", "baseline", "corrected"}
+    assert set(command) - criterion == set(function) - {"criterion"}
+    for name in set(command) - criterion - {"out", "progress"}:
+        assert command[name].default == function[name].default, name
+    chosen = {name: command[name].default for name in criterion}
+    assert Criterion(**chosen) == Criterion()
+
+
+def test_every_option_reaches_the_function(stand_in, tmp_path):
+    calls = stand_in(a_result())
+    given = (
+        "--model m --task t --method measure --projection srdct --head probe --scope all --fraction 0.8 "
+        "--baseline 0.95 --corrected --steps 7 --batch-size 3 --train-examples 0 --test-examples 99 "
+        f"--max-length 32 --runs 2.5 --precision 0.5 --seed 4 --device cuda:1 --out {tmp_path} --no-progress"
+    )
+    result = run("dimension", *given.split())
+    assert result.exit_code == 0, result.output
+    assert calls == [
+        {
+            "model": "m", "task": "t", "method": "measure", "projection": "srdct", "head": "probe",
+            "scope": "all", "criterion": Criterion(0.8, 0.95, True), "steps": 7, "batch_size": 3,
+            "train_examples": None, "test_examples": 99, "max_length": 32, "runs": 2.5, "precision": 0.5,
+            "seed": 4, "device": "cuda:1", "out": tmp_path, "progress": False,
+        }
+    ]  # fmt: skip
+
+
+def test_results_come_as_a_table_with_what_missed_and_where_the_page_is(stand_in, tmp_path):
+    stand_in(a_result(measured=UNREACHED))
+    output = run("dimension", "--out", str(tmp_path)).output
+    assert re.search(r"predicted before training +190 +90–400 +0.800", output)
+    assert re.search(r"measured by training +not reached +above 3.300", output)
+    assert "the level 0.8 is not reached at d <= 4096" in output
+    assert "Linearization: <b>12 %</b> & more." in output
+    assert (tmp_path / "report.html").as_uri() in output
+
+
+BAD = [
+    (("--task", "stdlib-topic"), "stdlib-topics"),
+    (("--task", "absent.jsonl"), "absent.jsonl"),
+    (("--projection", "hashd"), "hashed"),
+    (("--fraction", "1.5"), "fraction=1.5"),
+    (("--steps", "0"), "steps=0"),
+    (("--method", "guess"), "measure"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), BAD, ids=lambda x: " ".join(x) if isinstance(x, tuple) else None
+)
+def test_bad_input_is_one_line_and_exit_code_2(options, named, tmp_path):
+    result = run("dimension", *options, "--out", str(tmp_path / "new"))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert named in result.stderr
+    assert "Traceback" not in result.stderr
+    if result.stderr.startswith("Error: "):  # else it is typer's own, about a choice
+        assert result.stderr.count("\n") == 1
+
+
+def test_an_unknown_task_has_no_traceback_in_a_real_process():
+    done = run_process("dimension", "--task", "stdlib-topic")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: Unknown task 'stdlib-topic'.")
+    assert "stdlib-topics" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("x=1:\n  no"), FileNotFoundError("no f"), DerivativeError("d"), OSError(28, "full", "f")],
+)
+def test_what_the_library_says_of_bad_input_is_one_line(stand_in, error):
+    stand_in(error=error)
+    result = run("dimension")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert " ".join(str(error).split()) in result.stderr
+
+
+def test_a_fault_of_the_library_keeps_its_traceback(stand_in):
+    stand_in(error=RuntimeError("a bug"))
+    assert isinstance(run("dimension").exception, RuntimeError)
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(stand_in, tmp_path):
+    stand_in(error=KeyboardInterrupt())
+    result = run("dimension", "--out", str(tmp_path))
+    assert result.exit_code == 130
+    assert f"kept in {tmp_path}" in result.stderr
