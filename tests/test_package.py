@@ -1,0 +1,104 @@
+"""What a stranger installs: what it needs, what it carries, and that its papers agree with it."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import deltatheory
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = (
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "pyarrow",
+    "typer",
+    "rich",
+    "tqdm",
+    "matplotlib",
+    "jinja2",
+)
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_loads_nothing_heavy():
+    loaded = run_python(
+        "import sys, deltatheory; print(*{name.split('.')[0] for name in sys.modules})"
+    ).split()
+    assert not set(loaded) & {"torch", "numpy", "scipy", *EXTRAS}
+
+
+def test_every_public_name_is_there_without_any_extra():
+    absent = (*EXTRAS, "jaxtyping", "beartype")
+    names = run_python(
+        f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import deltatheory as d; "
+        "print(*[getattr(d, name).__name__ for name in d.__all__ if name != '__version__'])"
+    )
+    assert names.split() == [name for name in deltatheory.__all__ if name != "__version__"]
+
+
+def test_dir_and_unknown_names():
+    assert dir(deltatheory) == sorted(deltatheory.__all__)
+    with pytest.raises(AttributeError, match="'intrinsic_dimenson'"):
+        _ = deltatheory.intrinsic_dimenson
+
+
+def test_the_version_is_the_same_everywhere():
+    assert PROJECT["dynamic"] == ["version"]
+    assert f"version: {deltatheory.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    releases = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert releases[0] == "Unreleased" or Version(releases[0]) == Version(deltatheory.__version__)
+
+
+def test_the_page_template_is_in_the_package():
+    assert "{{ title }}" in (files("deltatheory") / "templates" / "dimension.html").read_text()
+
+
+def test_constraints_pin_all_that_the_project_names_within_what_it_allows():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {Requirement(line).name: Version(line.split("==")[1]) for line in lines if line and line[0] != "#"}
+    assert pins["torch"] == Version("2.13.0")
+    extras = PROJECT["optional-dependencies"].values()
+    for text in [*PROJECT["dependencies"], *(entry for extra in extras for entry in extra)]:
+        wanted = Requirement(text)
+        if wanted.name != "deltatheory":
+            assert pins[wanted.name] in wanted.specifier, text
+
+
+def test_the_readme_names_only_commands_and_options_that_exist():
+    import typer
+
+    from deltatheory.cli import app
+
+    group = typer.main.get_command(app)
+    for line in re.findall(r"deltatheory ([a-z][^`\n]*)", (ROOT / "README.md").read_text()):
+        words = line.split()
+        command = getattr(group, "commands", {}).get(words[0])
+        if command is None:  # prose
+            assert not any(word.startswith("--") for word in words), line
+            continue
+        known = {
+            name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert {word for word in words if word.startswith("--")} <= known, line
