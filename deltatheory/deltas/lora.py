@@ -51,7 +51,6 @@ class LoRA(Delta):
     ) -> None:
         super().__init__(backbone)
         modules = _matching(backbone, targets)
-        self.r, self.seed, self.scaling = r, seed, (r if alpha is None else alpha) / r
         self.targets = tuple(modules)
         generator = torch.Generator().manual_seed(seed)
         self._factors: list[tuple[str, Tensor, Tensor, bool]] = []
@@ -67,6 +66,7 @@ class LoRA(Delta):
             self._factors.append((f"{name}.weight", weight, start.to(weight), transposed))
             self._sizes += [start.numel(), rows * r]
         self.size = sum(self._sizes)
+        self.r, self.seed, self.scaling = r, seed, (r if alpha is None else alpha) / r
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return the changed weight matrices."""
