@@ -27,6 +27,8 @@ _LOCALITY = 0.25  # share of the floor-to-ceiling range around the level in whic
 _RESOLUTION = 0.05  # in ln d: a grid point this little below the fitted crossing reaches it
 _BOOTSTRAP = 2000
 
+_Values = np.ndarray | float  # one, or one a replicate of the bootstrap
+
 
 def log_grid(low: int, high: int, ratio: float = 2**0.25) -> list[int]:
     """Return whole numbers from low to high, each about `ratio` times the one before.
@@ -206,7 +208,7 @@ class DimensionSearch:
     def _nearest(self, x: float) -> int:
         return int(self.grid[int(np.argmin(np.abs(np.log(self.grid) - x)))])
 
-    def _logit(self, score: np.ndarray | float) -> np.ndarray:
+    def _logit(self, score: _Values) -> _Values:
         q = (np.asarray(score) - self.floor) / (1.02 * self.ceiling - self.floor)
         q = np.clip(q, 0.02, 0.98)
         return np.log(q / (1 - q))
@@ -215,7 +217,7 @@ class DimensionSearch:
         distance = (scores - self.level) / (_LOCALITY * (self.ceiling - self.floor))
         return 1 / (1 + distance**2)
 
-    def _fit(self, scores: np.ndarray, slope: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    def _fit(self, scores: np.ndarray, slope: _Values = 1.0) -> tuple[_Values, _Values]:
         """Weighted least squares for (a, b) over the last axis, with a pull of b towards the prior slope."""
         x, y = self._x(), self._logit(scores)
         q = 1 / (1 + np.exp(-y))
@@ -229,9 +231,7 @@ class DimensionSearch:
         b = np.maximum(b, 0.2 * _SLOPE)  # monotone
         return height[..., 0] - b * centre[..., 0], b
 
-    def _crossing(
-        self, scores: np.ndarray, level: np.ndarray | float, slope: np.ndarray | float = 1.0
-    ) -> np.ndarray:
+    def _crossing(self, scores: np.ndarray, level: _Values, slope: _Values = 1.0) -> _Values:
         a, b = self._fit(scores, slope)
         return np.clip((self._logit(level) - a) / b, -3, math.log(self.grid[-1]) + 3)
 
