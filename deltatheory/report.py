@@ -227,7 +227,7 @@ def _draw_curves(axes: Axes, result: DimensionResult, left: float, right: float)
         for heights, style in ((result.baseline, "-"), (result.level, (0, (5, 3)))):
             if heights.get(name):
                 axes.axhline(heights[name], color=_COLOURS[name], linewidth=1.1, linestyle=style, alpha=0.8)
-    axes.plot([], [], color=faint, linewidth=1.1, label="baseline: full fine-tuning")
+    axes.plot([], [], color=faint, linewidth=1.1, label="baseline: all dimensions")
     axes.plot([], [], color=faint, linewidth=1.1, linestyle=(0, (5, 3)), label=f"level of {_symbol(result)}")
     axes.set_ylabel("held-out accuracy")
     axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=2.5)
