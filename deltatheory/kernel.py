@@ -83,11 +83,11 @@ class TangentFeatures:
         Raises:
             ValueError: without a nested sketch, or for a d that does not divide the sketch's.
         """
-        if self.sketch is None or not self.sketch.nested or self.sketch.d % d:
+        if self.sketch is None or not self.sketch.nested or d < 1 or self.sketch.d % d:
             raise ValueError(f"d={d}: must divide the dimension of a nested sketch; sketch={self.sketch!r}.")
         smaller = make_projection(self.sketch.name, d, self.size, seed=self.sketch.seed)
-        unit = torch.eye(d)
-        lift = torch.stack([smaller.lift(row, self.sketch) for row in unit]).to(self.rows)
+        unit = torch.eye(d).to(self.rows)
+        lift = torch.stack([smaller.lift(row, self.sketch) for row in unit])
         scale = (self.sketch.d / self.size) ** 0.5  # undo what made the rows an estimate of K
         return (self.rows @ lift.T) * scale, smaller
 
