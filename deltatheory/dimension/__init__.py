@@ -94,7 +94,8 @@ def intrinsic_dimension(
     task = load_task(task) if isinstance(task, str) else task
     backbone = load_backbone(model, device=device) if isinstance(model, str) else model
     task = _prepared(task, train_examples, test_examples, seed)
-    frozen_head = make_head(head, backbone, task, seed=seed)
+    max_length = min(max_length, backbone.max_length)
+    frozen_head = make_head(head, backbone, task, seed=seed, max_length=max_length)
     show = _Progress(progress)
 
     def make(delta: Delta) -> Problem:
@@ -106,32 +107,44 @@ def intrinsic_dimension(
     full = FullFineTuning(backbone, scope=scope)
     make(subspace(min(64, full.size), seed)).check()
 
+    log = ResultLog(Path(out) / "trials.jsonl") if out else _Memory()
+    identity = {
+        "model": backbone.provenance,
+        "task": {"name": task.name, **task.provenance},
+        "head": head,
+        "max_length": max_length,
+    }
     predicted = measured = None
     if method != "measure":
-        predicted = predict(
-            make(full),
-            lambda d, s: Subspace(backbone, d=d, seed=s, scope=scope),
-            criterion,
-            training,
-            examples=min(_KERNEL_EXAMPLES, len(task.train)),
-            chance=task.chance,
-            on_example=show.example,
-        )
+        examples = min(_KERNEL_EXAMPLES, len(task.train))
+        config = {
+            **identity,
+            "prediction": {"examples": examples, "scope": scope, "criterion": criterion.to_dict()},
+            "training": training.to_dict(),
+        }
+        row = log.find(config)
+        if row:
+            predicted = Prediction.from_dict(row["result"])
+        else:
+            predicted = predict(
+                make(full),
+                lambda d, s: Subspace(backbone, d=d, seed=s, scope=scope),
+                criterion,
+                training,
+                examples=examples,
+                chance=task.chance,
+                on_example=show.example,
+            )
+            log.append(config, predicted.to_dict())
         show.close()
     if method != "predict":
-        identity = {
-            "model": backbone.provenance,
-            "task": {"name": task.name, **_plain(task.provenance)},
-            "head": head,
-            "max_length": max_length,
-        }
         measured = measure(
             make,
             full,
             subspace,
             criterion,
             training,
-            log=ResultLog(Path(out) / "trials.jsonl") if out else _Memory(),
+            log=log,
             identity=identity,
             guess=predicted.d90.value if predicted and predicted.d90.value else None,
             learning_rate=predicted.learning_rate if predicted else None,
@@ -181,10 +194,6 @@ def _prepared(task: Task, train: int | None, test: int | None, seed: int) -> Tas
             "an interval; give more, or raise test_examples"
         )
     return limited
-
-
-def _plain(value: dict) -> dict:
-    return {key: item for key, item in value.items() if key != "python"}
 
 
 class _Memory(ResultLog):
@@ -289,7 +298,7 @@ def _assemble(
         seconds=seconds,
         diagnostics=diagnostics,
         settings={**settings, "learning_rate": rates},
-        provenance={**provenance(), "model": backbone.provenance, "task": task.provenance, "seed": settings["seed"]},
+        provenance={**provenance(), "model": backbone.provenance, "task": {"name": task.name, **task.provenance}, "seed": settings["seed"]},
     )
 
 

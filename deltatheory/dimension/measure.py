@@ -66,6 +66,7 @@ class _Runner:
     ) -> None:
         self.make, self.training, self.log, self.identity, self.on_run = make, training, log, identity, on_run
         self.passes = self.seconds = 0.0
+        self.runs = 0
         self.curve: list[CurvePoint] = []
 
     def score(self, delta: Delta, method: str, d: int, seed: int, rate: float) -> float:
@@ -74,6 +75,7 @@ class _Runner:
         config = {**self.identity, **delta.specification(), "training": training.to_dict()}
         row = self.log.find(config)
         result = row["result"] if row else self._run(delta, training, config, f"{method} d={d} lr={rate:g}")
+        self.runs += 1
         self.passes += result["passes"]
         self.seconds += result["seconds"]
         self.curve.append(
@@ -185,7 +187,7 @@ def measure(
     rate = max(tried, key=lambda r: tried[r])
     search.tell(d, tried[rate])
     d90 = search.estimate()
-    while runner.passes + full_run <= runs * full_run * 1.001:
+    while runner.runs + 1 <= runs:  # every run has the same step budget: one is one full-run equivalent
         if len(search.trials) >= _LEAST_TRIALS and d90.width <= precision:
             break
         d, trial = search.propose(), len(search.trials)

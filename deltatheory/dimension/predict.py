@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class Prediction:
         frozen: accuracy of the frozen model on the kernel's examples.
         learning_rate: the best of `LEARNING_RATES` for δ near d90, by held-out loss.
         curve: one row for each d and fold.
-        diagnostics: rank, movement, linearization error, and the sentences in "missed".
+        diagnostics: rank, movement, linearization error, and sentences in "missed" and "checked".
         passes: forward-equivalents.
         seconds: time taken.
     """
@@ -59,6 +59,16 @@ class Prediction:
     diagnostics: dict[str, Any]
     passes: float
     seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for a result log."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Prediction:
+        """Return the prediction that `to_dict` was called on."""
+        curve = [CurvePoint(**point) for point in values["curve"]]
+        return cls(**{**values, "d90": Interval(**values["d90"]), "curve": curve})
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +160,7 @@ def predict(
         "movement": movement,
         "linearization_error": error,
         "model_spread": spread,
-        "missed": _missed(features, error, movement),
+        **_verdicts(examples, rank, error, movement),
     }
     if frozen >= level:
         d90 = Interval(0.0, 0.0, high, "the frozen model is predicted to reach the level already")
@@ -274,18 +284,25 @@ def _linearization_error(
     return float((actual - linear).norm() / (linear - start).norm())
 
 
-def _missed(features: TangentFeatures, error: float, movement: float) -> list[str]:
-    missed = []
-    if error > _TRUSTED_ERROR:
-        missed.append(
+def _verdicts(examples: int, rank: int, error: float, movement: float) -> dict[str, list[str]]:
+    """Return what the prediction rests on, in sentences: what missed, and what was checked and held."""
+    findings = [
+        (rank == examples, f"Rank: the Jacobian of {examples} margins has rank {rank}.", 1.0),
+        (
+            error <= _TRUSTED_ERROR,
             f"Linearization: at the predicted d90 the network's margins differ from the linearized ones by "
-            f"{error:.0%} of their change; the interval is {error / _TRUSTED_ERROR:.1f} times as wide for it."
-        )
-    if movement > _TRUSTED_MOVEMENT:
-        missed.append(
-            f"Movement: ‖Δθ‖/‖θ₀‖ = {movement:.2f} at the predicted d90, further than a linearization reaches; "
-            f"the interval is {movement / _TRUSTED_MOVEMENT:.1f} times as wide for it."
-        )
-    if features.rank() < len(features.labels):
-        missed.append(f"Rank: the Jacobian of {len(features.labels)} margins has rank {features.rank()} only.")
-    return missed
+            f"{error:.0%} of their change (trusted up to {_TRUSTED_ERROR:.0%}).",
+            error / _TRUSTED_ERROR,
+        ),
+        (
+            movement <= _TRUSTED_MOVEMENT,
+            f"Movement: ‖Δθ‖/‖θ₀‖ = {movement:.2f} at the predicted d90 (trusted up to {_TRUSTED_MOVEMENT:g}).",
+            movement / _TRUSTED_MOVEMENT,
+        ),
+    ]
+    missed = [
+        sentence + (f" The interval is {factor:.1f} times as wide for it, in ln d." if factor > 1 else "")
+        for held, sentence, factor in findings
+        if not held
+    ]
+    return {"missed": missed, "checked": [sentence for held, sentence, _ in findings if held]}

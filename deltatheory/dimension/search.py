@@ -24,6 +24,7 @@ _SLOPE, _SLOPE_SPREAD = 1.0, 0.7
 _PRIOR_WEIGHT = 0.3  # what the slope prior counts beside a trial in mid-curve one unit of ln d away
 _PRIOR_TRIALS = 3  # how many trials the assumed noise counts for
 _LOCALITY = 0.25  # share of the floor-to-ceiling range around the level in which trials count fully
+_MARGIN = 4  # grid steps: how far inside a wide bracket the next trial is kept from its rim
 _RESOLUTION = 0.05  # in ln d: a grid point this little below the fitted crossing reaches it
 _BOOTSTRAP = 2000
 
@@ -135,7 +136,7 @@ class DimensionSearch:
         crossing = self._nearest(float(self._crossing(self._scores(), self.level)))
         index = int(np.searchsorted(self.grid, crossing))
         if high - low > 2:  # something lies strictly inside the bracket: go there, and not only to its rim
-            margin = (high - low) // 6
+            margin = min((high - low) // 6, _MARGIN)
             index = min(max(index, low + 1 + margin), high - 1 - margin)
         else:  # adjacent: repeat on the side that has been tried less
             rim = [i for i in (low, high) if 0 <= i < len(self.grid)]

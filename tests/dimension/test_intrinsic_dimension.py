@@ -1,0 +1,226 @@
+"""The whole job on a tiny random encoder: prediction, search, resume, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny
+
+import deltatheory.dimension as dimension_module
+from deltatheory.deltas import make_delta
+from deltatheory.dimension import Criterion, intrinsic_dimension, predict_dimension
+from deltatheory.dimension.predict import Prediction, predict
+from deltatheory.heads import Head, make_head
+from deltatheory.problem import Problem
+from deltatheory.results import ResultLog
+from deltatheory.tasks import Examples, Task
+from deltatheory.training import Training
+
+QUICK = {"steps": 12, "batch_size": 8, "head": "prototypes"}
+
+
+def letters_task(train: int = 64, test: int = 60) -> Task:
+    """Texts over two halves of the alphabet; which half is more frequent is the label."""
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> Examples:
+        labels = [i % 2 for i in range(count)]
+        texts = []
+        for label in labels:
+            own, other = ("abcdefgh", "ijklmnop")[:: 1 - 2 * label]
+            words = [*rng.choice(list(own), 5), *rng.choice(list(other), 3)]
+            texts.append(" ".join(rng.permutation(words)))
+        return Examples(tuple(texts), labels=tuple(labels))
+
+    return Task("letters", "classification", ("first", "second"), split(train), split(20), split(test), {})
+
+
+def test_both_views_give_an_answer_with_interval_cost_and_provenance(tmp_path):
+    result = intrinsic_dimension(tiny("bert"), letters_task(), out=tmp_path, **QUICK)
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert (tmp_path / "report.html").read_text().lower().startswith("<!doctype html")
+    assert set(written["d90"]) == {"predicted", "measured"}
+    for interval in written["d90"].values():
+        assert set(interval) == {"value", "low", "high", "status"}
+        if interval["value"] and interval["high"]:
+            assert interval["low"] <= interval["value"] <= interval["high"]
+    assert written["passes"]["predict"] == result.passes["predict"] > 0
+    assert {p["method"] for p in written["curve"]} >= {"predict", "frozen", "baseline"}
+    assert {"model", "task", "versions", "seed", "commit", "command"} <= set(written["provenance"])
+    # The budget of six full runs holds, whatever the search met.
+    assert result.full_runs <= 6.5
+
+
+def test_same_seed_same_answer_and_the_backbone_is_untouched():
+    backbone = tiny("bert")
+    before = {name: p.clone() for name, p in backbone.model.named_parameters()}
+    first = predict_dimension(backbone, letters_task(), **QUICK)
+    again = predict_dimension(tiny("bert"), letters_task(), **QUICK)
+    assert first.to_dict()["d90"] == again.to_dict()["d90"]
+    for name, p in backbone.model.named_parameters():
+        assert torch.equal(p, before[name])
+
+
+def test_a_second_call_repeats_nothing(tmp_path, monkeypatch):
+    first = intrinsic_dimension(tiny("bert"), letters_task(), out=tmp_path, **QUICK)
+    rows = ResultLog(tmp_path / "trials.jsonl").rows()
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("a finished run was run again")
+
+    # The package's names `measure` and `predict` are the functions, not the modules they come from.
+    monkeypatch.setattr(sys.modules["deltatheory.dimension.measure"], "train", refuse)
+    monkeypatch.setattr(dimension_module, "predict", refuse)
+    second = intrinsic_dimension(tiny("bert"), letters_task(), out=tmp_path, **QUICK)
+    assert ResultLog(tmp_path / "trials.jsonl").rows() == rows
+    assert second.to_dict()["d90"] == first.to_dict()["d90"]
+    assert second.to_dict()["curve"] == first.to_dict()["curve"]
+
+
+def test_a_damaged_line_costs_that_line_only(tmp_path):
+    first = intrinsic_dimension(tiny("bert"), letters_task(), out=tmp_path, **QUICK)
+    path = tmp_path / "trials.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2][: len(lines[2]) // 2], *lines[3:]]) + "\n")
+    with pytest.warns(UserWarning, match="line 3"):
+        second = intrinsic_dimension(tiny("bert"), letters_task(), out=tmp_path, **QUICK)
+    assert second.to_dict()["d90"] == first.to_dict()["d90"]
+
+
+_KILLED = """
+import sys; sys.path[:0] = {paths!r}
+import torch; torch.set_num_threads(1)
+from test_intrinsic_dimension import QUICK, letters_task
+from tiny_models import tiny
+from deltatheory.dimension import intrinsic_dimension
+intrinsic_dimension(tiny("bert"), letters_task(), out={out!r}, **QUICK)
+"""
+
+
+def test_a_kill_in_mid_search_loses_no_finished_run(tmp_path):
+    here = Path(__file__).resolve().parent
+    paths = [str(here), str(here.parent), str(here.parents[1])]
+    script = _KILLED.format(paths=paths, out=str(tmp_path / "killed"))
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    log = ResultLog(tmp_path / "killed" / "trials.jsonl")
+    deadline = time.monotonic() + 120
+    while len(log.rows()) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = log.rows()
+    assert len(kept) >= 3
+    torch.set_num_threads(1)
+    resumed = intrinsic_dimension(tiny("bert"), letters_task(), out=tmp_path / "killed", **QUICK)
+    whole = intrinsic_dimension(tiny("bert"), letters_task(), out=tmp_path / "whole", **QUICK)
+    assert log.rows()[: len(kept)] == kept
+    assert resumed.to_dict()["d90"] == whole.to_dict()["d90"]
+
+
+def problem_with(head_change) -> Problem:
+    backbone, task = tiny("bert"), letters_task()
+    head = make_head("random", backbone, task)
+    changed = Head("random", head_change(head.weight), head.bias, head.centre, 0)
+    return Problem(backbone, task, make_delta("full", backbone), changed, check=False)
+
+
+def predicted(problem: Problem, steps: int = 12, **criterion) -> Prediction:
+    def subspace(d: int, seed: int):
+        return make_delta("subspace", problem.backbone, d=d, seed=seed)
+
+    training = Training(steps=steps, batch_size=8)
+    return predict(problem, subspace, Criterion(**criterion), training, examples=64, chance=0.5)
+
+
+def test_prediction_refuses_a_head_that_says_nothing():
+    refused = predicted(problem_with(lambda weight: 0 * weight))
+    assert refused.d90.value is None
+    assert "rank" in refused.d90.status
+    assert "label-words" in refused.d90.status
+
+
+@pytest.mark.parametrize(("error", "movement"), [(1.5, 0.1), (0.1, 1.5), (1.5, 1.5)])
+def test_prediction_widens_its_interval_where_linearization_fails(monkeypatch, error, movement):
+    module, problem = sys.modules["deltatheory.dimension.predict"], problem_with(lambda w: w)
+
+    def diagnosed(error: float, movement: float) -> Prediction:
+        monkeypatch.setattr(module, "_linearization_error", lambda *_: error)
+        monkeypatch.setattr(module, "_origin_norm", lambda _: at_one / movement)
+        return predicted(problem)
+
+    monkeypatch.setattr(module, "_origin_norm", lambda _: 1.0)
+    at_one = predicted(problem).diagnostics["movement"]
+    sound, doubtful = diagnosed(0.1, 0.1), diagnosed(error, movement)
+    factor = max(1, error / 0.5) * max(1, movement / 0.5)
+    assert doubtful.diagnostics["model_spread"] == pytest.approx(factor * sound.diagnostics["model_spread"])
+    assert doubtful.d90.high > sound.d90.high
+    assert not sound.diagnostics["missed"]
+    assert len(doubtful.diagnostics["missed"]) == (error > 0.5) + (movement > 0.5)
+
+
+def test_prediction_counts_its_passes():
+    problem = problem_with(lambda w: w)
+    got = predicted(problem)
+    # One forward, one backward with weight gradients an example; one fold through the network at the end.
+    assert got.passes in (64 * 3, 64 * 3 + 8)
+    assert Prediction.from_dict(json.loads(json.dumps(got.to_dict()))) == got
+
+
+def test_a_lower_fraction_needs_no_more_dimensions():
+    problem = problem_with(lambda w: w)
+    values = [predicted(problem, steps=100, fraction=f).d90.value for f in (0.99, 0.9, 0.7)]
+    assert values == sorted(values, reverse=True)
+    assert values[0] > values[-1]
+
+
+def test_a_level_the_frozen_model_reaches_gives_zero(tmp_path):
+    result = intrinsic_dimension(
+        tiny("bert"), letters_task(), method="measure", criterion=Criterion(baseline=0.5, fraction=0.5), **QUICK
+    )
+    assert result.measured.value == 0
+    assert "frozen" in result.measured.status
+
+
+def test_a_level_out_of_reach_is_said_not_guessed():
+    result = intrinsic_dimension(
+        tiny("bert"), letters_task(), method="measure", criterion=Criterion(baseline=1.0, fraction=1.0), **QUICK
+    )
+    assert result.measured.value is None or "extrapolated" in result.measured.status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"projection": "hased"}, "hashed"),
+        ({"head": "label-word"}, "label-words"),
+        ({"scope": "block"}, "scope='block'.*blocks"),
+        ({"runs": 2.0}, "runs=2.0.*at least 5"),
+        ({"steps": 0}, "steps=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"max_length": 0}, "max_length=0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        intrinsic_dimension(tiny("bert"), letters_task(), **QUICK | {"method": "measure"} | arguments)
+
+
+def test_a_test_split_too_small_for_an_interval_is_refused():
+    with pytest.raises(ValueError, match="10 test examples.*at least 50"):
+        intrinsic_dimension(tiny("bert"), letters_task(test=10), **QUICK)
+
+
+def test_unknown_names_come_with_the_nearest():
+    with pytest.raises((ValueError, FileNotFoundError), match="stdlib-topics"):
+        intrinsic_dimension(tiny("bert"), "stdlib-topic")
+    with pytest.raises(ValueError, match="minilm"):
+        intrinsic_dimension("minilmm", letters_task())
