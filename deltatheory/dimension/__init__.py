@@ -1,4 +1,4 @@
-"""Intrinsic dimension: how many dimensions a task needs, predicted before training and measured by training."""
+"""Intrinsic dimension: how many dimensions a task needs, predicted before training and measured by it."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def intrinsic_dimension(
 ) -> DimensionResult:
     """Predict d90 from the tangent kernel, measure it by training in random subspaces, or both.
 
-    d90 is the smallest d for which training δ in θ = θ₀ + Pδ, P: R^d → R^D random, reaches 90 % of the accuracy
-    of full fine-tuning with the same step budget (Li et al. 2018; Aghajanyan et al. 2021).
+    d90 is the smallest d for which training δ in θ = θ₀ + Pδ, P: R^d → R^D random, reaches 90 % of the
+    accuracy of full fine-tuning with the same step budget (Li et al. 2018; Aghajanyan et al. 2021).
 
     Args:
         model: a backbone, or what `load_backbone` takes.
         task: a classification task, or what `load_task` takes.
-        method: "predict" (no training), "measure", or "both" (the prediction tells the search where to start).
+        method: "predict" (no training), "measure", or "both" (the prediction says where to start).
         projection: a key of `deltatheory.projections.PROJECTIONS`.
         head: a key of `deltatheory.heads.HEADS`.
         scope: "blocks" or "all": which parameters θ are.
@@ -75,11 +75,13 @@ def intrinsic_dimension(
         train_examples: training examples to use (a stratified draw; `None`: all there are).
         test_examples: test examples to use (`None`: all there are).
         max_length: longer texts are cut here, in tokens.
-        runs: budget of the measured search in full-run equivalents.
+        runs: budget of the measured search in training runs of the full step budget, baseline and check of
+            the learning rate included.
         precision: the search stops when the 90 % interval is within ± this.
         seed: of subspaces, data order and draws.
         device: "cpu" or "cuda".
-        out: folder for `trials.jsonl` (a run that was cut off goes on from there), `result.json`, `report.html`.
+        out: folder for `trials.jsonl` (a run that was cut off goes on from there), `result.json` and
+            `report.html`.
         progress: show progress bars.
 
     Raises:
@@ -90,7 +92,9 @@ def intrinsic_dimension(
         raise ValueError(f"method={method!r}: allowed are 'predict', 'measure' and 'both'.")
     criterion = criterion or Criterion()
     training = Training(steps=steps, batch_size=batch_size, seed=seed)
-    make_projection(projection, 1, 1, seed=seed)  # an unknown name or a bad seed fails here, not after minutes
+    make_projection(
+        projection, 1, 1, seed=seed
+    )  # an unknown name or a bad seed fails here, not after minutes
     task = load_task(task) if isinstance(task, str) else task
     backbone = load_backbone(model, device=device) if isinstance(model, str) else model
     task = _prepared(task, train_examples, test_examples, seed)
@@ -190,8 +194,8 @@ def _prepared(task: Task, train: int | None, test: int | None, seed: int) -> Tas
     )
     if len(limited.test) < _LEAST_TEST:
         raise ValueError(
-            f"task={task.name!r} has {len(limited.test)} test examples: at least {_LEAST_TEST} are needed for "
-            "an interval; give more, or raise test_examples"
+            f"task={task.name!r} has {len(limited.test)} test examples: at least {_LEAST_TEST} are needed "
+            "for an interval; give more, or raise test_examples"
         )
     return limited
 
@@ -298,15 +302,20 @@ def _assemble(
         seconds=seconds,
         diagnostics=diagnostics,
         settings={**settings, "learning_rate": rates},
-        provenance={**provenance(), "model": backbone.provenance, "task": {"name": task.name, **task.provenance}, "seed": settings["seed"]},
+        provenance={
+            **provenance(),
+            "model": backbone.provenance,
+            "task": {"name": task.name, **task.provenance},
+            "seed": settings["seed"],
+        },
     )
 
 
 _ASSUMPTIONS = [
     "The head is frozen: full fine-tuning and every subspace tune the same function f(x; θ).",
     "Every run has the same step budget; with more steps d90 falls.",
-    "The prediction linearizes the margin z_y - log Σ exp z_c at θ₀ and trains that model, in Gaussian subspaces, "
-    "with the optimizer, steps and batch size of the measurement.",
+    "The prediction linearizes the margin z_y - log Σ exp z_c at θ₀ and trains that model, in Gaussian "
+    "subspaces, with the optimizer, steps and batch size of the measurement.",
     "The predicted baseline is the same linearized model without a limit on d, not full fine-tuning.",
     "The predicted interval has sampling (examples and folds) and a factor of two for linearization; the "
     "measured one has runs (subspace and data order), not the choice of test examples.",

@@ -78,9 +78,7 @@ class _Runner:
         self.runs += 1
         self.passes += result["passes"]
         self.seconds += result["seconds"]
-        self.curve.append(
-            CurvePoint(d, method, seed, result["train_loss"], None, result["test_accuracy"])
-        )
+        self.curve.append(CurvePoint(d, method, seed, result["train_loss"], None, result["test_accuracy"]))
         return result["test_accuracy"] or 0.0
 
     def _run(self, delta: Delta, training: Training, config: dict, title: str) -> dict:
@@ -117,9 +115,9 @@ def measure(
 ) -> Measurement:
     """Search for d90 by training: baseline, learning rate, then the dimensions that decide.
 
-    Every run has the same step budget. The baseline is full fine-tuning at each of `BASELINE_RATES`. The first
-    dimension is run at both `LEARNING_RATES`; the better rate is carried to the others, as the isometry of P
-    allows. Every dimension tried has a seed of its own for the subspace and the data order.
+    Every run has the same step budget. The baseline is full fine-tuning at each of `BASELINE_RATES`. The
+    first dimension is run at both `LEARNING_RATES`; the better rate is carried to the others, as the isometry
+    of P allows. Every dimension tried has a seed of its own for the subspace and the data order.
 
     Args:
         make: delta ↦ problem, on one backbone, task and head.
@@ -131,7 +129,7 @@ def measure(
         identity: what, beside delta and training, makes a run the same: model, task, head.
         guess: where to start (the prediction).
         learning_rate: of δ, to try first.
-        runs: budget in full-run equivalents.
+        runs: budget, in training runs.
         precision: stop when the 90 % interval is within ± this.
         on_run: called before a run with (title, None), it returns the run's `on_step`; called after it with
             (title, result).
@@ -146,7 +144,7 @@ def measure(
     least = len(baselines) + _LEAST_TRIALS
     if runs < least:
         raise ValueError(
-            f"runs={runs}: must be at least {least} full-run equivalents: {len(baselines)} for the baseline, "
+            f"runs={runs}: must be at least {least} training runs: {len(baselines)} for the baseline, "
             f"{_LEAST_TRIALS} for subspaces."
         )
     began = time.perf_counter()
@@ -157,15 +155,21 @@ def measure(
     runner.seconds += time.perf_counter() - began
     runner.curve.append(CurvePoint(0, "frozen", training.seed, None, None, frozen))
     seed = training.seed
-    scores = [
-        runner.score(full, "baseline", full.size, seed + i, rate) for i, rate in enumerate(baselines)
-    ]
+    scores = [runner.score(full, "baseline", full.size, seed + i, rate) for i, rate in enumerate(baselines)]
     baseline = max(scores, default=criterion.baseline or 0.0)
     level = criterion.level(baseline, chance)
 
     def finish(d90: Interval, rate: float) -> Measurement:
         return Measurement(
-            d90, level, baseline, frozen, rate, runner.curve, runner.passes, runner.passes / full_run, runner.seconds
+            d90,
+            level,
+            baseline,
+            frozen,
+            rate,
+            runner.curve,
+            runner.passes,
+            runner.passes / full_run,
+            runner.seconds,
         )
 
     rates = sorted(LEARNING_RATES, key=lambda r: r != learning_rate)

@@ -183,7 +183,8 @@ def _folds(examples: int) -> list[tuple[list[int], list[int]]]:
     """Return (kept, held out) for each fold; neighbours go to different folds, so classes stay balanced."""
     count = min(FOLDS, examples)
     return [
-        ([i for i in range(examples) if i % count != k], list(range(k, examples, count))) for k in range(count)
+        ([i for i in range(examples) if i % count != k], list(range(k, examples, count)))
+        for k in range(count)
     ]
 
 
@@ -251,7 +252,7 @@ def _origin_norm(problem: Problem) -> float:
 def _linearization_error(
     problem: Problem, delta: Delta, features: TangentFeatures, training: Training
 ) -> float:
-    """Return rms(network - linearized) / rms(linearized - start) of held-out margins at the linearized optimum.
+    """Return rms(network - linear) / rms(linear - start) of held-out margins at the linearized optimum.
 
     The subspace is the one that the sketch contains, so the δ that solves the linearized problem can be put
     into the network: one forward pass over one fold.
@@ -296,7 +297,8 @@ def _verdicts(examples: int, rank: int, error: float, movement: float) -> dict[s
         ),
         (
             movement <= _TRUSTED_MOVEMENT,
-            f"Movement: ‖Δθ‖/‖θ₀‖ = {movement:.2f} at the predicted d90 (trusted up to {_TRUSTED_MOVEMENT:g}).",
+            f"Movement: ‖Δθ‖/‖θ₀‖ = {movement:.2f} at the predicted d90 (trusted up to "
+            f"{_TRUSTED_MOVEMENT:g}).",
             movement / _TRUSTED_MOVEMENT,
         ),
     ]

@@ -140,11 +140,11 @@ class Projection(ABC):
 
     def _lift(self, delta: Tensor, larger: Any) -> Tensor:
         """`lift` once everything but d is known to agree. Nested constructions define it."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has nested=True and defines no _lift.")
 
     def _build(self, device: torch.device) -> Any:
         """Make the tables of the map on a device. Constructions that keep any define it."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} asks for tables and defines no _build.")
 
     def _tables(self, device: torch.device) -> Any:
         if self._state is None or self._state[0] != device:

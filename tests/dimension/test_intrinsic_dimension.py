@@ -184,7 +184,11 @@ def test_a_lower_fraction_needs_no_more_dimensions():
 
 def test_a_level_the_frozen_model_reaches_gives_zero(tmp_path):
     result = intrinsic_dimension(
-        tiny("bert"), letters_task(), method="measure", criterion=Criterion(baseline=0.5, fraction=0.5), **QUICK
+        tiny("bert"),
+        letters_task(),
+        method="measure",
+        criterion=Criterion(baseline=0.5, fraction=0.5),
+        **QUICK,
     )
     assert result.measured.value == 0
     assert "frozen" in result.measured.status
@@ -192,7 +196,11 @@ def test_a_level_the_frozen_model_reaches_gives_zero(tmp_path):
 
 def test_a_level_out_of_reach_is_said_not_guessed():
     result = intrinsic_dimension(
-        tiny("bert"), letters_task(), method="measure", criterion=Criterion(baseline=1.0, fraction=1.0), **QUICK
+        tiny("bert"),
+        letters_task(),
+        method="measure",
+        criterion=Criterion(baseline=1.0, fraction=1.0),
+        **QUICK,
     )
     assert result.measured.value is None or "extrapolated" in result.measured.status
 
@@ -202,8 +210,8 @@ def test_a_level_out_of_reach_is_said_not_guessed():
     [
         ({"projection": "hased"}, "hashed"),
         ({"head": "label-word"}, "label-words"),
-        ({"scope": "block"}, "scope='block'.*blocks"),
-        ({"runs": 2.0}, "runs=2.0.*at least 5"),
+        ({"scope": "block"}, r"scope='block'.*blocks"),
+        ({"runs": 2.0}, r"runs=2.0.*at least 5"),
         ({"steps": 0}, "steps=0"),
         ({"seed": -1}, "seed=-1"),
         ({"max_length": 0}, "max_length=0"),
@@ -215,7 +223,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_a_test_split_too_small_for_an_interval_is_refused():
-    with pytest.raises(ValueError, match="10 test examples.*at least 50"):
+    with pytest.raises(ValueError, match=r"10 test examples.*at least 50"):
         intrinsic_dimension(tiny("bert"), letters_task(test=10), **QUICK)
 
 

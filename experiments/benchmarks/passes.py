@@ -1,0 +1,135 @@
+"""What a pass costs: backward, forward mode and a subspace step, in forward passes or full steps.
+
+    python -m experiments.benchmarks.passes --out experiments/results/benchmarks
+
+Times are medians over interleaved repetitions of one batch of MiniLM, on `--threads` threads.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from deltatheory.backbones import Backbone, Batch, load_backbone
+from deltatheory.deltas import make_delta
+from deltatheory.heads import make_head
+from deltatheory.problem import BACKWARD, FORWARD, Problem
+from deltatheory.results import provenance, write_atomically, write_json
+from deltatheory.tasks import load_task
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for passes-cpu.{json,md}.")],
+    threads: int = 1,
+    repetitions: int = 7,
+    d: int = 1000,
+    device: str = "cpu",
+) -> None:
+    """Measure and write one table."""
+    torch.set_num_threads(threads)
+    rows = []
+    for scope in ("blocks", "all"):
+        backbone = load_backbone(device=device)
+        for batch_size, length in ((32, 16), (32, 64)):
+            rows.append(_measure(backbone, scope, batch_size, length, d, repetitions))
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(_text(value) for value in row.values()) + " |" for row in rows]
+    lines += ["", f"Counted as: forward {FORWARD:g}, backward with weight gradients {BACKWARD:g}."]
+    lines += [f"{threads} thread(s), {repetitions} repetitions, d = {d}, device {device}."]
+    write_json(out / f"passes-{device}.json", {"rows": rows, "provenance": provenance()})
+    write_atomically(out / f"passes-{device}.md", "\n".join(lines) + "\n")
+    typer.echo("\n".join(lines))
+
+
+def _measure(
+    backbone: Backbone, scope: str, batch_size: int, length: int, d: int, repetitions: int
+) -> dict[str, float | int | str]:
+    task = load_task("stdlib-topics")
+    head = make_head("label-words", backbone, task)
+    full = Problem(backbone, task, make_delta("full", backbone, scope=scope), head, check=False)
+    subspace = make_delta("subspace", backbone, d=d, scope=scope)
+    tuned = Problem(backbone, task, subspace, head, check=False)
+    text = " ".join(["word"] * 2 * length)
+    batch = backbone.encode([text] * batch_size, max_length=length)
+    labels = torch.zeros(batch_size, dtype=torch.long, device=backbone.device)
+    theta, gradient = full.delta.origin.flat.theta, full.delta.origin.flat  # type: ignore[attr-defined]
+    origin, small = full.delta.initial(), subspace.initial()
+
+    def full_sgd() -> None:
+        gradient.zero_gradient()
+        torch.nn.functional.cross_entropy(head(backbone.pooled(batch)), labels).backward()
+        theta.add_(gradient.gradient, alpha=-1e-12)
+
+    def subspace_sgd() -> None:
+        _, g = tuned.loss_and_gradient(small, batch, labels)
+        small.add_(g, alpha=-1e-12)
+
+    @torch.no_grad()
+    def forward() -> None:
+        head(backbone.pooled(batch))
+
+    times = _interleaved(
+        {
+            "forward": forward,
+            "full": full_sgd,
+            "subspace": subspace_sgd,
+            "jvp": lambda: tuned.jvp(small, small, batch),
+            "row": _row_pass(full, batch, origin),
+        },
+        repetitions,
+        backbone.device.type,
+    )
+    full.restore()
+    return {
+        "scope": scope,
+        "D": origin.numel(),
+        "batch": f"{batch_size} x {length}",
+        "forward s": times["forward"],
+        "full SGD step s": times["full"],
+        "backward / forward": times["full"] / times["forward"] - 1,
+        "jvp / forward": times["jvp"] / times["forward"],
+        "subspace step / full SGD step": times["subspace"] / times["full"],
+        "one example's kernel row s": times["row"],
+    }
+
+
+def _row_pass(problem: Problem, batch: Batch, origin: torch.Tensor) -> Callable[[], None]:
+    one = batch.select([0])
+
+    def row() -> None:
+        problem.delta.clear()  # type: ignore[attr-defined]
+        problem.head(problem.backbone.pooled(one))[0, 0].backward()
+        problem.delta.gradient(origin)  # type: ignore[attr-defined]
+
+    return row
+
+
+def _interleaved(
+    functions: dict[str, Callable[[], object]], repetitions: int, device: str
+) -> dict[str, float]:
+    """Time functions in turn: a machine that drifts drifts for all. The first round does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for repetition in range(repetitions + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if repetition:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _text(value: float | int | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    typer.run(main)
