@@ -21,7 +21,9 @@ Out = Annotated[Path, typer.Option(help="Folder of the study.")]
 
 
 @app.command()
-def run(tasks: list[str], out: Out, threads: int = 1, runs: float = 6.0, seed: int = 0) -> None:
+def run(
+    tasks: list[str], out: Out, threads: int = 1, runs: float = 6.0, seed: int = 0, device: str = "cpu"
+) -> None:
     """Run tasks one after the other."""
     import torch
 
@@ -29,7 +31,7 @@ def run(tasks: list[str], out: Out, threads: int = 1, runs: float = 6.0, seed: i
     from deltatheory.dimension import intrinsic_dimension
 
     torch.set_num_threads(threads)
-    backbone = load_backbone()
+    backbone = load_backbone(device=device)
     for task in tasks:
         folder = out / Path(task).name.split(".")[0]
         if (folder / "result.json").exists():

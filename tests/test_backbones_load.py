@@ -185,3 +185,9 @@ def test_minilm_facts(minilm):
         6,
         256,
     )
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta:7x", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_before_loading(device):
+    with pytest.raises(ValueError, match=rf"device='{device}'.*cpu"):
+        load_backbone("minilm", device=device)

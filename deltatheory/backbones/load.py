@@ -113,6 +113,15 @@ def _sentence_length(folder: Path) -> int | None:
     return settings.get("max_seq_length")
 
 
+def _device(device: torch.device | str) -> torch.device:
+    """Fail before anything is loaded, not after."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown name, and for no CUDA
+        raise ValueError(f"device={str(device)!r}: not to be had here; 'cpu' always is") from error
+    return torch.device(device)
+
+
 def load_backbone(
     name: str = "minilm",
     *,
@@ -135,7 +144,8 @@ def load_backbone(
 
     Raises:
         ValueError: for an unknown name, a missing package, weights that are not safetensors, missing or
-            non-finite tensors, an unsupported architecture, or a revision of something that has none.
+            non-finite tensors, an unsupported architecture, a revision of something that has none, or a
+            device that is not there.
         ImportError: without `transformers`.
     """
     try:
@@ -143,6 +153,7 @@ def load_backbone(
     except ImportError as error:
         raise ImportError("load_backbone needs transformers: pip install 'deltatheory[models]'") from error
 
+    device = _device(device)
     digest = None
     if name not in EMBEDDED and not Path(name).is_dir():
         folder, found = _hub_folder(name, revision)
