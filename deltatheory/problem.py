@@ -136,8 +136,8 @@ class Problem:
 
     def loss_and_gradient(
         self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, " B"]
-    ) -> tuple[float, Float[Tensor, " m"]]:
-        """Return the loss on a batch and its gradient in δ.
+    ) -> tuple[float, float, Float[Tensor, " m"]]:
+        """Return the loss and the accuracy on a batch, and the loss's gradient in δ.
 
         A delta that writes in place leaves θ(δ) in the model: call `restore` at the end.
 
@@ -148,17 +148,19 @@ class Problem:
         if isinstance(self.delta, InPlaceDelta):
             self.delta.write(delta)
             self.delta.clear()
-            loss = cross_entropy(self.head(self.backbone.pooled(batch)), labels)
+            logits = self.head(self.backbone.pooled(batch))
+            loss = cross_entropy(logits, labels)
             loss.backward()
             gradient = self.delta.gradient(delta)
         else:
             leaf = delta.detach().requires_grad_()
-            loss = self.loss(leaf, batch, labels)
+            logits = self.logits(leaf, batch)
+            loss = cross_entropy(logits, labels)
             (gradient,) = torch.autograd.grad(loss, leaf)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss became {value}: {_NOT_FINITE}")
-        return value, gradient
+        return value, float((logits.argmax(1) == labels).double().mean()), gradient
 
     @torch.no_grad()
     def predict(self, delta: Float[Tensor, " m"], split: Split, chunk: int = 64) -> Float[Tensor, "n C"]:

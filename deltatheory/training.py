@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class TrainingResult:
     Attributes:
         delta: where it ended.
         train_loss: mean loss over the last tenth of the steps.
-        train_accuracy: accuracy on the training split, or `None` when not evaluated.
+        train_accuracy: mean accuracy on the batches of those steps, as they were met.
         test: accuracy and loss on the test split.
         movement: ‖δ‖.
         passes: forward-equivalents, in passes over single examples.
@@ -97,15 +98,17 @@ def train(
     optimizer = torch.optim.AdamW([delta], weight_decay=0.0)
     order = epochs(problem.train.lengths, training.batch_size, training.seed)
     losses: list[float] = []
+    accuracies: list[float] = []
     test, status = None, "finished"
     try:
         for step in range(training.steps):
             for group in optimizer.param_groups:
                 group["lr"] = training.rate(step)
             batch, labels = problem.batch(problem.train, next(order))
-            loss, delta.grad = problem.loss_and_gradient(delta, batch, labels)
+            loss, accuracy, delta.grad = problem.loss_and_gradient(delta, batch, labels)
             optimizer.step()
             losses.append(loss)
+            accuracies.append(accuracy)
             if on_step:
                 on_step(step, loss)
         test = problem.evaluate(delta, problem.test)
@@ -113,12 +116,12 @@ def train(
         status = f"diverged: {error}"
     finally:
         problem.restore()
-    tail = losses[-max(1, training.steps // 10) :]
+    tail = max(1, training.steps // 10)
     delta.grad = None
     return TrainingResult(
         delta=delta,
-        train_loss=sum(tail) / len(tail) if test else None,
-        train_accuracy=None,
+        train_loss=mean(losses[-tail:]) if test else None,
+        train_accuracy=mean(accuracies[-tail:]) if test else None,
         test=test,
         movement=float(delta.norm()),
         passes=problem.passes - before,

@@ -78,7 +78,11 @@ class _Runner:
         self.runs += 1
         self.passes += result["passes"]
         self.seconds += result["seconds"]
-        self.curve.append(CurvePoint(d, method, seed, result["train_loss"], None, result["test_accuracy"]))
+        self.curve.append(
+            CurvePoint(
+                d, method, seed, result["train_loss"], result["train_accuracy"], result["test_accuracy"]
+            )
+        )
         return result["test_accuracy"] or 0.0
 
     def _run(self, delta: Delta, training: Training, config: dict, title: str) -> dict:
@@ -87,6 +91,7 @@ class _Runner:
         result = {
             "status": outcome.status,
             "train_loss": outcome.train_loss,
+            "train_accuracy": outcome.train_accuracy,
             "test_accuracy": outcome.test["accuracy"] if outcome.test else None,
             "test_loss": outcome.test["loss"] if outcome.test else None,
             "movement": outcome.movement if math.isfinite(outcome.movement) else None,

@@ -68,7 +68,7 @@ def _measure(
         theta.add_(gradient.gradient, alpha=-1e-12)
 
     def subspace_sgd() -> None:
-        _, g = tuned.loss_and_gradient(small, batch, labels)
+        *_, g = tuned.loss_and_gradient(small, batch, labels)
         small.add_(g, alpha=-1e-12)
 
     @torch.no_grad()

@@ -75,7 +75,7 @@ def test_written_in_place_is_the_pure_function(name, family, options):
 @pytest.mark.parametrize(("name", "family", "options"), every(CASES))
 def test_the_gradient_is_that_of_the_pure_loss_and_of_differences(name, family, options):
     problem, batch, labels, point = problem_of(name, family, options)
-    value, gradient = problem.loss_and_gradient(point, batch, labels)
+    value, _, gradient = problem.loss_and_gradient(point, batch, labels)
     expected = autodiff.grad(lambda x: problem.loss(x, batch, labels), point)
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10)
     assert value == pytest.approx(float(problem.loss(point, batch, labels)), abs=1e-12)
@@ -92,7 +92,7 @@ def test_the_gradient_is_that_of_the_pure_loss_and_of_differences(name, family, 
 def test_a_gradient_stays_what_it_is_when_the_next_is_taken(name):
     """Full fine-tuning handed out its own buffer, which the next step set to zero."""
     problem, batch, labels, point = problem_of(name, "bert", CASES[name])
-    _, first = problem.loss_and_gradient(point, batch, labels)
+    *_, first = problem.loss_and_gradient(point, batch, labels)
     copy = first.clone()
     problem.loss_and_gradient(-point, batch, labels)
     assert torch.equal(first, copy)
