@@ -99,6 +99,9 @@ def dimension(
     precision: Annotated[
         float, Option(help="Stop once the 90 % interval is this narrow: 0.25 is ±25 %.")
     ] = 0.25,
+    burn_in: Annotated[
+        int, Option(help="Steps of full fine-tuning before the network is linearized; 0 predicts before any.")
+    ] = 0,
     seed: Annotated[int, Option(help="Of subspaces, data order and samples.")] = 0,
     device: Annotated[str, Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     out: Annotated[
@@ -127,6 +130,7 @@ def dimension(
                 max_length=max_length,
                 runs=runs,
                 precision=precision,
+                burn_in=burn_in,
                 seed=seed,
                 device=device,
                 out=out,

@@ -100,9 +100,10 @@ def tangent_features(
     outputs: Literal["logits", "margin"] = "logits",
     sketch: int = 4096,
     seed: int = 0,
+    at: Tensor | None = None,
     on_example: Callable[[int, int], None] | None = None,
 ) -> TangentFeatures:
-    """Compute J, row by row in reverse mode at δ = 0, over the first examples of the train and test splits.
+    """Compute J, row by row in reverse mode, over the first examples of the train and test splits.
 
     Each example costs one forward pass and, for each of its outputs, one backward pass. Rows longer than
     `sketch` are projected as they come, so that memory is n (C-1) · sketch numbers beside O(m).
@@ -114,6 +115,7 @@ def tangent_features(
         outputs: "logits" (C-1 rows an example) or "margin" (one).
         sketch: longest row to keep.
         seed: of the sketch.
+        at: the δ to differentiate at; δ = 0, the frozen backbone, by default.
         on_example: called with (done, total), for progress bars.
 
     Raises:
@@ -135,7 +137,7 @@ def tangent_features(
     rows = torch.empty(total, width_out, width, device=problem.backbone.device, dtype=problem.backbone.dtype)
     start = rows.new_empty(total, problem.task.num_classes)
     labels = torch.cat([problem.train.labels[:train], problem.test.labels[:test]])
-    origin = problem.delta.initial()
+    origin = problem.delta.initial() if at is None else at
     if isinstance(problem.delta, InPlaceDelta):
         problem.delta.write(origin)
     try:
@@ -151,14 +153,22 @@ def tangent_features(
         rows *= (size / width) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
     slack = None
     if outputs == "margin":
-        margins = torch.stack([margin(z, int(y)) for z, y in zip(start, labels, strict=True)])
-        others = start.scatter(1, labels[:, None], float("-inf")).amax(1)
-        slack = start.gather(1, labels[:, None])[:, 0] - others - margins
-        start, labels = torch.stack([torch.zeros_like(margins), margins], 1), torch.ones_like(labels)
+        start, slack = as_margins(start, labels)
+        labels = torch.ones_like(labels)
     passes = total * (FORWARD + width_out * BACKWARD)
     problem.passes += passes
     seconds = time.perf_counter() - began
     return TangentFeatures(rows, start, labels, slack, train, size, projection, passes, seconds)
+
+
+def as_margins(
+    logits: Float[Tensor, "n C"], labels: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
+    """Return the logits (0, m) of margins, and the slack by which m may fall short of 0 for a solved one."""
+    margins = torch.stack([margin(z, int(y)) for z, y in zip(logits, labels, strict=True)])
+    others = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
+    slack = logits.gather(1, labels[:, None])[:, 0] - others - margins
+    return torch.stack([torch.zeros_like(margins), margins], 1), slack
 
 
 def margin(logits: Float[Tensor, " C"], label: int) -> Float[Tensor, ""]:

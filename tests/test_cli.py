@@ -109,7 +109,8 @@ def test_every_option_reaches_the_function(stand_in, tmp_path):
     given = (
         "--model m --task t --method measure --projection srdct --head probe --scope all --fraction 0.8 "
         "--baseline 0.95 --corrected --steps 7 --batch-size 3 --train-examples 0 --test-examples 99 "
-        f"--max-length 32 --runs 2.5 --precision 0.5 --seed 4 --device cuda:1 --out {tmp_path} --no-progress"
+        f"--max-length 32 --runs 2.5 --precision 0.5 --burn-in 3 --seed 4 --device cuda:1 "
+        f"--out {tmp_path} --no-progress"
     )
     result = run("dimension", *given.split())
     assert result.exit_code == 0, result.output
@@ -118,7 +119,7 @@ def test_every_option_reaches_the_function(stand_in, tmp_path):
             "model": "m", "task": "t", "method": "measure", "projection": "srdct", "head": "probe",
             "scope": "all", "criterion": Criterion(0.8, 0.95, True), "steps": 7, "batch_size": 3,
             "train_examples": None, "test_examples": 99, "max_length": 32, "runs": 2.5, "precision": 0.5,
-            "seed": 4, "device": "cuda:1", "out": tmp_path, "progress": False,
+            "burn_in": 3, "seed": 4, "device": "cuda:1", "out": tmp_path, "progress": False,
         }
     ]  # fmt: skip
 

@@ -52,6 +52,7 @@ def intrinsic_dimension(
     max_length: int = 64,
     runs: float = 6.0,
     precision: float = 0.25,
+    burn_in: int = 0,
     seed: int = 0,
     device: str = "cpu",
     out: str | Path | None = None,
@@ -78,6 +79,7 @@ def intrinsic_dimension(
         runs: budget of the measured search in training runs of the full step budget, baseline and check of
             the learning rate included.
         precision: the search stops when the 90 % interval is within ± this.
+        burn_in: steps of full fine-tuning before the network is linearized; 0 predicts before any training.
         seed: of subspaces, data order and draws.
         device: "cpu" or "cuda".
         out: folder for `trials.jsonl` (a run that was cut off goes on from there), `result.json` and
@@ -123,7 +125,12 @@ def intrinsic_dimension(
         examples = min(_KERNEL_EXAMPLES, len(task.train))
         config = {
             **identity,
-            "prediction": {"examples": examples, "scope": scope, "criterion": criterion.to_dict()},
+            "prediction": {
+                "examples": examples,
+                "scope": scope,
+                "criterion": criterion.to_dict(),
+                "burn_in": burn_in,
+            },
             "training": training.to_dict(),
         }
         row = log.find(config)
@@ -137,6 +144,7 @@ def intrinsic_dimension(
                 training,
                 examples=examples,
                 chance=task.chance,
+                burn_in=burn_in,
                 on_example=show.example,
             )
             log.append(config, predicted.to_dict())
@@ -169,6 +177,7 @@ def intrinsic_dimension(
         "test_examples": len(task.test),
         "runs": runs,
         "precision": precision,
+        "burn_in": burn_in,
         "seed": seed,
         "device": str(backbone.device),
     }

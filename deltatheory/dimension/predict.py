@@ -17,8 +17,8 @@ from deltatheory.dimension.criterion import Criterion, Interval
 from deltatheory.dimension.linearized import root, subspaces, train_linearized
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.search import log_grid
-from deltatheory.kernel import TangentFeatures, tangent_features
-from deltatheory.problem import FORWARD, Problem
+from deltatheory.kernel import TangentFeatures, as_margins, tangent_features
+from deltatheory.problem import FORWARD, Problem, Split, epochs
 from deltatheory.training import Training
 
 __all__ = ["LEARNING_RATES", "Prediction", "predict"]
@@ -26,6 +26,7 @@ __all__ = ["LEARNING_RATES", "Prediction", "predict"]
 # Rates for δ under an isometric P: with unit-norm columns one serves all d near d90.
 LEARNING_RATES = (0.3, 1.0)
 FOLDS = 8
+_BURN_IN_RATE = 2e-4
 _SKETCH = 4096
 _BOOTSTRAP = 1000
 # Spread of ln(measured/predicted) that linearization itself leaves, beside sampling: a factor of 2 at 90 %.
@@ -43,7 +44,7 @@ class Prediction:
         level: the accuracy to reach, 0.9 of the predicted baseline by default.
         baseline: the predicted accuracy without a limit on d.
         frozen: accuracy of the frozen model on the kernel's examples.
-        learning_rate: the best of `LEARNING_RATES` for δ near d90, by held-out loss.
+        learning_rate: the one of `LEARNING_RATES` whose d90 is smaller.
         curve: one row for each d and fold.
         diagnostics: rank, movement, linearization error, and sentences in "missed" and "checked".
         passes: forward-equivalents.
@@ -77,7 +78,6 @@ class _Curves:
 
     grid: list[int]
     solved: np.ndarray
-    loss: np.ndarray
     movement: np.ndarray
     points: list[CurvePoint]
 
@@ -90,6 +90,7 @@ def predict(
     *,
     examples: int,
     chance: float,
+    burn_in: int = 0,
     on_example: Callable[[int, int], None] | None = None,
 ) -> Prediction:
     """Predict d90 by training the linearized network in random subspaces of every dimension.
@@ -105,9 +106,17 @@ def predict(
         training: the step budget and batch size to predict for; its learning rate is not used.
         examples: training examples to compute kernel rows of.
         chance: majority rate, for a corrected criterion.
+        burn_in: linearize after so many steps of full fine-tuning instead of at θ₀; the linearized network
+            still starts at the frozen model's outputs. The kernel has then seen labels of held-out
+            examples, so a few steps, well under an epoch, are the most that stays a prediction.
         on_example: called with (done, total).
     """
     began, before = time.perf_counter(), problem.passes
+    if burn_in and burn_in * training.batch_size > len(problem.train):
+        raise ValueError(
+            f"burn_in={burn_in}: with batches of {training.batch_size} that is more than one epoch of "
+            f"{len(problem.train)} examples; at most {len(problem.train) // training.batch_size} steps."
+        )
     features = tangent_features(
         problem,
         train=examples,
@@ -115,8 +124,14 @@ def predict(
         outputs="margin",
         sketch=_SKETCH,
         seed=training.seed,
+        at=_burnt_in(problem, training, burn_in) if burn_in else None,
         on_example=on_example,
     )
+    if burn_in:
+        start = problem.predict(problem.delta.initial(), _part(problem.train, list(range(examples))))
+        problem.restore()
+        logits, slack = as_margins(start, problem.train.labels[:examples])
+        features = replace(features, logits=logits, slack=slack)
     rank, frozen = features.rank(), float(features.solved(features.logits).double().mean())
     diagnostics: dict[str, Any] = {"rank": rank, "examples": examples, "missed": []}
     if rank < examples // 2:
@@ -136,17 +151,14 @@ def predict(
         rate: _cross_fit(features, square_root, grid, replace(training, learning_rate=rate))
         for rate in LEARNING_RATES
     }
-    found = {rate: _d90(curve.solved, grid, criterion, chance) for rate, curve in curves.items()}
-    rate = min(found, key=lambda r: float(np.interp(found[r][0], np.log(grid), curves[r].loss)))
-    crossing, level, baseline = found[rate]
+    solved = {rate: curve.solved for rate, curve in curves.items()}
+    crossing, rate, level, baseline = _d90(solved, grid, criterion, chance)
     curve = curves[rate]
 
     rng = np.random.default_rng(training.seed)
+    draws = (rng.integers(0, examples, examples) for _ in range(_BOOTSTRAP))
     replicates = np.array(
-        [
-            _d90(curve.solved[:, rng.integers(0, examples, examples)], grid, criterion, chance)[0]
-            for _ in range(_BOOTSTRAP)
-        ]
+        [_d90({r: s[:, draw] for r, s in solved.items()}, grid, criterion, chance)[0] for draw in draws]
     )
     nearest = grid[int(np.argmin(np.abs(np.log(grid) - crossing)))]
     movement = float(np.interp(crossing, np.log(grid), curve.movement)) / _origin_norm(problem)
@@ -163,7 +175,15 @@ def predict(
         **_verdicts(examples, rank, error, movement),
     }
     if frozen >= level:
+        # The level then says nothing of d; where the linearized accuracy stops rising bounds what it needs.
+        saturated = _d90(solved, grid, replace(criterion, fraction=1.0), chance)[0]
+        high = math.exp(saturated + 1.645 * spread)
         d90 = Interval(0.0, 0.0, high, "the frozen model is predicted to reach the level already")
+        diagnostics["missed"].append(
+            f"Gain: linearized training lifts held-out accuracy only from {frozen:.3f} to {baseline:.3f}, so "
+            f"the frozen model lies above the level of {level:.3f}. Features that move may lift that: "
+            "0 is a lower bound of d90; the interval reaches to where the linearized accuracy saturates."
+        )
     else:
         d90 = Interval(math.exp(crossing), low, high, "predicted")
     return Prediction(
@@ -177,6 +197,26 @@ def predict(
         passes=problem.passes - before,
         seconds=time.perf_counter() - began,
     )
+
+
+def _burnt_in(problem: Problem, training: Training, steps: int) -> torch.Tensor:
+    """Return δ after the first steps of a full fine-tuning run at the rate that predictions burn in with."""
+    schedule = replace(training, learning_rate=_BURN_IN_RATE)
+    delta = problem.delta.initial()
+    optimizer = torch.optim.AdamW([delta], weight_decay=0.0)
+    order = epochs(problem.train.lengths, training.batch_size, training.seed)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        batch, labels = problem.batch(problem.train, next(order))
+        *_, delta.grad = problem.loss_and_gradient(delta, batch, labels)
+        optimizer.step()
+    delta.grad = None
+    return delta
+
+
+def _part(split: Split, indices: list[int]) -> Split:
+    return Split(split.examples.subset(indices), split.lengths[indices], split.labels[indices])
 
 
 def _folds(examples: int) -> list[tuple[list[int], list[int]]]:
@@ -193,7 +233,7 @@ def _cross_fit(
 ) -> _Curves:
     examples = len(features.labels)
     solved = np.zeros((len(grid), examples))
-    loss, movement = np.zeros(len(grid)), np.zeros(len(grid))
+    movement = np.zeros(len(grid))
     points = []
     folds = _folds(examples)
     for k, (kept, held) in enumerate(folds):
@@ -209,10 +249,7 @@ def _cross_fit(
             jacobian = subspaces(square_root[order], features.size, d, 1, seed=training.seed + 1000 * k + i)
             run = train_linearized(part, jacobian, replace(training, seed=training.seed + k))
             right = part.solved(run.logits)[0].double().cpu().numpy()
-            log_p = run.logits[0].log_softmax(-1)
-            nll = -log_p.gather(1, part.labels[:, None])[len(kept) :].mean()
             solved[i, held] = right[len(kept) :]
-            loss[i] += float(nll) / len(folds)
             movement[i] += float(run.delta.norm()) / len(folds)
             points.append(
                 CurvePoint(
@@ -224,24 +261,32 @@ def _cross_fit(
                     test_metric=float(right[len(kept) :].mean()),
                 )
             )
-    return _Curves(grid, solved, loss, movement, points)
+    return _Curves(grid, solved, movement, points)
 
 
 def _d90(
-    solved: np.ndarray, grid: list[int], criterion: Criterion, chance: float
-) -> tuple[float, float, float]:
-    """Return (ln d90, level, baseline) of one set of held-out judgements, by a monotone fit."""
-    score = isotonic_regression(solved.mean(1)).x
-    baseline = float(score[-1]) if criterion.baseline is None else criterion.baseline
+    solved: dict[float, np.ndarray], grid: list[int], criterion: Criterion, chance: float
+) -> tuple[float, float, float, float]:
+    """Return (ln d90, learning rate, level, baseline) of held-out judgements, by a monotone fit.
+
+    As in a measurement, the baseline has its best rate and the subspaces have theirs.
+    """
+    scores = {rate: isotonic_regression(judged.mean(1)).x for rate, judged in solved.items()}
+    baseline = criterion.baseline or max(float(score[-1]) for score in scores.values())
     level = criterion.level(baseline, min(chance, baseline))
+    crossing, rate = min((_crossing(score, grid, level), rate) for rate, score in scores.items())
+    return crossing, rate, level, baseline
+
+
+def _crossing(score: np.ndarray, grid: list[int], level: float) -> float:
     above = np.flatnonzero(score >= level)
-    if not len(above):  # a given baseline may lie out of reach
-        return math.log(grid[-1]), level, baseline
+    if not len(above):  # a given baseline may lie out of reach, and one rate's best out of another's
+        return math.log(grid[-1])
     i = int(above[0])
     if i == 0:
-        return 0.0, level, baseline
+        return 0.0
     share = (level - score[i - 1]) / (score[i] - score[i - 1])
-    return float(np.log(grid[i - 1]) + share * np.log(grid[i] / grid[i - 1])), level, baseline
+    return float(np.log(grid[i - 1]) + share * np.log(grid[i] / grid[i - 1]))
 
 
 def _origin_norm(problem: Problem) -> float:
@@ -271,12 +316,7 @@ def _linearization_error(
     tuned = Problem(
         problem.backbone, problem.task, delta, problem.head, max_length=problem.max_length, check=False
     )
-    subset = replace(
-        problem.train,
-        examples=problem.train.examples.subset(held),
-        lengths=problem.train.lengths[held],
-        labels=problem.train.labels[held],
-    )
+    subset = _part(problem.train, held)
     logits = tuned.predict(run.delta[0], subset)
     tuned.restore()
     problem.passes += FORWARD * len(held)

@@ -133,12 +133,13 @@ def problem_with(head_change) -> Problem:
     return Problem(backbone, task, make_delta("full", backbone), changed, check=False)
 
 
-def predicted(problem: Problem, steps: int = 12, **criterion) -> Prediction:
+def predicted(problem: Problem, steps: int = 12, burn_in: int = 0, **measure) -> Prediction:
     def subspace(d: int, seed: int):
         return make_delta("subspace", problem.backbone, d=d, seed=seed)
 
     training = Training(steps=steps, batch_size=8)
-    return predict(problem, subspace, Criterion(**criterion), training, examples=64, chance=0.5)
+    criterion = Criterion(**measure)
+    return predict(problem, subspace, criterion, training, examples=64, chance=0.5, burn_in=burn_in)
 
 
 def test_prediction_refuses_a_head_that_says_nothing():
@@ -155,10 +156,10 @@ def test_prediction_widens_its_interval_where_linearization_fails(monkeypatch, e
     def diagnosed(error: float, movement: float) -> Prediction:
         monkeypatch.setattr(module, "_linearization_error", lambda *_: error)
         monkeypatch.setattr(module, "_origin_norm", lambda _: at_one / movement)
-        return predicted(problem)
+        return predicted(problem, steps=100)
 
     monkeypatch.setattr(module, "_origin_norm", lambda _: 1.0)
-    at_one = predicted(problem).diagnostics["movement"]
+    at_one = predicted(problem, steps=100).diagnostics["movement"]
     sound, doubtful = diagnosed(0.1, 0.1), diagnosed(error, movement)
     factor = max(1, error / 0.5) * max(1, movement / 0.5)
     assert doubtful.diagnostics["model_spread"] == pytest.approx(factor * sound.diagnostics["model_spread"])
@@ -180,6 +181,39 @@ def test_a_lower_fraction_needs_no_more_dimensions():
     values = [predicted(problem, steps=100, fraction=f).d90.value for f in (0.99, 0.9, 0.7)]
     assert values == sorted(values, reverse=True)
     assert values[0] > values[-1]
+
+
+def test_the_prediction_gives_the_baseline_and_the_subspaces_their_best_rate():
+    module = sys.modules["deltatheory.dimension.predict"]
+    slow = np.repeat([[0, 0, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], 5, axis=1)  # accuracies .25, .5, 1
+    fast = np.repeat([[0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1]], 5, axis=1)  # .5, .75, .75
+    criterion = Criterion(fraction=0.6)
+    crossing, rate, level, baseline = module._d90({0.3: slow, 1.0: fast}, [1, 2, 4], criterion, 0.5)
+    assert (rate, level, baseline) == (1.0, pytest.approx(0.6), 1.0)
+    assert crossing == pytest.approx(0.4 * np.log(2))
+    assert module._d90({0.3: slow}, [1, 2, 4], criterion, 0.5)[0] > crossing
+
+
+def test_burn_in_moves_the_kernel_not_the_start(monkeypatch):
+    module, problem, seen = sys.modules["deltatheory.dimension.predict"], problem_with(lambda w: w), []
+    original = module._cross_fit
+    monkeypatch.setattr(module, "_cross_fit", lambda f, *rest: seen.append(f) or original(f, *rest))
+    predicted(problem)
+    burnt = predicted(problem, burn_in=2)
+    at_origin, after = seen[0], seen[-1]
+    torch.testing.assert_close(after.logits, at_origin.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.slack, at_origin.slack, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(after.rows, at_origin.rows, rtol=1e-3)
+    assert burnt.passes >= 64 * 3 + 2 * 8 * 3 + 64
+    with pytest.raises(ValueError, match=r"burn_in=9.*at most 8 steps"):
+        predicted(problem, burn_in=9)
+
+
+def test_a_prediction_of_zero_says_what_it_does_not_know():
+    got = predicted(problem_with(lambda w: w), fraction=0.3)
+    assert got.d90.value == 0
+    assert got.d90.high > 1
+    assert any(sentence.startswith("Gain") for sentence in got.diagnostics["missed"])
 
 
 def test_a_level_the_frozen_model_reaches_gives_zero(tmp_path):
