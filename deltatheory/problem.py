@@ -102,7 +102,7 @@ class Problem:
 
     def logits(self, delta: Float[Tensor, " m"], batch: Batch) -> Float[Tensor, "B C"]:
         """Return f(δ) on a batch; pure and differentiable in δ."""
-        return self.head(self.backbone.pooled(batch, self.delta.parameters(delta)))
+        return self.head(self.backbone.pooled(batch, self.delta.edit(delta)))
 
     def loss(self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
         """Return the mean cross-entropy on a batch; pure and differentiable in δ."""
@@ -171,11 +171,11 @@ class Problem:
         Raises:
             FloatingPointError: if a logit is not finite.
         """
-        parameters = None
+        edit = None
         if isinstance(self.delta, InPlaceDelta):
             self.delta.write(delta)
         else:
-            parameters = self.delta.parameters(delta)
+            edit = self.delta.edit(delta)
         order = np.argsort(split.lengths, kind="stable")
         outputs = torch.empty(
             len(split), self.task.num_classes, device=self.backbone.device, dtype=self.backbone.dtype
@@ -183,7 +183,7 @@ class Problem:
         for start in range(0, len(order), chunk):
             indices = order[start : start + chunk].tolist()
             batch, _ = self.batch(split, indices)
-            outputs[indices] = self.head(self.backbone.pooled(batch, parameters))
+            outputs[indices] = self.head(self.backbone.pooled(batch, edit))
         self.passes += FORWARD * len(split)
         if not outputs.isfinite().all():
             raise FloatingPointError(f"the logits are not finite: {_NOT_FINITE}")

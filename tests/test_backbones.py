@@ -106,7 +106,7 @@ def test_a_step_takes_the_parameters_of_its_block():
     backbone = tiny("llama")
     batch = backbone.encode(TEXTS)
     x = backbone.embed(batch)
-    other = dict(backbone.layers[1].named_parameters())
+    other = {f"layers.0.{name}": p for name, p in backbone.layers[1].named_parameters()}
     torch.testing.assert_close(backbone.step(0, x, batch, other), backbone.step(1, x, batch))
     doubled = {"embed_tokens.weight": 2 * backbone.model.embed_tokens.weight}
     torch.testing.assert_close(backbone.embed(batch, doubled), 2 * x)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from deltatheory.backbones.backbone import Backbone, wrap_model
 from deltatheory.backbones.batch import Batch
+from deltatheory.backbones.edit import Edit
 from deltatheory.backbones.families import SUPPORTED, prepare
 from deltatheory.backbones.load import EMBEDDED, load_backbone
 
-__all__ = ["EMBEDDED", "SUPPORTED", "Backbone", "Batch", "load_backbone", "prepare", "wrap_model"]
+__all__ = ["EMBEDDED", "SUPPORTED", "Backbone", "Batch", "Edit", "load_backbone", "prepare", "wrap_model"]

@@ -8,14 +8,23 @@ from operator import attrgetter
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltatheory._shapes import Float
 from deltatheory.autodiff import functional_call
 from deltatheory.backbones.batch import Batch, additive_mask
-from deltatheory.backbones.families import Attention, Family, Kind, family_of, prepare
+from deltatheory.backbones.edit import Edit, editing
+from deltatheory.backbones.families import Attention, Family, Kind, Part, family_of, prepare
 
 __all__ = ["Backbone", "wrap_model"]
+
+
+def as_edit(edit: Edit | Mapping[str, Tensor] | None) -> Edit:
+    """Return an edit as it is, a mapping as an edit of parameters, and `None` as the empty edit."""
+    if isinstance(edit, Edit):
+        return edit
+    return Edit(parameters=edit or {})
 
 
 class _Reached(Exception):
@@ -124,23 +133,76 @@ class Backbone:
             return real.cumsum(1) * real + config.pad_token_id
         return torch.arange(mask.shape[1]).expand(mask.shape[0], -1).contiguous()
 
-    def _forward(self, batch: Batch, parameters: Mapping[str, Tensor] | None) -> Any:
-        inputs = batch.to(dtype=self.dtype).inputs()
-        if parameters is None:
-            return self.model(**inputs)
-        return functional_call(self.model, parameters, (), inputs)
+    def module_name(self, t: int, part: Part) -> str:
+        """Return the name, in the model, of a part of block t.
+
+        Raises:
+            ValueError: for a part that this architecture fuses with others (GPT-2's query, key and value).
+        """
+        name = self._family.part(part)
+        if not name:
+            raise ValueError(f"part={part!r}: {self.name!r} has no such module of its own in its blocks.")
+        return f"{self._family.layers}.{t}.{name}"
+
+    @property
+    def attention_modules(self) -> dict[int, nn.Module]:
+        """The attention module of every block."""
+        path = attrgetter(self._family.attention)
+        return {t: path(layer) for t, layer in enumerate(self.layers)}
+
+    def prompted(self, batch: Batch, length: int) -> Batch:
+        """Return the batch as it is with `length` real tokens put before each text; their ids are 0."""
+        ids = F.pad(batch.input_ids, (length, 0))
+        mask = F.pad(batch.mask, (length, 0), value=1.0)
+        types = None if batch.token_type_ids is None else F.pad(batch.token_type_ids, (length, 0))
+        positions = self._positions(mask.cpu()).to(ids.device)
+        return Batch(ids, mask, additive_mask(mask, self.kind == "causal"), positions, types)
+
+    def _forward(self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None) -> Any:
+        edit = as_edit(edit)
+        batch = batch.to(dtype=self.dtype)
+        if edit.prompt is None:
+            inputs = batch.inputs()
+        else:
+            words = cast(Any, self.model).get_input_embeddings()
+            name = next(n for n, p in self.model.named_parameters() if p is words.weight)
+            own = functional_call(
+                words, {"weight": edit.parameters.get(name, words.weight)}, (batch.input_ids,)
+            )
+            prompt = edit.prompt.to(own.dtype).expand(len(batch), -1, -1)
+            inputs = self.prompted(batch, prompt.shape[1]).inputs()
+            del inputs["input_ids"]
+            inputs["inputs_embeds"] = torch.cat([prompt, own], 1)
+        if edit.shift:
+            inputs["position_ids"] = inputs["position_ids"] + edit.shift
+        with editing(self.model, edit, self.attention_modules if edit.attention else {}):
+            if not edit.parameters:
+                return self.model(**inputs)
+            return functional_call(self.model, edit.parameters, (), inputs)
 
     def hidden_states(
-        self, batch: Batch, parameters: Mapping[str, Tensor] | None = None
+        self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "B T H"]:
-        """Return the last hidden state.
+        """Return the last hidden state of the batch's own tokens.
 
         Arguments:
             batch: from `encode`.
-            parameters: replace these entries of `model.named_parameters()` in a pure call, one name for
-                tied weights; without it the module's own storage is used and ordinary autograd applies.
+            edit: what the pass does differently; a mapping replaces entries of `model.named_parameters()`,
+                one name for tied weights. Without parameters the module's own storage is used and ordinary
+                autograd applies.
+
+        Raises:
+            ValueError: if prompt or shift make a text longer than the model takes.
         """
-        return self._forward(batch, parameters).last_hidden_state
+        edit = as_edit(edit)
+        extra = 0 if edit.prompt is None else edit.prompt.shape[0]
+        length = batch.input_ids.shape[1]
+        if length + extra + edit.shift > self.max_length:
+            raise ValueError(
+                f"a prompt of {extra} and a shift of {edit.shift} before {length} tokens: "
+                f"{self.name!r} takes at most {self.max_length}; shorten them, or cut texts shorter."
+            )
+        return self._forward(batch, edit).last_hidden_state[:, extra:]
 
     def pool(
         self,
@@ -171,21 +233,21 @@ class Backbone:
     def pooled(
         self,
         batch: Batch,
-        parameters: Mapping[str, Tensor] | None = None,
+        edit: Edit | Mapping[str, Tensor] | None = None,
         pooling: Literal["mean", "cls", "last"] | None = None,
     ) -> Float[Tensor, "B H"]:
-        """Return `pool(hidden_states(batch, parameters), batch, pooling)`."""
-        return self.pool(self.hidden_states(batch, parameters), batch, pooling)
+        """Return `pool(hidden_states(batch, edit), batch, pooling)`."""
+        return self.pool(self.hidden_states(batch, edit), batch, pooling)
 
-    def embed(self, batch: Batch, parameters: Mapping[str, Tensor] | None = None) -> Float[Tensor, "B T H"]:
-        """Return x_0, exactly what the first block receives in a whole forward pass."""
+    def embed(self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None = None) -> Float[Tensor, "B T H"]:
+        """Return x_0, exactly what the first block receives in a whole forward pass, prompt included."""
 
         def stop(_module: nn.Module, args: tuple, kwargs: dict) -> None:
             raise _Reached(args[0] if args else kwargs["hidden_states"])
 
         handle = self.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self._forward(batch, parameters)
+            self._forward(batch, edit)
         except _Reached as reached:
             return reached.args[0]
         finally:
@@ -197,27 +259,36 @@ class Backbone:
         t: int,
         x: Float[Tensor, "B T H"],
         batch: Batch,
-        parameters: Mapping[str, Tensor] | None = None,
+        edit: Edit | Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "B T H"]:
         """Return x_{t+1} = block_t(x_t) under the batch's 4-D mask (without it, eager sees the future).
 
         Arguments:
             t: 0 .. len(layers) - 1.
             x: x_t.
-            batch: the texts it belongs to.
-            parameters: replacements named as in `layers[t].named_parameters()`.
+            batch: the texts it belongs to, `prompted` where x has a prompt.
+            edit: as in `hidden_states`; what names other blocks does not act here, and a prompt is in x_0.
         """
+        edit = as_edit(edit)
+        prefix = f"{self._family.layers}.{t}."
+
+        def own(named: Mapping[str, Any]) -> dict[str, Any]:
+            return {n.removeprefix(prefix): v for n, v in named.items() if n.startswith(prefix)}
+
+        here = {t: edit.attention[t]} if t in edit.attention else {}
+        local = Edit(own(edit.parameters), own(edit.inputs), own(edit.outputs), here)
         batch = batch.to(dtype=x.dtype)
         inputs: dict[str, Any] = {
             "attention_mask": batch.attention_mask,
-            "position_ids": batch.position_ids,
+            "position_ids": batch.position_ids + edit.shift,
             "use_cache": False,
         }
         rotary = getattr(self.model, "rotary_emb", None)
         if rotary is not None:
-            inputs["position_embeddings"] = rotary(x, batch.position_ids)
+            inputs["position_embeddings"] = rotary(x, inputs["position_ids"])
         layer = self.layers[t]
-        out = functional_call(layer, parameters or {}, (x,), inputs)
+        with editing(layer, local, self.attention_modules if here else {}):
+            out = functional_call(layer, local.parameters, (x,), inputs)
         return out[0] if isinstance(out, tuple) else out
 
     def readout(self, x: Float[Tensor, "B T H"]) -> Float[Tensor, "B T H"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -14,40 +14,101 @@ Kind = Literal["encoder", "causal"]
 Attention = Literal["eager", "sdpa"]
 
 
+Part = Literal["attention", "query", "key", "value", "attention_output", "ffn_in", "ffn_out"]
+
+
 @dataclass(frozen=True)
 class Family:
-    """Where one architecture keeps its parts, as paths from the base model.
+    """Where one architecture keeps its parts, as paths from the base model or, in a block, from the block.
 
     Arguments:
         kind: "encoder" (every token sees every token) or "causal".
         layers: path of the list of blocks.
+        attention: path of the attention module in a block.
+        query: the linear maps to queries, keys and values, "" where they are one module ...
+        key: ...
+        value: ...
+        attention_output: the linear map from the heads back to the residual stream.
+        ffn_in: the linear map into the feed-forward layer (its gate's map, where it is gated).
+        ffn_out: the linear map out of it.
         norm: path of the last normalisation, "" where the last block ends with it.
         offset_positions: position ids start at `pad_token_id + 1` (RoBERTa), not at 0.
     """
 
     kind: Kind
     layers: str
+    attention: str
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    ffn_in: str
+    ffn_out: str
     norm: str = ""
     offset_positions: bool = False
 
+    def part(self, part: Part) -> str:
+        """Return the path of a part in a block, "" where it is no module of its own."""
+        return getattr(self, part)
 
-_LLAMA = Family("causal", "layers", "norm")
-_ROBERTA = Family("encoder", "encoder.layer", offset_positions=True)
+
+_BERT = Family(
+    "encoder",
+    "encoder.layer",
+    "attention.self",
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+_ROBERTA = replace(_BERT, offset_positions=True)
+_LLAMA = Family(
+    "causal",
+    "layers",
+    "self_attn",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.down_proj",
+    norm="norm",
+)
 
 FAMILIES: dict[str, Family] = {
-    "bert": Family("encoder", "encoder.layer"),
+    "bert": _BERT,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "gpt2": Family("causal", "h", "ln_f"),
+    "gpt2": Family("causal", "h", "attn", "", "", "", "attn.c_proj", "mlp.c_fc", "mlp.c_proj", norm="ln_f"),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "gemma": _LLAMA,
     "gemma2": _LLAMA,
-    "gpt_neox": Family("causal", "layers", "final_layer_norm"),
-    "opt": Family("causal", "decoder.layers", "decoder.final_layer_norm"),
+    "gpt_neox": Family(
+        "causal",
+        "layers",
+        "attention",
+        "",
+        "",
+        "",
+        "attention.dense",
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+        norm="final_layer_norm",
+    ),
+    "opt": replace(
+        _LLAMA,
+        layers="decoder.layers",
+        attention_output="self_attn.out_proj",
+        ffn_in="fc1",
+        ffn_out="fc2",
+        norm="decoder.final_layer_norm",
+    ),
 }
 SUPPORTED: tuple[str, ...] = tuple(sorted(FAMILIES))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.backbones import Backbone
+from deltatheory.backbones import Backbone, Edit
 
 __all__ = ["Delta", "InPlaceDelta"]
 
@@ -18,7 +18,8 @@ class Delta(ABC):
     """A parameter-efficient change of a frozen backbone, θ = ψ(δ) with δ ∈ R^m and ψ(0) = θ₀ exactly.
 
     A kind of delta is one subclass in one file and one line in `deltatheory.deltas.DELTAS`. It defines
-    `size` and `parameters`; training and theory use nothing else.
+    `size` and `edit` (or `parameters`, where all it does is to change those); training and theory use nothing
+    else.
 
     Attributes:
         name: key in `DELTAS`.
@@ -40,9 +41,13 @@ class Delta(ABC):
         """Return δ = 0, where training starts."""
         return torch.zeros(self.size, device=self.backbone.device, dtype=self.backbone.dtype)
 
-    @abstractmethod
+    def edit(self, delta: Float[Tensor, " m"]) -> Edit:
+        """Return what the forward pass does differently at δ, differentiable in δ."""
+        return Edit(parameters=self.parameters(delta))
+
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return the changed entries of `backbone.model.named_parameters()`, differentiable in δ."""
+        return {}
 
     @abstractmethod
     def specification(self) -> dict:

@@ -1,0 +1,151 @@
+"""What one forward pass does differently from the frozen backbone, as a value."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deltatheory._shapes import Float
+
+__all__ = ["Attend", "AttentionEdit", "Edit", "editing"]
+
+# (query, key, value, mask) ↦ output; shapes (B, heads, T, e), (B, kv_heads, S, e) twice, (B, 1, T, S), and
+# (B, T, heads, e) of the output.
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# The block's own `attend` and the same four arguments ↦ output.
+AttentionEdit = Callable[[Attend, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change of the forward pass; the empty one is the frozen backbone.
+
+    Every tensor in it may depend on δ: the pass stays a pure, differentiable function of them.
+
+    Attributes:
+        parameters: new values of entries of `model.named_parameters()`.
+        inputs: module name ↦ (x ↦ x'), applied to the module's first argument.
+        outputs: module name ↦ ((x, y) ↦ y'), applied to the module's first argument and its output.
+        attention: block number ↦ change of its attention, after the query, key and value maps.
+        prompt: shape (k, H), put before the word embeddings; positions then count from the first of them.
+        shift: added to the position of every token.
+    """
+
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    outputs: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    attention: Mapping[int, AttentionEdit] = field(default_factory=dict)
+    prompt: Float[Tensor, "k H"] | None = None
+    shift: int = 0
+
+    def then(self, other: Edit) -> Edit:
+        """Return both edits in one; where they meet, `other` acts on what this one left.
+
+        Raises:
+            ValueError: if both set the same parameter: their changes must be added before.
+        """
+        both = sorted(self.parameters.keys() & other.parameters.keys())
+        if both:
+            raise ValueError(f"parameters: both edits set {both[0]!r}; add their changes before.")
+        prompts = [p for p in (self.prompt, other.prompt) if p is not None]
+        return Edit(
+            parameters={**self.parameters, **other.parameters},
+            inputs=_merged(self.inputs, other.inputs, lambda f, g: lambda x: g(f(x))),
+            outputs=_merged(self.outputs, other.outputs, lambda f, g: lambda x, y: g(x, f(x, y))),
+            attention=_merged(self.attention, other.attention, _nested),
+            prompt=torch.cat(prompts) if prompts else None,
+            shift=self.shift + other.shift,
+        )
+
+
+def _merged(first: Mapping, second: Mapping, join: Callable[[Any, Any], Any]) -> dict:
+    shared = {key: join(first[key], second[key]) for key in first.keys() & second.keys()}
+    return {**first, **second, **shared}
+
+
+def _nested(first: AttentionEdit, second: AttentionEdit) -> AttentionEdit:
+    return lambda attend, *qkvm: second(lambda *inner: first(attend, *inner), *qkvm)
+
+
+_ATTENTION: ContextVar[dict[nn.Module, AttentionEdit]] = ContextVar("attention edits")
+_IMPLEMENTATION = "deltatheory"
+
+
+def _edited_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **options: Any
+) -> tuple[Tensor, None]:
+    """Run a module's eager attention under its edit, behind the interface of `transformers`."""
+    eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return eager(module, q, k, v, mask, **options)[0]
+
+    edit = _ATTENTION.get().get(module)
+    if edit is None:
+        return attend(query, key, value, attention_mask), None
+    return edit(attend, query, key, value, attention_mask), None
+
+
+@contextmanager
+def editing(root: nn.Module, edit: Edit, attention: Mapping[int, nn.Module]) -> Iterator[None]:
+    """Let hooks and attention of an edit act inside `root`; parameters and prompt are the caller's.
+
+    Args:
+        root: whose modules `edit` names.
+        edit: what to do.
+        attention: block number ↦ its attention module.
+
+    Raises:
+        ValueError: for a module name that `root` does not have.
+    """
+    with ExitStack() as stack:
+        for name, change in edit.inputs.items():
+            hook = _before(change)
+            stack.callback(_named(root, name).register_forward_pre_hook(hook, with_kwargs=True).remove)
+        for name, change in edit.outputs.items():
+            hook = _after(change)
+            stack.callback(_named(root, name).register_forward_hook(hook, with_kwargs=True).remove)
+        if edit.attention:
+            from transformers import AttentionInterface
+
+            AttentionInterface.register(_IMPLEMENTATION, _edited_attention)
+            config = next(iter(attention.values())).config
+            before = config._attn_implementation
+            stack.callback(setattr, config, "_attn_implementation", before)
+            config._attn_implementation = _IMPLEMENTATION
+            token = _ATTENTION.set({attention[t]: change for t, change in edit.attention.items()})
+            stack.callback(_ATTENTION.reset, token)
+        yield
+
+
+def _named(root: nn.Module, name: str) -> nn.Module:
+    try:
+        return root.get_submodule(name)
+    except AttributeError:
+        raise ValueError(f"module {name!r}: {type(root).__name__} has no such module.") from None
+
+
+def _before(change: Callable[[Tensor], Tensor]) -> Callable:
+    def hook(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    return hook
+
+
+def _after(change: Callable[[Tensor, Tensor], Tensor]) -> Callable:
+    def hook(_: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
+        x = args[0] if args else kwargs["hidden_states"]
+        if isinstance(out, tuple):
+            return (change(x, out[0]), *out[1:])
+        return change(x, out)
+
+    return hook
