@@ -25,6 +25,8 @@ class Delta(ABC):
         name: key in `DELTAS`.
         family: "addition", "specification" or "reparameterization" (Ding et al. 2023).
         formula: ψ in one line.
+        acts: where in a layer it acts.
+        affine: whether the map of a controlled layer is affine in δ, at a fixed input of the layer.
         backbone: what it changes.
         size: m, the number of coordinates of δ.
     """
@@ -32,6 +34,8 @@ class Delta(ABC):
     name: ClassVar[str]
     family: ClassVar[str]
     formula: ClassVar[str]
+    acts: ClassVar[str]
+    affine: ClassVar[bool]
     size: int
 
     def __init__(self, backbone: Backbone) -> None:

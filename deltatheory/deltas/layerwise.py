@@ -33,6 +33,8 @@ class LayerwiseSubspace(Subspace):
 
     name: ClassVar[str] = "layerwise-subspace"
     formula: ClassVar[str] = "θ_i = θ₀_i + (1 + λ_i) (Pz)_i"
+    acts: ClassVar[str] = "every parameter of the scope"
+    affine: ClassVar[bool] = False
 
     def __init__(
         self,

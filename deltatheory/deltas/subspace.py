@@ -107,6 +107,8 @@ class Subspace(InPlaceDelta):
     name: ClassVar[str] = "subspace"
     family: ClassVar[str] = "reparameterization"
     formula: ClassVar[str] = "θ = θ₀ + Pδ"
+    acts: ClassVar[str] = "every parameter of the scope"
+    affine: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -165,6 +167,8 @@ class FullFineTuning(Subspace):
     name: ClassVar[str] = "full"
     family: ClassVar[str] = "full"
     formula: ClassVar[str] = "θ = θ₀ + δ"
+    acts: ClassVar[str] = "every parameter of the scope"
+    affine: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, *, scope: str = "blocks") -> None:
         D = FlatOrigin.of(backbone, scope).theta0.numel()
