@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from scipy.stats import t as student
 
 from deltatheory.backbones import Backbone, Batch, load_backbone
 from deltatheory.deltas import Delta
@@ -31,6 +32,7 @@ TASK, HEAD, MAX_LENGTH = "stdlib-topics-2", "label-words", 64
 STEPS, BATCH_SIZE, EVERY, SUBSAMPLE = 120, 32, 10, 100
 DIMENSIONS, SEEDS, RATE, BASELINE_RATE = (128, 256, 512), (0, 1), 1.0, 1e-4
 BATCHES, TOGETHER, LENGTH, VMAP_D = (8, 32), (1, 2, 4), 16, 256
+_WORTHWHILE = 0.1  # of the passes: less is not worth a change
 SECOND = 1000  # added to the seed of the data order where a run goes on in a larger subspace
 
 app = typer.Typer(add_completion=False)
@@ -44,11 +46,14 @@ class Watched(Problem):
         super().__init__(*args, **options)
         self.looks: list[dict] = []
         self.steps = 0
+        self.middle: torch.Tensor | None = None
 
     def loss_and_gradient(self, delta: torch.Tensor, batch: Batch, labels: torch.Tensor) -> tuple:
         """Look first: the δ given is that of the steps done so far."""
         if self.steps and self.steps % EVERY == 0:
             self.look(delta)
+        if self.steps == STEPS // 2:
+            self.middle = delta.clone()
         self.steps += 1
         return super().loss_and_gradient(delta, batch, labels)
 
@@ -97,16 +102,16 @@ class Study:
         outcome = train(problem, training, start=start)
         if outcome.test is None:
             raise RuntimeError(f"{part} {delta.specification()}: {outcome.status}")
-        looks = []
+        looks, deltas = [], {}
         if isinstance(problem, Watched):
             problem.look(outcome.delta)
             problem.restore()
-            looks = problem.looks
+            looks, deltas = problem.looks, {"half": problem.middle, "whole": outcome.delta}
         result = {
             "accuracy": outcome.test["accuracy"],
             "loss": outcome.test["loss"],
             "looks": looks,
-            "delta": outcome.delta.tolist() if part != "baseline" else None,
+            "deltas": {name: delta.tolist() for name, delta in deltas.items()},
             "seconds": outcome.seconds,
         }
         self.log.append(config, result)
@@ -114,12 +119,12 @@ class Study:
         typer.echo(f"{part} {size}: {result['accuracy']:.3f} in {outcome.seconds:.0f} s")
         return result
 
-    def warm(self, part: str, small: Subspace, solution: dict, steps: int) -> None:
-        """Go on in the subspace of twice the dimension that contains the small one."""
-        seed, delta = small.projection.seed, torch.tensor(solution["delta"])
-        large = self.subspace(2 * small.size, seed)
-        training = Training(steps, BATCH_SIZE, RATE, seed=seed + SECOND)
-        self.run(part, large, training, small.projection.lift(delta, large.projection))
+    def warm(self, kind: str, d: int, seed: int, solved: dict) -> None:
+        """Go on in the subspace of twice the dimension, which contains the one of dimension d."""
+        small, large = self.subspace(d, seed), self.subspace(2 * d, seed)
+        delta = torch.tensor(solved["deltas"][kind.split()[0]])
+        training = Training(STEPS // 2, BATCH_SIZE, RATE, seed=seed + SECOND)
+        self.run(kind, large, training, small.projection.lift(delta, large.projection))
 
     def together(self, batch_size: int, k: int, repetitions: int) -> None:
         """Time a step of k runs with subspaces and batches of their own: in turn, and by one vmap."""
@@ -208,17 +213,14 @@ def run(
         for seed in SEEDS:
             training = Training(STEPS, BATCH_SIZE, RATE, seed=seed)
             solved[d, seed] = study.run("zero", study.subspace(d, seed), training)
-    for d in DIMENSIONS[:-1]:
-        for seed in SEEDS:
-            study.warm("whole + half", study.subspace(d, seed), solved[d, seed], STEPS // 2)
+    pairs = [(d, seed) for d in DIMENSIONS[:-1] for seed in SEEDS]
+    for pair in pairs:
+        study.warm("half + half", *pair, solved[pair])
     for batch_size in BATCHES:
         for k in TOGETHER:
             study.together(batch_size, k, repetitions)
-    for d in DIMENSIONS[:-1]:
-        for seed in SEEDS:
-            small = study.subspace(d, seed)
-            half = study.run("half", small, Training(STEPS // 2, BATCH_SIZE, RATE, seed=seed))
-            study.warm("half + half", small, half, STEPS // 2)
+    for pair in pairs:
+        study.warm("whole + half", *pair, solved[pair])
     table(out, level)
 
 
@@ -285,8 +287,8 @@ def _warm(parts: dict[str, list[dict]]) -> list[dict]:
     """Pairs of runs at 2d, warm and from zero, of the same subspace."""
     zero = {(r["config"]["d"], r["config"]["seed"]): r["result"] for r in parts["zero"]}
     pairs = []
-    for part in ("half + half", "whole + half"):
-        for row in parts[part]:
+    for part in _KINDS:
+        for row in parts.get(part, []):
             d, seed = row["config"]["d"], row["config"]["seed"]
             warm, cold = row["result"]["accuracy"], zero[d, seed]["accuracy"]
             small = zero[d // 2, seed]["accuracy"]
@@ -310,23 +312,26 @@ def _vmap_row(row: dict) -> dict:
 
 def _early_verdict(early: list[dict]) -> str:
     stopped = [row for row in early if row["stopped"]]
-    false = sum(row["false_success"] for row in stopped)
+    reached = [row for row in early if row["first_reached"]]
+    false, missed = (sum(not row["solved"] for row in rows) for rows in (stopped, reached))
     saved = statistics.mean(row["saved"] for row in early)
     low, high = (f(row["saved"] for row in early) for f in (min, max))
     text = (
-        f"Early success: {len(stopped)} of {len(early)} runs would have stopped, and {saved:.0%} of the "
-        f"passes of all runs would have been saved, looks included ({low:.0%} to {high:.0%} a run). "
+        f"Early success: {len(stopped)} of {len(early)} runs would have stopped, which changes the passes of "
+        f"all runs by {-saved:+.0%}, looks included ({-high:+.0%} to {-low:+.0%} a run). {len(reached)} runs "
+        f"were at the level at some look, and {missed} of them ended below it. "
     )
     if not stopped:
-        return text + "It does not pay here."
-    rise = statistics.mean(row["final"] - row["at_stop"] for row in stopped)
+        return text + "No run gains by it here."
+    gaps = [row["final"] - row["at_stop"] for row in stopped]
     text += (
-        f"{false} of the {len(stopped)} ended below the level after all; on average a run ended {rise:+.3f} "
-        "from its accuracy at the stop, and that final accuracy is what the search fits its curve to. "
+        f"{false} of the {len(stopped)} stops were false. Accuracy went on from the stop by "
+        f"{statistics.mean(gaps):+.3f} on average ({min(gaps):+.3f} to {max(gaps):+.3f}), so a stopped run "
+        "tells the search, which fits a curve to accuracies, that the level was reached and not by how much: "
     )
     if false:
-        return text + "It changes which runs count as solved."
-    return text + f"It {'saves passes' if saved > 0.1 else 'saves next to nothing'} and gives up the score."
+        return text + "it changes which runs count as solved."
+    return text + ("passes for information." if saved > _WORTHWHILE else "and next to nothing is saved.")
 
 
 def _warm_verdict(warm: list[dict], early: list[dict]) -> str:
@@ -334,42 +339,50 @@ def _warm_verdict(warm: list[dict], early: list[dict]) -> str:
     for row in early:
         scores.setdefault(row["d"], []).append(row["final"])
     seeds = statistics.mean(statistics.stdev(values) for values in scores.values())
-    text = "Warm start, against the whole budget from zero at 2d:"
-    outside = []
+    means = [statistics.mean(scores[d]) for d in sorted(scores)]
+    doubling = (means[-1] - means[0]) / (len(means) - 1)
+    text = f"Warm start, against {STEPS} steps at 2d from zero:"
+    biased = []
     for kind, budget in _KINDS.items():
-        mean, deviation, error = _spread([row["difference"] for row in warm if row["kind"] == kind])
-        text += f" {budget}, {mean:+.3f} (standard deviation {deviation:.3f} over runs);"
-        if abs(mean) > 2 * error:
-            outside.append(f"{kind!r} {'above' if mean > 0 else 'below'}")
-    text = text[:-1] + f"; seeds alone differ by {seeds:.3f}. "
-    if outside:
-        return text + (
-            f"Beyond two standard errors of zero: {', '.join(outside)}: a warm start is not a run of the "
-            "same budget, and its d90 would be another."
-        )
-    return text + "Neither is beyond two standard errors of zero: no bias shows, nor can one of this size."
+        differences = [row["difference"] for row in warm if row["kind"] == kind]
+        if len(differences) < 2:
+            continue
+        mean, deviation, half = _spread(differences)
+        text += f" {budget}, {mean:+.3f} ± {half:.3f} (standard deviation {deviation:.3f});"
+        if abs(mean) > half:
+            biased.append(f"{kind!r} ends {'higher' if mean > 0 else 'lower'}")
+    text = (
+        f"{text[:-1]}. Doubling d from zero brings {doubling:+.3f} here, and seeds differ by {seeds:.3f} "
+        "(standard deviation). "
+    )
+    if biased:
+        return f"{text}{' and '.join(biased)}: that is not a run of the step budget, and its d90 is another."
+    return text + "No bias is beyond its 95 % interval; one within the intervals would not have been seen."
 
 
 def _vmap_verdict(vmap: list[dict]) -> str:
     most = max(row["k"] for row in vmap)
     ratios = [row["speedup"] for row in vmap if row["k"] == most]
-    gain = "pays" if min(ratios) > 1.1 else "does not pay" if max(ratios) < 1.1 else "pays for some batches"
-    texts = ", ".join(f"{r['speedup']:.2f} at {r['batch']}" for r in vmap if r["k"] == most)
+    least = 1 / (1 - _WORTHWHILE)
+    gain = (
+        "pays" if min(ratios) > least else "does not pay" if max(ratios) < least else "pays for some batches"
+    )
+    texts = " and ".join(f"{r['speedup']:.2f} (batch {r['batch']})" for r in vmap if r["k"] == most)
     return (
-        f"vmap: a step of {most} runs at once is {texts} times as fast as {most} steps in turn on "
-        f"{vmap[0]['threads']} CPU thread(s): it {gain} there."
+        f"vmap: on {vmap[0]['threads']} CPU thread(s), {most} steps in turn take {texts} times as long as "
+        f"one vmapped step of {most} runs: it {gain} there."
     )
 
 
 def _spread(values: list[float]) -> tuple[float, float, float]:
-    """Mean, standard deviation, standard error."""
-    deviation = statistics.stdev(values)
-    return statistics.mean(values), deviation, deviation / len(values) ** 0.5
+    """Mean, standard deviation, and half the 95 % interval of the mean (Student's t)."""
+    deviation, n = statistics.stdev(values), len(values)
+    return statistics.mean(values), deviation, float(student.ppf(0.975, n - 1)) * deviation / n**0.5
 
 
 _KINDS = {
-    "half + half": f"{STEPS // 2} steps at d and {STEPS // 2} more at 2d",
-    "whole + half": f"{STEPS} steps at d (which the search has made) and {STEPS // 2} more at 2d",
+    "half + half": f"the first {STEPS // 2} of the {STEPS} steps at d and {STEPS // 2} more at 2d",
+    "whole + half": f"all {STEPS} steps at d, which the search has made, and {STEPS // 2} more at 2d",
 }
 
 
@@ -401,9 +414,7 @@ def _text(summary: dict, early: list[dict], warm: list[dict], vmap: list[dict]) 
             f"| {r['saved']:.0%} | {'yes' if r['false_success'] else 'no'} |"
         )
     lines += ["", "![Accuracy against step](figure.png)", "", "## Warm start", ""]
-    lines += [
-        f"Runs at 2d: {kind}, {text}; against {STEPS} steps at 2d from zero." for kind, text in _KINDS.items()
-    ]
+    lines += [f"- {kind}: {text}; against {STEPS} steps at 2d from zero." for kind, text in _KINDS.items()]
     lines += [
         "",
         "| kind | d to 2d | seed | at d | warm | from zero | difference |",
