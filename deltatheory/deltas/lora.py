@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -22,17 +23,21 @@ class LoRA(Delta):
     """W = W₀ + (α/r) B (A₀ + δ_A), B = δ_B, in every target module (Hu et al. 2022, eq. 3).
 
     A₀ is random and fixed, so δ = (δ_A, δ_B) = 0 is the frozen backbone and the Jacobian there is not zero.
+    `parameters` are the merged weights: the tuned model needs no further matrices.
 
     Args:
         backbone: what it changes.
         r: rank, 1 <= r <= the smaller side of every target.
-        alpha: α; the default α = r makes the factor 1.
+        alpha: α, of which every target has the factor α/r with its own rank; the default makes it 1.
         targets: last parts of module names ("query", "q_proj", ...), or ends of dotted names; by default the
             query and value projections.
+        rank_pattern: ranks other than r, by the end of the target's dotted name, a regular expression; the
+            first that matches counts.
         seed: of A₀.
 
     Raises:
-        ValueError: for targets that match no linear module (each entry must match), or too large a rank.
+        ValueError: for targets that match no linear module (each entry must match), a pattern that matches
+            no target, or too large a rank.
     """
 
     name: ClassVar[str] = "lora"
@@ -48,16 +53,21 @@ class LoRA(Delta):
         r: int = 8,
         alpha: float | None = None,
         targets: Sequence[str] | None = None,
+        rank_pattern: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(backbone)
         modules = linear_modules(backbone, targets)
         self.targets = tuple(modules)
+        self.rank_pattern = dict(rank_pattern or {})
+        self.ranks = _ranks(self.targets, r, self.rank_pattern)
+        self.r, self.alpha, self.seed = r, alpha, seed
         generator = torch.Generator().manual_seed(seed)
         self._factors: list[tuple[str, Tensor, Tensor, bool]] = []
         shapes: dict[str, tuple[int, ...]] = {}
         for name, module in modules.items():
             rows, columns, transposed = matrix_shape(module)
+            r = self.ranks[name]
             if not 1 <= r <= min(rows, columns):
                 raise ValueError(f"r={r}: must lie in 1..{min(rows, columns)}, the smaller side of {name!r}.")
             weight: Tensor = module.weight.detach()  # type: ignore[assignment]
@@ -66,23 +76,38 @@ class LoRA(Delta):
             shapes |= {f"{name}.A": (r, columns), f"{name}.B": (rows, r)}
         self.coordinates = Coordinates(shapes)
         self.size = self.coordinates.size
-        self.r, self.seed, self.scaling = r, seed, (r if alpha is None else alpha) / r
+
+    def scaling(self, name: str) -> float:
+        """Return α/r of a target."""
+        return 1.0 if self.alpha is None else self.alpha / self.ranks[name]
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return the changed weight matrices."""
         pieces = self.coordinates.split(delta)
         changed = {}
         for name, weight, start, transposed in self._factors:
-            change = self.scaling * pieces[f"{name}.B"] @ (start + pieces[f"{name}.A"])
+            change = self.scaling(name) * pieces[f"{name}.B"] @ (start + pieces[f"{name}.A"])
             changed[f"{name}.weight"] = weight + (change.T if transposed else change)
         return changed
 
     def specification(self) -> dict:
-        """Rank, factor, targets and seed."""
+        """Ranks, α, targets and seed."""
         return {
             "delta": self.name,
             "r": self.r,
-            "scaling": self.scaling,
+            "alpha": self.alpha,
             "targets": list(self.targets),
+            "rank_pattern": self.rank_pattern,
             "seed": self.seed,
         }
+
+
+def _ranks(targets: Sequence[str], r: int, pattern: Mapping[str, int]) -> dict[str, int]:
+    matched = {p: [n for n in targets if re.fullmatch(rf"(.*\.)?({p})", n)] for p in pattern}
+    missed = [p for p, names in matched.items() if not names]
+    if missed:
+        raise ValueError(
+            f"rank_pattern has {missed[0]!r}, which matches none of the {len(targets)} targets, such as "
+            f"{targets[0]!r} ({len(missed)} of {len(pattern)} patterns match none)."
+        )
+    return {name: next((pattern[p] for p in pattern if name in matched[p]), r) for name in targets}

@@ -14,7 +14,7 @@ from deltatheory.deltas.base import InPlaceDelta
 from deltatheory.flat import FlatParameters, flatten_parameters
 from deltatheory.projections import Projection, make_projection
 
-__all__ = ["SCOPES", "FlatOrigin", "FullFineTuning", "Subspace"]
+__all__ = ["SCOPES", "FlatOrigin", "FullFineTuning", "Subspace", "project", "scope_names"]
 
 SCOPES = ("blocks", "all")
 
@@ -40,13 +40,12 @@ class FlatOrigin:
         Raises:
             ValueError: for an unknown scope, or one that differs from an earlier one of the same backbone.
         """
-        if scope not in SCOPES:
-            raise ValueError(f"scope={scope!r}: allowed are {', '.join(SCOPES)}.")
+        names = scope_names(backbone, scope)
         known, origin = cls._known.get(backbone.model, (scope, None))
         if known != scope:
             raise ValueError(f"scope={scope!r}: this backbone is in use with scope={known!r}; load another.")
         if origin is None or origin.left(backbone):
-            origin = cls(flatten_parameters(backbone.model, _names(backbone, scope)))
+            origin = cls(flatten_parameters(backbone.model, names))
             cls._known[backbone.model] = scope, origin
         return origin
 
@@ -56,7 +55,14 @@ class FlatOrigin:
         return backbone.model.get_parameter(name).data_ptr() != self.flat.theta.data_ptr()
 
 
-def _names(backbone: Backbone, scope: str) -> list[str]:
+def scope_names(backbone: Backbone, scope: str) -> list[str]:
+    """Return the names of the parameters in a scope, in the model's order.
+
+    Raises:
+        ValueError: for an unknown scope.
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"scope={scope!r}: allowed are {', '.join(SCOPES)}.")
     blocks = {id(p) for p in backbone.layers.parameters()}
     named = backbone.model.named_parameters()
     if scope == "blocks":
@@ -88,6 +94,12 @@ class _Project(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple, delta: Tensor, projection: Projection, transpose: bool) -> Any:
         rows = delta.movedim(in_dims[0], 0)
         return torch.stack([_Project.apply(row, projection, transpose) for row in rows]), 0
+
+
+def project(projection: Projection, delta: Float[Tensor, " d"]) -> Float[Tensor, " D"]:
+    """Return Pδ, differentiable in δ."""
+    change: Any = _Project.apply(delta, projection, False)
+    return change
 
 
 class Subspace(InPlaceDelta):
@@ -131,8 +143,7 @@ class Subspace(InPlaceDelta):
 
     def change(self, delta: Float[Tensor, " d"]) -> Float[Tensor, " D"]:
         """Return Pδ, differentiable in δ."""
-        change: Any = _Project.apply(delta, self.projection, False)
-        return change
+        return project(self.projection, delta)
 
     def write(self, delta: Float[Tensor, " m"]) -> None:
         """θ ← θ₀ + Pδ."""
