@@ -6,15 +6,54 @@ import difflib
 from typing import Any
 
 from deltatheory.backbones import Backbone
+from deltatheory.deltas.adapter import Adapter
 from deltatheory.deltas.base import Delta, InPlaceDelta
+from deltatheory.deltas.combined import Combined
+from deltatheory.deltas.compacter import Compacter
+from deltatheory.deltas.diff_pruning import DiffPruning
+from deltatheory.deltas.fisher_mask import FisherMask
+from deltatheory.deltas.ia3 import IA3
+from deltatheory.deltas.ladder import LadderSide
+from deltatheory.deltas.intrinsic_prompt import IntrinsicPromptTuning
 from deltatheory.deltas.layerwise import LayerwiseSubspace
 from deltatheory.deltas.lora import LoRA
+from deltatheory.deltas.prefix import PrefixTuning
+from deltatheory.deltas.prompt import PromptTuning
+from deltatheory.deltas.parallel_adapter import ParallelAdapter
+from deltatheory.deltas.selected import BitFit, LastLayers, LayerNormOnly, Modules
 from deltatheory.deltas.subspace import FullFineTuning, Subspace
+from deltatheory.deltas.unified_subspace import UnifiedSubspace
+from deltatheory.deltas.unilora import UniLoRA
+from deltatheory.deltas.vera import VeRA
 
 __all__ = ["DELTAS", "Delta", "InPlaceDelta", "make_delta"]
 
 DELTAS: dict[str, type[Delta]] = {
-    kind.name: kind for kind in (Subspace, LayerwiseSubspace, FullFineTuning, LoRA)
+    kind.name: kind
+    for kind in (
+        Subspace,
+        LayerwiseSubspace,
+        FullFineTuning,
+        LoRA,
+        PromptTuning,
+        PrefixTuning,
+        IntrinsicPromptTuning,
+        Modules,
+        BitFit,
+        LayerNormOnly,
+        LastLayers,
+        DiffPruning,
+        FisherMask,
+        UniLoRA,
+        VeRA,
+        UnifiedSubspace,
+        Combined,
+        Adapter,
+        ParallelAdapter,
+        Compacter,
+        IA3,
+        LadderSide,
+    )
 }
 
 

@@ -15,10 +15,41 @@ CASES = {
     "layerwise-subspace": {"d": 12},
     "full": {},
     "lora": {"r": 2},
+    "prompt": {"length": 2},
+    "prefix": {"length": 2},
+    "intrinsic-prompt": {"d": 4, "length": 2},
+    "modules": {"patterns": ["*.1.*weight"]},
+    "bitfit": {},
+    "layernorm": {},
+    "last-layers": {"k": 1},
+    "diff-pruning": {},
+    "fisher-mask": {"count": 40},
+    "unilora": {"d": 12, "r": 2},
+    "vera": {"r": 5},
+    "unified-subspace": {"deltas": [("lora", {"r": 2}), ("bitfit", {})], "d": 6},
+    "combined": {"deltas": [("lora", {"r": 2}), ("bitfit", {}), ("layernorm", {})]},
+    "adapter": {"bottleneck": 3},
+    "parallel-adapter": {"bottleneck": 3, "placement": "both"},
+    "compacter": {"n": 2, "bottleneck": 4},
+    "ia3": {},
+    "ladder": {"width": 3},
 }
 IN_PLACE = [name for name in CASES if issubclass(DELTAS[name], InPlaceDelta)]
 FAMILIES = ["bert", "gpt2"]
-SCOPES = {"lora": [{}]}
+SCOPES = {
+    "lora": [{}],
+    "prompt": [{}],
+    "prefix": [{}],
+    "intrinsic-prompt": [{}],
+    "modules": [{}],
+    "bitfit": [{}],
+    "layernorm": [{}],
+    "last-layers": [{}],
+    "unilora": [{}],
+    "vera": [{}],
+    "unified-subspace": [{}],
+    "combined": [{}],
+}
 
 
 def every(names):
@@ -48,7 +79,7 @@ def test_zero_is_the_frozen_backbone_bit_by_bit(name, family, options):
     frozen = toy_problem("lora", family=family).backbone
     expected = problem.head(frozen.pooled(batch))
     zero = problem.delta.initial()
-    assert torch.equal(problem.logits(zero, batch), expected)
+    assert torch.equal(problem.logits(zero, batch), expected) == problem.delta.exact_zero
     if name in IN_PLACE:
         problem.delta.write(zero)
         assert torch.equal(problem.head(problem.backbone.pooled(batch)), expected)

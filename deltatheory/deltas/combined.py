@@ -1,0 +1,138 @@
+"""Several deltas at once, or one after the other (Ding et al. 2023, "Combinations")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from deltatheory._shapes import Float
+from deltatheory.backbones import Backbone, Edit
+from deltatheory.deltas.base import Delta
+
+__all__ = ["Combined", "Stage"]
+
+
+class Combined(Delta):
+    """δ = (δ_1, ..., δ_n): the edits one after the other; on a shared parameter the changes are added.
+
+    Where several edits meet in one place of the forward pass, a later one acts on what the earlier left;
+    where they change one parameter it becomes θ₀ + Δ_1 + ... + Δ_n. Training δ trains all at once
+    (simultaneously); `stage` gives the problems of training them one after the other (sequentially).
+
+    Args:
+        backbone: what it changes.
+        deltas: deltas on this backbone, or (name, options) as `make_delta` takes them.
+
+    Raises:
+        ValueError: for no delta, a delta on another backbone, or as `make_delta`.
+    """
+
+    name: ClassVar[str] = "combined"
+    family: ClassVar[str] = "combination"
+    formula: ClassVar[str] = "ψ_n(δ_n) ∘ ... ∘ ψ_1(δ_1)"
+    acts: ClassVar[str] = "where its parts act"
+    affine: ClassVar[bool] = False
+
+    def __init__(
+        self, backbone: Backbone, *, deltas: Sequence[Delta | tuple[str, Mapping[str, Any]] | list]
+    ) -> None:
+        super().__init__(backbone)
+        if not deltas:
+            raise ValueError(f"deltas={deltas!r}: give at least one.")
+        self.deltas = tuple(d if isinstance(d, Delta) else _made(backbone, d) for d in deltas)
+        for i, delta in enumerate(self.deltas):
+            if delta.backbone is not backbone:
+                raise ValueError(f"deltas[{i}]: {delta.name!r} is on another backbone; make it on this one.")
+        self.size = sum(delta.size for delta in self.deltas)
+
+    def split(self, delta: Float[Tensor, " m"]) -> tuple[Tensor, ...]:
+        """Return (δ_1, ..., δ_n)."""
+        return torch.split(delta, [part.size for part in self.deltas])
+
+    def edit(self, delta: Float[Tensor, " m"]) -> Edit:
+        """Return all edits in one."""
+        combined = Edit()
+        for part, piece in zip(self.deltas, self.split(delta), strict=True):
+            combined = self._added(combined, part.edit(piece))
+        return combined
+
+    def _added(self, first: Edit, second: Edit) -> Edit:
+        both = first.parameters.keys() & second.parameters.keys()
+        origin = self.backbone.model.get_parameter
+        sums = {n: first.parameters[n] + (second.parameters[n] - origin(n).detach()) for n in both}
+        kept = {n: p for n, p in first.parameters.items() if n not in both}
+        return replace(first, parameters=kept).then(replace(second, parameters={**second.parameters, **sums}))
+
+    def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
+        """Return the parameters of the whole edit."""
+        return dict(self.edit(delta).parameters)
+
+    def stage(self, i: int, fixed: Sequence[Float[Tensor, " n"]]) -> Stage:
+        """Return stage i of sequential training: δ_i is free, those before are fixed, those after are 0.
+
+        Args:
+            i: 0 .. n - 1.
+            fixed: δ_0, ..., δ_{i-1}, as trained in the stages before.
+
+        Raises:
+            ValueError: for i outside that, or `fixed` of another number or sizes.
+        """
+        return Stage(self, i, fixed)
+
+    def specification(self) -> dict:
+        """Name and the parts' own specifications, as (name, options)."""
+        parts = [part.specification() for part in self.deltas]
+        return {
+            "delta": self.name,
+            "deltas": [[p["delta"], {k: v for k, v in p.items() if k != "delta"}] for p in parts],
+        }
+
+
+class Stage(Delta):
+    """One delta of a `Combined` on the backbone as earlier stages left it; δ = 0 is that model.
+
+    Attributes:
+        combined: the combination up to this stage.
+        fixed: (δ_0, ..., δ_{i-1}) as one vector.
+    """
+
+    name: ClassVar[str] = "stage"
+    family: ClassVar[str] = "combination"
+    formula: ClassVar[str] = "ψ_i(δ) ∘ ψ_{i-1}(δ_{i-1}) ∘ ... ∘ ψ_0(δ_0), δ_0 ... δ_{i-1} fixed"
+    acts: ClassVar[str] = "where its last part acts"
+    affine: ClassVar[bool] = False
+
+    def __init__(self, combined: Combined, i: int, fixed: Sequence[Float[Tensor, " n"]]) -> None:
+        super().__init__(combined.backbone)
+        if not 0 <= i < len(combined.deltas):
+            raise ValueError(f"i={i}: must lie in 0..{len(combined.deltas) - 1}, the stages.")
+        sizes = [part.size for part in combined.deltas[:i]]
+        if [x.numel() for x in fixed] != sizes:
+            raise ValueError(f"fixed: has sizes {[x.numel() for x in fixed]}; stage {i} needs {sizes}.")
+        self.combined = Combined(combined.backbone, deltas=combined.deltas[: i + 1])
+        self.size = combined.deltas[i].size
+        self.fixed = torch.cat([*(x.detach() for x in fixed), combined.initial()[:0]])
+
+    def edit(self, delta: Float[Tensor, " m"]) -> Edit:
+        """Return the edits of the earlier stages and this one's."""
+        return self.combined.edit(torch.cat([self.fixed, delta]))
+
+    def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
+        """Return the parameters of the whole edit."""
+        return dict(self.edit(delta).parameters)
+
+    def specification(self) -> dict:
+        """Parts and the stage; the fixed δ are results of their own runs and stored there."""
+        return {**self.combined.specification(), "delta": self.name, "i": len(self.combined.deltas) - 1}
+
+
+def _made(backbone: Backbone, part: Any) -> Delta:
+    from deltatheory.deltas import make_delta  # the registry imports this module
+
+    if len(part) != 2 or not isinstance(part[0], str) or not isinstance(part[1], Mapping):
+        raise ValueError(f"deltas has {part!r}: give a delta, or (name, options).")
+    return make_delta(part[0], backbone, **part[1])
