@@ -8,8 +8,9 @@ loses rank and nothing can be predicted from it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from torch.nn.functional import normalize
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
 from deltatheory.tasks import Examples, Task
+from deltatheory.tokens import check_suffix, continuation
 
-__all__ = ["HEADS", "Head", "make_head"]
+__all__ = ["HEADS", "Head", "Verbalizer", "make_head"]
 
 # Logits are this times a cosine: the inverse temperature with which sentence encoders are trained.
 SCALE = 20.0
@@ -38,6 +40,7 @@ class Head:
         bias: shape (C,), b.
         centre: shape (H,), c: the mean feature, which encoders that were not trained for cosines share.
         passes: forward passes over single examples that making it took.
+        suffix: tokens that the problem puts after each text.
     """
 
     kind: str
@@ -45,9 +48,12 @@ class Head:
     bias: Float[Tensor, " C"]
     centre: Float[Tensor, " H"]
     passes: int
+    suffix: tuple[int, ...] = ()
 
-    def __call__(self, pooled: Float[Tensor, "B H"]) -> Float[Tensor, "B C"]:
-        """Return the logits of pooled hidden states."""
+    def __call__(
+        self, pooled: Float[Tensor, "B H"], parameters: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """Return the logits of pooled hidden states; `parameters` are those that an edit replaces."""
         return normalize(pooled - self.centre, dim=-1) @ self.weight.T + self.bias
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Head:
@@ -56,6 +62,28 @@ class Head:
             x.to(device=device, dtype=dtype) for x in (self.weight, self.bias, self.centre)
         )
         return replace(self, weight=weight, bias=bias, centre=centre)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Verbalizer(Head):
+    """logits(h)_c = (lm_head h)_{v(c)}: the next-token logit of each class's label word v(c).
+
+    The rows of lm_head are `weight` at θ₀. Where lm_head is tied to an embedding that is tuned, the tuned one
+    counts: it is one tensor of the model.
+
+    Attributes:
+        backbone: causal, with lm_head.
+        tokens: v, the first token of each class's words as it follows the text.
+    """
+
+    backbone: Backbone
+    tokens: tuple[int, ...]
+
+    def __call__(
+        self, pooled: Float[Tensor, "B H"], parameters: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """Return the label words' logits of the last hidden states."""
+        return self.backbone.vocabulary_logits(pooled, parameters)[:, list(self.tokens)]
 
 
 @torch.no_grad()
@@ -128,34 +156,71 @@ def _random(backbone: Backbone, task: Task, seed: int, max_length: int | None) -
     return Head("random", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), 0)
 
 
+def _verbalizer(
+    backbone: Backbone, task: Task, seed: int, max_length: int | None, suffix: str = ""
+) -> Verbalizer:
+    """v(c) = the first token of class c's words, as they follow the suffix (Schick & Schütze 2021)."""
+    after = check_suffix(backbone, suffix)
+    tokens = tuple(continuation(backbone, word, suffix)[0] for word in task.label_words)
+    first: dict[int, str] = {}
+    for token, word in zip(tokens, task.label_words, strict=True):
+        if token in first:
+            raise ValueError(
+                f"label_words={first[token]!r} and {word!r} of task {task.name!r} begin with the same token "
+                f"{backbone.tokenizer.decode([token])!r}: give Task.label_words that differ in their first."
+            )
+        first[token] = word
+    lm_head: Any = backbone.lm_head
+    weight = lm_head.weight.detach()[list(tokens)].clone()
+    zeros = weight.new_zeros(len(tokens))
+    bias = zeros if lm_head.bias is None else lm_head.bias.detach()[list(tokens)].clone()
+    centre = weight.new_zeros(weight.shape[1])
+    return Verbalizer("verbalizer", weight, bias, centre, 0, after, backbone=backbone, tokens=tokens)
+
+
 HEADS: dict[str, Callable[[Backbone, Task, int, int | None], Head]] = {
     "label-words": _label_words,
     "prototypes": _prototypes,
     "probe": _probe,
     "random": _random,
+    "verbalizer": _verbalizer,
 }
 
 
 def make_head(
-    kind: str, backbone: Backbone, task: Task, *, seed: int = 0, max_length: int | None = None
+    kind: str,
+    backbone: Backbone,
+    task: Task,
+    *,
+    seed: int = 0,
+    max_length: int | None = None,
+    suffix: str = "",
 ) -> Head:
     """Make the frozen head of a classification task.
 
     Args:
         kind: a key of `HEADS`: "label-words" (the embedded words of each class, no training data),
             "prototypes" (class means of the training features), "probe" (logistic regression on the
-            training features) or "random" (Li et al. 2018).
+            training features), "random" (Li et al. 2018) or "verbalizer" (a causal backbone's own logits of
+            each class's label word after the text).
         backbone: frozen.
         task: with two or more classes.
         seed: of the random head.
         max_length: longer texts are cut here; give that of the problem.
+        suffix: put after each text, for the verbalizer (" Topic:").
 
     Raises:
-        ValueError: for an unknown kind, a generation task, or a class without the examples the head needs.
+        ValueError: for an unknown kind, a generation task, a class without the examples the head needs, a
+            suffix for another head than the verbalizer; for the verbalizer also a backbone without lm_head,
+            or label words with the same first token.
     """
     if kind not in HEADS:
         near = difflib.get_close_matches(kind, HEADS, cutoff=0.4) or list(HEADS)
         raise ValueError(f"head={kind!r}: no such head; nearest: {', '.join(near)}.")
     if task.kind != "classification":
         raise ValueError(f"task={task.name!r} is a {task.kind} task: a head needs classes.")
+    if kind == "verbalizer":
+        return _verbalizer(backbone, task, seed, max_length, suffix)
+    if suffix:
+        raise ValueError(f"suffix={suffix!r}: head={kind!r} takes none; head='verbalizer' does.")
     return HEADS[kind](backbone, task, seed, max_length)

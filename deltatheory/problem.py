@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,19 +17,21 @@ from torch.nn.functional import cross_entropy
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float, Int
-from deltatheory.backbones import Backbone, Batch
+from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.deltas import Delta, InPlaceDelta
 from deltatheory.heads import Head, make_head
 from deltatheory.tasks import Examples, Task
+from deltatheory.tasks.task import digest
+from deltatheory.tokens import batch_of, token_rows
 
-__all__ = ["BACKWARD", "FORWARD", "Problem", "Split"]
+__all__ = ["BACKWARD", "FORWARD", "NOT_FINITE", "Problem", "Split", "Trainable"]
 
 # Costs in forward-equivalents: passes over one example. A backward pass that also forms weight gradients
 # takes about two forwards (measured: experiments/benchmarks/passes.py).
 FORWARD = 1.0
 BACKWARD = 2.0
 
-_NOT_FINITE = "lower the learning rate, or look for NaN in the weights"
+NOT_FINITE = "lower the learning rate, or look for NaN in the weights"
 _CHECKED = 4  # examples in the derivative self-check: enough to differ, few enough for a second
 
 
@@ -41,7 +47,123 @@ class Split:
         return len(self.examples)
 
 
-class Problem:
+class Trainable(ABC):
+    """A task under a backbone ψ(δ), as a trainer sees it: splits, batches, loss, gradient and scores.
+
+    Attributes:
+        metric: which of the scores of `evaluate` says how good a δ is; more is better.
+        train, dev, test: the splits; dev is encoded when it is first asked for.
+        passes: forward-equivalents spent so far, in passes over single examples.
+        autocast: run the network, not δ ↦ θ, in bfloat16 where that is safe (CUDA only).
+    """
+
+    metric: ClassVar[str]
+
+    def __init__(self, backbone: Backbone, task: Task, delta: Delta, max_length: int) -> None:
+        self.backbone, self.task, self.delta = backbone, task, delta
+        self.max_length = min(max_length, backbone.max_length)
+        self.passes = 0.0
+        self.autocast = False
+        self.train = self._split(task.train)
+        self.test = self._split(task.test)
+
+    @cached_property
+    def dev(self) -> Any:
+        """The split that decides when to stop."""
+        return self._split(self.task.dev)
+
+    @abstractmethod
+    def _split(self, examples: Examples) -> Any:
+        """Return examples with what batches of them need."""
+
+    @abstractmethod
+    def batch(self, split: Any, indices: Sequence[int]) -> tuple[Batch, Int[Tensor, "*n"]]:
+        """Return the encoded texts and the answers of some examples."""
+
+    @abstractmethod
+    def _answers(self, batch: Batch, labels: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the logits of all answers and the right ones; δ is `None` where it stands in the model."""
+
+    @abstractmethod
+    def evaluate(self, delta: Float[Tensor, " m"], split: Any) -> dict[str, float]:
+        """Return the scores and the loss on a split."""
+
+    def identity(self) -> dict:
+        """Return what makes two problems the same function of δ, for configuration hashes."""
+        splits = (self.task.train, self.task.dev, self.task.test)
+        return {
+            "backbone": self.backbone.provenance,
+            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "delta": self.delta.specification(),
+            "task": {"name": self.task.name, "kind": self.task.kind, "examples_sha256": digest(*splits)},
+            "max_length": self.max_length,
+        }
+
+    def loss(self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, "*n"]) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy on a batch; pure and differentiable in δ."""
+        return cross_entropy(*self._answers(batch, labels, delta))
+
+    def check(self) -> autodiff.SelfCheck:
+        """Run the derivative self-check at δ = 0 on the shortest examples.
+
+        Raises:
+            DerivativeError: if it fails.
+        """
+        shortest = np.argsort(self.train.lengths, kind="stable")[:_CHECKED]
+        batch, labels = self.batch(self.train, shortest.tolist())
+        result = autodiff.self_check(
+            lambda x: self._answers(batch, labels, x)[0],
+            lambda x: self.loss(x, batch, labels),
+            self.delta.initial(),
+        )
+        autodiff.require(result)
+        return result
+
+    def loss_and_gradient(
+        self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, "*n"]
+    ) -> tuple[float, float, Float[Tensor, " m"]]:
+        """Return the loss and the accuracy of the answers on a batch, and the loss's gradient in δ.
+
+        A delta that writes in place leaves θ(δ) in the model: call `restore` at the end.
+
+        Raises:
+            FloatingPointError: if the loss is not finite.
+        """
+        self.passes += (FORWARD + BACKWARD) * len(batch)
+        if isinstance(self.delta, InPlaceDelta):
+            self.delta.write(delta)
+            self.delta.clear()
+            logits, right = self._answers(batch, labels, None)
+            loss = cross_entropy(logits, right)
+            loss.backward()
+            gradient = self.delta.gradient(delta)
+        else:
+            leaf = delta.detach().requires_grad_()
+            logits, right = self._answers(batch, labels, leaf)
+            loss = cross_entropy(logits, right)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss became {value}: {NOT_FINITE}")
+        return value, float((logits.argmax(1) == right).double().mean()), gradient
+
+    def restore(self) -> None:
+        """Put θ₀ back into the model."""
+        if isinstance(self.delta, InPlaceDelta):
+            self.delta.restore()
+
+    def _placed(self, delta: Tensor) -> Edit:
+        """Write θ(δ) into the model where the delta can; return what else the forward pass must do."""
+        if isinstance(self.delta, InPlaceDelta):
+            self.delta.write(delta)
+            return Edit()
+        return self.delta.edit(delta)
+
+    def _precision(self) -> AbstractContextManager:
+        return torch.autocast("cuda", torch.bfloat16) if self.autocast else nullcontext()
+
+
+class Problem(Trainable):
     """f(δ) = logits of a task under the backbone ψ(δ), its loss, and their derivatives.
 
     The self-check of the derivatives runs when a problem is built (`autodiff.self_check`, about a second).
@@ -62,6 +184,8 @@ class Problem:
         DerivativeError: if the derivatives are not right; the message has the remedy.
     """
 
+    metric: ClassVar[str] = "accuracy"
+
     def __init__(
         self,
         backbone: Backbone,
@@ -72,41 +196,52 @@ class Problem:
         max_length: int = 64,
         check: bool = True,
     ) -> None:
-        self.backbone, self.task, self.delta = backbone, task, delta
-        self.max_length = min(max_length, backbone.max_length)
         if isinstance(head, str):
-            head = make_head(head, backbone, task, max_length=self.max_length)
+            head = make_head(head, backbone, task, max_length=min(max_length, backbone.max_length))
         self.head = head
-        self.train = self._split(task.train)
-        self.test = self._split(task.test)
-        self.passes = 0.0
+        super().__init__(backbone, task, delta, max_length)
         if check:
             self.check()
 
     def _split(self, examples: Examples) -> Split:
-        batches = self.backbone.tokenizer(
-            list(examples.texts),
-            None if examples.pairs is None else list(examples.pairs),
-            truncation=True,
-            max_length=self.max_length,
-        )
-        lengths = np.array([len(ids) for ids in batches["input_ids"]])
+        rows = token_rows(self.backbone, examples, self._room)
+        lengths = np.array([len(row) + len(self.head.suffix) for row in rows])
         return Split(examples, lengths, torch.tensor(examples.labels, device=self.backbone.device))
 
+    @property
+    def _room(self) -> int:
+        """Tokens that the head's suffix leaves to the text."""
+        room = self.max_length - len(self.head.suffix)
+        if room < 1:
+            raise ValueError(
+                f"max_length={self.max_length}: must be above {len(self.head.suffix)}, the head's suffix."
+            )
+        return room
+
     def batch(self, split: Split, indices: Sequence[int]) -> tuple[Batch, Int[Tensor, " B"]]:
-        """Return the encoded texts and the labels of some examples."""
-        part = split.examples.subset(indices)
-        return self.backbone.encode(part.texts, part.pairs, self.max_length), split.labels[list(indices)]
+        """Return the encoded texts, with the head's suffix, and the labels of some examples."""
+        part, labels = split.examples.subset(indices), split.labels[list(indices)]
+        if not self.head.suffix:
+            return self.backbone.encode(part.texts, part.pairs, self.max_length), labels
+        rows = token_rows(self.backbone, part, self._room)
+        return batch_of(self.backbone, [[*row, *self.head.suffix] for row in rows]), labels
+
+    def identity(self) -> dict:
+        """Return what makes two problems the same; of a head its kind and suffix."""
+        return {**super().identity(), "head": self.head.kind, "suffix": list(self.head.suffix)}
+
+    def _answers(self, batch: Batch, labels: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        return (self._outputs(batch, Edit()) if delta is None else self.logits(delta, batch)), labels
+
+    def _outputs(self, batch: Batch, edit: Edit) -> Float[Tensor, "B C"]:
+        with self._precision():
+            return self.head(self.backbone.pooled(batch, edit), edit.parameters).to(self.backbone.dtype)
 
     # Pure functions of δ.
 
     def logits(self, delta: Float[Tensor, " m"], batch: Batch) -> Float[Tensor, "B C"]:
         """Return f(δ) on a batch; pure and differentiable in δ."""
-        return self.head(self.backbone.pooled(batch, self.delta.edit(delta)))
-
-    def loss(self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy on a batch; pure and differentiable in δ."""
-        return cross_entropy(self.logits(delta, batch), labels)
+        return self._outputs(batch, self.delta.edit(delta))
 
     def jvp(self, delta: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return (f(δ), J v)."""
@@ -118,49 +253,7 @@ class Problem:
         self.passes += FORWARD * len(batch)
         return autodiff.vjp(lambda x: self.logits(x, batch), delta)
 
-    def check(self) -> autodiff.SelfCheck:
-        """Run the derivative self-check at δ = 0 on the shortest examples.
-
-        Raises:
-            DerivativeError: if it fails.
-        """
-        shortest = np.argsort(self.train.lengths, kind="stable")[:_CHECKED]
-        batch, labels = self.batch(self.train, shortest.tolist())
-        result = autodiff.self_check(
-            lambda x: self.logits(x, batch), lambda x: self.loss(x, batch, labels), self.delta.initial()
-        )
-        autodiff.require(result)
-        return result
-
     # What a trainer needs.
-
-    def loss_and_gradient(
-        self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, " B"]
-    ) -> tuple[float, float, Float[Tensor, " m"]]:
-        """Return the loss and the accuracy on a batch, and the loss's gradient in δ.
-
-        A delta that writes in place leaves θ(δ) in the model: call `restore` at the end.
-
-        Raises:
-            FloatingPointError: if the loss is not finite.
-        """
-        self.passes += (FORWARD + BACKWARD) * len(batch)
-        if isinstance(self.delta, InPlaceDelta):
-            self.delta.write(delta)
-            self.delta.clear()
-            logits = self.head(self.backbone.pooled(batch))
-            loss = cross_entropy(logits, labels)
-            loss.backward()
-            gradient = self.delta.gradient(delta)
-        else:
-            leaf = delta.detach().requires_grad_()
-            logits = self.logits(leaf, batch)
-            loss = cross_entropy(logits, labels)
-            (gradient,) = torch.autograd.grad(loss, leaf)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss became {value}: {_NOT_FINITE}")
-        return value, float((logits.argmax(1) == labels).double().mean()), gradient
 
     @torch.no_grad()
     def predict(self, delta: Float[Tensor, " m"], split: Split, chunk: int = 64) -> Float[Tensor, "n C"]:
@@ -171,11 +264,7 @@ class Problem:
         Raises:
             FloatingPointError: if a logit is not finite.
         """
-        edit = None
-        if isinstance(self.delta, InPlaceDelta):
-            self.delta.write(delta)
-        else:
-            edit = self.delta.edit(delta)
+        edit = self._placed(delta)
         order = np.argsort(split.lengths, kind="stable")
         outputs = torch.empty(
             len(split), self.task.num_classes, device=self.backbone.device, dtype=self.backbone.dtype
@@ -183,10 +272,10 @@ class Problem:
         for start in range(0, len(order), chunk):
             indices = order[start : start + chunk].tolist()
             batch, _ = self.batch(split, indices)
-            outputs[indices] = self.head(self.backbone.pooled(batch, edit))
+            outputs[indices] = self._outputs(batch, edit)
         self.passes += FORWARD * len(split)
         if not outputs.isfinite().all():
-            raise FloatingPointError(f"the logits are not finite: {_NOT_FINITE}")
+            raise FloatingPointError(f"the logits are not finite: {NOT_FINITE}")
         return outputs
 
     def evaluate(self, delta: Float[Tensor, " m"], split: Split) -> dict[str, float]:
@@ -194,11 +283,6 @@ class Problem:
         logits = self.predict(delta, split)
         accuracy = (logits.argmax(1) == split.labels).double().mean()
         return {"accuracy": float(accuracy), "loss": float(cross_entropy(logits, split.labels))}
-
-    def restore(self) -> None:
-        """Put θ₀ back into the model."""
-        if isinstance(self.delta, InPlaceDelta):
-            self.delta.restore()
 
 
 def epochs(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int]]:

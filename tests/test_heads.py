@@ -8,13 +8,15 @@ from tiny_models import tiny
 from tiny_problems import toy_problem, toy_task
 from torch.nn.functional import cosine_similarity, normalize
 
-from deltatheory.deltas import LoRA
+from deltatheory.deltas import LoRA, make_delta
 from deltatheory.heads import HEADS, Head, make_head
 from deltatheory.kernel import tangent_features
 from deltatheory.problem import Problem
 from deltatheory.tasks import Examples
+from deltatheory.training import Training, train
 
 CLASSES = 4
+POOLED = [kind for kind in HEADS if kind != "verbalizer"]  # that take an encoder
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def features(backbone, task):
     return torch.cat([backbone.pooled(backbone.encode([text])) for text in task.train.texts])
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", POOLED)
 def test_the_formula(backbone, task, features, kind):
     head = make_head(kind, backbone, task)
     assert (head.kind, head.weight.shape, head.bias.shape) == (kind, (CLASSES, 16), (CLASSES,))
@@ -128,7 +130,8 @@ def test_a_class_without_examples_is_refused_not_nan(backbone, task, kind):
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_shipped_heads_leave_the_jacobian_its_rank(kind):
-    problem = toy_problem(task=toy_task(CLASSES, train=12), head=kind)
+    family = "gpt2" if kind == "verbalizer" else "bert"
+    problem = toy_problem(family=family, task=toy_task(CLASSES, train=12), head=kind)
     rows = tangent_features(problem, train=4, test=1).rows[:4].flatten(0, 1).double()
     assert torch.linalg.matrix_rank(rows, rtol=1e-5) == 4 * (CLASSES - 1)
 
@@ -141,3 +144,103 @@ def test_a_zero_head_leaves_none():
     features = tangent_features(problem, train=4, test=1)
     assert features.rank() == 0
     assert features.rows.abs().max() == 0
+
+
+def causal(family="gpt2", **extra):
+    return tiny(family, **extra), toy_task(CLASSES, train=12)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_verbalizer_is_columns_of_lm_head_at_the_last_token(family):
+    backbone, task = causal(family)
+    problem = Problem(backbone, task, LoRA(backbone, r=1), "verbalizer", check=False)
+    batch, _ = problem.batch(problem.train, range(6))
+    ids = [backbone.tokenizer.convert_tokens_to_ids(word) for word in task.label_words]
+    lengths = batch.mask.long().sum(1)
+    assert len(set(lengths.tolist())) > 1
+    everything = backbone.lm_head(backbone.hidden_states(batch))
+    expected = everything[torch.arange(6), lengths - 1][:, ids]
+    torch.testing.assert_close(problem.logits(problem.delta.initial(), batch), expected)
+    assert torch.equal(problem.head.weight, backbone.lm_head.weight[ids])
+
+
+def test_a_suffix_stands_after_texts_that_are_cut_too():
+    backbone, task = causal()
+    head = make_head("verbalizer", backbone, task, suffix=" p o")
+    problem = Problem(backbone, task, LoRA(backbone, r=1), head, max_length=5, check=False)
+    batch, _ = problem.batch(problem.train, range(4))
+    rows = [ids[: int(n)].tolist() for ids, n in zip(batch.input_ids, batch.mask.sum(1), strict=True)]
+    words = [" ".join([*text.split()[:3], "p", "o"]) for text in task.train.texts[:4]]
+    assert rows == [backbone.tokenizer(text)["input_ids"] for text in words]
+    assert problem.train.lengths[:4].tolist() == [len(row) for row in rows]
+    whole = backbone.encode(words)
+    torch.testing.assert_close(
+        problem.logits(problem.delta.initial(), batch),
+        backbone.vocabulary_logits(backbone.pooled(whole))[:, list(head.tokens)],
+    )
+    with pytest.raises(ValueError, match="max_length=2: must be above 2"):
+        Problem(backbone, task, LoRA(backbone, r=1), head, max_length=2, check=False)
+
+
+def test_a_tied_lm_head_is_tuned_with_the_embedding():
+    """GPT-2's lm_head is its input embedding: to leave it at θ₀ would differentiate another function."""
+    backbone, task = causal()
+    assert backbone.lm_head.weight is backbone.model.wte.weight
+    problem = Problem(backbone, task, make_delta("full", backbone, scope="all"), "verbalizer", check=False)
+    batch, labels = problem.batch(problem.train, range(6))
+    generator = torch.Generator().manual_seed(0)
+    point = 0.05 * torch.randn(problem.delta.size, generator=generator)
+    pure = problem.logits(point, batch)
+    frozen_words = problem.head(backbone.pooled(batch, problem.delta.edit(point)))
+    assert (pure - frozen_words).abs().max() > 1e-2
+    problem.delta.write(point)
+    torch.testing.assert_close(problem.head(backbone.pooled(batch)), pure)
+    problem.restore()
+    _, _, gradient = problem.loss_and_gradient(point, batch, labels)
+    problem.restore()
+    leaf = point.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(problem.loss(leaf, batch, labels), leaf)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_an_untied_lm_head_stays_frozen():
+    backbone, task = causal("llama", tie_word_embeddings=False)
+    before = backbone.lm_head.weight.clone()
+    problem = Problem(backbone, task, make_delta("full", backbone, scope="all"), "verbalizer", check=False)
+    train(problem, Training(steps=2, batch_size=4, learning_rate=0.01))
+    assert torch.equal(backbone.lm_head.weight, before)
+    assert problem.check().passed
+
+
+def test_label_words_that_cannot_be_told_apart_are_refused():
+    backbone, task = causal()
+    words = ("a b", "c", "a d", "e")
+    with pytest.raises(ValueError, match="'a b' and 'a d' of task 'toy' begin with the same token 'a'"):
+        make_head("verbalizer", backbone, replace(task, label_words=words))
+
+
+def test_what_a_verbalizer_needs(backbone, task):
+    with pytest.raises(ValueError, match="has no lm_head: take a causal checkpoint"):
+        make_head("verbalizer", backbone, task)
+    with pytest.raises(ValueError, match="suffix=' a': head='probe' takes none"):
+        make_head("probe", backbone, task, suffix=" a")
+    with pytest.raises(ValueError, match="suffix=' a ': must not end in white space"):
+        make_head("verbalizer", *causal(), suffix=" a ")
+
+
+def test_label_words_are_taken_as_they_stand_after_a_text():
+    """In GPT-2's kind of tokens a word inside a text is another token than the same word alone."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", ".", "good", "bad", "Ġgood", "Ġbad", "Ġ:", ":"])}
+    tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="[PAD]"))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    made, _ = causal()
+    made.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="[PAD]", eos_token="[PAD]", unk_token="[PAD]"
+    )
+    two = replace(toy_task(2), label_words=("good", "bad"))
+    assert make_head("verbalizer", made, two).tokens == (4, 5)
+    assert make_head("verbalizer", made, two, suffix=" :").tokens == (4, 5)

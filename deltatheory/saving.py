@@ -1,0 +1,175 @@
+"""Tensors with a description in one file, whole or absent, and trained deltas kept that way.
+
+Only safetensors is written and read: a pickle runs code when it is opened.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from deltatheory._shapes import Float
+from deltatheory.backbones import Backbone
+from deltatheory.deltas import DELTAS, Delta, make_delta
+from deltatheory.results import configuration_hash, write_atomically
+
+__all__ = ["Checkpoint", "load_delta", "read_tensors", "save_delta", "write_tensors"]
+
+_KEY = "deltatheory"  # of the description in the file's metadata
+_FORMAT, _CHECKPOINT = "delta 1", "checkpoint 1"
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], description: Mapping) -> None:
+    """Write tensors and their description (JSON values) into one safetensors file, atomically."""
+    from safetensors.torch import save
+
+    whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    write_atomically(path, save(whole, {_KEY: json.dumps(description, allow_nan=False)}))
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict]:
+    """Return what `write_tensors` wrote, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a pickle, a damaged file, or one without a description of this package.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No file {str(path)!r}.")
+    with path.open("rb") as stream:
+        start = stream.read(2)
+    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise ValueError(
+            f"{str(path)!r} is a pickle (torch.save), which runs code when opened: only safetensors is read."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {})[_KEY])
+            return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is no whole safetensors file ({error}): delete it.") from error
+    except KeyError:
+        raise ValueError(f"{str(path)!r} was not written by deltatheory: it has no {_KEY!r} note.") from None
+
+
+class Checkpoint:
+    """A file with the state of one run, which only the run's own configuration may read.
+
+    Args:
+        path: the file.
+        configuration: what makes the run what it is; plain JSON values.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], configuration: Mapping) -> None:
+        self.path = Path(path)
+        self.configuration: dict = json.loads(json.dumps(configuration))
+
+    def save(self, tensors: Mapping[str, Tensor], log: Mapping) -> None:
+        """Write the state in place of the last one, atomically."""
+        name = configuration_hash(self.configuration)
+        note = {"format": _CHECKPOINT, "hash": name, "configuration": self.configuration, "log": log}
+        write_tensors(self.path, tensors, note)
+
+    def load(self) -> tuple[dict[str, Tensor], dict] | None:
+        """Return tensors and log of the last state, or `None` where there is none yet.
+
+        Raises:
+            ValueError: for a damaged file, or a checkpoint of another configuration.
+        """
+        if not self.path.exists():
+            return None
+        tensors, note = read_tensors(self.path)
+        if note.get("format") != _CHECKPOINT:
+            raise ValueError(f"checkpoint={str(self.path)!r} is not one: it holds {note.get('format')!r}.")
+        if note["hash"] != configuration_hash(self.configuration):
+            there, here = _flat(note["configuration"]), _flat(self.configuration)
+            key = next(k for k in {**there, **here} if there.get(k) != here.get(k))
+            raise ValueError(
+                f"checkpoint={str(self.path)!r} is of another run: there {key}={there.get(key)!r}, here "
+                f"{here.get(key)!r}. Give another path, or delete it to start over."
+            )
+        return tensors, note["log"]
+
+
+def _flat(configuration: Mapping, prefix: str = "") -> dict[str, object]:
+    """Return nested values under dotted keys."""
+    flat: dict[str, object] = {}
+    for key, value in configuration.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def save_delta(path: str | os.PathLike[str], delta: Delta, values: Float[Tensor, " m"]) -> None:
+    """Write a trained δ with all that rebuilds the change: its kind, options and seed, and its backbone.
+
+    Args:
+        path: the file.
+        delta: the kind of change and its backbone.
+        values: δ.
+
+    Raises:
+        ValueError: if δ has not the delta's size.
+    """
+    _check_size(values, delta)
+    note = {
+        "format": _FORMAT,
+        "specification": delta.specification(),
+        "backbone": delta.backbone.provenance,
+    }
+    write_tensors(path, {"delta": values}, note)
+
+
+def load_delta(path: str | os.PathLike[str], backbone: Backbone) -> tuple[Delta, Float[Tensor, " m"]]:
+    """Return the delta and δ that `save_delta` wrote, on a backbone.
+
+    Args:
+        path: the file.
+        backbone: the one that δ was trained on, loaded again.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a pickle, a damaged file, another kind of file, or another backbone.
+    """
+    tensors, note = read_tensors(path)
+    if note.get("format") != _FORMAT:
+        raise ValueError(f"{str(path)!r} holds {note.get('format')!r}: allowed is {_FORMAT!r}.")
+    here, there = backbone.provenance, note["backbone"]
+    keys = ["architecture", "parameters", "weights_sha256"]
+    if not (here["weights_sha256"] and there["weights_sha256"]):  # a hub id is known by its commit
+        keys[2:] = ["name", "revision"]
+    for key in keys:
+        if here[key] != there[key]:
+            raise ValueError(
+                f"{str(path)!r} was trained on another backbone: {key}={there[key]!r}, and that of "
+                f"{backbone.name!r} is {here[key]!r}. Load {there['name']!r}."
+            )
+    delta = _rebuilt(note["specification"], backbone)
+    values = tensors["delta"].to(backbone.device, backbone.dtype)
+    _check_size(values, delta)
+    return delta, values
+
+
+def _check_size(values: Tensor, delta: Delta) -> None:
+    if values.shape != (delta.size,):
+        raise ValueError(f"values.shape={tuple(values.shape)}: {delta.name!r} needs ({delta.size},).")
+
+
+def _rebuilt(specification: dict, backbone: Backbone) -> Delta:
+    """Make a delta of its specification: the arguments of its class, and what follows from them."""
+    name = specification["delta"]
+    known = inspect.signature(DELTAS[name]).parameters if name in DELTAS else {}
+    options = {key: value for key, value in specification.items() if key in known}
+    if "alpha" in known and "scaling" in specification:  # α = scaling · r, to the digits that a user gives
+        options["alpha"] = float(f"{specification['scaling'] * specification['r']:.12g}")
+    delta = make_delta(name, backbone, **options)
+    if json.loads(json.dumps(delta.specification())) != specification:
+        raise ValueError(f"specification={specification}: this version makes {delta.specification()} of it.")
+    return delta
