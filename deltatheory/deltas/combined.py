@@ -17,10 +17,10 @@ __all__ = ["Combined", "Stage"]
 
 
 class Combined(Delta):
-    """δ = (δ_1, ..., δ_n): the edits one after the other; on a shared parameter the changes are added.
+    """δ = (δ_0, ..., δ_n): the edits one after the other; on a shared parameter the changes are added.
 
     Where several edits meet in one place of the forward pass, a later one acts on what the earlier left;
-    where they change one parameter it becomes θ₀ + Δ_1 + ... + Δ_n. Training δ trains all at once
+    where they change one parameter it becomes θ₀ + Δ_0 + ... + Δ_n. Training δ trains all at once
     (simultaneously); `stage` gives the problems of training them one after the other (sequentially).
 
     Args:
@@ -33,7 +33,7 @@ class Combined(Delta):
 
     name: ClassVar[str] = "combined"
     family: ClassVar[str] = "combination"
-    formula: ClassVar[str] = "ψ_n(δ_n) ∘ ... ∘ ψ_1(δ_1)"
+    formula: ClassVar[str] = "ψ_n(δ_n) ∘ ... ∘ ψ_0(δ_0)"
     acts: ClassVar[str] = "where its parts act"
     affine: ClassVar[bool] = False
 
@@ -50,7 +50,7 @@ class Combined(Delta):
         self.size = sum(delta.size for delta in self.deltas)
 
     def split(self, delta: Float[Tensor, " m"]) -> tuple[Tensor, ...]:
-        """Return (δ_1, ..., δ_n)."""
+        """Return (δ_0, ..., δ_n)."""
         return torch.split(delta, [part.size for part in self.deltas])
 
     def edit(self, delta: Float[Tensor, " m"]) -> Edit:
@@ -71,11 +71,11 @@ class Combined(Delta):
         """Return the parameters of the whole edit."""
         return dict(self.edit(delta).parameters)
 
-    def stage(self, i: int, fixed: Sequence[Float[Tensor, " n"]]) -> Stage:
+    def stage(self, i: int, fixed: Sequence[Tensor]) -> Stage:
         """Return stage i of sequential training: δ_i is free, those before are fixed, those after are 0.
 
         Args:
-            i: 0 .. n - 1.
+            i: 0 .. n.
             fixed: δ_0, ..., δ_{i-1}, as trained in the stages before.
 
         Raises:
@@ -106,7 +106,7 @@ class Stage(Delta):
     acts: ClassVar[str] = "where its last part acts"
     affine: ClassVar[bool] = False
 
-    def __init__(self, combined: Combined, i: int, fixed: Sequence[Float[Tensor, " n"]]) -> None:
+    def __init__(self, combined: Combined, i: int, fixed: Sequence[Tensor]) -> None:
         super().__init__(combined.backbone)
         if not 0 <= i < len(combined.deltas):
             raise ValueError(f"i={i}: must lie in 0..{len(combined.deltas) - 1}, the stages.")

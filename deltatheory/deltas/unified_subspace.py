@@ -16,7 +16,7 @@ from deltatheory.deltas.combined import Combined
 __all__ = ["UnifiedSubspace", "fit_unified_subspace"]
 
 
-def fit_unified_subspace(solutions: Sequence[Float[Tensor, "tasks m"]], d: int) -> list[Tensor]:
+def fit_unified_subspace(solutions: Sequence[Tensor], d: int) -> list[Tensor]:
     """Return M_1, ..., M_n with S_i ≈ Z M_iᵀ for a shared Z: one z a task gives each method's solution.
 
     Every S_i is divided by its root mean square, so no method outweighs another; the M_i are the rows of the
