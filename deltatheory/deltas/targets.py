@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deltatheory.backbones import Backbone
 
-__all__ = ["linear_modules", "matrix_shape"]
+__all__ = ["linear_modules", "matrix_shape", "name_of"]
 
 # The attention projections of query and value in the families that `load_backbone` takes.
 _QUERY_VALUE = ("query", "value", "q_proj", "v_proj", "c_attn", "query_key_value")
@@ -60,3 +60,8 @@ def matrix_shape(module: nn.Module) -> tuple[int, int, bool]:
     transposed = type(module).__name__ == "Conv1D"
     rows, columns = weight.shape[::-1] if transposed else weight.shape
     return rows, columns, transposed
+
+
+def name_of(backbone: Backbone, module: nn.Module) -> str:
+    """Return the name of a module of the model."""
+    return next(name for name, m in backbone.model.named_modules() if m is module)
