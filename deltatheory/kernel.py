@@ -13,7 +13,7 @@ more classes it is a little optimistic; with two it is the logit difference itse
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,7 @@ from deltatheory.problem import BACKWARD, FORWARD, Problem
 from deltatheory.projections import Projection, make_projection
 from deltatheory.tasks import Examples
 
-__all__ = ["TangentFeatures", "tangent_features"]
+__all__ = ["TangentFeatures", "as_margins", "joint_features", "tangent_features"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +121,52 @@ def tangent_features(
     Raises:
         ValueError: for more examples than there are, or fewer than 2 training examples.
     """
+    return joint_features(
+        problem,
+        [problem.delta.size],
+        train=train,
+        test=test,
+        outputs=outputs,
+        sketch=sketch,
+        seed=seed,
+        at=at,
+        on_example=on_example,
+    )[0]
+
+
+def joint_features(
+    problem: Problem,
+    sizes: Sequence[int],
+    *,
+    train: int,
+    test: int,
+    outputs: Literal["logits", "margin"] = "logits",
+    sketch: int = 4096,
+    seed: int = 0,
+    at: Tensor | None = None,
+    on_example: Callable[[int, int], None] | None = None,
+) -> list[TangentFeatures]:
+    """Compute the features of consecutive parts of δ, for all of them in the same passes.
+
+    Where δ = (δ_1, ..., δ_k) joins several deltas, J = (J_1 ... J_k) at δ = 0, so one backward pass serves
+    all of their kernels. Every part reports the cost of the whole.
+
+    Args:
+        problem: whose delta is tuned.
+        sizes: length of each part.
+        train: as the other arguments, see `tangent_features`.
+        test: number of held-out examples.
+        outputs: "logits" or "margin".
+        sketch: longest row to keep of each part.
+        seed: of the sketches.
+        at: the δ to differentiate at.
+        on_example: called with (done, total).
+
+    Raises:
+        ValueError: for sizes that do not add up to the delta's, and as `tangent_features`.
+    """
+    if sum(sizes) != problem.delta.size or min(sizes, default=0) < 1:
+        raise ValueError(f"sizes={list(sizes)}: must be at least 1 and add up to {problem.delta.size}.")
     for name, value, least, most in (
         ("train", train, 2, len(problem.train)),
         ("test", test, 0, len(problem.test)),
@@ -130,12 +176,13 @@ def tangent_features(
             limit = "" if most is None else f" and at most {most}, the examples there are"
             raise ValueError(f"{name}={value}: must be at least {least}{limit}.")
     began = time.perf_counter()
-    size = problem.delta.size
-    projection = make_projection("hashed", sketch, size, seed=seed) if size > sketch else None
-    width = sketch if projection else size
     total, width_out = train + test, problem.task.num_classes - 1 if outputs == "logits" else 1
-    rows = torch.empty(total, width_out, width, device=problem.backbone.device, dtype=problem.backbone.dtype)
-    start = rows.new_empty(total, problem.task.num_classes)
+    projections = [
+        make_projection("hashed", sketch, size, seed=seed) if size > sketch else None for size in sizes
+    ]
+    blank = torch.empty(0, device=problem.backbone.device, dtype=problem.backbone.dtype)
+    rows = [blank.new_empty(total, width_out, min(size, sketch)) for size in sizes]
+    start = blank.new_empty(total, problem.task.num_classes)
     labels = torch.cat([problem.train.labels[:train], problem.test.labels[:test]])
     origin = problem.delta.initial() if at is None else at
     if isinstance(problem.delta, InPlaceDelta):
@@ -144,13 +191,18 @@ def tangent_features(
         for i in range(total):
             split, index = (problem.train, i) if i < train else (problem.test, i - train)
             label = int(labels[i]) if outputs == "margin" else None
-            start[i] = _rows(problem, origin, split.examples.subset([index]), label, projection, rows[i])
+            for c, (start[i], row) in enumerate(
+                _rows(problem, origin, split.examples.subset([index]), label)
+            ):
+                for out, part, projection in zip(rows, row.split(list(sizes)), projections, strict=True):
+                    out[i, c] = projection.adjoint(part.contiguous()) if projection else part
             if on_example:
                 on_example(i + 1, total)
     finally:
         problem.restore()
-    if projection:
-        rows *= (size / width) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
+    for size, out, projection in zip(sizes, rows, projections, strict=True):
+        if projection:
+            out *= (size / out.shape[-1]) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
     slack = None
     if outputs == "margin":
         start, slack = as_margins(start, labels)
@@ -158,7 +210,10 @@ def tangent_features(
     passes = total * (FORWARD + width_out * BACKWARD)
     problem.passes += passes
     seconds = time.perf_counter() - began
-    return TangentFeatures(rows, start, labels, slack, train, size, projection, passes, seconds)
+    return [
+        TangentFeatures(out, start, labels, slack, train, size, projection, passes, seconds)
+        for size, out, projection in zip(sizes, rows, projections, strict=True)
+    ]
 
 
 def as_margins(
@@ -178,14 +233,9 @@ def margin(logits: Float[Tensor, " C"], label: int) -> Float[Tensor, ""]:
 
 
 def _rows(
-    problem: Problem,
-    origin: Tensor,
-    example: Examples,
-    label: int | None,
-    projection: Projection | None,
-    out: Tensor,
-) -> Tensor:
-    """Write one example's rows into `out`; return its logits."""
+    problem: Problem, origin: Tensor, example: Examples, label: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield one example's logits and a row of J for each of its outputs."""
     batch = problem.backbone.encode(example.texts, example.pairs, problem.max_length)
     in_place = problem.delta if isinstance(problem.delta, InPlaceDelta) else None
     leaf = origin
@@ -203,5 +253,4 @@ def _rows(
             row = in_place.gradient(origin)
         else:
             (row,) = torch.autograd.grad(value, leaf, retain_graph=keep)
-        out[i] = projection.adjoint(row) if projection else row
-    return logits.detach()
+        yield logits.detach(), row

@@ -8,7 +8,7 @@ import torch
 from tiny_problems import origin, toy_problem, toy_task
 
 from deltatheory import autodiff
-from deltatheory.kernel import TangentFeatures, tangent_features
+from deltatheory.kernel import TangentFeatures, joint_features, tangent_features
 from deltatheory.projections import Projection, make_projection
 
 CLASSES, TRAIN, TEST = 3, 5, 3
@@ -162,3 +162,17 @@ def test_margins_give_the_same_loss_and_the_same_solved_examples(problem, exact)
 def test_bad_sizes_are_refused(problem, arguments, message):
     with pytest.raises(ValueError, match=message):
         tangent_features(problem, **{"train": 4, "test": 2} | arguments)
+
+
+def test_parts_of_a_delta_share_their_passes_and_have_their_own_rows():
+    problem = toy_problem("lora", r=2)
+    whole = tangent_features(problem, train=5, test=2, outputs="margin")
+    sizes = [100, problem.delta.size - 100]
+    before = problem.passes
+    first, second = joint_features(problem, sizes, train=5, test=2, outputs="margin")
+    assert problem.passes - before == whole.passes == first.passes
+    torch.testing.assert_close(torch.cat([first.rows, second.rows], -1), whole.rows)
+    torch.testing.assert_close(first.kernel() + second.kernel(), whole.kernel())
+    assert torch.equal(first.logits, whole.logits)
+    with pytest.raises(ValueError, match=r"sizes=\[1, 2\]: must be at least 1 and add up to"):
+        joint_features(problem, [1, 2], train=5, test=2)

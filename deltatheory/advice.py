@@ -1,0 +1,456 @@
+"""Which method, which size and which modules a task needs, from kernels at δ = 0, before any training."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltatheory._shapes import Float
+from deltatheory.backbones import Backbone, load_backbone
+from deltatheory.deltas import Delta, LoRA, make_delta
+from deltatheory.heads import make_head
+from deltatheory.kernel import TangentFeatures, joint_features
+from deltatheory.problem import BACKWARD, FORWARD, Problem
+from deltatheory.results import provenance, write_json
+from deltatheory.tasks import Task, load_task
+
+__all__ = ["CANDIDATES", "Advice", "Candidate", "Estimate", "advise"]
+
+FOLDS = 4
+_RIDGES = 10.0 ** np.arange(2, -5, -1)  # λ in units of the kernel's mean diagonal
+_SKETCH = 2048
+_BOOTSTRAP = 500
+# Spread of logit(trained score) around logit(predicted score) that linearization leaves, beside sampling;
+# experiments/results/advice has the residuals it comes from.
+_MODEL_SPREAD = 0.35
+_TRUSTED_ERROR = 0.5
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method with its size.
+
+    Attributes:
+        method: key in `deltatheory.deltas.DELTAS`.
+        options: the arguments of its class.
+    """
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Return method and options in one line."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.options.items())])
+
+
+CANDIDATES = (
+    Candidate("layernorm"),
+    Candidate("bitfit"),
+    Candidate("ia3"),
+    Candidate("prefix", {"length": 4}),
+    Candidate("prefix", {"length": 16}),
+    Candidate("lora", {"r": 1}),
+    Candidate("lora", {"r": 8}),
+    Candidate("lora", {"r": 8, "targets": ["all-linear"]}),
+    Candidate("adapter", {"bottleneck": 8}),
+    Candidate("adapter", {"bottleneck": 32}),
+    Candidate("full"),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What to expect of one candidate.
+
+    Attributes:
+        method: its method.
+        options: its size.
+        score: predicted accuracy after training, with the best regularization.
+        low: 5 % quantile.
+        high: 95 % quantile.
+        parameters: tuned numbers.
+        optimizer_bytes: gradient and AdamW state.
+        seconds_per_step: of one training step with the given batch, as measured here.
+        within_budget: whether it keeps to the budget.
+    """
+
+    method: str
+    options: dict[str, Any]
+    score: float
+    low: float
+    high: float
+    parameters: int
+    optimizer_bytes: int
+    seconds_per_step: float
+    within_budget: bool
+
+    @property
+    def label(self) -> str:
+        """Return method and options in one line."""
+        return Candidate(self.method, self.options).label
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Candidates, the most promising first, and what the ranking rests on.
+
+    Attributes:
+        ranked: estimates; those outside the budget come last.
+        frozen: accuracy of the frozen model on the kernel's examples.
+        winner: label of the first one within the budget; `None` where nothing is.
+        adapter_config: for a LoRA winner, what `peft` loads: ranks and targets from the per-module kernel.
+        findings: sentences: what is not known, and why.
+        passes: forward-equivalents.
+        seconds: time taken.
+        provenance: model, task, versions, seed, commit.
+    """
+
+    ranked: list[Estimate]
+    frozen: float
+    winner: str | None
+    adapter_config: dict[str, Any] | None
+    findings: list[str]
+    passes: float
+    seconds: float
+    provenance: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `advice.json` and, for a LoRA winner, `adapter_config.json`."""
+        write_json(Path(folder) / "advice.json", self.to_dict())
+        if self.adapter_config:
+            write_json(Path(folder) / "adapter_config.json", self.adapter_config)
+
+
+def advise(
+    model: str | Backbone = "minilm",
+    task: str | Task = "stdlib-topics",
+    *,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    max_parameters: int | None = None,
+    max_minutes: float | None = None,
+    steps: int = 120,
+    batch_size: int = 32,
+    examples: int = 448,
+    head: str = "label-words",
+    max_length: int = 64,
+    seed: int = 0,
+    device: str = "cpu",
+    on_example: Callable[[int, int], None] | None = None,
+) -> Advice:
+    """Predict, before training, the score of every candidate, and rank them.
+
+    All deltas are joined into one, so one forward and one backward pass an example give every Jacobian J_i at
+    δ = 0. For each K_i = J_i J_iᵀ the linearized margins m = m₀ + Kα are fitted by ridge-regularized logistic
+    regression, min Σ softplus(-m) + nλ/2 αᵀKα, and judged on held-out folds; the best λ stands for the best
+    learning rate and number of steps.
+
+    Args:
+        model: a backbone, or what `load_backbone` takes.
+        task: a classification task, or what `load_task` takes.
+        candidates: what to compare.
+        max_parameters: budget of tuned numbers.
+        max_minutes: budget of training time for `steps` steps.
+        steps: of the training that is planned.
+        batch_size: of that training; steps are timed with it.
+        examples: training examples whose Jacobian rows are computed, at most those there are.
+        head: a key of `deltatheory.heads.HEADS`.
+        max_length: longer texts are cut here.
+        seed: of the deltas, sketches and bootstrap.
+        device: "cpu" or "cuda".
+        on_example: called with (done, total), for progress bars.
+
+    Raises:
+        ValueError: for no candidates, an unknown method or option, or a budget that is not positive.
+    """
+    if not candidates:
+        raise ValueError("candidates=(): give at least one.")
+    for name, value in (("max_parameters", max_parameters), ("max_minutes", max_minutes)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value}: must be above 0.")
+    began = time.perf_counter()
+    task = load_task(task) if isinstance(task, str) else task
+    backbone = load_backbone(model, device=device) if isinstance(model, str) else model
+    examples = min(examples, len(task.train))
+    task = task.limited(examples, min(len(task.test), 1), seed)
+    frozen_head = make_head(head, backbone, task, seed=seed, max_length=min(max_length, backbone.max_length))
+    deltas = [make_delta(c.method, backbone, **c.options) for c in candidates]
+
+    def problem_of(delta: Delta) -> Problem:
+        return Problem(backbone, task, delta, frozen_head, max_length=max_length, check=False)
+
+    joint = make_delta("combined", backbone, deltas=deltas)
+    problem = problem_of(joint)
+    problem.check()
+    parts = [_modules(delta) for delta in deltas]
+    features = joint_features(
+        problem,
+        [size for modules in parts for size in modules.values()],
+        train=examples,
+        test=0,
+        outputs="margin",
+        sketch=_SKETCH,
+        seed=seed,
+        on_example=on_example,
+    )
+    start, slack = features[0].logits[:, 1].double().cpu().numpy(), features[0].slack
+    assert slack is not None
+    need = -slack.double().cpu().numpy()  # an example is solved where its margin exceeds this
+    pieces = iter(features)
+    kernels = [{name: _kernel(next(pieces)) for name in modules} for modules in parts]
+    totals = [sum(modules.values()) for modules in kernels]
+    solved = [_cross_fit(kernel, start, need) for kernel in totals]
+
+    rng = np.random.default_rng(seed)
+    estimates = []
+    for candidate, delta, judged in zip(candidates, deltas, solved, strict=True):
+        score, low, high = _interval(judged, rng)
+        seconds = _seconds_per_step(problem_of(delta), batch_size)
+        within = (max_parameters is None or delta.size <= max_parameters) and (
+            max_minutes is None or seconds * steps <= 60 * max_minutes
+        )
+        number = backbone.dtype.itemsize
+        estimates.append(
+            Estimate(
+                candidate.method,
+                dict(candidate.options),
+                score,
+                low,
+                high,
+                delta.size,
+                3 * number * delta.size,
+                seconds,
+                within,
+            )
+        )
+    order = sorted(
+        range(len(estimates)),
+        key=lambda i: (not estimates[i].within_budget, -estimates[i].score, estimates[i].parameters),
+    )
+    best = order[0] if estimates[order[0]].within_budget else None
+    findings, config = [], None
+    if best is None:
+        findings.append("Budget: no candidate keeps to it; add smaller ones, or raise it.")
+    else:
+        findings += _ties(estimates, solved, order)
+        error = _linearization_error(problem_of(deltas[best]), totals[best], start)
+        problem.passes += examples * (2 * FORWARD + BACKWARD)
+        if error > _TRUSTED_ERROR:
+            findings.append(
+                f"Linearization: at the fitted δ of {estimates[best].label} the network's margins differ "
+                f"from the linearized ones by {error:.0%} of their change (trusted to {_TRUSTED_ERROR:.0%}): "
+                "the order of methods is better known than their scores."
+            )
+        if isinstance(deltas[best], LoRA):
+            config, finding = _adapter_config(deltas[best], kernels[best], start, need, backbone.name)
+            findings.append(finding)
+    passes = problem.passes + frozen_head.passes
+    return Advice(
+        ranked=[estimates[i] for i in order],
+        frozen=float((start > need).mean()),
+        winner=None if best is None else estimates[best].label,
+        adapter_config=config,
+        findings=findings,
+        passes=passes,
+        seconds=time.perf_counter() - began,
+        provenance={
+            **provenance(),
+            "model": backbone.provenance,
+            "task": {"name": task.name, **task.provenance},
+            "seed": seed,
+            "settings": {"examples": examples, "head": head, "steps": steps, "batch_size": batch_size},
+        },
+    )
+
+
+def _modules(delta: Delta) -> dict[str, int]:
+    """Return the lengths of the parts of δ whose kernels are kept apart: the modules of a LoRA."""
+    if not isinstance(delta, LoRA):
+        return {"": delta.size}
+    sizes: dict[str, int] = {}
+    for name, shape in delta.coordinates.shapes.items():
+        module = name.rsplit(".", 1)[0]
+        sizes[module] = sizes.get(module, 0) + math.prod(shape)
+    return sizes
+
+
+def _kernel(features: TangentFeatures) -> np.ndarray:
+    return features.kernel().cpu().numpy()
+
+
+def _folds(examples: int) -> list[np.ndarray]:
+    return [np.arange(k, examples, FOLDS) for k in range(min(FOLDS, examples))]
+
+
+def _cross_fit(kernel: np.ndarray, start: np.ndarray, need: np.ndarray) -> np.ndarray:
+    """Return solved[λ, i]: whether example i, held out, is solved by the fit with each ridge."""
+    solved = np.zeros((len(_RIDGES), len(start)), dtype=bool)
+    for held in _folds(len(start)):
+        kept = np.setdiff1d(np.arange(len(start)), held)
+        for k, alpha in enumerate(fit_path(kernel[np.ix_(kept, kept)], start[kept])):
+            solved[k, held] = start[held] + kernel[np.ix_(held, kept)] @ alpha > need[held]
+    return solved
+
+
+def fit_path(kernel: Float[np.ndarray, "n n"], start: Float[np.ndarray, " n"]) -> list[np.ndarray]:
+    """Return α of min Σ softplus(-(m₀ + Kα)) + nλ/2 αᵀKα for each ridge, by Newton's method from the last.
+
+    Args:
+        kernel: K.
+        start: m₀.
+    """
+    n, scale = len(start), float(np.trace(kernel)) / len(start) or 1.0  # a delta that does nothing has K = 0
+    alpha, path = np.zeros(n), []
+    for weight in _RIDGES * scale:
+
+        def objective(alpha: np.ndarray, weight: float = weight) -> float:
+            change = kernel @ alpha
+            return float(np.logaddexp(0, -(start + change)).sum() + weight / 2 * alpha @ change)
+
+        value = objective(alpha)
+        for _ in range(50):
+            p = 1 / (1 + np.exp(np.clip(start + kernel @ alpha, -50, 50)))
+            curvature = weight * np.eye(n) + (p * (1 - p))[:, None] * kernel
+            step = np.linalg.solve(curvature, p - weight * alpha)
+            size = 1.0
+            while (new := objective(alpha + size * step)) > value and size > 1e-6:
+                size /= 2
+            alpha, gain, value = alpha + size * step, value - new, new
+            if gain < 1e-6 * n:
+                break
+        path.append(alpha)
+    return path
+
+
+def _interval(solved: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Return the score of the best ridge and a 90 % interval of the trained score: examples and model."""
+    count = solved.shape[1]
+    score = float(solved.mean(1).max())
+    draws = np.array([solved[:, rng.integers(0, count, count)].mean(1).max() for _ in range(_BOOTSTRAP)])
+    edge = 0.5 / count
+    logits = np.log(np.clip(draws, edge, 1 - edge) / (1 - np.clip(draws, edge, 1 - edge)))
+    logits += _MODEL_SPREAD * rng.standard_normal(_BOOTSTRAP)
+    low, high = 1 / (1 + np.exp(-np.quantile(logits, (0.05, 0.95))))
+    return score, float(low), float(high)
+
+
+def _ties(estimates: list[Estimate], solved: list[np.ndarray], order: list[int]) -> list[str]:
+    """Say which candidates the examples cannot tell from the first, by a paired test."""
+    first = order[0]
+    best = solved[first][solved[first].mean(1).argmax()]
+    tied = []
+    for i in order[1:]:
+        other = solved[i][solved[i].mean(1).argmax()]
+        more, less = int((best & ~other).sum()), int((other & ~best).sum())
+        if estimates[i].within_budget and more - less <= 1.645 * math.sqrt(more + less):
+            tied.append(estimates[i])
+    if not tied:
+        return []
+    cheapest = min([*tied, estimates[first]], key=lambda e: e.parameters)
+    return [
+        f"Ties: {len(tied)} candidate(s) cannot be told from {estimates[first].label} with these examples: "
+        f"{', '.join(e.label for e in tied)}. The smallest of them is {cheapest.label} "
+        f"({cheapest.parameters:,} parameters)."
+    ]
+
+
+def _seconds_per_step(problem: Problem, batch_size: int) -> float:
+    """Return the time of a training step: the shorter of two, the first one warms up."""
+    delta = problem.delta.initial()
+    batch, labels = problem.batch(problem.train, range(min(batch_size, len(problem.train))))
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        problem.loss_and_gradient(delta, batch, labels)
+        if problem.backbone.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    problem.restore()
+    return min(seconds[1:])
+
+
+def _linearization_error(problem: Problem, kernel: np.ndarray, start: np.ndarray) -> float:
+    """Return rms(network - linear) / rms(linear - start) of held-out margins at the fitted δ = Jᵀα.
+
+    Jᵀα is the gradient of Σ α_i m_i, so it costs one pass over the examples and no stored row.
+    """
+    held = _folds(len(start))[0]
+    kept = np.setdiff1d(np.arange(len(start)), held)
+    fold = kernel[np.ix_(kept, kept)]
+    alphas = fit_path(fold, start[kept])
+    heldout = [start[held] + kernel[np.ix_(held, kept)] @ alpha for alpha in alphas]
+    losses = [np.log1p(np.exp(-m)).mean() for m in heldout]
+    best = int(np.argmin(losses))
+    delta = torch.zeros_like(problem.delta.initial())
+    for first in range(0, len(kept), 32):
+        indices = kept[first : first + 32].tolist()
+        weights = torch.tensor(alphas[best][first : first + 32]).to(delta)
+        leaf = problem.delta.initial().requires_grad_()
+        (gradient,) = torch.autograd.grad((_margins(problem, leaf, indices) * weights).sum(), leaf)
+        delta += gradient
+    with torch.no_grad():
+        actual = torch.cat(
+            [_margins(problem, delta, held[first : first + 32].tolist()) for first in range(0, len(held), 32)]
+        )
+    problem.restore()
+    change = heldout[best] - start[held]
+    return float(np.linalg.norm(actual.double().cpu().numpy() - heldout[best]) / np.linalg.norm(change))
+
+
+def _margins(problem: Problem, delta: Tensor, indices: list[int]) -> Float[Tensor, " n"]:
+    batch, labels = problem.batch(problem.train, indices)
+    logits = problem.logits(delta, batch)
+    others = logits.scatter(1, labels[:, None], float("-inf")).logsumexp(1)
+    return logits.gather(1, labels[:, None])[:, 0] - others
+
+
+def _adapter_config(
+    delta: LoRA, kernels: dict[str, np.ndarray], start: np.ndarray, need: np.ndarray, base: str
+) -> tuple[dict[str, Any], str]:
+    """Return peft's configuration, with ranks from the per-module kernel if they promise no less.
+
+    At δ = 0 the kernel of a module is proportional to its rank, so another distribution of the same total
+    rank has the kernel Σ (r_l/r) K_l: its score needs no further pass.
+    """
+    p = 1 / (1 + np.exp(start))
+    energy = {name: float(p @ kernel @ p) for name, kernel in kernels.items()}
+    total = delta.r * len(energy)
+    share = {name: total * value / sum(energy.values()) for name, value in energy.items()}
+    widest = {
+        name: min(delta.coordinates.shapes[f"{name}.A"][1], delta.coordinates.shapes[f"{name}.B"][0])
+        for name in kernels
+    }
+    ranks = {name: min(round(value), 4 * delta.r, widest[name]) for name, value in share.items()}
+    ranks = {name: rank for name, rank in ranks.items() if rank}
+    even = _cross_fit(sum(kernels.values()), start, need).mean(1).max()
+    pattern = sum(rank / delta.r * kernels[name] for name, rank in ranks.items())
+    uneven = _cross_fit(pattern, start, need).mean(1).max()
+    if uneven < even:
+        ranks = dict.fromkeys(kernels, delta.r)
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base,
+        "r": delta.r,
+        "lora_alpha": delta.r,
+        "target_modules": sorted(ranks),
+        "rank_pattern": {name: rank for name, rank in ranks.items() if rank != delta.r},
+        "alpha_pattern": {name: rank for name, rank in ranks.items() if rank != delta.r},
+    }
+    finding = (
+        f"Ranks: with the total rank {total} spread by the per-module kernel over {len(ranks)} of "
+        f"{len(kernels)} modules the predicted score is {uneven:.3f}, with equal ranks {even:.3f}; "
+        f"adapter_config.json has {'equal ranks' if uneven < even else 'the spread ones'}."
+    )
+    return config, finding

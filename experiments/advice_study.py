@@ -1,0 +1,188 @@
+"""Advice before training against what training gives: every candidate is also trained.
+
+    python -m experiments.advice_study run TASK... --out FOLDER    # resumes; one folder a task
+    python -m experiments.advice_study table --out FOLDER          # table.md, table.json, figure.png
+
+A TASK is what `deltatheory advise --task` takes. Every candidate gets the same learning rates, the better one
+by dev accuracy with seed 0, then two more seeds; the score is the mean test accuracy of the three seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+Out = Annotated[Path, typer.Option(help="Folder of the study.")]
+
+RATES = (3e-4, 1e-3, 1e-2)
+SEEDS = (0, 1, 2)
+# The two rules that advice has to beat.
+LARGEST = "full"
+ALWAYS = "lora r=8"
+
+
+@app.command()
+def run(tasks: list[str], out: Out, threads: int = 1, steps: int = 60, device: str = "cpu") -> None:
+    """Advise on and train tasks one after the other."""
+    import torch
+
+    from deltatheory.advice import CANDIDATES, advise
+    from deltatheory.backbones import load_backbone
+    from deltatheory.deltas import make_delta
+    from deltatheory.heads import make_head
+    from deltatheory.problem import Problem
+    from deltatheory.results import ResultLog, write_json
+    from deltatheory.tasks import load_task
+    from deltatheory.training import Training, train
+
+    torch.set_num_threads(threads)
+    backbone = load_backbone(device=device)
+    for name in tasks:
+        folder = out / Path(name).name.split(".")[0]
+        if (folder / "result.json").exists():
+            continue
+        whole = load_task(name)
+        task = whole.limited(min(512, len(whole.train)), min(500, len(whole.test)), 0)
+        if len(task.dev) > 300:
+            task = replace(task, dev=task.dev.subset(range(300)))
+        advice = advise(backbone, task, steps=steps)
+        advice.save(folder)
+        log = ResultLog(folder / "trials.jsonl")
+        head = make_head("label-words", backbone, task, max_length=64)
+
+        def score(candidate, rate: float, seed: int, task=task, head=head, log=log) -> dict:  # type: ignore
+            training = Training(steps=steps, learning_rate=rate, seed=seed)
+            config = {
+                "task": task.provenance,
+                "candidate": candidate.label,
+                "training": training.to_dict(),
+            }
+            row = log.find(config)
+            if row:
+                return row["result"]
+            options = dict(candidate.options)
+            if candidate.method not in ("layernorm", "bitfit", "ia3", "full"):
+                options["seed"] = seed
+            delta = make_delta(candidate.method, backbone, **options)
+            problem = Problem(backbone, task, delta, head, check=False)
+            outcome = train(problem, training)
+            dev = problem.evaluate(outcome.delta, problem.dev)["accuracy"] if outcome.test else 0.0
+            problem.restore()
+            result = {
+                "dev": dev,
+                "test": outcome.test["accuracy"] if outcome.test else 0.0,
+                "passes": outcome.passes,
+                "seconds": outcome.seconds,
+            }
+            log.append(config, result)
+            return result
+
+        trained = {}
+        for candidate in CANDIDATES:
+            first = {rate: score(candidate, rate, SEEDS[0]) for rate in RATES}
+            rate = max(first, key=lambda r: first[r]["dev"])
+            runs = [first[rate], *(score(candidate, rate, seed) for seed in SEEDS[1:])]
+            trained[candidate.label] = {
+                "learning_rate": rate,
+                "scores": [r["test"] for r in runs],
+                "passes": sum(r["passes"] for r in [*first.values(), *runs[1:]]),
+            }
+        write_json(folder / "result.json", {"advice": advice.to_dict(), "trained": trained})
+        typer.echo(f"{folder.name}: advice {advice.winner}")
+
+
+@app.command()
+def table(out: Out) -> None:
+    """Make the table and the figure of all tasks that are finished."""
+    import matplotlib
+    from scipy.stats import spearmanr
+
+    from deltatheory.results import provenance, write_atomically, write_json
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows, points = [], []
+    for path in sorted(out.glob("*/result.json")):
+        result = json.loads(path.read_text())
+        trained = {label: mean(r["scores"]) for label, r in result["trained"].items()}
+        estimates = {_label(e): e for e in result["advice"]["ranked"]}
+        labels = list(trained)
+        best = max(trained, key=lambda label: trained[label])
+        rho = spearmanr([estimates[x]["score"] for x in labels], [trained[x] for x in labels])[0]
+        covered = [estimates[x]["low"] <= trained[x] <= estimates[x]["high"] for x in labels]
+        points += [(estimates[x]["score"], trained[x]) for x in labels]
+        rows.append(
+            {
+                "task": path.parent.name,
+                "frozen": result["advice"]["frozen"],
+                "best": best,
+                "best_score": trained[best],
+                "advice": result["advice"]["winner"],
+                "loss_advice": trained[best] - trained[result["advice"]["winner"]],
+                "loss_largest": trained[best] - trained[LARGEST],
+                "loss_always": trained[best] - trained[ALWAYS],
+                "spearman": None if math.isnan(rho) else float(rho),
+                "covered": sum(covered),
+                "candidates": len(labels),
+                "passes_ratio": sum(r["passes"] for r in result["trained"].values())
+                / result["advice"]["passes"],
+            }
+        )
+    count = len(rows)
+    residuals = [_logit(t) - _logit(p) for p, t in points]
+    summary = {
+        "tasks": count,
+        "pairs": len(points),
+        "advice_within_1_point": sum(r["loss_advice"] <= 0.01 for r in rows),
+        "largest_within_1_point": sum(r["loss_largest"] <= 0.01 for r in rows),
+        "always_within_1_point": sum(r["loss_always"] <= 0.01 for r in rows),
+        "mean_loss_advice": mean(r["loss_advice"] for r in rows),
+        "mean_loss_largest": mean(r["loss_largest"] for r in rows),
+        "mean_loss_always": mean(r["loss_always"] for r in rows),
+        "coverage": sum(r["covered"] for r in rows) / sum(r["candidates"] for r in rows),
+        "logit_residual_mean": mean(residuals),
+        "logit_residual_rms": math.sqrt(mean(x * x for x in residuals)),
+    }
+    write_json(out / "table.json", {"summary": summary, "rows": rows, "provenance": provenance()})
+    lines = [
+        "| task | frozen | best of all trained | advice | loss: advice | loss: largest | loss: lora r=8 "
+        "| rank correlation | covered | passes trained / advice |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        rho = "-" if r["spearman"] is None else f"{r['spearman']:.2f}"
+        lines.append(
+            f"| {r['task']} | {r['frozen']:.3f} | {r['best']} ({r['best_score']:.3f}) | {r['advice']} "
+            f"| {r['loss_advice']:.3f} | {r['loss_largest']:.3f} | {r['loss_always']:.3f} | {rho} "
+            f"| {r['covered']}/{r['candidates']} | {r['passes_ratio']:.0f} |"
+        )
+    lines += ["", "Summary: " + json.dumps({k: round(v, 3) for k, v in summary.items()}), ""]
+    write_atomically(out / "table.md", "\n".join(lines))
+    typer.echo("\n".join(lines))
+
+    figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+    axes.plot(*zip(*points, strict=True), "o", ms=3)
+    axes.plot([0, 1], [0, 1], color="0.5", lw=1)
+    axes.set(xlabel="predicted score", ylabel="trained score", xlim=(0.3, 1), ylim=(0.3, 1))
+    figure.savefig(out / "figure.png", dpi=120)
+
+
+def _label(estimate: dict) -> str:
+    return " ".join([estimate["method"], *(f"{k}={v}" for k, v in estimate["options"].items())])
+
+
+def _logit(score: float) -> float:
+    score = min(max(score, 1e-3), 1 - 1e-3)
+    return math.log(score / (1 - score))
+
+
+if __name__ == "__main__":
+    app()
