@@ -13,13 +13,13 @@ from deltatheory.deltas.compacter import Compacter
 from deltatheory.deltas.diff_pruning import DiffPruning
 from deltatheory.deltas.fisher_mask import FisherMask
 from deltatheory.deltas.ia3 import IA3
-from deltatheory.deltas.ladder import LadderSide
 from deltatheory.deltas.intrinsic_prompt import IntrinsicPromptTuning
+from deltatheory.deltas.ladder import LadderSide
 from deltatheory.deltas.layerwise import LayerwiseSubspace
 from deltatheory.deltas.lora import LoRA
+from deltatheory.deltas.parallel_adapter import ParallelAdapter
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning
-from deltatheory.deltas.parallel_adapter import ParallelAdapter
 from deltatheory.deltas.selected import BitFit, LastLayers, LayerNormOnly, Modules
 from deltatheory.deltas.subspace import FullFineTuning, Subspace
 from deltatheory.deltas.unified_subspace import UnifiedSubspace

@@ -49,6 +49,11 @@ SCOPES = {
     "vera": [{}],
     "unified-subspace": [{}],
     "combined": [{}],
+    "adapter": [{}],
+    "parallel-adapter": [{}],
+    "compacter": [{}],
+    "ia3": [{}],
+    "ladder": [{}],
 }
 
 
