@@ -27,6 +27,8 @@ class Delta(ABC):
         formula: ψ in one line.
         acts: where in a layer it acts.
         affine: whether the map of a controlled layer is affine in δ, at a fixed input of the layer.
+        exact_zero: whether δ = 0 is the frozen backbone; only for a raw prompt or prefix it is not, and then
+            δ = 0 is the backbone with its start prompt.
         backbone: what it changes.
         size: m, the number of coordinates of δ.
     """
@@ -36,6 +38,7 @@ class Delta(ABC):
     formula: ClassVar[str]
     acts: ClassVar[str]
     affine: ClassVar[bool]
+    exact_zero: bool = True
     size: int
 
     def __init__(self, backbone: Backbone) -> None:

@@ -1,0 +1,225 @@
+"""Prefix tuning (Li & Liang 2021): keys and values before each block's own, raw or behind a zero gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deltatheory._shapes import Float, Int
+from deltatheory.backbones import Backbone, Batch, Edit
+from deltatheory.backbones.edit import Attend, AttentionEdit
+from deltatheory.deltas.base import Delta
+from deltatheory.deltas.coordinates import Coordinates
+from deltatheory.deltas.prompt import start_embeddings, start_tokens
+
+__all__ = ["GATES", "PrefixTuning"]
+
+GATES = ("zero", "none")
+
+
+class PrefixTuning(Delta):
+    """attention(q, K, V) + tanh(g) · attention(q, P_K, P_V) in every block, g = δ_g and P = P₀ + δ_P.
+
+    That is `gate="zero"`, one g a head: δ = 0 is the frozen backbone, and the Jacobian there is not zero,
+    because P₀ is not (LLaMA-Adapter: Zhang et al. 2023, section 3.2). `gate="none"` is the raw prefix
+    attention(q, [P_K; K], [P_V; V]) (Li & Liang 2021, eq. 3); it has no exact zero: δ = 0 is the backbone
+    with the prefix P₀. P₀ are the keys and values that the frozen blocks compute for k random words of the
+    vocabulary: on the scale of the block's own, and among activations, from where prefixes train best
+    (Li & Liang 2021, section 7.4).
+
+    With `hidden`, P = P₀ + MLP(E) - MLP₀(E₀), one tanh layer for all blocks (Li & Liang 2021, section 4.3).
+    E, weights and biases are their start plus δ; E₀ are the words' embeddings, weights start at variance
+    1/fan-in, and what the MLP starts with is subtracted so that this form, too, starts at P₀.
+
+    Args:
+        backbone: what it changes.
+        length: k.
+        gate: "zero" or "none".
+        blocks: block numbers; `None` for all.
+        shift: count the text's positions from k, as behind k real tokens and as peft does; raw gate only.
+        hidden: width of the reparametrizing MLP; `None` for P itself.
+        seed: of the words, and of E's MLP.
+
+    Raises:
+        ValueError: for a length that the backbone does not take, an unknown gate, blocks that are not there,
+            a width below 1, or a shift of a gated prefix (its δ = 0 must leave the positions alone).
+    """
+
+    name: ClassVar[str] = "prefix"
+    family: ClassVar[str] = "addition"
+    formula: ClassVar[str] = "h = attention(q, K, V) + tanh(g) attention(q, P_K, P_V)"
+    acts: ClassVar[str] = "attention of chosen blocks"
+    affine: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        length: int = 20,
+        gate: str = "zero",
+        blocks: Sequence[int] | None = None,
+        shift: bool = False,
+        hidden: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone)
+        if gate not in GATES:
+            raise ValueError(f"gate={gate!r}: allowed are {', '.join(GATES)}.")
+        if shift and gate != "none":
+            raise ValueError("shift=True: allowed with gate='none' only; a shift alone changes the backbone.")
+        if hidden is not None and hidden < 1:
+            raise ValueError(f"hidden={hidden}: must be at least 1, or None for no MLP.")
+        self.length, self.gate, self.shift, self.hidden, self.seed = length, gate, shift, hidden, seed
+        self.exact_zero = gate == "zero"
+        self.blocks = _checked_blocks(blocks, len(backbone.layers))
+        words = start_tokens(backbone, length, seed=seed)
+        self._prefix = _keys_values(backbone, words, self.blocks)
+        shapes: dict[str, tuple[int, ...]] = {}
+        if hidden is None:
+            for t, (key, value) in self._prefix.items():
+                shapes |= {f"{t}.key": tuple(key.shape), f"{t}.value": tuple(value.shape)}
+        else:
+            self._mlp = self._start_of_mlp(words, hidden)
+            self._mlp_at_zero = _mlp(self._mlp)
+            shapes |= {name: tuple(x.shape) for name, x in self._mlp.items()}
+        if gate == "zero":
+            config: Any = backbone.model.config
+            heads = config.num_attention_heads
+            shapes |= {f"{t}.gate": (heads,) for t in self.blocks}
+        self.coordinates = Coordinates(shapes)
+        self.size = self.coordinates.size
+
+    def _start_of_mlp(self, words: Int[Tensor, " k"], hidden: int) -> dict[str, Tensor]:
+        embedding = start_embeddings(self.backbone, words)
+        width = embedding.shape[1]
+        out = sum(x.shape[0] * x.shape[2] for pair in self._prefix.values() for x in pair)
+        generator = torch.Generator().manual_seed(self.seed)
+        first = torch.randn(hidden, width, generator=generator) / math.sqrt(width)
+        second = torch.randn(out, hidden, generator=generator) / math.sqrt(hidden)
+        return {
+            "embedding": embedding,
+            "weight_1": first.to(embedding),
+            "bias_1": embedding.new_zeros(hidden),
+            "weight_2": second.to(embedding),
+            "bias_2": embedding.new_zeros(out),
+        }
+
+    def keys_values(self, delta: Float[Tensor, " m"]) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return block number ↦ (P_K, P_V), each of shape (key heads, k, e), differentiable in δ."""
+        pieces = self.coordinates.split(delta)
+        if self.hidden is None:
+            change = {t: (pieces[f"{t}.key"], pieces[f"{t}.value"]) for t in self.blocks}
+        else:
+            change = self._cut(_mlp({n: x + pieces[n] for n, x in self._mlp.items()}) - self._mlp_at_zero)
+        return {t: (k + change[t][0], v + change[t][1]) for t, (k, v) in self._prefix.items()}
+
+    def _cut(self, rows: Float[Tensor, "k out"]) -> dict[int, tuple[Tensor, Tensor]]:
+        """Cut the MLP's outputs into keys and values of the blocks."""
+        like = [x for pair in self._prefix.values() for x in pair]
+        columns = torch.split(rows, [x.shape[0] * x.shape[2] for x in like], 1)
+        parts = [
+            c.view(len(rows), x.shape[0], x.shape[2]).transpose(0, 1)
+            for c, x in zip(columns, like, strict=True)
+        ]
+        return dict(zip(self.blocks, zip(parts[::2], parts[1::2], strict=True), strict=True))
+
+    def delta_of(
+        self, keys_values: Mapping[int, tuple[Tensor, Tensor]], gates: Mapping[int, Tensor] | None = None
+    ) -> Float[Tensor, " m"]:
+        """Return the δ of given keys and values (and of gates g, by default 0), the inverse of `keys_values`.
+
+        Raises:
+            ValueError: for a prefix with an MLP, which has no inverse, or blocks other than the delta's.
+        """
+        if self.hidden is not None:
+            raise ValueError(f"hidden={self.hidden}: keys and values have no δ of their own behind an MLP.")
+        if set(keys_values) != set(self.blocks):
+            raise ValueError(f"keys_values has blocks {sorted(keys_values)}: allowed are {self.blocks}.")
+        start = self.coordinates.split(self.initial())
+        change = {**start, **{f"{t}.gate": g for t, g in (gates or {}).items()}}
+        for t, (key, value) in self._prefix.items():
+            change[f"{t}.key"], change[f"{t}.value"] = keys_values[t][0] - key, keys_values[t][1] - value
+        return self.coordinates.join(change)
+
+    def edit(self, delta: Float[Tensor, " m"]) -> Edit:
+        """Let every chosen block attend to its prefix."""
+        pieces = self.coordinates.split(delta)
+        attention = {
+            t: _raw(key, value) if self.gate == "none" else _gated(key, value, pieces[f"{t}.gate"])
+            for t, (key, value) in self.keys_values(delta).items()
+        }
+        return Edit(attention=attention, shift=self.length if self.shift else 0)
+
+    def specification(self) -> dict:
+        """Length, gate, blocks, shift, hidden width and seed."""
+        return {
+            "delta": self.name,
+            "length": self.length,
+            "gate": self.gate,
+            "blocks": list(self.blocks),
+            "shift": self.shift,
+            "hidden": self.hidden,
+            "seed": self.seed,
+        }
+
+
+def _checked_blocks(blocks: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    chosen = tuple(range(count) if blocks is None else blocks)
+    if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= t < count for t in chosen):
+        raise ValueError(f"blocks={blocks!r}: give distinct numbers in 0..{count - 1}, at least one.")
+    return tuple(sorted(chosen))
+
+
+@torch.no_grad()
+def _keys_values(
+    backbone: Backbone, words: Int[Tensor, " k"], blocks: Sequence[int]
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return the keys and values, (key heads, k, e) each, that the frozen blocks compute for words."""
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def watch(t: int) -> AttentionEdit:
+        def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+            seen[t] = k[0].clone(), v[0].clone()
+            return attend(q, k, v, mask)
+
+        return change
+
+    mask = torch.empty(1, 0, dtype=backbone.dtype, device=backbone.device)
+    ids = mask.long()
+    nothing = Batch(ids, mask, mask.new_empty(1, 1, 0, 0), ids)
+    batch = replace(backbone.prompted(nothing, len(words)), input_ids=words[None].to(backbone.device))
+    backbone.hidden_states(batch, Edit(attention={t: watch(t) for t in blocks}))
+    return {t: seen[t] for t in blocks}
+
+
+def _mlp(pieces: Mapping[str, Tensor]) -> Float[Tensor, "k out"]:
+    inner = torch.tanh(F.linear(pieces["embedding"], pieces["weight_1"], pieces["bias_1"]))
+    return F.linear(inner, pieces["weight_2"], pieces["bias_2"])
+
+
+def _raw(key: Tensor, value: Tensor) -> AttentionEdit:
+    """Return attention(q, [P_K; K], [P_V; V])."""
+
+    def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        own_k, own_v = (x.expand(len(k), -1, -1, -1) for x in (key, value))
+        longer = F.pad(mask, (key.shape[1], 0))
+        return attend(q, torch.cat([own_k, k], 2), torch.cat([own_v, v], 2), longer)
+
+    return change
+
+
+def _gated(key: Tensor, value: Tensor, gate: Tensor) -> AttentionEdit:
+    """Return attention(q, K, V) + tanh(g) attention(q, P_K, P_V)."""
+
+    def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        own_k, own_v = (x.expand(len(k), -1, -1, -1) for x in (key, value))
+        open_mask = mask.new_zeros(*mask.shape[:-1], key.shape[1])
+        return attend(q, k, v, mask) + torch.tanh(gate)[:, None] * attend(q, own_k, own_v, open_mask)
+
+    return change
