@@ -69,8 +69,30 @@ def functional_call(
             one name of a tied weight replaces all its places.
         args: positional arguments.
         kwargs: keyword arguments.
+
+    Raises:
+        ValueError: for a name that is no parameter of the model.
     """
-    return tf.functional_call(model, dict(parameters), args, kwargs, tie_weights=True)
+    return tf.functional_call(model, _places(model, parameters), args, kwargs, tie_weights=False)
+
+
+def _places(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return replacements under one name for every place of a replaced parameter.
+
+    A tied weight has several places. A module that is in the model several times is one: named twice, torch
+    2.13 swaps its parameter twice, takes the first replacement for the original, and leaves it in the model.
+    """
+    known = dict(model.named_parameters(remove_duplicate=False))
+    for name in parameters:
+        if name not in known:
+            raise ValueError(f"parameters has {name!r}: {type(model).__name__} has no such parameter.")
+    new = {id(known[name]): value for name, value in parameters.items()}
+    return {
+        f"{path}.{leaf}" if path else leaf: new[id(p)]
+        for path, module in model.named_modules()
+        for leaf, p in module.named_parameters(recurse=False, remove_duplicate=False)
+        if id(p) in new
+    }
 
 
 @contextmanager

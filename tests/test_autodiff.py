@@ -303,3 +303,18 @@ def test_the_banned_compositions_are_wrong_on_layer_norm(name):
     if wrong < 1e-7:
         pytest.skip(f"torch {torch.__version__} computes {name} rightly: the ban has lost this reason")
     assert 0.01 < wrong < math.inf
+
+
+def test_a_module_that_is_in_the_model_twice_keeps_its_parameter():
+    """Named under both paths, torch's functional_call leaves the replacement in the model."""
+    first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    second.weight = first.weight
+    model = nn.Sequential(first, second, first)
+    before, x = first.weight, torch.randn(2, 3)
+    new = 2 * before.detach()
+    result = autodiff.functional_call(model, {"0.weight": new}, (x,))
+    torch.testing.assert_close(result, x @ new.T @ new.T @ new.T)
+    assert model[0].weight is before
+    assert model[1].weight is before
+    with pytest.raises(ValueError, match=r"'3\.weight'.*no such parameter"):
+        autodiff.functional_call(model, {"3.weight": new}, (x,))
