@@ -81,12 +81,18 @@ class LoRA(Delta):
         """Return α/r of a target."""
         return 1.0 if self.alpha is None else self.alpha / self.ranks[name]
 
+    def factors(self, delta: Float[Tensor, " m"]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return A = A₀ + δ_A and B = δ_B of every target, differentiable in δ."""
+        pieces = self.coordinates.split(delta)
+        return {n: (start + pieces[f"{n}.A"], pieces[f"{n}.B"]) for n, _, start, _ in self._factors}
+
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return the changed weight matrices."""
-        pieces = self.coordinates.split(delta)
+        factors = self.factors(delta)
         changed = {}
-        for name, weight, start, transposed in self._factors:
-            change = self.scaling(name) * pieces[f"{name}.B"] @ (start + pieces[f"{name}.A"])
+        for name, weight, _, transposed in self._factors:
+            a, b = factors[name]
+            change = self.scaling(name) * b @ a
             changed[f"{name}.weight"] = weight + (change.T if transposed else change)
         return changed
 
