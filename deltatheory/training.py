@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
 from statistics import mean, median
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,7 +51,7 @@ class Training:
     learning_rate: float = 1e-4
     warmup: float = 0.1
     seed: int = 0
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: str = "adamw"
     momentum: float = 0.0
     weight_decay: float = 0.0
     clip: float | None = None
@@ -143,7 +142,7 @@ class TrainingResult:
     seconds: float
     status: str
     losses: list[float]
-    dev: list[dict[str, float]]
+    dev: list[dict[str, int | float]]
     stopped_early: bool
     tuned_parameters: int
     optimizer_state_bytes: int
@@ -158,7 +157,7 @@ class _Log:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
-    dev: list[dict[str, float]] = field(default_factory=list)
+    dev: list[dict[str, int | float]] = field(default_factory=list)
     passes: float = 0.0
     seconds: float = 0.0
     step_seconds: list[float] = field(default_factory=list)
@@ -177,7 +176,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
     on_step: Callable[[int, float], None] | None = None,
-    on_evaluate: Callable[[dict[str, float]], None] | None = None,
+    on_evaluate: Callable[[dict[str, int | float]], None] | None = None,
 ) -> TrainingResult:
     """Train δ and evaluate it on the test split; the backbone is θ₀ again afterwards.
 
