@@ -48,6 +48,7 @@ class Combined(Delta):
             if delta.backbone is not backbone:
                 raise ValueError(f"deltas[{i}]: {delta.name!r} is on another backbone; make it on this one.")
         self.size = sum(delta.size for delta in self.deltas)
+        self.exact_zero = all(delta.exact_zero for delta in self.deltas)
 
     def split(self, delta: Float[Tensor, " m"]) -> tuple[Tensor, ...]:
         """Return (δ_0, ..., δ_n)."""
@@ -72,7 +73,7 @@ class Combined(Delta):
         return dict(self.edit(delta).parameters)
 
     def stage(self, i: int, fixed: Sequence[Tensor]) -> Stage:
-        """Return stage i of sequential training: δ_i is free, those before are fixed, those after are 0.
+        """Return stage i of sequential training: δ_i is free, those before are fixed, those after left out.
 
         Args:
             i: 0 .. n.
@@ -105,6 +106,7 @@ class Stage(Delta):
     formula: ClassVar[str] = "ψ_i(δ) ∘ ψ_{i-1}(δ_{i-1}) ∘ ... ∘ ψ_0(δ_0), δ_0 ... δ_{i-1} fixed"
     acts: ClassVar[str] = "where its last part acts"
     affine: ClassVar[bool] = False
+    exact_zero: bool = False
 
     def __init__(self, combined: Combined, i: int, fixed: Sequence[Tensor]) -> None:
         super().__init__(combined.backbone)

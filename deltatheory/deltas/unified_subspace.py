@@ -78,6 +78,7 @@ class UnifiedSubspace(Delta):
     ) -> None:
         super().__init__(backbone)
         self.combined = Combined(backbone, deltas=deltas)
+        self.exact_zero = self.combined.exact_zero
         sizes = [part.size for part in self.combined.deltas]
         self.fitted, self.seed = bases is not None, seed
         if bases is None:

@@ -189,3 +189,12 @@ def test_what_the_unified_subspace_refuses():
         fit_unified_subspace([torch.ones(2, 4), torch.zeros(2, 4)], 1)
     with pytest.raises(ValueError, match=r"d=3: must lie in 1..2"):
         fit_unified_subspace([torch.ones(2, 4)], 3)
+
+
+def test_zero_is_as_exact_as_that_of_the_parts():
+    backbone = tiny("bert")
+    raw = [PARTS[0], ("prompt", {"length": 2})]
+    assert Combined(backbone, deltas=PARTS).exact_zero
+    assert UnifiedSubspace(backbone, deltas=PARTS, d=2).exact_zero
+    assert not Combined(backbone, deltas=raw).exact_zero
+    assert not UnifiedSubspace(backbone, deltas=raw, d=2).exact_zero

@@ -8,6 +8,7 @@ from tiny_problems import toy_problem
 from deltatheory import autodiff
 from deltatheory.deltas import LoRA, UniLoRA, VeRA
 from deltatheory.deltas.targets import matrix_shape
+from deltatheory.projections import make_projection
 
 QUERY = "layer.0.attention.self.query"
 
@@ -123,6 +124,8 @@ def test_ranks_by_pattern_are_those_of_peft():
 def test_a_rank_pattern_must_match_and_fit():
     with pytest.raises(ValueError, match=r"'key', which matches none of the 4 targets, .*1 of 2 patterns"):
         LoRA(tiny("bert"), rank_pattern={"query": 1, "key": 2})
+    with pytest.raises(ValueError, match=r"'quer', which matches none"):  # ends of names, not parts of them
+        LoRA(tiny("bert"), rank_pattern={"quer": 1})
     with pytest.raises(ValueError, match=r"r=17: must lie in 1..16"):
         LoRA(tiny("bert"), rank_pattern={"query": 17})
 
@@ -134,7 +137,8 @@ def test_unilora_gathers_one_coordinate_an_entry():
     lora = LoRA(backbone, r=2, alpha=3.0, seed=5)
     D = 2 * 2 * 2 * (16 + 16)
     assert (delta.size, delta.lora.size) == (d, D)
-    P = torch.stack([delta.projection.apply(e) for e in torch.eye(d, dtype=torch.float64)], 1)
+    projection = make_projection("hashed-plain", d, D, seed=5)
+    P = torch.stack([projection.apply(e) for e in torch.eye(d, dtype=torch.float64)], 1)
     index, values = P.abs().argmax(1), P.abs().max(1).values
     assert torch.equal((P != 0).sum(1), torch.ones(D, dtype=torch.long))
     counts = torch.bincount(index, minlength=d)
