@@ -17,7 +17,7 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import Delta, LoRA, make_delta
 from deltatheory.heads import make_head
-from deltatheory.kernel import TangentFeatures, joint_features
+from deltatheory.kernel import joint_features
 from deltatheory.problem import BACKWARD, FORWARD, Problem
 from deltatheory.results import provenance, write_json
 from deltatheory.tasks import Task, load_task
@@ -56,8 +56,8 @@ CANDIDATES = (
     Candidate("layernorm"),
     Candidate("bitfit"),
     Candidate("ia3"),
-    Candidate("prefix", {"length": 4}),
-    Candidate("prefix", {"length": 16}),
+    Candidate("prefix", {"length": 4, "gate": "values"}),
+    Candidate("prefix", {"length": 16, "gate": "values"}),
     Candidate("lora", {"r": 1}),
     Candidate("lora", {"r": 8}),
     Candidate("lora", {"r": 8, "targets": ["all-linear"]}),
@@ -191,27 +191,8 @@ def advise(
     def problem_of(delta: Delta) -> Problem:
         return Problem(backbone, task, delta, frozen_head, max_length=max_length, check=False)
 
-    joint = make_delta("combined", backbone, deltas=deltas)
-    problem = problem_of(joint)
-    problem.check()
-    parts = [_modules(delta) for delta in deltas]
-    features = joint_features(
-        problem,
-        [size for modules in parts for size in modules.values()],
-        train=examples,
-        test=0,
-        outputs="margin",
-        sketch=_SKETCH,
-        seed=seed,
-        on_example=on_example,
-    )
-    start, slack = features[0].logits[:, 1].double().cpu().numpy(), features[0].slack
-    assert slack is not None
-    need = -slack.double().cpu().numpy()  # an example is solved where its margin exceeds this
-    pieces = iter(features)
-    kernels = [{name: _kernel(next(pieces)) for name in modules} for modules in parts]
-    totals = [sum(modules.values()) for modules in kernels]
-    solved = [_cross_fit(kernel, start, need) for kernel in totals]
+    fits, passes = _fits(problem_of, deltas, examples, seed, on_example)
+    solved = [_cross_fit(fit.kernel, fit.start, fit.need) for fit in fits]
 
     rng = np.random.default_rng(seed)
     estimates = []
@@ -245,8 +226,8 @@ def advise(
         findings.append("Budget: no candidate keeps to it; add smaller ones, or raise it.")
     else:
         findings += _ties(estimates, solved, order)
-        error = _linearization_error(problem_of(deltas[best]), totals[best], start)
-        problem.passes += examples * (2 * FORWARD + BACKWARD)
+        error = _linearization_error(problem_of(deltas[best]), fits[best])
+        passes += examples * (FORWARD + BACKWARD)
         if error > _TRUSTED_ERROR:
             findings.append(
                 f"Linearization: at the fitted δ of {estimates[best].label} the network's margins differ "
@@ -254,16 +235,16 @@ def advise(
                 "the order of methods is better known than their scores."
             )
         if isinstance(deltas[best], LoRA):
-            config, finding = _adapter_config(deltas[best], kernels[best], start, need, backbone.name)
+            config, finding = _adapter_config(deltas[best], fits[best], backbone.name)
             findings.append(finding)
-    passes = problem.passes + frozen_head.passes
+    frozen = next((fit for fit, delta in zip(fits, deltas, strict=True) if delta.exact_zero), fits[0])
     return Advice(
         ranked=[estimates[i] for i in order],
-        frozen=float((start > need).mean()),
+        frozen=float((frozen.start > frozen.need).mean()),
         winner=None if best is None else estimates[best].label,
         adapter_config=config,
         findings=findings,
-        passes=passes,
+        passes=passes + frozen_head.passes,
         seconds=time.perf_counter() - began,
         provenance={
             **provenance(),
@@ -275,6 +256,60 @@ def advise(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """What a candidate's linearized margins m₀ + Kα need: K by module, m₀, and where an example is solved."""
+
+    modules: dict[str, np.ndarray]
+    start: np.ndarray
+    need: np.ndarray
+
+    @property
+    def kernel(self) -> np.ndarray:
+        return sum(self.modules.values(), np.zeros((len(self.start),) * 2))
+
+
+def _fits(
+    problem_of: Callable[[Delta], Problem],
+    deltas: list[Delta],
+    examples: int,
+    seed: int,
+    on_example: Callable[[int, int], None] | None,
+) -> tuple[list[_Fit], float]:
+    """Return every candidate's kernels, and what they cost.
+
+    Deltas that are the frozen model at 0 share one pass; each of the others has a reference point of its own.
+    """
+    exact = [i for i, delta in enumerate(deltas) if delta.exact_zero]
+    groups = [exact] * bool(exact) + [[i] for i in range(len(deltas)) if i not in exact]
+    fits: dict[int, _Fit] = {}
+    passes = 0.0
+    for group in groups:
+        joined = make_delta("combined", deltas[0].backbone, deltas=[deltas[i] for i in group])
+        problem = problem_of(joined)
+        problem.check()
+        parts = {i: _modules(deltas[i]) for i in group}
+        features = joint_features(
+            problem,
+            [size for modules in parts.values() for size in modules.values()],
+            train=examples,
+            test=0,
+            outputs="margin",
+            sketch=_SKETCH,
+            seed=seed,
+            on_example=on_example,
+        )
+        slack = features[0].slack
+        assert slack is not None
+        start, need = (x.double().cpu().numpy() for x in (features[0].logits[:, 1], -slack))
+        pieces = iter(features)
+        for i, modules in parts.items():
+            kernels = {name: next(pieces).kernel().cpu().numpy() for name in modules}
+            fits[i] = _Fit(kernels, start, need)
+        passes += problem.passes
+    return [fits[i] for i in range(len(deltas))], passes
+
+
 def _modules(delta: Delta) -> dict[str, int]:
     """Return the lengths of the parts of δ whose kernels are kept apart: the modules of a LoRA."""
     if not isinstance(delta, LoRA):
@@ -284,10 +319,6 @@ def _modules(delta: Delta) -> dict[str, int]:
         module = name.rsplit(".", 1)[0]
         sizes[module] = sizes.get(module, 0) + math.prod(shape)
     return sizes
-
-
-def _kernel(features: TangentFeatures) -> np.ndarray:
-    return features.kernel().cpu().numpy()
 
 
 def _folds(examples: int) -> list[np.ndarray]:
@@ -381,11 +412,12 @@ def _seconds_per_step(problem: Problem, batch_size: int) -> float:
     return min(seconds[1:])
 
 
-def _linearization_error(problem: Problem, kernel: np.ndarray, start: np.ndarray) -> float:
+def _linearization_error(problem: Problem, fit: _Fit) -> float:
     """Return rms(network - linear) / rms(linear - start) of held-out margins at the fitted δ = Jᵀα.
 
     Jᵀα is the gradient of Σ α_i m_i, so it costs one pass over the examples and no stored row.
     """
+    kernel, start = fit.kernel, fit.start
     held = _folds(len(start))[0]
     kept = np.setdiff1d(np.arange(len(start)), held)
     fold = kernel[np.ix_(kept, kept)]
@@ -416,14 +448,13 @@ def _margins(problem: Problem, delta: Tensor, indices: list[int]) -> Float[Tenso
     return logits.gather(1, labels[:, None])[:, 0] - others
 
 
-def _adapter_config(
-    delta: LoRA, kernels: dict[str, np.ndarray], start: np.ndarray, need: np.ndarray, base: str
-) -> tuple[dict[str, Any], str]:
+def _adapter_config(delta: LoRA, fit: _Fit, base: str) -> tuple[dict[str, Any], str]:
     """Return peft's configuration, with ranks from the per-module kernel if they promise no less.
 
     At δ = 0 the kernel of a module is proportional to its rank, so another distribution of the same total
     rank has the kernel Σ (r_l/r) K_l: its score needs no further pass.
     """
+    kernels, start, need = fit.modules, fit.start, fit.need
     p = 1 / (1 + np.exp(start))
     energy = {name: float(p @ kernel @ p) for name, kernel in kernels.items()}
     total = delta.r * len(energy)
@@ -434,9 +465,9 @@ def _adapter_config(
     }
     ranks = {name: min(round(value), 4 * delta.r, widest[name]) for name, value in share.items()}
     ranks = {name: rank for name, rank in ranks.items() if rank}
-    even = _cross_fit(sum(kernels.values()), start, need).mean(1).max()
-    pattern = sum(rank / delta.r * kernels[name] for name, rank in ranks.items())
-    uneven = _cross_fit(pattern, start, need).mean(1).max()
+    even = _cross_fit(fit.kernel, start, need).mean(1).max()
+    spread = _Fit({name: rank / delta.r * kernels[name] for name, rank in ranks.items()}, start, need)
+    uneven = _cross_fit(spread.kernel, start, need).mean(1).max()
     if uneven < even:
         ranks = dict.fromkeys(kernels, delta.r)
     config = {

@@ -20,14 +20,17 @@ from deltatheory.deltas.prompt import start_embeddings, start_tokens
 
 __all__ = ["GATES", "PrefixTuning"]
 
-GATES = ("zero", "none")
+GATES = ("zero", "values", "none")
 
 
 class PrefixTuning(Delta):
     """attention(q, K, V) + tanh(g) · attention(q, P_K, P_V) in every block, g = δ_g and P = P₀ + δ_P.
 
     That is `gate="zero"`, one g a head: δ = 0 is the frozen backbone, and the Jacobian there is not zero,
-    because P₀ is not (LLaMA-Adapter: Zhang et al. 2023, section 3.2). `gate="none"` is the raw prefix
+    because P₀ is not (LLaMA-Adapter: Zhang et al. 2023, section 3.2). But there the gates alone move the
+    outputs; with `gate="values"`, attention(q, K, V) + attention(q, P_K, δ_V), all values do, and δ = 0 is
+    the frozen backbone as well (the prefix as a parallel adapter with up-projection δ_V: He et al. 2022,
+    eq. 5, without its factors λ). `gate="none"` is the raw prefix
     attention(q, [P_K; K], [P_V; V]) (Li & Liang 2021, eq. 3); it has no exact zero: δ = 0 is the backbone
     with the prefix P₀. P₀ are the keys and values that the frozen blocks compute for k random words of the
     vocabulary: on the scale of the block's own, and among activations, from where prefixes train best
@@ -40,7 +43,7 @@ class PrefixTuning(Delta):
     Args:
         backbone: what it changes.
         length: k.
-        gate: "zero" or "none".
+        gate: "zero", "values" or "none".
         blocks: block numbers; `None` for all.
         shift: count the text's positions from k, as behind k real tokens and as peft does; raw gate only.
         hidden: width of the reparametrizing MLP; `None` for P itself.
@@ -76,10 +79,12 @@ class PrefixTuning(Delta):
         if hidden is not None and hidden < 1:
             raise ValueError(f"hidden={hidden}: must be at least 1, or None for no MLP.")
         self.length, self.gate, self.shift, self.hidden, self.seed = length, gate, shift, hidden, seed
-        self.exact_zero = gate == "zero"
+        self.exact_zero = gate != "none"
         self.blocks = _checked_blocks(blocks, len(backbone.layers))
         words = start_tokens(backbone, length, seed=seed)
         self._prefix = _keys_values(backbone, words, self.blocks)
+        if gate == "values":
+            self._prefix = {t: (key, torch.zeros_like(value)) for t, (key, value) in self._prefix.items()}
         shapes: dict[str, tuple[int, ...]] = {}
         if hidden is None:
             for t, (key, value) in self._prefix.items():
@@ -150,10 +155,16 @@ class PrefixTuning(Delta):
     def edit(self, delta: Float[Tensor, " m"]) -> Edit:
         """Let every chosen block attend to its prefix."""
         pieces = self.coordinates.split(delta)
-        attention = {
-            t: _raw(key, value) if self.gate == "none" else _gated(key, value, pieces[f"{t}.gate"])
-            for t, (key, value) in self.keys_values(delta).items()
-        }
+
+        def change(t: int, key: Tensor, value: Tensor) -> AttentionEdit:
+            if self.gate == "none":
+                return _raw(key, value)
+            factor = (
+                torch.tanh(pieces[f"{t}.gate"]) if self.gate == "zero" else torch.ones_like(value[:1, 0, 0])
+            )
+            return _beside(key, value, factor)
+
+        attention = {t: change(t, key, value) for t, (key, value) in self.keys_values(delta).items()}
         return Edit(attention=attention, shift=self.length if self.shift else 0)
 
     def specification(self) -> dict:
@@ -214,12 +225,12 @@ def _raw(key: Tensor, value: Tensor) -> AttentionEdit:
     return change
 
 
-def _gated(key: Tensor, value: Tensor, gate: Tensor) -> AttentionEdit:
-    """Return attention(q, K, V) + tanh(g) attention(q, P_K, P_V)."""
+def _beside(key: Tensor, value: Tensor, factor: Tensor) -> AttentionEdit:
+    """Return attention(q, K, V) + factor · attention(q, P_K, P_V), one factor a head or one for all."""
 
     def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         own_k, own_v = (x.expand(len(k), -1, -1, -1) for x in (key, value))
         open_mask = mask.new_zeros(*mask.shape[:-1], key.shape[1])
-        return attend(q, k, v, mask) + torch.tanh(gate)[:, None] * attend(q, own_k, own_v, open_mask)
+        return attend(q, k, v, mask) + factor[:, None] * attend(q, own_k, own_v, open_mask)
 
     return change

@@ -39,7 +39,7 @@ FAMILIES = ["bert", "gpt2"]
 SCOPES = {
     "lora": [{}],
     "prompt": [{}],
-    "prefix": [{}],
+    "prefix": [{}, {"gate": "values"}],
     "intrinsic-prompt": [{}],
     "modules": [{}],
     "bitfit": [{}],

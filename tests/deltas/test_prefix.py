@@ -207,6 +207,18 @@ def test_the_number_of_coordinates(family, options, size):
     assert PrefixTuning(tiny(family), length=K, **options).size == size
 
 
+def test_values_that_start_at_zero_all_move_the_outputs():
+    backbone = tiny("bert", dtype=torch.float64)
+    batch = backbone.encode(TEXTS)
+    for gate, moving in (("values", "value"), ("zero", "gate")):
+        delta = PrefixTuning(backbone, length=K, gate=gate)
+        leaf = delta.initial().requires_grad_()
+        output = (backbone.pooled(batch, delta.edit(leaf)) * torch.linspace(1, 2, 16)).square().sum()
+        (gradient,) = torch.autograd.grad(output, leaf)
+        for name, piece in delta.coordinates.split(gradient).items():
+            assert bool((piece != 0).all()) == name.endswith(moving), (gate, name)
+
+
 @pytest.mark.parametrize("options", [{"gate": "none", "shift": True}, {"blocks": [1]}], ids=["raw", "gated"])
 def test_behind_an_mlp_it_is_the_prefix_that_comes_out(options):
     backbone = tiny("llama", dtype=torch.float64)
@@ -252,7 +264,7 @@ def test_derivatives_in_both_modes_and_in_float32(family, name, options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gate": "half"}, "gate='half': allowed are zero, none"),
+        ({"gate": "half"}, "gate='half': allowed are zero, values, none"),
         ({"shift": True}, "shift=True: allowed with gate='none' only"),
         ({"hidden": 0}, "hidden=0: must be at least 1"),
         ({"blocks": [2]}, r"blocks=\[2\]: give distinct numbers in 0\.\.1"),
