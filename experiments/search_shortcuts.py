@@ -269,6 +269,8 @@ def _early(row: dict, level: float, test: int) -> dict:
     return {
         "d": row["config"]["d"],
         "seed": row["config"]["seed"],
+        "level": level,
+        "test_examples": test,
         "final": looks[-1]["test"],
         "solved": above[-1],
         "first_reached": first and first["step"],
@@ -290,6 +292,8 @@ def _warm(parts: dict[str, list[dict]]) -> list[dict]:
     for part in _KINDS:
         for row in parts.get(part, []):
             d, seed = row["config"]["d"], row["config"]["seed"]
+            if (d, seed) not in zero:  # not run yet
+                continue
             warm, cold = row["result"]["accuracy"], zero[d, seed]["accuracy"]
             small = zero[d // 2, seed]["accuracy"]
             pair = {"kind": part, "d": d // 2, "larger": d, "seed": seed, "small": small}
@@ -330,7 +334,11 @@ def _early_verdict(early: list[dict]) -> str:
         "tells the search, which fits a curve to accuracies, that the level was reached and not by how much: "
     )
     if false:
-        return text + "it changes which runs count as solved."
+        below = [row["level"] - row["final"] for row in stopped if not row["solved"]]
+        return text + (
+            f"it changes which runs count as solved (the false ones ended {min(below):.3f} to "
+            f"{max(below):.3f} below; one test example is {1 / early[0]['test_examples']:.3f})."
+        )
     return text + ("passes for information." if saved > _WORTHWHILE else "and next to nothing is saved.")
 
 
@@ -338,23 +346,31 @@ def _warm_verdict(warm: list[dict], early: list[dict]) -> str:
     scores: dict[int, list[float]] = {}
     for row in early:
         scores.setdefault(row["d"], []).append(row["final"])
-    seeds = statistics.mean(statistics.stdev(values) for values in scores.values())
+    seeds = statistics.mean(statistics.stdev(values) for values in scores.values() if len(values) > 1)
     means = [statistics.mean(scores[d]) for d in sorted(scores)]
     doubling = (means[-1] - means[0]) / (len(means) - 1)
     text = f"Warm start, against {STEPS} steps at 2d from zero:"
-    biased = []
+    pairs = (len(DIMENSIONS) - 1) * len(SEEDS)
+    biased, judged = [], False
     for kind, budget in _KINDS.items():
         differences = [row["difference"] for row in warm if row["kind"] == kind]
         if len(differences) < 2:
+            text += f" {budget}, {len(differences)} of {pairs} pairs run: too few to say;"
             continue
+        judged = True
         mean, deviation, half = _spread(differences)
-        text += f" {budget}, {mean:+.3f} ± {half:.3f} (standard deviation {deviation:.3f});"
+        text += (
+            f" {budget}, {mean:+.3f} ± {half:.3f} (standard deviation {deviation:.3f}, {len(differences)} of "
+            f"{pairs} pairs);"
+        )
         if abs(mean) > half:
             biased.append(f"{kind!r} ends {'higher' if mean > 0 else 'lower'}")
     text = (
         f"{text[:-1]}. Doubling d from zero brings {doubling:+.3f} here, and seeds differ by {seeds:.3f} "
         "(standard deviation). "
     )
+    if not judged:
+        return text + "No verdict yet."
     if biased:
         return f"{text}{' and '.join(biased)}: that is not a run of the step budget, and its d90 is another."
     return text + "No bias is beyond its 95 % interval; one within the intervals would not have been seen."
