@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -80,8 +80,8 @@ class IA3(Delta):
         parts = torch.ones_like(key), key, value
         if not _FUSED[fused]:
             return torch.cat(parts)
-        heads = self.backbone.model.config.num_attention_heads  # type: ignore[union-attr]
-        return torch.stack([x.view(heads, -1) for x in parts], 1).flatten()
+        config: Any = self.backbone.model.config
+        return torch.stack([x.view(config.num_attention_heads, -1) for x in parts], 1).flatten()
 
     @staticmethod
     def _after(scale: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
