@@ -269,16 +269,16 @@ def load_adapter(
         name = options.pop("name")
     elif tokenizer is None:
         raise ValueError("tokenizer=None: a model at hand needs its tokenizer.")
-    own = getattr(model.config, "_name_or_path", "")
+    own: str = getattr(model.config, "_name_or_path", "")
     here = [x for x in (name, own) if x]
     if check_name and there and here and _last(there) not in map(_last, here):
         raise ValueError(
             f"{str(adapter)!r} is an adapter of {there!r}, and model is {here[0]!r}: load that one, or pass "
             "check_name=False if they are the same under two names."
         )
-    name = name or own or there
-    wrapped = _wrapped(peft, model, folder, config, f"{str(adapter)!r}, an adapter of {there!r},", name)
-    return from_peft(wrapped, tokenizer=tokenizer, name=name, **options)
+    label = name or own or there
+    wrapped = _wrapped(peft, model, folder, config, f"{str(adapter)!r}, an adapter of {there!r},", label)
+    return from_peft(wrapped, tokenizer=tokenizer, name=label, **options)
 
 
 def _last(name: str) -> str:
