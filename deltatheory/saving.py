@@ -163,12 +163,10 @@ def _check_size(values: Tensor, delta: Delta) -> None:
 
 
 def _rebuilt(specification: dict, backbone: Backbone) -> Delta:
-    """Make a delta of its specification: the arguments of its class, and what follows from them."""
+    """Make a delta of its specification, which holds the arguments of its class."""
     name = specification["delta"]
     known = inspect.signature(DELTAS[name]).parameters if name in DELTAS else {}
     options = {key: value for key, value in specification.items() if key in known}
-    if "alpha" in known and "scaling" in specification:  # α = scaling · r, to the digits that a user gives
-        options["alpha"] = float(f"{specification['scaling'] * specification['r']:.12g}")
     delta = make_delta(name, backbone, **options)
     if json.loads(json.dumps(delta.specification())) != specification:
         raise ValueError(f"specification={specification}: this version makes {delta.specification()} of it.")

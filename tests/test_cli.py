@@ -1,6 +1,8 @@
 """The command line: fast to answer, the same as the library, and plain about bad input."""
 
+import functools
 import inspect
+import json
 import os
 import re
 import statistics
@@ -24,7 +26,7 @@ from deltatheory.projections import PROJECTIONS
 from deltatheory.tasks import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("dimension", "tasks", "deltas", "projections")
+COMMANDS = ("dimension", "train", "tasks", "deltas", "projections")
 
 
 def run_process(*args: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
@@ -187,3 +189,152 @@ def test_a_run_that_is_stopped_says_how_to_go_on(stand_in, tmp_path):
     result = run("dimension", "--out", str(tmp_path))
     assert result.exit_code == 130
     assert f"kept in {tmp_path}" in result.stderr
+
+
+# train
+
+
+@pytest.fixture
+def tiny_folder(tmp_path):
+    from tiny_models import tiny_model, tiny_tokenizer
+
+    def make(family: str) -> str:
+        folder = tmp_path / family
+        tiny_model(family).save_pretrained(folder)
+        tiny_tokenizer(family).save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+def rows_of(path: Path, generation: bool = False) -> str:
+    """A file of texts whose letters tell the label."""
+    lines = []
+    for i in range(60):
+        text = " ".join("abcdefgh"[(i * k + i // 2) % 4 + 4 * (i % 2)] for k in range(1, 4 + i % 3))
+        split = ("train", "train", "train", "dev", "test")[i // 2 % 5]
+        answer = {"target": text[-1]} if generation else {"label": "pq"[i % 2]}
+        lines.append(
+            json.dumps({"text": f"{text} {'ijklmnop'[i // 8]} {'ijklmnop'[i % 8]}", "split": split, **answer})
+        )
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def trained(folder: Path, *args: str):
+    common = "--steps 8 --batch-size 8 --learning-rate 0.05 --no-progress"
+    return run("train", *common.split(), "--out", str(folder), *args)
+
+
+def test_train_writes_numbers_and_a_delta_that_loads(tiny_folder, tmp_path):
+    from deltatheory.backbones import load_backbone
+    from deltatheory.saving import load_delta
+
+    model, task = tiny_folder("bert"), rows_of(tmp_path / "task.jsonl")
+    given = ("--model", model, "--task", task, "--option", "r=2", "--option", 'targets=["query"]')
+    done = trained(
+        tmp_path / "out", *given, "--evaluate-every", "4", "--optimizer", "sgd", "--momentum", "0.5"
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert result["settings"]["training"]["momentum"] == 0.5
+    assert result["settings"]["delta"]["r"] == 2
+    assert [row["step"] for row in result["dev"]] == [4, 8]
+    assert len(result["losses"]) == 8
+    backbone = load_backbone(model)
+    delta, values = load_delta(tmp_path / "out" / "delta.safetensors", backbone)
+    assert delta.size == result["tuned_parameters"] == 2 * 2 * (16 + 16)
+    assert float(values.norm()) == pytest.approx(result["movement"])
+    assert result["full"]["tuned_parameters"] > 10 * delta.size
+    assert re.search(r"tuned parameters +128 +[0-9,]+ +0\.0", done.output)
+    assert f"accuracy {result['test']['accuracy']:.3f}" in done.output
+
+
+def test_train_goes_on_after_a_kill_and_refuses_another_run(tiny_folder, tmp_path, monkeypatch):
+    import deltatheory.training as training_module
+
+    given = ("--model", tiny_folder("bert"), "--task", rows_of(tmp_path / "task.jsonl"), "--no-compare")
+    assert trained(tmp_path / "whole", *given).exit_code == 0
+    often = functools.partial(training_module.train, checkpoint_every=2)
+    monkeypatch.setattr("deltatheory.tuning.train", often)
+    evaluate = training_module.Training.rate
+
+    def stop(self, step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return evaluate(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_module.Training, "rate", stop)
+        stopped = trained(tmp_path / "cut", *given)
+    assert stopped.exit_code == 130
+    assert f"kept in {tmp_path / 'cut'}" in stopped.stderr
+    assert not (tmp_path / "cut" / "result.json").exists()
+    assert trained(tmp_path / "cut", *given).exit_code == 0
+    whole, cut = (tmp_path / name / "delta.safetensors" for name in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+    other = trained(tmp_path / "cut", *given, "--seed", "1")
+    assert other.exit_code == 2
+    assert "is of another run" in other.stderr
+
+
+def test_train_takes_label_words_and_generation_tasks(tiny_folder, tmp_path):
+    model = tiny_folder("gpt2")
+    words, targets = rows_of(tmp_path / "words.jsonl"), rows_of(tmp_path / "targets.jsonl", generation=True)
+    done = trained(
+        tmp_path / "a",
+        "--model",
+        model,
+        "--task",
+        words,
+        "--head",
+        "verbalizer",
+        "--suffix",
+        " o",
+        "--no-compare",
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["settings"]["head"] == "verbalizer"
+    done = trained(tmp_path / "b", "--model", model, "--task", targets, "--max-new-tokens", "3")
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "b" / "result.json").read_text())
+    assert result["test"].keys() == {"exact_match", "rouge_l", "token_f1", "loss"}
+    assert result["settings"]["max_new_tokens"] == 3
+
+
+def test_the_bar_shows_loss_score_passes_and_time_left(tiny_folder, tmp_path):
+    given = (
+        "--model",
+        tiny_folder("bert"),
+        "--task",
+        rows_of(tmp_path / "task.jsonl"),
+        "--evaluate-every",
+        "2",
+    )
+    done = run("train", *given, "--steps", "6", "--no-compare", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    assert re.search(r"6/6 .*<.*loss \d\.\d+, accuracy \d\.\d+, \S+ passes", done.stderr)
+
+
+BAD_TRAINING = [
+    (("--option", "r"), "option='r': must be NAME=VALUE"),
+    (("--option", "rank=2"), "allowed: r=8, alpha=None"),
+    (("--delta", "lor"), "nearest: lora"),
+    (("--delta", "subspace"), "missing a required argument: 'd'"),
+    (("--clip", "0"), "clip=0.0"),
+    (("--patience", "2"), "needs evaluate_every"),
+    (("--autocast",), "autocast=True"),
+    (("--head", "verbalizer"), "take a causal checkpoint"),
+    (("--train-examples", "1000"), "train must lie in"),
+]
+
+
+@pytest.mark.parametrize(("options", "named"), BAD_TRAINING)
+def test_bad_input_of_train_is_one_line(tiny_folder, tmp_path, options, named):
+    given = ("--model", tiny_folder("bert"), "--task", rows_of(tmp_path / "task.jsonl"))
+    done = trained(tmp_path / "out", *given, *options)
+    assert done.exit_code == 2, done.output
+    assert named in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("Error: ")
+    assert not (tmp_path / "out" / "result.json").exists()
