@@ -127,9 +127,16 @@ class Advice:
         """Return plain values."""
         return asdict(self)
 
+    def plot(self) -> Any:
+        """Return a matplotlib figure: every candidate's predicted score with its interval."""
+        from deltatheory.report import advice_figure
+
+        return advice_figure(self)
+
     def save(self, folder: str | Path) -> None:
-        """Write `advice.json` and, for a LoRA winner, `adapter_config.json`."""
+        """Write `advice.json`, `advice.svg` and, for a LoRA winner, `adapter_config.json`."""
         write_json(Path(folder) / "advice.json", self.to_dict())
+        self.plot().savefig(Path(folder) / "advice.svg", metadata={"Date": None})
         if self.adapter_config:
             write_json(Path(folder) / "adapter_config.json", self.adapter_config)
 

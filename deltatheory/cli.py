@@ -302,6 +302,80 @@ def _training_table(result: dict[str, Any]) -> Table:
 
 
 @app.command()
+def advise(
+    model: Annotated[str, Option(help="minilm, a local folder, or a hub id.")] = "minilm",
+    task: Annotated[
+        str, Option(help="An embedded task (see `tasks`), a .jsonl, .csv or .parquet file, or hub:NAME.")
+    ] = "stdlib-topics",
+    candidate: Annotated[
+        list[str] | None,
+        Option(help="A delta with its options, as 'lora r=8'; by default eleven of several families."),
+    ] = None,
+    max_parameters: Annotated[int | None, Option(help="Budget of tuned numbers.")] = None,
+    max_minutes: Annotated[float | None, Option(help="Budget of training time on this machine.")] = None,
+    steps: Annotated[int, Option(help="Steps of the training that is planned.")] = 120,
+    batch_size: Annotated[int, Option(help="Examples a step of that training.")] = 32,
+    examples: Annotated[int, Option(help="Training examples to compute kernels of, at most.")] = 448,
+    head: Annotated[str, Option(help="label-words, prototypes, probe or random.")] = "label-words",
+    max_length: Annotated[int, Option(help="Longer texts are cut at so many tokens.")] = 64,
+    seed: Annotated[int, Option(help="Of deltas and samples.")] = 0,
+    device: Annotated[str, Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    out: Annotated[Path, Option(help="Folder for advice.json, advice.svg and adapter_config.json.")] = Path(
+        "runs/advise"
+    ),
+    progress: Annotated[bool, Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Which method, which size, which modules? Scores predicted from kernels, before any training."""
+    with _errors_in_one_line():
+        from tqdm import tqdm
+
+        from deltatheory.advice import CANDIDATES, Candidate
+        from deltatheory.advice import advise as compare
+
+        given = [one.split() for one in candidate or []]
+        with tqdm(desc="kernels", disable=not progress) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            advice = compare(
+                model,
+                task,
+                candidates=[Candidate(name, _options(rest)) for name, *rest in given] or CANDIDATES,
+                max_parameters=max_parameters,
+                max_minutes=max_minutes,
+                steps=steps,
+                batch_size=batch_size,
+                examples=examples,
+                head=head,
+                max_length=max_length,
+                seed=seed,
+                device=device,
+                on_example=show,
+            )
+        advice.save(out)
+    table = _table("candidate", "score", "90 % interval", "parameters", "optimizer MB", "s/step", "budget")
+    for one in advice.ranked:
+        table.add_row(
+            one.label,
+            f"{one.score:.3f}",
+            f"{one.low:.3f}–{one.high:.3f}",
+            f"{one.parameters:,}",
+            f"{one.optimizer_bytes / 1e6:.2f}",
+            f"{one.seconds_per_step:.3g}",
+            "" if one.within_budget else "outside",
+        )
+    _print(table)
+    print(f"The frozen model: {advice.frozen:.3f}. Passes: {advice.passes:,.0f} in {advice.seconds:.0f} s.")
+    for sentence in advice.findings:
+        print(f"  - {sentence}")
+    if advice.adapter_config:
+        print(f"For peft: {out / 'adapter_config.json'}")
+    print(f"Numbers: {out / 'advice.json'}; figure: {out / 'advice.svg'}")
+
+
+@app.command()
 def tasks() -> None:
     """List the embedded tasks."""
     with _errors_in_one_line():
@@ -316,14 +390,27 @@ def tasks() -> None:
 
 
 @app.command()
-def deltas() -> None:
-    """List the deltas: the ways to change a frozen backbone."""
+def deltas(
+    model: Annotated[
+        str | None, Option(help="Count the parameters that each would tune in this model, at its defaults.")
+    ] = None,
+) -> None:
+    """List the deltas: the ways to change a frozen backbone, their family, and where in a layer they act."""
     with _errors_in_one_line():
-        from deltatheory.deltas import DELTAS
-    table = _table("delta", "family", "formula")
+        from deltatheory.deltas import DELTAS, parameter_counts
+
+        counts: dict[str, int | None] = {}
+        if model is not None:
+            from deltatheory.backbones import load_backbone
+
+            counts = parameter_counts(load_backbone(model))
+    table = _table("delta", "family", "formula", "acts on", "affine", *(["parameters"] if counts else []))
     for name, kind in DELTAS.items():
-        table.add_row(name, kind.family, kind.formula)
+        size = counts.get(name)
+        row = [name, kind.family, kind.formula, kind.acts, "yes" if kind.affine else "no"]
+        table.add_row(*row, *([] if not counts else ["as its options say" if size is None else f"{size:,}"]))
     _print(table)
+    print("affine: whether the map of a controlled layer is affine in δ, at a fixed input.")
 
 
 @app.command()

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from deltatheory.advice import Advice
     from deltatheory.dimension.criterion import Interval
     from deltatheory.dimension.result import DimensionResult
 
-__all__ = ["count", "dimension_figure", "dimension_page", "estimate", "span", "whole"]
+__all__ = ["advice_figure", "count", "dimension_figure", "dimension_page", "estimate", "span", "whole"]
 
 # The page swaps each of these for its own colour of that name, so that one drawing is read on white and on
 # black. They occur nowhere else in the drawing, and do as they are for a figure on white.
@@ -86,6 +87,32 @@ def dimension_figure(result: DimensionResult) -> Figure:
         _draw_curves(curve, result, left, right)
         _draw_intervals(bars, intervals, result, left, right)
         _draw_axes(curve, bars, result, left, right)
+    return figure
+
+
+def advice_figure(advice: Advice) -> Figure:
+    """Return the figure: predicted score of every candidate with its interval, the most promising on top."""
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=(8.0, 1.2 + 0.34 * len(advice.ranked)), layout="constrained")
+        axes = figure.subplots()
+        rows = list(enumerate(reversed(advice.ranked)))
+        for y, one in rows:
+            alpha = 1.0 if one.within_budget else 0.35
+            axes.plot(
+                [one.low, one.high],
+                [y, y],
+                lw=3,
+                alpha=0.4 * alpha,
+                color=_COLOURS["predicted"],
+                solid_capstyle="butt",
+            )
+            axes.plot(one.score, y, "o", alpha=alpha, color=_COLOURS["predicted"])
+        axes.axvline(advice.frozen, color="0.5", lw=1, ls=":", label="frozen model")
+        axes.set(xlabel="predicted accuracy, with 90 % interval")
+        axes.set_yticks([y for y, _ in rows], [f"{one.label} ({one.parameters:,})" for _, one in rows])
+        axes.legend(loc="lower right")
     return figure
 
 

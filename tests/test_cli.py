@@ -13,20 +13,38 @@ from pathlib import Path
 
 import pytest
 from sample_results import UNREACHED, a_result
+from tiny_models import tiny
 from typer.testing import CliRunner
 
+import deltatheory.advice
+import deltatheory.backbones
 import deltatheory.dimension
 from deltatheory import __version__
+from deltatheory.advice import Advice, Candidate, Estimate
 from deltatheory.autodiff import DerivativeError
 from deltatheory.cli import app
 from deltatheory.cli import dimension as dimension_command
-from deltatheory.deltas import DELTAS
+from deltatheory.deltas import DELTAS, make_delta
 from deltatheory.dimension.criterion import Criterion
 from deltatheory.projections import PROJECTIONS
 from deltatheory.tasks import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("dimension", "train", "tasks", "deltas", "projections")
+COMMANDS = ("dimension", "train", "advise", "tasks", "deltas", "projections")
+
+ADVICE = Advice(
+    ranked=[
+        Estimate("lora", {"r": 2}, 0.9, 0.8, 0.95, 1024, 12288, 0.5, True),
+        Estimate("full", {}, 0.91, 0.85, 0.97, 4448, 53376, 0.9, False),
+    ],
+    frozen=0.5,
+    winner="lora r=2",
+    adapter_config={"r": 2},
+    findings=["Ties: none"],
+    passes=448.0,
+    seconds=3.0,
+    provenance={},
+)
 
 
 def run_process(*args: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
@@ -338,3 +356,33 @@ def test_bad_input_of_train_is_one_line(tiny_folder, tmp_path, options, named):
     assert named in done.stderr
     assert done.stderr.rstrip().splitlines()[-1].startswith("Error: ")
     assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_advice_comes_as_a_table_a_figure_and_numbers(monkeypatch, tmp_path):
+    calls = []
+
+    def advise(model, task, **options):
+        calls.append({"model": model, "task": task, **options})
+        return ADVICE
+
+    monkeypatch.setattr(deltatheory.advice, "advise", advise)
+    given = "--model m --task t --max-parameters 1000 --steps 7 --examples 9 --seed 4 --no-progress"
+    result = run("advise", *given.split(), "--candidate", "lora r=2", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert calls[0]["candidates"] == [Candidate("lora", {"r": 2})]
+    assert (calls[0]["max_parameters"], calls[0]["steps"], calls[0]["examples"]) == (1000, 7, 9)
+    assert re.search(r"lora r=2 +0.900 +0.800–0.950 +1,024 +0.01", result.output)
+    assert re.search(r"full .*outside", result.output)
+    assert "Ties: none" in result.output
+    assert json.loads((tmp_path / "advice.json").read_text())["winner"] == "lora r=2"
+    assert json.loads((tmp_path / "adapter_config.json").read_text()) == {"r": 2}
+    assert "<svg" in (tmp_path / "advice.svg").read_text()
+
+
+def test_deltas_are_counted_in_a_model(monkeypatch):
+    monkeypatch.setattr(deltatheory.backbones, "load_backbone", lambda _: tiny("llama"))
+    output = run("deltas", "--model", "m").output
+    size = make_delta("lora", tiny("llama")).size
+    assert re.search(rf"lora +reparameterization .* no +{size:,}", output)
+    assert re.search(r"bitfit .*as its options say", output)  # a llama has no biases
+    assert re.search(r"subspace .*as its options say", output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from typing import Any
 
 from deltatheory.backbones import Backbone
@@ -26,7 +27,7 @@ from deltatheory.deltas.unified_subspace import UnifiedSubspace
 from deltatheory.deltas.unilora import UniLoRA
 from deltatheory.deltas.vera import VeRA
 
-__all__ = ["DELTAS", "Delta", "InPlaceDelta", "make_delta"]
+__all__ = ["DELTAS", "Delta", "InPlaceDelta", "make_delta", "parameter_counts"]
 
 DELTAS: dict[str, type[Delta]] = {
     kind.name: kind
@@ -72,3 +73,20 @@ def make_delta(name: str, backbone: Backbone, **options: Any) -> Delta:
         near = difflib.get_close_matches(name, DELTAS, cutoff=0.4) or list(DELTAS)
         raise ValueError(f"delta={name!r}: no such delta; nearest: {', '.join(near)}.")
     return DELTAS[name](backbone, **options)
+
+
+def parameter_counts(backbone: Backbone) -> dict[str, int | None]:
+    """Return how many parameters each delta tunes in a backbone with its default arguments.
+
+    `None` where there is no default (a subspace has the d it is given) or the architecture has no place for
+    it (BitFit where nothing has a bias).
+    """
+    counts: dict[str, int | None] = {}
+    for name, kind in DELTAS.items():
+        signature = inspect.signature(kind).parameters.values()
+        given = [p for p in signature if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        try:
+            counts[name] = None if given else kind(backbone).size
+        except ValueError:
+            counts[name] = None
+    return counts
