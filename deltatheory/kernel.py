@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Bool, Float, Int
+from deltatheory.backbones import Batch
 from deltatheory.deltas import InPlaceDelta
 from deltatheory.problem import BACKWARD, FORWARD, Problem
 from deltatheory.projections import Projection, make_projection
-from deltatheory.tasks import Examples
 
 __all__ = ["TangentFeatures", "as_margins", "joint_features", "tangent_features"]
 
@@ -191,9 +191,8 @@ def joint_features(
         for i in range(total):
             split, index = (problem.train, i) if i < train else (problem.test, i - train)
             label = int(labels[i]) if outputs == "margin" else None
-            for c, (start[i], row) in enumerate(
-                _rows(problem, origin, split.examples.subset([index]), label)
-            ):
+            batch, _ = problem.batch(split, [index])
+            for c, (start[i], row) in enumerate(_rows(problem, origin, batch, label)):
                 for out, part, projection in zip(rows, row.split(list(sizes)), projections, strict=True):
                     out[i, c] = projection.adjoint(part.contiguous()) if projection else part
             if on_example:
@@ -233,10 +232,9 @@ def margin(logits: Float[Tensor, " C"], label: int) -> Float[Tensor, ""]:
 
 
 def _rows(
-    problem: Problem, origin: Tensor, example: Examples, label: int | None
+    problem: Problem, origin: Tensor, batch: Batch, label: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield one example's logits and a row of J for each of its outputs."""
-    batch = problem.backbone.encode(example.texts, example.pairs, problem.max_length)
     in_place = problem.delta if isinstance(problem.delta, InPlaceDelta) else None
     leaf = origin
     if in_place:

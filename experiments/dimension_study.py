@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,7 +22,14 @@ Out = Annotated[Path, typer.Option(help="Folder of the study.")]
 
 @app.command()
 def run(
-    tasks: list[str], out: Out, threads: int = 1, runs: float = 6.0, seed: int = 0, device: str = "cpu"
+    tasks: list[str],
+    out: Out,
+    method: Literal["predict", "measure", "both"] = "both",
+    threads: int = 1,
+    runs: float = 6.0,
+    burn_in: int = 0,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> None:
     """Run tasks one after the other."""
     import torch
@@ -38,13 +45,26 @@ def run(
             continue
         typer.echo(f"{folder.name} ...")
         result = intrinsic_dimension(
-            backbone, task, test_examples=1000, runs=runs, seed=seed, out=folder, progress=False
+            backbone,
+            task,
+            method=method,
+            test_examples=1000,
+            runs=runs,
+            burn_in=burn_in,
+            seed=seed,
+            out=folder,
+            progress=False,
         )
         typer.echo(f"{folder.name}: predicted {result.predicted}, measured {result.measured}")
 
 
 @app.command()
-def table(out: Out) -> None:
+def table(
+    out: Out,
+    predicted: Annotated[
+        Path | None, typer.Option(help="Take the predictions from this folder (`--method predict`).")
+    ] = None,
+) -> None:
     """Make the table and the figure of all tasks that are finished."""
     import matplotlib
     from scipy.stats import spearmanr
@@ -55,6 +75,9 @@ def table(out: Out) -> None:
     import matplotlib.pyplot as plt
 
     results = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("*/result.json"))}
+    if predicted:
+        for name, result in results.items():
+            _take_prediction(result, json.loads((predicted / name / "result.json").read_text()))
     rows = [_row(name, result) for name, result in results.items()]
     both = [row for row in rows if row["ratio"]]
     summary = {
@@ -104,6 +127,12 @@ def table(out: Out) -> None:
         axes.plot(line, [factor * x for x in line], style, color="0.5", lw=1)
     axes.set(xscale="log", yscale="log", xlabel="measured d90", ylabel="predicted d90", xlim=line, ylim=line)
     figure.savefig(out / "figure.png", dpi=120)
+
+
+def _take_prediction(result: dict, other: dict) -> None:
+    for part, verb in (("d90", "predicted"), ("baseline", "predicted"), ("passes", "predict")):
+        result[part][verb] = other[part][verb]
+    result["diagnostics"] = other["diagnostics"]
 
 
 def _row(name: str, result: dict) -> dict:

@@ -183,15 +183,13 @@ def test_a_lower_fraction_needs_no_more_dimensions():
     assert values[0] > values[-1]
 
 
-def test_the_prediction_gives_the_baseline_and_the_subspaces_their_best_rate():
+def test_d90_is_where_a_monotone_fit_crosses_the_level():
     module = sys.modules["deltatheory.dimension.predict"]
-    slow = np.repeat([[0, 0, 0, 1], [0, 0, 1, 1], [1, 1, 1, 1]], 5, axis=1)  # accuracies .25, .5, 1
-    fast = np.repeat([[0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1]], 5, axis=1)  # .5, .75, .75
-    criterion = Criterion(fraction=0.6)
-    crossing, rate, level, baseline = module._d90({0.3: slow, 1.0: fast}, [1, 2, 4], criterion, 0.5)
-    assert (rate, level, baseline) == (1.0, pytest.approx(0.6), 1.0)
-    assert crossing == pytest.approx(0.4 * np.log(2))
-    assert module._d90({0.3: slow}, [1, 2, 4], criterion, 0.5)[0] > crossing
+    solved = np.repeat([[0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]], 5, axis=1)  # .5 and .25 pool to .375
+    crossing, level, baseline = module._d90(solved, [1, 2, 4], Criterion(fraction=0.6), 0.5)
+    assert (level, baseline) == (pytest.approx(0.6), 1.0)
+    assert crossing == pytest.approx(np.log(2) * (1 + (0.6 - 0.375) / (1 - 0.375)))
+    assert module._d90(solved, [1, 2, 4], Criterion(baseline=1.0, fraction=0.3), 0.5)[0] == 0
 
 
 def test_burn_in_moves_the_kernel_not_the_start(monkeypatch):
