@@ -10,14 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deltatheory.backbones import load_backbone, prepare
+    from deltatheory.advice import advise
+    from deltatheory.backbones import load_backbone, load_checkpoint, prepare
     from deltatheory.deltas import make_delta
     from deltatheory.dimension import intrinsic_dimension, predict_dimension
     from deltatheory.dimension.criterion import Criterion
+    from deltatheory.generation import GenerationProblem
     from deltatheory.kernel import tangent_features
+    from deltatheory.peft_adapters import from_peft, load_adapter, to_peft
     from deltatheory.problem import Problem
     from deltatheory.projections import make_projection
     from deltatheory.results import ResultLog
+    from deltatheory.saving import load_delta, save_delta
     from deltatheory.tasks import Task, load_task
     from deltatheory.training import Training, train
 
@@ -25,36 +29,52 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Criterion",
+    "GenerationProblem",
     "Problem",
     "ResultLog",
     "Task",
     "Training",
     "__version__",
+    "advise",
+    "from_peft",
     "intrinsic_dimension",
+    "load_adapter",
     "load_backbone",
+    "load_checkpoint",
+    "load_delta",
     "load_task",
     "make_delta",
     "make_projection",
     "predict_dimension",
     "prepare",
+    "save_delta",
     "tangent_features",
+    "to_peft",
     "train",
 ]
 
 _MODULES = {
     "Criterion": "dimension.criterion",
+    "GenerationProblem": "generation",
     "Problem": "problem",
     "ResultLog": "results",
     "Task": "tasks",
     "Training": "training",
+    "advise": "advice",
+    "from_peft": "peft_adapters",
     "intrinsic_dimension": "dimension",
+    "load_adapter": "peft_adapters",
     "load_backbone": "backbones",
+    "load_checkpoint": "backbones",
+    "load_delta": "saving",
     "load_task": "tasks",
     "make_delta": "deltas",
     "make_projection": "projections",
     "predict_dimension": "dimension",
     "prepare": "backbones",
+    "save_delta": "saving",
     "tangent_features": "kernel",
+    "to_peft": "peft_adapters",
     "train": "training",
 }
 
