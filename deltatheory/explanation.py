@@ -380,8 +380,9 @@ def _factors(delta: Delta, values: Tensor) -> dict[str, tuple[Tensor, Tensor]] |
 
     key = delta.model.active_adapter
     found = {}
-    for name, layer in delta.backbone.model.named_modules():
-        if isinstance(layer, LoraLayer) and not name.startswith("pooler."):  # does not act on hidden states
+    for name, module in delta.backbone.model.named_modules():
+        if isinstance(module, LoraLayer) and not name.startswith("pooler."):  # does not act on hidden states
+            layer: Any = module
             a, b = layer.lora_A[key].weight, layer.lora_B[key].weight
             found[name] = a.detach().clone(), layer.scaling[key] * b.detach()
     return found

@@ -217,6 +217,14 @@ def test_moments_are_those_of_the_real_tokens():
     torch.testing.assert_close(explanation._moments(problem, delta, point, factors)[FIRST], expected)
 
 
+def test_what_no_input_reaches_comes_last_and_is_not_lost():
+    factors = {"m": (torch.eye(2), torch.eye(2))}
+    vectors, values = explanation._bases(factors, {"m": torch.diag(torch.tensor([1.0, 0.0]).double())})["m"]
+    assert len(values) == 2
+    assert float(values[1] / values[0]) < 1e-3
+    torch.testing.assert_close(vectors.abs(), torch.eye(2).double())
+
+
 def test_a_unilora_is_the_lora_that_it_is(tmp_path):
     backbone = tiny("bert")
     delta = make_delta("unilora", backbone, d=9, r=2)
