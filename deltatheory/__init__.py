@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from deltatheory.deltas import make_delta
     from deltatheory.dimension import intrinsic_dimension, predict_dimension
     from deltatheory.dimension.criterion import Criterion
+    from deltatheory.explanation import explain
     from deltatheory.generation import GenerationProblem
     from deltatheory.kernel import tangent_features
     from deltatheory.peft_adapters import from_peft, load_adapter, to_peft
@@ -36,6 +37,7 @@ __all__ = [
     "Training",
     "__version__",
     "advise",
+    "explain",
     "from_peft",
     "intrinsic_dimension",
     "load_adapter",
@@ -61,6 +63,7 @@ _MODULES = {
     "Task": "tasks",
     "Training": "training",
     "advise": "advice",
+    "explain": "explanation",
     "from_peft": "peft_adapters",
     "intrinsic_dimension": "dimension",
     "load_adapter": "peft_adapters",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import os
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,64 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from deltatheory._shapes import Float
-from deltatheory.backbones import Backbone, Edit, load_backbone
+from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import Delta
 from deltatheory.deltas.lora import LoRA
-from deltatheory.deltas.subspace import project
-from deltatheory.deltas.targets import matrix_shape
-from deltatheory.deltas.unilora import UniLoRA
 from deltatheory.heads import make_head
+from deltatheory.module_use import ModuleUse, kind_of, movement_of, ratio, use_of
 from deltatheory.peft_adapters import PeftDelta, load_adapter, to_peft
 from deltatheory.problem import FORWARD, Problem
 from deltatheory.results import provenance, write_json
 from deltatheory.saving import load_delta, read_tensors
 from deltatheory.tasks import Task, load_task
+from deltatheory.truncation import ZERO, Bases, Factors, bases_of, factors_of, moments_of, truncate
 
 __all__ = ["Explanation", "ModuleUse", "explain"]
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]  # module name ↦ (A, B) with ΔW = B A
-Bases = Mapping[str, tuple[Tensor, Tensor]]  # module name ↦ left singular vectors and singular values
-
-_CHUNK = 32
-_ZERO = 1e-6  # of the largest singular value: below it lies the rounding of float32
-_UNSEEN = 1e-8  # weight of directions that no input had, so that they come last and are not lost
-_PLAIN = re.compile(r".*\.lora_[AB]\.[^.]+\.weight")
 _KEEPS_BASE = ("gaussian", "eva", "orthogonal")  # starts of PEFT's LoRA that leave the base weights alone
-
-
-@dataclass(frozen=True)
-class ModuleUse:
-    """How an adapter changes one module; where ranks do not apply, one parameter of a module.
-
-    Attributes:
-        name: in the backbone.
-        shape: (out, in) of the matrix, or the shape of the parameter.
-        change: ‖ΔW‖_F.
-        weight: ‖W₀‖_F.
-        movement: ‖ΔW‖_F / ‖W₀‖_F; `None` where W₀ = 0.
-        rank: r, what the adapter pays for; this and all below is `None` where ranks do not apply.
-        singular_values: of ΔW, the largest first.
-        used: the smallest k with Σ_{i≤k} σ_i² ≥ keep · Σ σ_i².
-        wasted: r − used.
-        effective_rank: exp(−Σ p_i log p_i), p_i = σ_i² / Σ σ² (Roy & Vetterli 2007, with squares); 0
-            for ΔW = 0.
-        kept: rank in the truncated adapter.
-        amplification: σ_1 / ‖W₀ v_1‖, how much stronger ΔW answers to its own strongest input direction than
-            W₀ does (after Hu et al. 2022, sec. 7.3); `None` where either is 0.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    change: float
-    weight: float
-    movement: float | None
-    rank: int | None = None
-    singular_values: list[float] | None = None
-    used: int | None = None
-    wasted: int | None = None
-    effective_rank: float | None = None
-    kept: int | None = None
-    amplification: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,17 +148,17 @@ def explain(
     asked = {"path": str(adapter), "specification": delta.specification()}
     findings = _left_out(delta)
     passes = 0.0
-    factors = _factors(delta, values)
+    factors = factors_of(delta, values)
     if factors is None:
-        modules = _moved(delta, values)
+        modules = movement_of(delta, values)
         findings.append(
-            f"Ranks: they do not apply to {_kind(delta)}, whose changes are not kept as two factors; the "
+            f"Ranks: they do not apply to {kind_of(delta)}, whose changes are not kept as two factors; the "
             "movement of its parameters is all there is."
         )
     else:
         delta, values = _as_lora(delta, values, factors)
         passes += 2 * FORWARD
-        modules = [_module(backbone, name, a, b, keep) for name, (a, b) in factors.items()]
+        modules = [use_of(backbone, name, a, b, keep) for name, (a, b) in factors.items()]
         findings += _waste(modules)
 
     problem: Problem | None = None
@@ -225,17 +181,17 @@ def explain(
         assert isinstance(delta, LoRA)
         if problem is None:
             pattern = {m.name: m.used for m in modules if m.used}
-            truncated = _truncated(backbone, factors, _bases(factors), pattern)
+            truncated = truncate(backbone, factors, bases_of(factors), pattern)
             findings.append(
                 f"Unverified: without a task the ranks are those that hold {keep:.1%} of each spectrum; what "
                 "they keep of the effect is not known."
             )
         else:
-            moments = _moments(problem, delta, values, factors)
-            bases = _bases(factors, moments)
+            moments = moments_of(problem, delta, values, factors)
+            bases = bases_of(factors, moments)
             pattern, curve = _smallest(problem, delta, values, factors, bases, keep)
             if pattern:
-                truncated = _truncated(backbone, factors, bases, pattern)
+                truncated = truncate(backbone, factors, bases, pattern)
                 problem.delta = truncated[0]
                 logits["truncated"] = problem.predict(truncated[1], problem.test)
         modules = [replace(m, kept=pattern.get(m.name, 0)) for m in modules]
@@ -251,7 +207,7 @@ def explain(
     ranked = factors is not None
     return Explanation(
         modules=modules,
-        movement=_ratio(math.hypot(*(m.change for m in modules)), math.hypot(*(m.weight for m in modules))),
+        movement=ratio(math.hypot(*(m.change for m in modules)), math.hypot(*(m.weight for m in modules))),
         total_rank=sum(m.rank or 0 for m in modules) if ranked else None,
         used_rank=sum(m.used or 0 for m in modules) if ranked else None,
         kept_rank=sum(pattern.values()) if ranked else None,
@@ -330,12 +286,6 @@ def _load(
     return backbone, imported, imported.initial()
 
 
-def _kind(delta: Delta) -> str:
-    if isinstance(delta, PeftDelta):
-        return f"peft_type={delta.model.active_peft_config.peft_type.value!r}"
-    return f"delta={delta.name!r}, {delta.formula}"
-
-
 def _require_base(delta: PeftDelta) -> None:
     """Refuse adapters after whose removal the base model is not what it was."""
     config = delta.model.active_peft_config
@@ -366,36 +316,13 @@ def _left_out(delta: Delta) -> list[str]:
 
 
 @torch.no_grad()
-def _factors(delta: Delta, values: Tensor) -> dict[str, tuple[Tensor, Tensor]] | None:
-    """Return A and B of every module with ΔW = B A, the scaling in B; `None` for what is no plain LoRA."""
-    if isinstance(delta, UniLoRA):
-        values, delta = project(delta.projection, values), delta.lora
-    if isinstance(delta, LoRA):
-        return {n: (a, delta.scaling(n) * b) for n, (a, b) in delta.factors(values).items()}
-    if not isinstance(delta, PeftDelta) or delta.model.active_peft_config.peft_type.value != "LORA":
-        return None
-    if not all(_PLAIN.fullmatch(name) for name in delta.coordinates.shapes):  # DoRA, embeddings, biases of B
-        return None
-    from peft.tuners.lora import LoraLayer
-
-    key = delta.model.active_adapter
-    found = {}
-    for name, module in delta.backbone.model.named_modules():
-        if isinstance(module, LoraLayer) and not name.startswith("pooler."):  # does not act on hidden states
-            layer: Any = module
-            a, b = layer.lora_A[key].weight, layer.lora_B[key].weight
-            found[name] = a.detach().clone(), layer.scaling[key] * b.detach()
-    return found
-
-
-@torch.no_grad()
 def _as_lora(delta: Delta, values: Tensor, factors: Factors) -> tuple[LoRA, Tensor]:
     """Return the same change as a LoRA of full rank; PEFT's layers are taken out of the model.
 
     Raises:
         ValueError: if nothing is changed, or the hidden states of a text are not the same.
     """
-    backbone, kind, bases = delta.backbone, _kind(delta), _bases(factors)
+    backbone, kind, bases = delta.backbone, kind_of(delta), bases_of(factors)
     ranks = {n: len(s) for n, (_, s) in bases.items() if len(s)}
     if not ranks:
         raise ValueError(f"the adapter ({kind}) changes nothing: every B A is 0. Was it trained?")
@@ -403,7 +330,7 @@ def _as_lora(delta: Delta, values: Tensor, factors: Factors) -> tuple[LoRA, Tens
     theirs = backbone.hidden_states(batch, delta.edit(values))
     if isinstance(delta, PeftDelta):
         delta.model.base_model.unload()  # the layers of the base model are back in their places
-    lora, point = _truncated(backbone, factors, bases, ranks)
+    lora, point = truncate(backbone, factors, bases, ranks)
     error = float((backbone.hidden_states(batch, lora.edit(point)) - theirs).abs().max())
     if error > torch.finfo(backbone.dtype).eps ** 0.5 * float(theirs.abs().max()):
         raise ValueError(
@@ -411,77 +338,6 @@ def _as_lora(delta: Delta, values: Tensor, factors: Factors) -> tuple[LoRA, Tens
             f"by {error:.2g}."
         )
     return lora, point
-
-
-def _spectrum(a: Float[Tensor, "r n"], b: Float[Tensor, "m r"]) -> tuple[Tensor, Tensor]:
-    """Return the singular values of B A and its first right singular vector."""
-    (_, rb), (qa, ra) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
-    _, values, right = torch.linalg.svd(rb @ ra.T)
-    return values, qa @ right[0]
-
-
-def _bases(factors: Factors, moments: Mapping[str, Tensor] | None = None) -> Bases:
-    """Return U and σ of every M = ΔW C^{1/2}, without values that are zero, from M Mᵀ = Q (R (A C Aᵀ) Rᵀ) Qᵀ.
-
-    Args:
-        factors: A and B = Q R.
-        moments: A C Aᵀ; by default C = I.
-    """
-    bases = {}
-    for name, (a, b) in factors.items():
-        plain = a.double() @ a.double().T
-        moment = plain if moments is None else moments[name]
-        if moments is not None:
-            moment = moment + _UNSEEN * moment.trace() / plain.trace().clamp(min=1e-300) * plain
-        q, r = torch.linalg.qr(b.double())
-        squares, vectors = torch.linalg.eigh(r @ moment @ r.T)
-        values = squares.clamp(min=0).sqrt().flip(0)
-        count = int((values > _ZERO * values[0]).sum())
-        bases[name] = (q @ vectors.flip(1))[:, :count], values[:count]
-    return bases
-
-
-def _truncated(
-    backbone: Backbone, factors: Factors, bases: Bases, ranks: Mapping[str, int]
-) -> tuple[LoRA, Tensor]:
-    """Return the LoRA with ΔW_k = U_k U_kᵀ B A in the modules that ranks name, and its δ."""
-    widest = max(ranks.values())
-    pattern = {re.escape(name): rank for name, rank in ranks.items() if rank != widest}
-    lora = LoRA(backbone, r=widest, targets=list(ranks), rank_pattern=pattern)
-    start = lora.factors(lora.initial())
-    pieces = {}
-    for name in lora.targets:
-        a, b = factors[name]
-        left = bases[name][0][:, : ranks[name]]
-        rows = left.T @ b.double() @ a.double()
-        sizes = rows.norm(dim=1)  # kept in B: beside A₀ a small A would lose digits
-        pieces[f"{name}.A"] = (rows / sizes[:, None]).to(a) - start[name][0]
-        pieces[f"{name}.B"] = (left * sizes).to(b)
-    return lora, lora.coordinates.join(pieces)
-
-
-@torch.no_grad()
-def _moments(problem: Problem, lora: LoRA, values: Tensor, factors: Factors) -> dict[str, Tensor]:
-    """Return A C Aᵀ, C = E[x xᵀ] over the tokens x that enter each module of the tuned model in training."""
-    sums = {name: torch.zeros(len(a), len(a), device=a.device).double() for name, (a, _) in factors.items()}
-    parameters, tokens = lora.parameters(values), 0
-    order = np.argsort(problem.train.lengths, kind="stable")
-    for first in range(0, len(order), _CHUNK):
-        batch, _ = problem.batch(problem.train, order[first : first + _CHUNK].tolist())
-        real = batch.mask.bool()
-
-        def see(name: str, real: Tensor = real) -> Callable[[Tensor], Tensor]:
-            def add(x: Tensor) -> Tensor:
-                reached = (x[real] @ factors[name][0].T).double()
-                sums[name] += reached.T @ reached
-                return x
-
-            return add
-
-        problem.backbone.hidden_states(batch, Edit(parameters, {name: see(name) for name in factors}))
-        tokens += int(real.sum())
-    problem.passes += FORWARD * len(order)
-    return {name: total / tokens for name, total in sums.items()}
 
 
 def _smallest(
@@ -500,7 +356,7 @@ def _smallest(
     effects = {0: 0.0}
 
     def enough(k: int) -> bool:
-        problem.delta, point = _truncated(problem.backbone, factors, bases, Counter(order[:k]))
+        problem.delta, point = truncate(problem.backbone, factors, bases, Counter(order[:k]))
         effects[k] = effect_kept(problem.predict(point, problem.dev), full, frozen)
         return effects[k] >= keep
 
@@ -523,88 +379,6 @@ def _limited(task: Task, examples: int, seed: int) -> Task:
 def _switched_off(delta: Delta) -> AbstractContextManager:
     """Let the model be the frozen one at δ = 0; only PEFT's layers are in it otherwise."""
     return delta.model.disable_adapter() if isinstance(delta, PeftDelta) else nullcontext()
-
-
-def _ratio(change: float, weight: float) -> float | None:
-    return change / weight if weight else None
-
-
-def _module(backbone: Backbone, name: str, a: Tensor, b: Tensor, keep: float) -> ModuleUse:
-    module = backbone.model.get_submodule(name)
-    rows, columns, transposed = matrix_shape(module)
-    weight: Tensor = module.weight.detach().double()  # type: ignore[assignment,operator]
-    values, direction = _spectrum(a, b)
-    squares = values.square()
-    change, size, rank = float(squares.sum().sqrt()), float(weight.norm()), len(a)
-    used, effective, amplification = 0, 0.0, None
-    if change:
-        rest = squares.sum() - squares.cumsum(0)  # what is lost at rank 1, 2, ...
-        used = int((rest > (1 - keep + _ZERO**2) * squares.sum()).sum()) + 1
-        shares = squares[squares > 0] / squares.sum()
-        effective = float((-shares * shares.log()).sum().exp())
-        amplification = _ratio(
-            float(values[0]), float(((weight.T if transposed else weight) @ direction).norm())
-        )
-    return ModuleUse(
-        name,
-        (rows, columns),
-        change,
-        size,
-        _ratio(change, size),
-        rank,
-        values.tolist(),
-        used,
-        rank - used,
-        effective,
-        None,
-        amplification,
-    )
-
-
-@torch.no_grad()
-def _moved(delta: Delta, values: Tensor) -> list[ModuleUse]:
-    """Return the movement of every parameter that an adapter of another kind than LoRA changes."""
-    backbone = delta.backbone
-    if isinstance(delta, PeftDelta):
-        pairs = _merged(delta)
-    else:
-        new = delta.edit(values).parameters
-        pairs = {name: (backbone.model.get_parameter(name), after) for name, after in new.items()}
-    if not pairs:
-        raise ValueError(
-            f"the adapter ({_kind(delta)}) changes no parameter of the transformer: it has neither ranks nor "
-            "movement."
-        )
-    modules = []
-    for name, (before, after) in pairs.items():
-        change, size = (float(x.double().norm()) for x in (after - before, before))
-        modules.append(ModuleUse(name, tuple(before.shape), change, size, _ratio(change, size)))
-    return modules
-
-
-def _merged(delta: PeftDelta) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return parameters of the base model before and after PEFT merges the adapter; the first stay."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    pairs = {}
-    for name, layer in delta.backbone.model.named_modules():
-        if not isinstance(layer, BaseTunerLayer):
-            continue
-
-        def base(layer: Any = layer) -> dict[str, Tensor]:
-            return {n: p.detach().clone() for n, p in layer.get_base_layer().named_parameters()}
-
-        before = base()
-        try:
-            layer.merge()
-        except RuntimeError as error:
-            raise ValueError(f"the adapter ({_kind(delta)}) is none that PEFT can merge: {error}") from error
-        after = base()
-        layer.unmerge()
-        for n, p in layer.get_base_layer().named_parameters():
-            p.data.copy_(before[n])
-        pairs |= {f"{name}.{n}": (before[n], x) for n, x in after.items() if not torch.equal(before[n], x)}
-    return pairs
 
 
 def _waste(modules: list[ModuleUse]) -> list[str]:
@@ -636,7 +410,7 @@ def _verdict(
             f"the logits; accuracy {accuracy['truncated']:.3f}, whole adapter {accuracy['full']:.3f}, frozen "
             f"model {accuracy['frozen']:.3f}."
         )
-        if effect < keep - _ZERO:
+        if effect < keep - ZERO:
             findings.append(
                 f"Below {keep:.1%}: ranks were chosen on the dev split, and the test split keeps less; ask "
                 "for a higher keep, or give more dev examples."

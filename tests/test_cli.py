@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from sample_results import UNREACHED, a_result
 from tiny_models import tiny
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 import deltatheory.advice
 import deltatheory.backbones
 import deltatheory.dimension
+import deltatheory.explanation
 from deltatheory import __version__
 from deltatheory.advice import Advice, Candidate, Estimate
 from deltatheory.autodiff import DerivativeError
@@ -27,10 +29,11 @@ from deltatheory.cli import dimension as dimension_command
 from deltatheory.deltas import DELTAS, make_delta
 from deltatheory.dimension.criterion import Criterion
 from deltatheory.projections import PROJECTIONS
+from deltatheory.saving import save_delta
 from deltatheory.tasks import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("dimension", "train", "advise", "tasks", "deltas", "projections")
+COMMANDS = ("dimension", "train", "advise", "explain", "tasks", "deltas", "projections")
 
 ADVICE = Advice(
     ranked=[
@@ -386,3 +389,19 @@ def test_deltas_are_counted_in_a_model(monkeypatch):
     assert re.search(rf"lora +reparameterization .* no +{size:,}", output)
     assert re.search(r"bitfit .*as its options say", output)  # a llama has no biases
     assert re.search(r"subspace .*as its options say", output)
+
+
+def test_an_adapter_is_explained_in_a_table_and_left_smaller(monkeypatch, tmp_path):
+    backbone = tiny("bert")
+    delta = make_delta("lora", backbone, r=3)
+    point = torch.randn(delta.size, generator=torch.Generator().manual_seed(0))
+    save_delta(tmp_path / "delta.safetensors", delta, point)
+    monkeypatch.setattr(deltatheory.explanation, "load_backbone", lambda _: backbone)
+    result = run("explain", str(tmp_path / "delta.safetensors"), "--model", "m", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert re.search(r"layer.0.attention.self.query +[0-9.]+ +3 +3 +3", result.output)
+    assert json.loads((tmp_path / "explanation.json").read_text())["total_rank"] == 12
+    assert (tmp_path / "truncated" / "adapter_model.safetensors").exists()
+    refused = run("explain", str(tmp_path / "nothing"), "--out", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "Traceback" not in refused.output

@@ -10,7 +10,7 @@ import torch
 from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import toy_task
 
-from deltatheory import explanation
+from deltatheory import explanation, truncation
 from deltatheory.backbones import Backbone
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.lora import LoRA
@@ -201,25 +201,25 @@ def test_truncation_by_the_inputs_beats_that_by_the_spectrum(tmp_path, monkeypat
     def unweighted(problem, lora, values, factors):
         return {name: (a @ a.T).double() for name, (a, _) in factors.items()}
 
-    monkeypatch.setattr(explanation, "_moments", unweighted)
+    monkeypatch.setattr(explanation, "moments_of", unweighted)
     assert explain(path, tiny("bert"), task(), keep=0.9).rank_pattern == {SECOND: 2}
 
 
 def test_moments_are_those_of_the_real_tokens():
     backbone = tiny("bert")
     delta, point = anisotropic(backbone)
-    factors = explanation._factors(delta, point)
+    factors = truncation.factors_of(delta, point)
     problem = Problem(backbone, task(), delta, check=False)
     batch, _ = problem.batch(problem.train, range(24))
     x = backbone.embed(batch)[batch.mask.bool()].double()  # what the maps of the first block receive
     a = factors[FIRST][0].double()
     expected = a @ (x.T @ x / len(x)) @ a.T
-    torch.testing.assert_close(explanation._moments(problem, delta, point, factors)[FIRST], expected)
+    torch.testing.assert_close(truncation.moments_of(problem, delta, point, factors)[FIRST], expected)
 
 
 def test_what_no_input_reaches_comes_last_and_is_not_lost():
     factors = {"m": (torch.eye(2), torch.eye(2))}
-    vectors, values = explanation._bases(factors, {"m": torch.diag(torch.tensor([1.0, 0.0]).double())})["m"]
+    vectors, values = truncation.bases_of(factors, {"m": torch.diag(torch.tensor([1.0, 0.0]).double())})["m"]
     assert len(values) == 2
     assert float(values[1] / values[0]) < 1e-3
     torch.testing.assert_close(vectors.abs(), torch.eye(2).double())
@@ -347,9 +347,9 @@ def test_an_adapter_whose_base_is_not_the_frozen_model_is_refused(change, messag
 def test_factors_that_do_not_say_all_are_refused(tmp_path, monkeypatch):
     delta = LoRA(tiny("bert"), r=2)
     to_peft(delta, random_point(delta), tmp_path)
-    right = explanation._factors
+    right = truncation.factors_of
     monkeypatch.setattr(
-        explanation, "_factors", lambda *given: {n: (a, 1.1 * b) for n, (a, b) in right(*given).items()}
+        explanation, "factors_of", lambda *given: {n: (a, 1.1 * b) for n, (a, b) in right(*given).items()}
     )
     with pytest.raises(ValueError, match="does more than its factors say"):
         explain(tmp_path, **at_hand("bert"))
