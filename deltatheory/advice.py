@@ -241,8 +241,8 @@ def advise(
                 f"from the linearized ones by {error:.0%} of their change (trusted to {_TRUSTED_ERROR:.0%}): "
                 "the order of methods is better known than their scores."
             )
-        if isinstance(deltas[best], LoRA):
-            config, finding = _adapter_config(deltas[best], fits[best], backbone.name)
+        if isinstance(chosen := deltas[best], LoRA):
+            config, finding = _adapter_config(chosen, fits[best], backbone.name)
             findings.append(finding)
     frozen = next((fit for fit, delta in zip(fits, deltas, strict=True) if delta.exact_zero), fits[0])
     return Advice(

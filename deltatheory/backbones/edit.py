@@ -116,7 +116,7 @@ def editing(root: nn.Module, edit: Edit, attention: Mapping[int, nn.Module]) -> 
             from transformers import AttentionInterface
 
             AttentionInterface.register(_IMPLEMENTATION, _edited_attention)
-            config = next(iter(attention.values())).config
+            config: Any = next(iter(attention.values())).config
             before = config._attn_implementation
             stack.callback(setattr, config, "_attn_implementation", before)
             config._attn_implementation = _IMPLEMENTATION
