@@ -10,7 +10,7 @@ BIN := .venv/bin
 .PHONY: demo test lint install clean
 
 demo: install
-	$(BIN)/deltatheory dimension --out runs/demo
+	$(BIN)/deltatheory dimension --steps 100 --out runs/demo
 
 test: install
 	$(BIN)/python -m pytest
