@@ -139,7 +139,7 @@ def prepare(model: nn.Module, attention: Attention = "eager") -> nn.Module:
     """Make a model safe for differentiation, in place, and return it.
 
     Evaluation mode in every submodule, all parameters frozen, no key/value cache, no gradient
-    checkpointing (no `torch.func` transform passes it), and no `padding_idx`: an embedding with one
+    checkpointing (no derivative transform passes it), and no `padding_idx`: an embedding with one
     returns a *masked* gradient, so the Hessian is not symmetric in any direction that touches the pad row.
     Tied weights stay tied.
 
