@@ -189,7 +189,7 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
         raise ValueError(f"peft_type={kind!r} needs the number of a task with every text: not supported.")
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     base = model.get_base_model()
-    if hasattr(base, "disable_input_require_grads"):  # a hook for checkpointing; no derivative transform passes it
+    if hasattr(base, "disable_input_require_grads"):  # a hook that no derivative transform passes
         base.disable_input_require_grads()
     backbone = wrap_model(base, tokenizer, name=name, **options)
     model.eval().requires_grad_(False)
