@@ -342,7 +342,7 @@ BAD_TRAINING = [
     (("--option", "r"), "option='r': must be NAME=VALUE"),
     (("--option", "rank=2"), "allowed: r=8, alpha=None"),
     (("--delta", "lor"), "nearest: lora"),
-    (("--delta", "subspace"), "missing a required argument: 'd'"),
+    (("--delta", "subspace"), "argument: 'd'; allowed: d"),
     (("--clip", "0"), "clip=0.0"),
     (("--patience", "2"), "needs evaluate_every"),
     (("--autocast",), "autocast=True"),
