@@ -1,5 +1,6 @@
 """Advice before training against what training gives: every candidate is also trained.
 
+    python -m experiments.advice_study draw DATA CHOSEN...         # six more tasks, by lot
     python -m experiments.advice_study run TASK... --out FOLDER    # resumes; one folder a task
     python -m experiments.advice_study table --out FOLDER          # table.md, table.json, figure.png
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -29,7 +31,26 @@ ALWAYS = "lora r=8"
 
 
 @app.command()
-def run(tasks: list[str], out: Out, threads: int = 1, steps: int = 60, device: str = "cpu") -> None:
+def draw(data: Path, chosen: list[str], seed: int = 2026, count: int = 6) -> None:
+    """Draw classification tasks by lot from the collections in a folder, without those chosen."""
+    rest = {}
+    for index in data.glob("*/index.json"):
+        for entry in json.loads(index.read_text()).get("tasks", ()):
+            if entry.get("labels") and entry["id"] not in chosen:
+                rest[entry["id"]] = index.parent / entry["file"]
+    for name in random.Random(seed).sample(sorted(rest), count):
+        typer.echo(rest[name])
+
+
+@app.command()
+def run(
+    tasks: list[str],
+    out: Out,
+    threads: int = 1,
+    steps: int = 60,
+    batch_size: int = 16,
+    device: str = "cpu",
+) -> None:
     """Advise on and train tasks one after the other."""
     import torch
 
@@ -52,13 +73,13 @@ def run(tasks: list[str], out: Out, threads: int = 1, steps: int = 60, device: s
         task = whole.limited(min(512, len(whole.train)), min(500, len(whole.test)), 0)
         if len(task.dev) > 300:
             task = replace(task, dev=task.dev.subset(range(300)))
-        advice = advise(backbone, task, steps=steps)
+        advice = advise(backbone, task, steps=steps, batch_size=batch_size)
         advice.save(folder)
         log = ResultLog(folder / "trials.jsonl")
         head = make_head("label-words", backbone, task, max_length=64)
 
         def score(candidate, rate: float, seed: int, task=task, head=head, log=log) -> dict:  # type: ignore
-            training = Training(steps=steps, learning_rate=rate, seed=seed)
+            training = Training(steps=steps, batch_size=batch_size, learning_rate=rate, seed=seed)
             config = {
                 "task": task.provenance,
                 "candidate": candidate.label,
