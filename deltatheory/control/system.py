@@ -31,7 +31,7 @@ class LinearMap:
     shape_out: tuple[int, ...]
 
     def dense(self, like: Tensor) -> Tensor:
-        """Return M as a matrix (outputs, inputs), one adjoint product a row; dtype and device are `like`'s."""
+        """Return M as a matrix (outputs, inputs), row by row; dtype and device are `like`'s."""
         size = torch.Size(self.shape_out).numel()
         unit = torch.eye(size, dtype=like.dtype, device=like.device)
         return torch.stack([self.adjoint(row.view(self.shape_out)).flatten() for row in unit])
