@@ -25,7 +25,7 @@ from deltatheory import __version__
 from deltatheory.advice import Advice, Candidate, Estimate
 from deltatheory.autodiff import DerivativeError
 from deltatheory.cli import app
-from deltatheory.cli import dimension as dimension_command
+from deltatheory.cli.dimension import dimension as dimension_command
 from deltatheory.deltas import DELTAS, make_delta
 from deltatheory.dimension.criterion import Criterion
 from deltatheory.projections import PROJECTIONS

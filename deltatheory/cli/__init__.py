@@ -1,0 +1,53 @@
+"""The command line: each command is a function of the library with its arguments as options.
+
+One module a command. Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from deltatheory import __version__
+from deltatheory.cli import advise, dimension, explain, lists, train
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="deltatheory",
+    help="The theory of parameter-efficient fine-tuning, executable.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,  # plain text: narrow terminals can read it, and it takes half the time
+)
+
+
+def _show_version(asked: bool) -> bool:
+    if asked:
+        print(f"deltatheory {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (
+    dimension.dimension,
+    train.train,
+    advise.advise,
+    explain.explain,
+    lists.tasks,
+    lists.deltas,
+    lists.projections,
+):
+    app.command()(_command)
