@@ -4,7 +4,7 @@
     python -m experiments.advice_study run TASK... --out FOLDER    # resumes; one folder a task
     python -m experiments.advice_study table --out FOLDER          # table.md, table.json, figure.png
 
-A TASK is what `deltatheory advise --task` takes. Every candidate gets the same learning rates, the better one
+A TASK is what `deltatheory advise --task` takes. Every candidate gets the same learning rates, the best one
 by dev accuracy with seed 0, then two more seeds; the score is the mean test accuracy of the three seeds.
 """
 
@@ -23,7 +23,7 @@ import typer
 app = typer.Typer(add_completion=False)
 Out = Annotated[Path, typer.Option(help="Folder of the study.")]
 
-RATES = (3e-4, 1e-3, 1e-2)
+RATES = (3e-4, 1e-3, 1e-2, 3e-2)
 SEEDS = (0, 1, 2)
 # The two rules that advice has to beat.
 LARGEST = "full"
