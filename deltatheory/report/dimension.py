@@ -1,57 +1,28 @@
-"""What a run came to, for people: one figure and one self-contained page."""
+"""What an intrinsic-dimension run came to, for people: one figure and one self-contained page."""
 
 from __future__ import annotations
 
-import io
-import json
-import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from deltatheory.report.page import COLOURS, command_line, count, flat, render, sentences, style, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deltatheory.advice import Advice
     from deltatheory.dimension.criterion import Interval
     from deltatheory.dimension.result import DimensionResult
 
-__all__ = ["advice_figure", "count", "dimension_figure", "dimension_page", "estimate", "span", "whole"]
+__all__ = ["dimension_figure", "dimension_page", "estimate", "span"]
 
-# The page swaps each of these for its own colour of that name, so that one drawing is read on white and on
-# black. They occur nowhere else in the drawing, and do as they are for a figure on white.
-_COLOURS = {
-    "predicted": "#2563eb",
-    "measured": "#c2410c",
-    "ink": "#26272b",
-    "faint": "#6f7179",
-    "grid": "#e4e5e9",
-}
 _VERBS = {"predicted": "predict", "measured": "measure"}
 _TITLES = {"predicted": "predicted before training", "measured": "measured by training"}
 _BAND = (0.05, 0.95)
 _BREAK = 0.035  # where the axis is broken, from each end; all data lie further in
-_LISTED = 12  # entries of a list that the page shows
-
-
-def count(value: float | int | None) -> str:
-    """Write a dimension or a number of passes so that it is read at a glance: 190, 12 400, 10.6 M."""
-    if value is None:
-        return "–"
-    value = float(f"{value:.3g}" if abs(value) >= 10 else f"{value:.2g}")
-    for size, letter in ((1e9, "G"), (1e6, "M")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {letter}"
-    return whole(round(value)) if abs(value) >= 10 else f"{value:g}"
-
-
-def whole(number: int) -> str:
-    """Write a whole number in full, in groups of three: 10 646 784."""
-    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def estimate(interval: Interval) -> str:
@@ -76,7 +47,7 @@ def dimension_figure(result: DimensionResult) -> Figure:
     """Return the figure: accuracy against d, predicted and measured, and below it both d90 on that axis."""
     from matplotlib.figure import Figure
 
-    with _style():
+    with style():
         figure = Figure(figsize=(9.0, 5.6), layout="constrained")
         # Without pyplot there is no state to leave behind.
         intervals = _intervals(result)
@@ -90,59 +61,25 @@ def dimension_figure(result: DimensionResult) -> Figure:
     return figure
 
 
-def advice_figure(advice: Advice) -> Figure:
-    """Return the figure: predicted score of every candidate with its interval, the most promising on top."""
-    from matplotlib.figure import Figure
-
-    with _style():
-        figure = Figure(figsize=(8.0, 1.2 + 0.34 * len(advice.ranked)), layout="constrained")
-        axes = figure.subplots()
-        rows = list(enumerate(reversed(advice.ranked)))
-        for y, one in rows:
-            alpha = 1.0 if one.within_budget else 0.35
-            axes.plot(
-                [one.low, one.high],
-                [y, y],
-                lw=3,
-                alpha=0.4 * alpha,
-                color=_COLOURS["predicted"],
-                solid_capstyle="butt",
-            )
-            axes.plot(one.score, y, "o", alpha=alpha, color=_COLOURS["predicted"])
-        axes.axvline(advice.frozen, color="0.5", lw=1, ls=":", label="frozen model")
-        axes.set(xlabel="predicted accuracy, with 90 % interval")
-        axes.set_yticks([y for y, _ in rows], [f"{one.label} ({one.parameters:,})" for _, one in rows])
-        axes.legend(loc="lower right")
-    return figure
-
-
 def dimension_page(result: DimensionResult) -> str:
     """Return the page: headline, what missed, figure, tables and how to get the numbers again."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("deltatheory"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     diagnostics = {
         key: value
         for key, value in result.diagnostics.items()
         if key not in ("missed", "checked", "assumptions")
     }
     intervals = _intervals(result)
-    return environment.get_template("dimension.html").render(
+    return render(
+        "dimension.html",
         result=result,
         title=_title(result),
         symbol=_symbol(result),
         headline=list(_headline(result)),
-        colours=_COLOURS,
-        figure=Markup(_svg(dimension_figure(result))),
-        missed=_sentences(result.diagnostics.get("missed")),
-        checked=_sentences(result.diagnostics.get("checked")),
+        figure=Markup(svg(dimension_figure(result), "Accuracy against the dimension of the subspace")),
+        missed=sentences(result.diagnostics.get("missed")),
+        checked=sentences(result.diagnostics.get("checked")),
         intervals=intervals,
         titles=_TITLES,
         ratio=_quotient(*(getattr(intervals.get(name), "value", None) for name in ("predicted", "measured"))),
@@ -153,59 +90,24 @@ def dimension_page(result: DimensionResult) -> str:
         },
         criterion=result.settings.get("criterion", {}),
         steps=result.settings.get("training", result.settings).get("steps"),
-        assumptions=_sentences(result.diagnostics.get("assumptions")),
+        assumptions=sentences(result.diagnostics.get("assumptions")),
         trials=[point for point in result.curve if point.method != "predict"],
         predictions=[
             {"d": d, "runs": len(scores), "mean": np.mean(scores), "band": np.quantile(scores, _BAND)}
             for d, scores in _scores(result, "predict").items()
         ],
         details={
-            "Diagnostics": [(name.replace("_", " "), value) for name, value in _flat(diagnostics)],
-            "Settings": list(_flat(result.settings)),
-            "Provenance": [row for row in _flat(result.provenance) if row[0] != "command"],
+            "Diagnostics": [(name.replace("_", " "), value) for name, value in flat(diagnostics)],
+            "Settings": list(flat(result.settings)),
+            "Provenance": [row for row in flat(result.provenance) if row[0] != "command"],
         },
-        command=_command(result.provenance.get("command")),
-        count=count,
+        command=command_line(result.provenance.get("command")),
         estimate=estimate,
-        whole=whole,
         span=span,
     )
 
 
 # ------------------------------------------------------------------------------------------------- the figure
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    ink, faint = _COLOURS["ink"], _COLOURS["faint"]
-    with matplotlib.rc_context(
-        {
-            "figure.facecolor": "none",
-            "axes.facecolor": "none",
-            "savefig.facecolor": "none",
-            "font.family": "DejaVu Sans",  # the one that comes with matplotlib
-            "font.size": 10,
-            "text.color": ink,
-            "axes.labelcolor": ink,
-            "axes.edgecolor": faint,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": _COLOURS["grid"],
-            "grid.linewidth": 0.8,
-            "axes.axisbelow": True,
-            "xtick.color": faint,
-            "xtick.labelcolor": ink,
-            "ytick.color": faint,
-            "ytick.labelcolor": ink,
-            "legend.frameon": False,
-            "svg.fonttype": "path",
-            "svg.hashsalt": "deltatheory",  # the same drawing, the same bytes
-        }
-    ):
-        yield
 
 
 def _intervals(result: DimensionResult) -> dict[str, Interval]:
@@ -234,7 +136,7 @@ def _ends(result: DimensionResult, intervals: dict[str, Interval]) -> tuple[floa
 
 
 def _draw_curves(axes: Axes, result: DimensionResult, left: float, right: float) -> None:
-    predicted, measured, faint = (_COLOURS[name] for name in ("predicted", "measured", "faint"))
+    predicted, measured, faint = (COLOURS[name] for name in ("predicted", "measured", "faint"))
     curve = _scores(result, "predict")
     if curve:
         d = list(curve)
@@ -251,9 +153,9 @@ def _draw_curves(axes: Axes, result: DimensionResult, left: float, right: float)
         axes.plot([right] * len(full), full, "s", color=measured, markersize=5.5, zorder=3, clip_on=False)
     axes.plot([left], [result.frozen], "D", color=faint, markersize=6.5, zorder=3, clip_on=False)
     for name in _intervals(result):
-        for heights, style in ((result.baseline, "-"), (result.level, (0, (5, 3)))):
+        for heights, dashes in ((result.baseline, "-"), (result.level, (0, (5, 3)))):
             if heights.get(name):
-                axes.axhline(heights[name], color=_COLOURS[name], linewidth=1.1, linestyle=style, alpha=0.8)
+                axes.axhline(heights[name], color=COLOURS[name], linewidth=1.1, linestyle=dashes, alpha=0.8)
     axes.plot([], [], color=faint, linewidth=1.1, label="baseline: all dimensions")
     axes.plot([], [], color=faint, linewidth=1.1, linestyle=(0, (5, 3)), label=f"level of {_symbol(result)}")
     axes.set_ylabel("held-out accuracy")
@@ -265,7 +167,7 @@ def _draw_intervals(
 ) -> None:
     middle = (left * right) ** 0.5
     for row, (name, interval) in enumerate(intervals.items()):
-        colour = _COLOURS[name]
+        colour = COLOURS[name]
         low, high = interval.low or left, interval.high or right
         if interval.value is None and interval.low is None:
             low = high = middle  # nothing to draw but the words
@@ -289,7 +191,7 @@ def _draw_intervals(
         )
     axes.set_yticks(range(len(intervals)), [f"{name}" for name in intervals])
     for label, name in zip(axes.get_yticklabels(), intervals, strict=True):
-        label.set_color(_COLOURS[name])
+        label.set_color(COLOURS[name])
     axes.set_ylim(max(len(intervals), 1) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, pad=8)
     axes.grid(axis="y", visible=False)
@@ -318,7 +220,7 @@ def _draw_axes(curve: Axes, bars: Axes, result: DimensionResult, left: float, ri
             linestyle="none",
             marker=[(-1, -2), (1, 2)],
             markersize=9,
-            color=_COLOURS["faint"],
+            color=COLOURS["faint"],
             transform=axes.transAxes,
             clip_on=False,
         )
@@ -327,7 +229,7 @@ def _draw_axes(curve: Axes, bars: Axes, result: DimensionResult, left: float, ri
             for axes in (curve, bars):
                 axes.axvline(
                     interval.value or left,
-                    color=_COLOURS[name],
+                    color=COLOURS[name],
                     linewidth=1,
                     linestyle=":",
                     alpha=0.8,
@@ -337,20 +239,6 @@ def _draw_axes(curve: Axes, bars: Axes, result: DimensionResult, left: float, ri
     heights += [result.frozen, *filter(None, (*result.baseline.values(), *result.level.values()))]
     margin = 0.06 * (max(heights) - min(heights)) or 0.05
     curve.set_ylim(max(min(heights) - margin, 0), min(max(heights) + margin, 1.005))
-
-
-def _svg(figure: Figure) -> str:
-    """Return the drawing alone, with the colours of the page and a width that follows the window."""
-    buffer = io.StringIO()
-    with _style():
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    for name, colour in _COLOURS.items():
-        text = text.replace(colour, f"var(--{name})")
-    head, rest = text.split(">", 1)
-    kept = [part for part in head.split('" ') if not part.startswith(("width=", "height="))]
-    return '" '.join(kept) + ' role="img" aria-label="Accuracy against the dimension of the subspace">' + rest
 
 
 # -------------------------------------------------------------------------------------------------- the words
@@ -377,10 +265,6 @@ def _headline(result: DimensionResult) -> Iterator[tuple[str, str, str]]:
         yield name, _TITLES[name].capitalize(), f"{_symbol(result)} {found}"
 
 
-def _sentences(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(item) for item in value or []]
-
-
 def _cost_rows(result: DimensionResult) -> list[dict[str, Any]]:
     rows = []
     measured = result.passes.get("measure")
@@ -402,27 +286,3 @@ def _cost_rows(result: DimensionResult) -> list[dict[str, Any]]:
 
 def _quotient(top: float | None, bottom: float | None) -> float | None:
     return top / bottom if top is not None and bottom else None
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted name, text) for every leaf of nested settings."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
-        return
-    if isinstance(value, list | tuple):
-        shown = ", ".join(_leaf(item) for item in value[:_LISTED])
-        rest = f", ... ({len(value)} values; all are in result.json)" if len(value) > _LISTED else ""
-        yield prefix, shown + rest
-    else:
-        yield prefix, _leaf(value)
-
-
-def _leaf(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-
-
-def _command(command: Any) -> str:
-    return command if isinstance(command, str) else shlex.join(command or [])
