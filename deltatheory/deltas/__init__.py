@@ -27,7 +27,7 @@ from deltatheory.deltas.unified_subspace import UnifiedSubspace
 from deltatheory.deltas.unilora import UniLoRA
 from deltatheory.deltas.vera import VeRA
 
-__all__ = ["DELTAS", "Delta", "InPlaceDelta", "make_delta", "parameter_counts"]
+__all__ = ["DELTAS", "Delta", "InPlaceDelta", "make_delta", "parameter_counts", "split_size"]
 
 DELTAS: dict[str, type[Delta]] = {
     kind.name: kind
@@ -69,10 +69,31 @@ def make_delta(name: str, backbone: Backbone, **options: Any) -> Delta:
     Raises:
         ValueError: for an unknown name.
     """
+    return _kind(name)(backbone, **options)
+
+
+def _kind(name: str) -> type[Delta]:
     if name not in DELTAS:
         near = difflib.get_close_matches(name, DELTAS, cutoff=0.4) or list(DELTAS)
         raise ValueError(f"delta={name!r}: no such delta; nearest: {', '.join(near)}.")
-    return DELTAS[name](backbone, **options)
+    return DELTAS[name]
+
+
+def split_size(text: str) -> tuple[str, dict[str, int]]:
+    """Read "prefix:8" as the name of a delta and its size, the first option of its class: length, rank, d, ...
+
+    Raises:
+        ValueError: for a size that is no positive number, an unknown name, or a delta without a size.
+    """
+    name, colon, size = text.partition(":")
+    if not colon:
+        return name, {}
+    if not size.isdecimal() or int(size) < 1:
+        raise ValueError(f"delta={text!r}: after the colon write a size of at least 1, as in 'prefix:8'.")
+    options = [p for p in inspect.signature(_kind(name)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if not options or str(options[0].annotation) not in ("int", "int | None"):
+        raise ValueError(f"delta={text!r}: {name!r} has no size; write {name!r} alone, with its options.")
+    return name, {options[0].name: int(size)}
 
 
 def parameter_counts(backbone: Backbone) -> dict[str, int | None]:
