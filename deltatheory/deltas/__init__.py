@@ -80,7 +80,7 @@ def _kind(name: str) -> type[Delta]:
 
 
 def split_size(text: str) -> tuple[str, dict[str, int]]:
-    """Read "prefix:8" as the name of a delta and its size, the first option of its class: length, rank, d, ...
+    """Read "prefix:8" as the name of a delta and its size, the first option of its class: k, r, d, ...
 
     Raises:
         ValueError: for a size that is no positive number, an unknown name, or a delta without a size.
