@@ -1,0 +1,281 @@
+"""Why a run does not converge: five possible faults, each with the number that shows it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+from deltatheory import autodiff
+from deltatheory._shapes import Float
+from deltatheory.backbones import Batch
+from deltatheory.deltas.prefix import PrefixTuning
+from deltatheory.deltas.prompt import PromptTuning, start_embeddings, start_tokens
+from deltatheory.kernel import TangentFeatures, tangent_features
+from deltatheory.problem import BACKWARD, FORWARD, Problem
+from deltatheory.tokens import batch_of, token_rows
+
+__all__ = ["Diagnosis", "Finding", "diagnose"]
+
+_LEAK = 1e-3  # relative change of an output that must not change; rounding stays far below
+_OUT_OF_REACH = 0.1  # share of the examples that no control of linear size brings right
+_SLOW = 10.0  # times the step budget that gradient descent needs
+_OFF = 3.0  # times the spread of what the frozen model computes for real words
+_STEP = 2.0  # times the best step of the quadratic model: beyond it the loss rises at once
+_WORDS = 64  # real words that the cloud is estimated from
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One possible fault.
+
+    Attributes:
+        fault: what it would be.
+        verdict: "found", "not found", or "not applicable".
+        number: what shows it.
+        limit: found where the number is above.
+        says: what the number is, in a sentence.
+        remedy: what to do; empty where nothing was found.
+    """
+
+    fault: str
+    verdict: Literal["found", "not found", "not applicable"]
+    number: float | None
+    limit: float | None
+    says: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Findings, the most fundamental first: a later one means little where an earlier one was found.
+
+    Attributes:
+        findings: one for each possible fault.
+        passes: forward-equivalents over single examples.
+        seconds: time taken.
+    """
+
+    findings: list[Finding]
+    passes: float
+    seconds: float
+
+    @property
+    def found(self) -> list[Finding]:
+        """Return the faults that there are."""
+        return [one for one in self.findings if one.verdict == "found"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def diagnose(
+    problem: Problem,
+    delta: Float[Tensor, " m"] | None = None,
+    *,
+    learning_rate: float = 1e-2,
+    steps: int = 100,
+    examples: int = 32,
+    on_finding: Callable[[Finding], None] | None = None,
+) -> Diagnosis:
+    """Look for what keeps a prefix, or any other delta, from training, at a given δ.
+
+    In this order: a fault of masks or positions (texts whose outputs depend on their padding, or on later
+    tokens of a causal model); a start off the cloud of real keys, values or embeddings (Lester et al. 2021,
+    figure 3b, and what users meet with random starts); an unreachable target (by the least-norm control
+    that brings the linearized margins to 1, and by what the network does under it); an ill-conditioned
+    Jacobian (by the steps that gradient descent needs for nine tenths of what can be fitted); a step size
+    out of scale (by the quadratic model of the loss along Adam's first step, the sign of the gradient).
+
+    Args:
+        problem: whose delta does not train.
+        delta: δ to look at; where training starts by default.
+        learning_rate: of the run that does not converge, with Adam.
+        steps: its budget.
+        examples: training examples to look at.
+        on_finding: called with each finding.
+
+    Raises:
+        ValueError: for a δ of another length, or fewer than 2 examples, or no step.
+    """
+    origin = problem.delta.initial() if delta is None else delta
+    if origin.shape != (problem.delta.size,):
+        raise ValueError(f"delta.shape={tuple(origin.shape)}: must be ({problem.delta.size},).")
+    if steps < 1 or not 2 <= examples <= len(problem.train):
+        raise ValueError(
+            f"steps={steps}, examples={examples}: at least 1 step, and 2..{len(problem.train)} examples."
+        )
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate={learning_rate}: must be above 0.")
+    began, before = time.perf_counter(), problem.passes
+    findings = []
+
+    def checks() -> Iterator[Finding]:
+        yield _masking(problem, origin)
+        yield _cloud(problem, origin)
+        features = tangent_features(problem, train=examples, test=0, outputs="margin", at=origin)
+        yield _reach(problem, origin, features)
+        yield _conditioning(features, steps)
+        yield _step_size(problem, origin, examples, learning_rate)
+
+    for finding in checks():
+        findings.append(finding)
+        if on_finding:
+            on_finding(finding)
+    problem.restore()
+    return Diagnosis(findings, problem.passes - before, time.perf_counter() - began)
+
+
+def _finding(fault: str, number: float, limit: float, says: str, remedy: str) -> Finding:
+    found = not number <= limit  # NaN is found
+    return Finding(fault, "found" if found else "not found", number, limit, says, remedy if found else "")
+
+
+def _change(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))
+
+
+@torch.no_grad()
+def _masking(problem: Problem, origin: Tensor) -> Finding:
+    """Compare outputs with and without padding, and a causal model's states before a changed token."""
+    order = np.argsort(problem.train.lengths, kind="stable")
+    short, long = [int(order[0])], [int(order[-1])]
+    together, _ = problem.batch(problem.train, short + long)
+    alone, _ = problem.batch(problem.train, short)
+    worst = _change(problem.logits(origin, alone), problem.logits(origin, together)[:1])
+    passes = 3
+    if problem.backbone.kind == "causal":
+        rows = token_rows(problem.backbone, problem.train.examples.subset(long), problem.max_length)
+        batch = batch_of(problem.backbone, rows)
+        ids = batch.input_ids.clone()
+        ids[:, -1] = (ids[:, -1] + 1) % problem.backbone.model.get_input_embeddings().num_embeddings  # type: ignore
+        edit = problem.delta.edit(origin)
+        changed = Batch(ids, batch.mask, batch.attention_mask, batch.position_ids, batch.token_type_ids)
+        states = [problem.backbone.hidden_states(b, edit)[:, :-1] for b in (batch, changed)]
+        if states[0].shape[1]:
+            worst = max(worst, _change(*states))
+        passes += 2
+    problem.passes += passes * FORWARD
+    return _finding(
+        "masks or positions",
+        worst,
+        _LEAK,
+        f"padding, or a later token, changes outputs by {worst:.1e} of their size",
+        "Give the model a 4-D mask and explicit positions, and switch its cache off.",
+    )
+
+
+@torch.no_grad()
+def _cloud(problem: Problem, origin: Tensor) -> Finding:
+    """Measure how far virtual keys or embeddings lie from the mean of real ones, in units of their spread."""
+    fault, delta, backbone = "start off the cloud of real activations", problem.delta, problem.backbone
+    words = min(_WORDS, backbone.max_length - 1)
+    if isinstance(delta, PromptTuning):
+        pairs = [(delta.prompt(origin), start_embeddings(backbone, start_tokens(backbone, words, seed=1)))]
+        kind = "embeddings"
+    elif isinstance(delta, PrefixTuning):
+        real = PrefixTuning(backbone, length=words, gate="none", blocks=delta.blocks, seed=1)
+        problem.passes += FORWARD
+        cloud = real.keys_values(real.initial())
+        kind = "keys"  # values of a gated prefix may start at zero
+        pairs = [(keys, cloud[t][0]) for t, (keys, _) in delta.keys_values(origin).items()]
+        pairs = [(a.transpose(0, 1).flatten(1), b.transpose(0, 1).flatten(1)) for a, b in pairs]
+    else:
+        return Finding(fault, "not applicable", None, None, f"{delta.name!r} has no virtual tokens")
+    worst = 0.0
+    for virtual, cloud_of_words in pairs:
+        center = cloud_of_words.mean(0)
+        spread = (cloud_of_words - center).norm(dim=1).mean()
+        worst = max(worst, float((virtual - center).norm(dim=1).max() / spread))
+    return _finding(
+        fault,
+        worst,
+        _OFF,
+        f"the virtual {kind} lie up to {worst:.2g} times as far from the mean of real ones as those do",
+        "Start from words of the vocabulary, as this package does by default, not from random vectors.",
+    )
+
+
+def _reach(problem: Problem, origin: Tensor, features: TangentFeatures) -> Finding:
+    """Return the share of examples still wrong under the least-norm control of the linearized margins."""
+    margins = (features.logits[:, 1] - features.logits[:, 0]).double().numpy()
+    kernel = features.kernel().double().numpy()[: len(margins), : len(margins)]
+    # min ½|δ|² s.t. m + Jδ ≥ 1: δ = Jᵀν, ν ≥ 0 minimizes ½ νᵀKν - νᵀ(1 - m).
+    need, scale = 1.0 - margins, max(float(np.trace(kernel)) / len(margins), 1e-300)
+    values, vectors = np.linalg.eigh(kernel / scale + 1e-6 * np.eye(len(margins)))
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    multipliers = nnls(root, np.linalg.solve(root, need), maxiter=50 * len(margins))[0] / scale
+    linear = margins + kernel @ multipliers
+    missed = float((linear < 0.5).mean())
+    energy = math.sqrt(max(float(multipliers @ kernel @ multipliers), 0.0))
+    return _finding(
+        "target out of reach",
+        missed,
+        _OUT_OF_REACH,
+        f"{missed:.0%} of the examples stay wrong under the least-norm control of the linearized network, "
+        f"|δ| = {energy:.3g}",
+        "Take a longer prefix, more blocks, or another delta; or look for contradicting labels.",
+    )
+
+
+def _conditioning(features: TangentFeatures, steps: int) -> Finding:
+    """Count steps of gradient descent, at its largest stable rate, to nine tenths of what can be fitted.
+
+    The residual r of the margins decays as Σ_i (u_i·r)² (1 - λ_i/λ_1)^{2k}.
+    """
+    margins = (features.logits[:, 1] - features.logits[:, 0]).double()
+    kernel = features.kernel().double()[: len(margins), : len(margins)]
+    values, vectors = torch.linalg.eigh(kernel)
+    fits = values > 1e-10 * values[-1]
+    parts = (vectors.T @ (1 - margins)).square() * fits
+    rates = 1 - (values / values[-1]).clamp(0, 1)
+    low, high = 0.0, 1e9
+
+    def left(k: float) -> float:
+        return float((parts * rates ** (2 * k)).sum() / parts.sum())
+
+    if not values[-1] > 0:
+        needed = math.inf
+    else:
+        while high - low > max(0.5, 1e-3 * high):
+            middle = (low + high) / 2
+            low, high = (middle, high) if left(middle) > 0.1 else (low, middle)
+        needed = high
+    spread = float(values[-1] / values[fits].median()) if fits.any() else math.inf
+    return _finding(
+        "ill-conditioned Jacobian",
+        needed / steps,
+        _SLOW,
+        f"gradient descent needs about {needed:.3g} steps for nine tenths of the fit (budget {steps}); the "
+        f"largest eigenvalue of J Jᵀ is {spread:.2g} times the median",
+        "Train with Gauss-Newton, or rescale δ: prefix values move the outputs more evenly than keys.",
+    )
+
+
+def _step_size(problem: Problem, origin: Tensor, examples: int, learning_rate: float) -> Finding:
+    """Compare with the best first step of Adam, -lr sign(g): the loss changes by -lr |g|_1 + ½ lr² sᵀGs."""
+    batch, labels = problem.batch(problem.train, range(examples))
+    gradient = autodiff.grad(lambda x: problem.loss(x, batch, labels), origin)
+    sign = gradient.sign()
+    slope = float(gradient.abs().sum())
+    _, moved = problem.jvp(origin, sign, batch)
+    p = problem.logits(origin, batch).detach().softmax(1)
+    curvature = float((p * moved.square()).sum(1).mean() - (p * moved).sum(1).square().mean())
+    problem.passes += (2 * FORWARD + BACKWARD) * examples
+    best = slope / curvature if curvature > 0 else math.inf
+    ratio = learning_rate / best
+    return _finding(
+        "step size",
+        ratio,
+        _STEP,
+        f"the learning rate {learning_rate:g} is {ratio:.2g} times the best first step of Adam, {best:.2g}",
+        f"Lower the learning rate to about {best:.1g}, or lengthen the warm-up.",
+    )
