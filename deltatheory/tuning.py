@@ -19,6 +19,7 @@ from deltatheory.problem import Problem, Trainable
 from deltatheory.results import provenance, write_json
 from deltatheory.saving import save_delta
 from deltatheory.tasks import Task, load_task
+from deltatheory.tracking import Tracker
 from deltatheory.training import Training, TrainingResult, train
 
 __all__ = ["tune"]
@@ -43,6 +44,7 @@ def tune(
     compare: bool = True,
     device: str = "cpu",
     out: str | Path = "runs/train",
+    track: str | None = None,
     progress: bool = False,
 ) -> dict:
     """Train one delta and write `result.json` and `delta.safetensors`; a run that was stopped goes on.
@@ -62,12 +64,14 @@ def tune(
         compare: also time a few steps of full fine-tuning, for its costs beside the delta's.
         device: "cpu" or "cuda".
         out: folder for the files and the checkpoint.
+        track: a project of `trackio` that gets loss and scores at every evaluation.
         progress: show a bar with loss, score, passes and time left.
 
     Returns:
         What `result.json` holds.
 
     Raises:
+        ImportError: for `track` without `trackio`.
         ValueError: for bad arguments, or a folder with the checkpoint of another run.
         DerivativeError: if the backbone's derivatives fail the self-check.
     """
@@ -89,18 +93,24 @@ def tune(
         return GenerationProblem(backbone, task, delta, suffix=suffix, check=check, **lengths)
 
     problem = problem_of(tuned, task, True)
-    with _Bar(problem, training.steps, progress) as bar:
+    settings = {**problem.identity(), "training": training.to_dict(), "device": str(backbone.device)}
+    with (
+        _Bar(problem, training.steps, progress) as bar,
+        Tracker(track, tuned.name, settings) as tracker,
+    ):
         outcome = train(
             problem,
             training,
             checkpoint=out / "checkpoint.safetensors",
-            on_step=bar.step,
-            on_evaluate=bar.evaluation,
+            on_step=_each(bar.step, tracker.step),
+            on_evaluate=_each(bar.evaluation, tracker.evaluation),
         )
+        if outcome.test is not None:
+            tracker.evaluation({"step": len(outcome.losses), **outcome.test}, "test")
     result = {
         **_plain(outcome),
         "full": None,
-        "settings": {**problem.identity(), "training": training.to_dict(), "device": str(backbone.device)},
+        "settings": settings,
         "provenance": {**provenance(), "task": {"name": task.name, **task.provenance}},
     }
     if outcome.test is not None:
@@ -133,6 +143,16 @@ def _checked(name: str, options: dict[str, Any]) -> Callable[[Backbone], Delta]:
             allowed = ", ".join(map(str, bare[1:])) or "none"
             raise ValueError(f"options={options} of delta={name!r}: {error}; allowed: {allowed}.") from error
     return make
+
+
+def _each(*functions: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that calls all of these."""
+
+    def call(*arguments: Any) -> None:
+        for function in functions:
+            function(*arguments)
+
+    return call
 
 
 def _plain(outcome: TrainingResult) -> dict[str, Any]:

@@ -338,6 +338,65 @@ def test_the_bar_shows_loss_score_passes_and_time_left(tiny_folder, tmp_path):
     assert re.search(r"6/6 .*<.*loss \d\.\d+, accuracy \d\.\d+, \S+ passes", done.stderr)
 
 
+class FakeTrackio:
+    """What `deltatheory` uses of trackio, written down."""
+
+    def __init__(self):
+        self.runs, self.rows, self.finished = [], [], 0
+
+    def init(self, project, **settings):
+        self.runs.append((project, settings))
+        return self
+
+    def log(self, metrics, step):
+        self.rows.append((step, metrics))
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_run_is_tracked_where_that_is_asked_for(tiny_folder, tmp_path, monkeypatch, asked):
+    fake = FakeTrackio()
+    monkeypatch.setitem(sys.modules, "trackio", fake if asked else None)
+    given = ("--model", tiny_folder("bert"), "--task", rows_of(tmp_path / "task.jsonl"), "--no-compare")
+    track = ("--track", "letters") if asked else ()
+    done = trained(tmp_path / "out", *given, "--evaluate-every", "4", *track)
+    assert done.exit_code == 0, done.output
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    if not asked:
+        assert fake.runs == fake.rows == []
+        return
+    ((project, settings),) = fake.runs
+    assert project == "letters"
+    assert settings["config"] == result["settings"]
+    assert settings["resume"] == "allow"
+    assert settings["name"].startswith("lora-")
+    expected = [
+        (
+            row["step"],
+            {
+                "dev/accuracy": row["accuracy"],
+                "dev/loss": row["loss"],
+                "train/loss": statistics.mean(result["losses"][row["step"] - 4 : row["step"]]),
+            },
+        )
+        for row in result["dev"]
+    ]
+    expected.append((8, {f"test/{name}": value for name, value in result["test"].items()}))
+    assert fake.rows == expected
+    assert fake.finished == 1
+
+
+def test_tracking_without_trackio_names_the_extra(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)  # an import of it fails
+    given = ("--model", tiny_folder("bert"), "--task", rows_of(tmp_path / "task.jsonl"), "--track", "p")
+    done = trained(tmp_path / "out", *given)
+    assert done.exit_code == 2
+    assert "Error: track='p' needs trackio: pip install 'deltatheory[tracking]'" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 BAD_TRAINING = [
     (("--option", "r"), "option='r': must be NAME=VALUE"),
     (("--option", "rank=2"), "allowed: r=8, alpha=None"),

@@ -64,6 +64,9 @@ def train(
     out: Annotated[
         Path, Option(help="Folder for result.json and delta.safetensors; a stopped run goes on from there.")
     ] = Path("runs/train"),
+    track: Annotated[
+        str | None, Option(help="A project of trackio that gets loss and scores at every evaluation.")
+    ] = None,
     progress: Progress = True,
 ) -> None:
     """Train one delta on a task; the same command goes on with a run that was stopped."""
@@ -101,6 +104,7 @@ def train(
                 compare=compare,
                 device=device,
                 out=out,
+                track=track,
                 progress=progress,
             )
         except KeyboardInterrupt:
