@@ -14,13 +14,13 @@ from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.backbones.edit import editing
 from deltatheory.control.system import System
-from deltatheory.problem import FORWARD, Problem
+from deltatheory.problem import BACKWARD, FORWARD, Problem
 
 __all__ = ["LayeredSystem"]
 
-# Where the support of a step is looked for: sizes of random δ. A unit that is off at one of them (a closed
-# gate, a dead ReLU, a saturated softmax) is on at another.
-_SIZES = (0.02, 0.3, 1.0)
+# Where the support of a step is looked for: factors of a random δ. A unit that is off at one of them (a
+# closed gate, a saturated softmax, a ReLU) is on at another; at the last two a ReLU has both signs.
+_FACTORS = (0.02, 0.3, 1.0, -1.0)
 _PROBED = 4  # examples that a block is probed on; embedding and head see all
 
 
@@ -178,25 +178,23 @@ class LayeredSystem(System):
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, dtype=torch.float32).to(zero)
 
-        acts = torch.zeros_like(zero, dtype=torch.bool)
-        for size in _SIZES:
+        delta, acts = normal(*zero.shape), torch.zeros_like(zero, dtype=torch.bool)
+        for factor in _FACTORS:
             x = normal(len(batch), batch.mask.shape[1], self.problem.backbone.hidden_size)
             out, pull = autodiff.vjp(
-                lambda delta, x=x: self._step(t, x, delta, few if inner else self.batch),
-                size * normal(*zero.shape),
+                lambda y, x=x: self._step(t, x, y, few if inner else self.batch), factor * delta
             )
             gradient = pull(normal(*out.shape))
             acts |= gradient.isfinite() & (gradient != 0)
         if inner:
-            self.problem.passes += 3 * FORWARD * len(_SIZES) * len(few) / (self.horizon - 2)
+            self.problem.passes += (FORWARD + BACKWARD) * len(_FACTORS) * len(few) / (self.horizon - 2)
         return acts.nonzero().flatten()
 
     def _check(self, few: Batch) -> None:
         """Hold the steps against the whole network at a random δ."""
         zero = self.problem.delta.initial()
         generator = torch.Generator().manual_seed(self.horizon)
-        delta = 0.3 * torch.randn(zero.shape, generator=generator, dtype=torch.float32).to(zero)
-        delta[self.copies == 0] = 0
+        delta = 0.1 * torch.randn(zero.shape, generator=generator, dtype=torch.float32).to(zero)
         with torch.no_grad():
             x = zero[:0]
             for t, where in enumerate(self._coordinates):
