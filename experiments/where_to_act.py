@@ -192,8 +192,8 @@ def table(out: Out) -> None:
         lines += [
             f"## {choice}",
             "",
-            "| task | frozen | everywhere | best place trained | best to worst | short of the best, picked by "
-            "held-out loss | by held-out score | by log det | by gradient energy | last place | mean place "
+            "| task | frozen | everywhere | best place trained | best to worst "
+            "| short of the best: picked by held-out loss | by held-out score | by log det | by gradient energy | last place | mean place "
             "| rank correlation | passes trained / ranking |",
             "|" + "---|" * 13,
         ]
