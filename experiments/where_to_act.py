@@ -11,6 +11,7 @@ place is the mean test accuracy of three seeds.
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -63,72 +64,70 @@ def run(
         "layer": {f"block {t}": [names[t, kind] for kind in KINDS[:2]] for t in layers},
         "module": {kind: [names[t, kind] for t in layers] for kind in KINDS},
     }
-    for choice in CHOICES:
-        everywhere = [name for targets in places[choice].values() for name in targets]
-        for name in tasks:
-            folder = out / Path(name).name.split(".")[0]
-            if (folder / f"{choice}.json").exists():
-                continue
-            whole = load_task(name)
-            task = whole.limited(min(512, len(whole.train)), min(500, len(whole.test)), 0)
-            if len(task.dev) > 300:
-                task = replace(task, dev=task.dev.subset(range(300)))
-            log = ResultLog(folder / "trials.jsonl")
-            head = make_head("label-words", backbone, task, max_length=max_length)
+    for choice, task_name in itertools.product(places, tasks):
+        folder = out / Path(task_name).name.split(".")[0]
+        if (folder / f"{choice}.json").exists():
+            continue
+        whole = load_task(task_name)
+        task = whole.limited(min(512, len(whole.train)), min(500, len(whole.test)), 0)
+        if len(task.dev) > 300:
+            task = replace(task, dev=task.dev.subset(range(300)))
+        log = ResultLog(folder / "trials.jsonl")
+        head = make_head("label-words", backbone, task, max_length=max_length)
 
-            def problem_of(targets: list[str], seed: int = 0, task=task, head=head) -> Problem:  # type: ignore
-                delta = make_delta("lora", backbone, r=RANK, targets=targets, seed=seed)
-                return Problem(backbone, task, delta, head, max_length=max_length, check=False)
+        def problem_of(targets: list[str], seed: int, task=task, head=head) -> Problem:  # type: ignore
+            delta = make_delta("lora", backbone, r=RANK, targets=targets, seed=seed)
+            return Problem(backbone, task, delta, head, max_length=max_length, check=False)
 
-            def trained(  # type: ignore
-                targets: list[str], rate: float, seed: int, dev: bool = False, task=task, log=log
-            ) -> dict:
-                training = Training(steps=steps, batch_size=batch_size, learning_rate=rate, seed=seed)
-                config = {
-                    "task": task.provenance,
-                    "targets": targets,
-                    "rank": RANK,
-                    "max_length": max_length,
-                    "training": training.to_dict(),
-                }
-                if row := log.find(config):
-                    return row["result"]
-                problem = problem_of(targets, seed)
-                outcome = train(problem, training)
-                result = {
-                    "test": outcome.test["accuracy"] if outcome.test else 0.0,
-                    "dev": problem.evaluate(outcome.delta, problem.dev)["accuracy"] if dev else None,
-                    "passes": outcome.passes,
-                    "seconds": outcome.seconds,
-                }
-                log.append(config, result)
-                return result
-
-            problem = problem_of(everywhere)
-            groups = coordinate_groups(problem, "module")
-            groups = {p: torch.cat([groups[n] for n in targets]) for p, targets in places[choice].items()}
-            ranking = rank_actuators(problem, groups, examples=examples)
-            first = {rate: trained(everywhere, rate, SEEDS[0], dev=True) for rate in RATES}
-            rate = max(first, key=lambda r: first[r]["dev"])
-            runs = {
-                place: [trained(targets, rate, seed) for seed in SEEDS]
-                for place, targets in places[choice].items()
+        def trained(targets: list[str], rate: float, seed: int, task=task, log=log) -> dict:  # type: ignore
+            training = Training(steps=steps, batch_size=batch_size, learning_rate=rate, seed=seed)
+            config = {
+                "task": task.provenance,
+                "targets": targets,
+                "rank": RANK,
+                "max_length": max_length,
+                "training": training.to_dict(),
             }
-            write_json(
-                folder / f"{choice}.json",
-                {
-                    "frozen": problem.evaluate(problem.delta.initial(), problem.test)["accuracy"],
-                    "everywhere": first[rate]["test"],
-                    "learning_rate": rate,
-                    "places": [asdict(place) for place in ranking.places],
-                    "greedy": ranking.selection.chosen,
-                    "ranking_passes": ranking.passes,
-                    "ranking_seconds": ranking.seconds,
-                    "trained": {place: [r["test"] for r in rows] for place, rows in runs.items()},
-                    "trained_passes": sum(r["passes"] for rows in runs.values() for r in rows),
-                },
-            )
-            typer.echo(f"{folder.name}: {choice} {ranking.chosen}")
+            if row := log.find(config):
+                return row["result"]
+            problem = problem_of(targets, seed)
+            outcome = train(problem, training)
+            dev = len(targets) == 2 * len(layers)  # on all layers: decides between the rates
+            result = {
+                "test": outcome.test["accuracy"] if outcome.test else 0.0,
+                "dev": problem.evaluate(outcome.delta, problem.dev)["accuracy"] if dev else None,
+                "passes": outcome.passes,
+                "seconds": outcome.seconds,
+            }
+            log.append(config, result)
+            return result
+
+        everywhere = [name for targets in places["layer"].values() for name in targets]
+        first = {rate: trained(everywhere, rate, SEEDS[0]) for rate in RATES}
+        rate = max(first, key=lambda r: first[r]["dev"])
+        runs = {
+            place: [trained(targets, rate, seed) for seed in SEEDS]
+            for place, targets in places[choice].items()
+        }
+        problem = problem_of([name for targets in places[choice].values() for name in targets], SEEDS[0])
+        modules = coordinate_groups(problem, "module")
+        groups = {p: torch.cat([modules[n] for n in targets]) for p, targets in places[choice].items()}
+        ranking = rank_actuators(problem, groups, examples=examples)
+        write_json(
+            folder / f"{choice}.json",
+            {
+                "frozen": problem.evaluate(problem.delta.initial(), problem.test)["accuracy"],
+                "everywhere": first[rate]["test"],
+                "learning_rate": rate,
+                "places": [asdict(place) for place in ranking.places],
+                "greedy": ranking.selection.chosen,
+                "ranking_passes": ranking.passes,
+                "ranking_seconds": ranking.seconds,
+                "trained": {place: [r["test"] for r in rows] for place, rows in runs.items()},
+                "trained_passes": sum(r["passes"] for rows in runs.values() for r in rows),
+            },
+        )
+        typer.echo(f"{folder.name}: {choice} {ranking.chosen}")
 
 
 @app.command()
@@ -193,8 +192,8 @@ def table(out: Out) -> None:
             f"## {choice}",
             "",
             "| task | frozen | everywhere | best place trained | best to worst "
-            "| short of the best: picked by held-out loss | by held-out score | by log det | by gradient energy | last place | mean place "
-            "| rank correlation | passes trained / ranking |",
+            "| short of the best, picked by held-out loss | by held-out score | by log det "
+            "| by gradient energy | last place | mean place | rank correlation | passes trained / ranking |",
             "|" + "---|" * 13,
         ]
         for r in rows:
