@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,14 +17,14 @@ from torch.nn.functional import cross_entropy
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float, Int
-from deltatheory.backbones import Backbone, Batch, Edit
-from deltatheory.deltas import Delta, InPlaceDelta
+from deltatheory.backbones import Backbone, Batch, Edit, load_backbone
+from deltatheory.deltas import Delta, InPlaceDelta, make_delta, split_size
 from deltatheory.heads import Head, make_head
-from deltatheory.tasks import Examples, Task
+from deltatheory.tasks import Examples, Task, load_task
 from deltatheory.tasks.task import digest
 from deltatheory.tokens import batch_of, token_rows
 
-__all__ = ["BACKWARD", "FORWARD", "NOT_FINITE", "Problem", "Split", "Trainable"]
+__all__ = ["BACKWARD", "FORWARD", "NOT_FINITE", "Problem", "Split", "Trainable", "load_problem"]
 
 # Costs in forward-equivalents: passes over one example. A backward pass that also forms weight gradients
 # takes about two forwards (measured: experiments/benchmarks/passes.py).
@@ -283,6 +283,43 @@ class Problem(Trainable):
         logits = self.predict(delta, split)
         accuracy = (logits.argmax(1) == split.labels).double().mean()
         return {"accuracy": float(accuracy), "loss": float(cross_entropy(logits, split.labels))}
+
+
+def load_problem(
+    model: str | Backbone,
+    task: str | Task,
+    delta: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    examples: int | None = None,
+    test_examples: int | None = None,
+    head: str = "label-words",
+    max_length: int = 64,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Problem:
+    """Return the problem that a command line names.
+
+    Args:
+        model: a backbone, or what `load_backbone` takes.
+        task: a classification task, or what `load_task` takes.
+        delta: a key of `deltatheory.deltas.DELTAS`, with its size after a colon where it has one: "lora:4".
+        options: further arguments of its class.
+        examples: training examples, a stratified draw; all by default.
+        test_examples: test examples; all by default.
+        head: a key of `deltatheory.heads.HEADS`.
+        max_length: longer texts are cut here.
+        seed: of the draws.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ValueError: for bad arguments.
+    """
+    name, size = split_size(delta)
+    task = load_task(task) if isinstance(task, str) else task
+    backbone = load_backbone(model, device=device) if isinstance(model, str) else model
+    tuned = make_delta(name, backbone, **{**size, **(options or {})})
+    return Problem(backbone, task.limited(examples, test_examples, seed), tuned, head, max_length=max_length)
 
 
 def epochs(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int]]:

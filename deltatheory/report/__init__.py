@@ -1,7 +1,18 @@
 """What a run came to, for people: figures and self-contained pages."""
 
 from deltatheory.report.advice import advice_figure
+from deltatheory.report.control import control_figure, control_page
 from deltatheory.report.dimension import dimension_figure, dimension_page, estimate, span
 from deltatheory.report.page import count, whole
 
-__all__ = ["advice_figure", "count", "dimension_figure", "dimension_page", "estimate", "span", "whole"]
+__all__ = [
+    "advice_figure",
+    "control_figure",
+    "control_page",
+    "count",
+    "dimension_figure",
+    "dimension_page",
+    "estimate",
+    "span",
+    "whole",
+]
