@@ -1,0 +1,223 @@
+"""From a setting to the inequalities that every function of its class satisfies: performance estimation.
+
+A vector is a linear combination of symbols, each of which lives in one of the orthogonal blocks "P" (the
+range of the projector P) and "Q" (its complement, Q = I - P). A form is linear in function values and
+quadratic in vectors. Everything is scaled to L = 1 (f / L), or to mu = 1 where there is no L.
+
+Sources: interpolation of smooth strongly convex functions after Taylor, Hendrickx, Glineur (2017), Theorem 4
+(mu = -L: smooth, not convex); performance estimation after Drori, Teboulle (2014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+Vector = dict[tuple[str, str], Fraction]  # (block, symbol) -> coefficient
+Form = dict[tuple[str, ...], Fraction]  # ("f", name) or (block, symbol, symbol) -> coefficient
+HALF = Fraction(1, 2)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a function is looked at: x, its gradient g there, its value f (a form)."""
+
+    x: Vector
+    g: Vector
+    f: Form
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known and what is claimed.
+
+    Args:
+        statement: the claim in words.
+        inequalities: forms that are >= 0 for every function of the class, by name.
+        claim: the form that is claimed to be >= 0.
+
+    """
+
+    statement: str
+    inequalities: dict[str, Form]
+    claim: Form
+
+
+def add(*terms: tuple[int | Fraction, dict]) -> dict:
+    """Return sum_k c_k u_k of vectors or of forms, without its zeros."""
+    total: dict = {}
+    for c, u in terms:
+        for key, value in u.items():
+            total[key] = total.get(key, 0) + Fraction(c) * value
+    return {key: value for key, value in total.items() if value}
+
+
+def symbol(block: str, name: str) -> Vector:
+    """Return the vector that is one symbol of a block."""
+    return {(block, name): Fraction(1)}
+
+
+def value(name: str) -> Form:
+    """Return the form of a function value that is not yet known."""
+    return {("f", name): Fraction(1)}
+
+
+def dot(u: Vector, v: Vector) -> Form:
+    """Return <u, v>: symbols of different blocks are orthogonal."""
+    total: Form = {}
+    for (block, a), x in u.items():
+        for (other, b), y in v.items():
+            if block == other:
+                key = (block, *sorted((a, b)))
+                total[key] = total.get(key, Fraction()) + x * y
+    return {key: c for key, c in total.items() if c}
+
+
+def square(u: Vector) -> Form:
+    """Return ||u||^2."""
+    return dot(u, u)
+
+
+def interpolation(i: Point, j: Point, mu: Fraction) -> Form:
+    """Return f_i - f_j - <g_j, x> - (||g||^2 + mu ||x||^2 - 2 mu <g, x>) / (2 - 2 mu) of differences x, g.
+
+    It is >= 0 for every function whose curvature lies between mu and L = 1, -1 <= mu < 1.
+    """
+    x, g = add((1, i.x), (-1, j.x)), add((1, i.g), (-1, j.g))
+    c = 1 / (2 - 2 * mu)
+    return add(
+        (1, i.f), (-1, j.f), (-1, dot(j.g, x)), (-c, square(g)), (-c * mu, square(x)), (2 * c * mu, dot(g, x))
+    )
+
+
+def interpolations(points: dict[str, Point], mu: Fraction) -> dict[str, Form]:
+    """All ordered pairs: "i>j" bounds f_i from below by what is known at j."""
+    return {
+        f"{i}>{j}": interpolation(p, q, mu) for i, p in points.items() for j, q in points.items() if i != j
+    }
+
+
+MINIMISER = Point({}, {}, {})  # x* = 0, zero gradient, f* = 0
+
+
+def gradient_descent(rates: list[Fraction], h: Fraction, steps: int) -> Setting:
+    """T09 (one rate) and T10 (two): `steps` steps x+ = x - (h/L) P grad f(x) on a convex L-smooth f.
+
+    T09 is about F, the function on the subspace itself, so there is no Q. Claim:
+    f(x_N) - f* <= L (rates[0] ||P(x0 - x*)||^2 + rates[1] ||Q(x0 - x*)||^2).
+    """
+    x, q = symbol("P", "x"), symbol("Q", "x") if len(rates) == 2 else {}
+    claim = add(*((rate, square(u)) for rate, u in zip(rates, (x, q), strict=bool(q))))
+    points = {"*": MINIMISER}
+    for k in range(steps + 1):
+        g = symbol("P", f"g{k}")
+        points[str(k)] = Point(
+            add((1, x), (1, q)), add((1, g), *[(1, symbol("Q", f"g{k}"))] * bool(q)), value(f"f{k}")
+        )
+        x = add((1, x), (-h, g))
+    where = " + ".join(f"{r} L ||{b}(x0-x*)||^2" for r, b in zip(rates, "PQ", strict=False))
+    return Setting(
+        f"convex, L-smooth, {steps} steps {h}/L along P grad f: f(x_{steps}) - f* <= {where}",
+        interpolations(points, Fraction(0)),
+        add((1, claim), (-1, value(f"f{steps}"))),
+    )
+
+
+def gap_above(rates: list[Fraction]) -> Setting:
+    """T02: L-smooth, not convex; y = the projection of x* on S, y - x* = Q(x0 - x*)."""
+    q = symbol("Q", "x")
+    y = Point(q, add((1, symbol("P", "g")), (1, symbol("Q", "g"))), value("f"))
+    return Setting(
+        f"L-smooth: min_S f - f* <= {rates[0]} L ||Q(x0-x*)||^2",
+        interpolations({"*": MINIMISER, "y": y}, Fraction(-1)),
+        add((rates[0], square(q)), (-1, y.f)),
+    )
+
+
+def gap_below(rates: list[Fraction]) -> Setting:
+    """T03: mu-strongly convex; any x in S, x - x* = p + q with q = Q(x0 - x*); strong convexity at x*."""
+    q = symbol("Q", "x")
+    x = add((1, symbol("P", "x")), (1, q))
+    return Setting(
+        f"mu-strongly convex: f - f* >= {rates[0]} mu ||Q(x0-x*)||^2 on all of S",
+        {"strongly convex at *": add((1, value("f")), (-HALF, square(x)))},
+        add((1, value("f")), (-rates[0], square(q))),
+    )
+
+
+def sandwich_below(rates: list[Fraction]) -> Setting:
+    """T04, left: L-smooth, f >= f* everywhere, P grad f(x) = 0; looked at x - (1/L) Q grad f(x) as well."""
+    g = symbol("Q", "g")
+    x = Point({}, g, value("f"))
+    y = Point(add((-1, g)), add((1, symbol("P", "h")), (1, symbol("Q", "h"))), value("fy"))
+    return Setting(
+        f"L-smooth, P grad f(x) = 0: f(x) - f* >= {rates[0]} ||Q grad f(x)||^2 / L",
+        interpolations({"x": x, "y": y}, Fraction(-1)) | {"f >= f* at y": y.f},
+        add((1, x.f), (-rates[0], square(g))),
+    )
+
+
+def sandwich_above(rates: list[Fraction]) -> Setting:
+    """T04, right: mu-PL on the whole space, P grad f(x) = 0."""
+    g = symbol("Q", "g")
+    return Setting(
+        f"mu-PL, P grad f(x) = 0: f(x) - f* <= {rates[0]} ||Q grad f(x)||^2 / mu",
+        {"PL at x": add((HALF, square(g)), (-1, value("f")))},
+        add((rates[0], square(g)), (-1, value("f"))),
+    )
+
+
+def subspace_descent(rates: list[Fraction]) -> Setting:
+    """T05: one step x+ = x - (1/L) P grad f(x), L-smooth, not convex."""
+    g = symbol("P", "g")
+    x = Point({}, add((1, g), (1, symbol("Q", "g"))), value("f"))
+    y = Point(add((-1, g)), add((1, symbol("P", "h")), (1, symbol("Q", "h"))), value("fy"))
+    return Setting(
+        f"L-smooth: f(x - P grad f(x) / L) <= f(x) - {rates[0]} ||P grad f(x)||^2 / L",
+        interpolations({"x": x, "y": y}, Fraction(-1)),
+        add((1, x.f), (-1, y.f), (-rates[0], square(g))),
+    )
+
+
+# name -> (is the claim an upper bound, which a smaller rate makes stronger?, setting)
+SETTINGS: dict[str, tuple[bool, Callable[..., Setting]]] = {
+    "gradient_descent": (True, gradient_descent),
+    "gap_above": (True, gap_above),
+    "gap_below": (False, gap_below),
+    "sandwich_below": (False, sandwich_below),
+    "sandwich_above": (True, sandwich_above),
+    "subspace_descent": (False, subspace_descent),
+}
+
+
+def blocks(*forms: Form) -> dict[str, list[str]]:
+    """Return the vector symbols of the forms, by block."""
+    found: dict[str, set[str]] = {}
+    for form in forms:
+        for block, *names in form:
+            if block != "f":
+                found.setdefault(block, set()).update(names)
+    return {block: sorted(names) for block, names in sorted(found.items())}
+
+
+def gram(form: Form, block: str, names: list[str]) -> list[list[Fraction]]:
+    """Return the symmetric matrix M with form = sum_ij M_ij <names_i, names_j> on a block."""
+    return [
+        [form.get((block, *sorted((a, b))), Fraction()) * (1 if a == b else HALF) for b in names]
+        for a in names
+    ]
+
+
+def evaluate(
+    form: Form, vectors: dict[tuple[str, str], list[Fraction]], values: dict[str, Fraction]
+) -> Fraction:
+    """Return a form at given vectors ((block, symbol) -> list of fractions) and function values."""
+    total = Fraction()
+    for (block, *names), c in form.items():
+        if block == "f":
+            total += c * values[names[0]]
+        else:
+            u, v = (vectors[block, name] for name in names)
+            total += c * sum((a * b for a, b in zip(u, v, strict=True)), Fraction())
+    return total

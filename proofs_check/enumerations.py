@@ -1,0 +1,113 @@
+"""Statements checked over every case of a finite range, exactly.
+
+An enumeration is a function of a range [first, last] and of the constant that is claimed; it yields pairs
+(case in words, does it hold).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import accumulate, combinations
+from math import comb, factorial
+
+from proofs_check.intervals import enclose, exp
+from proofs_check.rational import rank
+
+Cases = Iterator[tuple[str, bool]]
+
+
+def coordinate_projectors(first: int, last: int, c: Fraction) -> Cases:
+    """T06: the mean of the C(D, d) coordinate projectors of rank d is c (d/D) I, with c = 1."""
+    for D in range(first, last + 1):
+        for d in range(1, D + 1):
+            counts = [0] * D
+            for chosen in combinations(range(D), d):
+                for i in chosen:
+                    counts[i] += 1
+            yield f"D={D}, d={d}", all(Fraction(count, comb(D, d)) == c * Fraction(d, D) for count in counts)
+
+
+def expected_gap(first: int, last: int, c: Fraction) -> Cases:
+    """T07 over coordinate projectors: the mean of ||Qv||^2 is c (1 - d/D) ||v||^2, with c = 1."""
+    for D in range(first, last + 1):
+        v = [i * i for i in range(1, D + 1)]
+        for d in range(1, D + 1):
+            lost = sum(sum(v) - sum(v[i] for i in chosen) for chosen in combinations(range(D), d))
+            yield f"D={D}, d={d}", Fraction(lost, comb(D, d)) == c * (1 - Fraction(d, D)) * sum(v)
+
+
+def quadratic_threshold(first: int, last: int, c: Fraction) -> Cases:
+    """T08: for H = diag(1..k, 0..0) a subspace in general position has the minimum iff d >= c k, c = 1.
+
+    The minimum over x0 + range A is reached iff H x0 lies in the range of H A. The columns of A and x0 are
+    Vandermonde vectors of different nodes (4, 5, ... and 3), so any k of them are independent.
+    """
+    for D in range(first, last + 1):
+        for k in range(1, D + 1):
+            for d in range(1, D + 1):
+                columns = [[Fraction((i + 1) * (4 + j) ** i) for j in range(d)] for i in range(k)]
+                augmented = [[*row, Fraction((i + 1) * 3**i)] for i, row in enumerate(columns)]
+                reached = rank(columns) == rank(augmented)
+                yield f"D={D}, Hessian rank {k}, d={d}", reached == (d >= c * k)
+
+
+def chi_square_tails(first: int, last: int, c: Fraction) -> Cases:
+    """T11: both tails of chi^2_d/d at 1 +- eps are <= exp(-c d (eps^2/4 - eps^3/6)), with c = 1, even d.
+
+    P(chi^2_d > x) = exp(-x/2) sum_{j < d/2} (x/2)^j / j!, a Poisson sum; eps = 1/10, ..., 9/10.
+    """
+    for d in range(first + first % 2, last + 1, 2):
+        for tenth in range(1, 10):
+            eps = Fraction(tenth, 10)
+            bound = exp(enclose(-c * d * (eps**2 / 4 - eps**3 / 6)))
+            for side, x in (("above", d * (1 + eps)), ("below", d * (1 - eps))):
+                half = x / 2
+                above = exp(enclose(-half)) * enclose(sum(half**j / factorial(j) for j in range(d // 2)))
+                tail = above if side == "above" else enclose(1) - above
+                yield f"d={d}, eps={eps}, {side}", tail.hi <= bound.lo
+
+
+def gradient_capture(first: int, last: int, c: Fraction) -> Cases:
+    """T12: P(Beta(d/2, (D-d)/2) <= beta d/D)^2 <= c (exp(1-beta) beta)^d, with c = 1; even d and D - d.
+
+    For integers a, b the Beta law is binomial: P(Beta(a, b) <= x) = P(Binomial(a+b-1, x) >= a).
+    """
+    for D in range(first + first % 2, last + 1, 2):
+        for d in range(2, D, 2):
+            for tenth in range(1, 10):
+                beta, a = Fraction(tenth, 10), d // 2
+                x, n = beta * d / D, D // 2 - 1
+                tail = sum(comb(n, j) * x**j * (1 - x) ** (n - j) for j in range(a, n + 1))
+                left, right = enclose(tail * tail), exp(enclose((1 - beta) * d)) * enclose(c * beta**d)
+                yield f"D={D}, d={d}, beta={beta}", left.hi <= right.lo
+
+
+def hoeffding(first: int, last: int, c: Fraction) -> Cases:
+    """T18, all but the union bound: P(Bin(n, p) <= k) <= exp(-c (np - k)^2 / n), with c = 2, k < np."""
+    for n in range(first, last + 1):
+        for tenth in range(1, 10):
+            p = Fraction(tenth, 10)
+            law = [comb(n, k) * tenth**k * (10 - tenth) ** (n - k) for k in range(n + 1)]
+            for k, below in enumerate(accumulate(law)):
+                if k < n * p:
+                    bound = exp(enclose(-c * (n * p - k) ** 2 / n))
+                    yield f"n={n}, p={p}, k={k}", enclose(Fraction(below, 10**n)).hi <= bound.lo
+
+
+def maurer(first: int, last: int, c: Fraction) -> Cases:
+    """T19: xi(n) = sum_k C(n,k) (k/n)^k (1-k/n)^(n-k) has xi(n)^2 <= c n, with c = 4."""
+    for n in range(first, last + 1):
+        xi = sum(comb(n, k) * k**k * (n - k) ** (n - k) for k in range(n + 1))
+        yield f"n={n}", xi * xi <= c * n * n ** (2 * n)
+
+
+ENUMERATIONS: dict[str, Callable[[int, int, Fraction], Cases]] = {
+    "coordinate_projectors": coordinate_projectors,
+    "expected_gap": expected_gap,
+    "quadratic_threshold": quadratic_threshold,
+    "chi_square_tails": chi_square_tails,
+    "gradient_capture": gradient_capture,
+    "hoeffding": hoeffding,
+    "maurer": maurer,
+}

@@ -1,0 +1,186 @@
+"""Interval arithmetic in integers: an interval [lo, hi] stands for [lo, hi] / 2^128, rounded outward.
+
+Every function returns an interval that contains the image of its arguments. exp and erf are increasing, so
+their values at the end points are enough; those come from series with bounded remainders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from math import ceil, floor, isqrt
+
+BITS = 128
+ONE = 1 << BITS
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The real numbers between lo / 2^128 and hi / 2^128."""
+
+    lo: int
+    hi: int
+
+    def __post_init__(self) -> None:
+        if self.lo > self.hi:
+            raise ValueError(f"an interval needs lo <= hi, got lo={self.lo}, hi={self.hi}")
+
+    def __add__(self, other: Interval) -> Interval:
+        return Interval(self.lo + other.lo, self.hi + other.hi)
+
+    def __neg__(self) -> Interval:
+        return Interval(-self.hi, -self.lo)
+
+    def __sub__(self, other: Interval) -> Interval:
+        return self + -other
+
+    def __mul__(self, other: Interval) -> Interval:
+        ends = [a * b for a in (self.lo, self.hi) for b in (other.lo, other.hi)]
+        return Interval(min(ends) >> BITS, -(-max(ends) >> BITS))
+
+    def __truediv__(self, other: Interval) -> Interval:
+        if other.lo <= 0 <= other.hi:
+            raise ZeroDivisionError("the interval of the denominator contains zero")
+        low, high = sorted((Fraction(ONE * ONE, other.lo), Fraction(ONE * ONE, other.hi)))
+        return self * Interval(floor(low), ceil(high))
+
+    def over(self, n: int) -> Interval:
+        """Return the interval divided by an integer n > 0."""
+        return Interval(self.lo // n, -(-self.hi // n))
+
+    def hull(self, other: Interval) -> Interval:
+        """Return the smallest interval that contains both."""
+        return Interval(min(self.lo, other.lo), max(self.hi, other.hi))
+
+    @property
+    def low(self) -> Fraction:
+        """The lower end."""
+        return Fraction(self.lo, ONE)
+
+    @property
+    def high(self) -> Fraction:
+        """The upper end."""
+        return Fraction(self.hi, ONE)
+
+
+def enclose(low: Fraction | int, high: Fraction | int | None = None) -> Interval:
+    """Return the interval of [low, high], or of one rational."""
+    return Interval(floor(Fraction(low) * ONE), ceil(Fraction(low if high is None else high) * ONE))
+
+
+def sqrt(x: Interval) -> Interval:
+    """Square root of an interval that is >= 0."""
+    if x.lo < 0:
+        raise ValueError(f"the square root needs an interval >= 0, got {x}")
+    return Interval(isqrt(x.lo << BITS), isqrt(x.hi << BITS) + 1)
+
+
+@cache
+def pi() -> Interval:
+    """Machin (1706): pi = 16 arctan(1/5) - 4 arctan(1/239), alternating series."""
+
+    def arctan(n: int) -> Interval:
+        terms = [Fraction((-1) ** k, (2 * k + 1) * n ** (2 * k + 1)) for k in range(60)]
+        return enclose(sum(terms[:-1])).hull(enclose(sum(terms)))
+
+    return enclose(16) * arctan(5) - enclose(4) * arctan(239)
+
+
+@cache
+def _exp(numerator: int) -> Interval:
+    """exp(numerator / 2^128): Taylor at x / 2^k <= 1/2, remainder <= 2 |last term|, then k squarings."""
+    k = max(0, abs(numerator).bit_length() - BITS + 1)
+    x = Interval(numerator >> k, -(-numerator >> k))
+    total, term = enclose(1), enclose(1)
+    for n in range(1, 40):
+        term = (term * x).over(n)
+        total = total + term
+    rest = 2 * max(abs(term.lo), abs(term.hi))
+    total = total + Interval(-rest, rest)
+    for _ in range(k):
+        total = total * total
+    return Interval(max(total.lo, 0), total.hi)
+
+
+def exp(x: Interval) -> Interval:
+    """Return exp of an interval."""
+    return Interval(_exp(x.lo).lo, _exp(x.hi).hi)
+
+
+@cache
+def _erf(numerator: int) -> Interval:
+    """erf(x) = 2/sqrt(pi) exp(-x^2) sum_n 2^n x^(2n+1) / (1 3 ... (2n+1)), terms > 0 for x > 0.
+
+    Summed until the ratio of terms is at most 1/2 and the term at most 2^-120: the rest is at most the term.
+    """
+    if numerator < 0:
+        return -_erf(-numerator)
+    x = Interval(numerator, numerator)
+    term = total = x
+    square, n = x * x * enclose(2), 0
+    while term.hi > 1 << 8 or 2 * square.hi > enclose(2 * n + 3).lo:
+        n += 1
+        term = (term * square).over(2 * n + 1)
+        total = total + term
+    total = Interval(total.lo, total.hi + term.hi)
+    value = enclose(2) / sqrt(pi()) * exp(-(x * x)) * total
+    return Interval(max(value.lo, 0), min(value.hi, ONE))
+
+
+def erf(x: Interval) -> Interval:
+    """Return erf of an interval."""
+    return Interval(_erf(x.lo).lo, _erf(x.hi).hi)
+
+
+@dataclass(frozen=True)
+class Jet:
+    """A function and its derivative over a box, both enclosed: forward differentiation in intervals."""
+
+    value: Interval
+    slope: Interval
+
+    def __add__(self, other: Jet) -> Jet:
+        return Jet(self.value + other.value, self.slope + other.slope)
+
+    def __neg__(self) -> Jet:
+        return Jet(-self.value, -self.slope)
+
+    def __mul__(self, other: Jet) -> Jet:
+        return Jet(self.value * other.value, self.slope * other.value + self.value * other.slope)
+
+    def __truediv__(self, other: Jet) -> Jet:
+        ratio = self.value / other.value
+        return Jet(ratio, (self.slope - ratio * other.slope) / other.value)
+
+
+def constant(c: Interval) -> Jet:
+    """Return the jet of a constant: slope zero."""
+    return Jet(c, enclose(0))
+
+
+def jet_exp(u: Jet) -> Jet:
+    """exp(u), derivative exp(u) u'."""
+    value = exp(u.value)
+    return Jet(value, value * u.slope)
+
+
+def jet_erf(u: Jet) -> Jet:
+    """erf(u), derivative 2/sqrt(pi) exp(-u^2) u'."""
+    return Jet(erf(u.value), enclose(2) / sqrt(pi()) * exp(-(u.value * u.value)) * u.slope)
+
+
+def jet_sqrt(u: Jet) -> Jet:
+    """sqrt(u), derivative u' / (2 sqrt(u)), for u > 0."""
+    value = sqrt(u.value)
+    return Jet(value, u.slope / (value + value))
+
+
+def bound_above(f: Callable[[Jet], Jet], low: Fraction, high: Fraction) -> Fraction:
+    """Bound f on [low, high] by the lesser of f(box) and f(mid) + f'(box) (box - mid)."""
+    mid = (low + high) / 2
+    box = enclose(low, high)
+    over = f(Jet(box, enclose(1)))
+    centred = f(constant(enclose(mid))).value + over.slope * (box - enclose(mid))
+    return min(over.value.high, centred.high)

@@ -1,0 +1,74 @@
+"""Lipschitz constants of activations (T48): boxes for the verifier's intervals, and the constant from Arb.
+
+Beyond the boxes: for x >= 8 GELU' falls (its curvature is phi(x)(2 - x^2)) and SiLU' <= 1 + x exp(-x), which
+falls too; for x < 0 both satisfy f'(-x) = 1 - f'(x), so the least slope is 1 minus the greatest.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from proofs_check import expressions, intervals
+from proofs_check.certificate import seal
+from proofs_check.expressions import Tree
+
+GELU: Tree = [
+    "+",
+    ["/", ["+", 1, ["erf", ["/", "x", ["sqrt", 2]]]], 2],
+    ["/", ["*", "x", ["exp", ["/", ["*", -1, "x", "x"], 2]]], ["sqrt", ["*", 2, ["pi"]]]],
+]
+_SIGMOID: Tree = ["/", 1, ["+", 1, ["exp", ["*", -1, "x"]]]]
+SILU: Tree = ["+", _SIGMOID, ["*", "x", _SIGMOID, ["+", 1, ["*", -1, _SIGMOID]]]]
+DIGITS = 10**12
+RANGE = 8
+
+
+def gelu_constant() -> tuple[Fraction, Fraction]:
+    """Return (where, upper bound): Phi(sqrt 2) + sqrt 2 phi(sqrt 2) by Arb, rounded up to 12 digits."""
+    import flint
+
+    root = flint.arb(2).sqrt()
+    value = (1 + flint.arb(1).erf()) / 2 + root * flint.arb(-1).exp() / (2 * flint.arb.pi()).sqrt()
+    return _rational(root), _above(value)
+
+
+def silu_constant() -> tuple[Fraction, Fraction]:
+    """Return (where, upper bound): the root of x tanh(x/2) = 2 by bisection in Arb, and the slope there."""
+    import flint
+
+    low, high = flint.arb(2), flint.arb(3)
+    for _ in range(45):
+        mid = ((low + high) / 2).mid()
+        low, high = (mid, high) if mid * (mid / 2).tanh() < 2 else (low, mid)
+    x = low.union(high)
+    sigmoid = 1 / (1 + (-x).exp())
+    return _rational(low), _above(sigmoid + x * sigmoid * (1 - sigmoid))
+
+
+def certificate(function: Tree, where: Fraction, bound: Fraction) -> dict:
+    """Split [0, 8] until the verifier's bound holds on every box."""
+
+    def f(x: intervals.Jet) -> intervals.Jet:
+        return expressions.over_jet(function, x)
+
+    breaks, waiting = [Fraction(0)], [(Fraction(0), Fraction(RANGE))]
+    while waiting:
+        low, high = waiting.pop()
+        if intervals.bound_above(f, low, high) <= bound:
+            breaks.append(high)
+        elif high - low < Fraction(1, DIGITS):
+            raise ValueError(f"the bound {bound} does not hold near {low}")
+        else:
+            waiting += [((low + high) / 2, high), (low, (low + high) / 2)]
+    pairs = {"breaks": [[b.numerator, b.denominator] for b in breaks]}
+    for name, value in (("bound", bound), ("attained", where), ("gap", Fraction(10, DIGITS))):
+        pairs[name] = [value.numerator, value.denominator]
+    return seal("T48", "interval", {"function": function, **pairs})
+
+
+def _rational(x: object) -> Fraction:
+    return Fraction(int((x * DIGITS).floor().unique_fmpz()), DIGITS)
+
+
+def _above(x: object) -> Fraction:
+    return Fraction(int(((x * DIGITS).floor() + 2).unique_fmpz()), DIGITS)

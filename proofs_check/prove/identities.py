@@ -1,0 +1,341 @@
+"""Identities of rational functions, proved with SymPy and stored as trees that the verifier expands anew.
+
+exp(s_j) of a score enters only as a positive number, so it is a symbol E_j; likewise Phi(x) and phi(x).
+Each function gives (name, pairs of sides); the left side is built from the definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sympy as sp
+
+from proofs_check.certificate import seal
+from proofs_check.expressions import Tree
+
+Pairs = list[tuple[Any, Any]]
+half = sp.Rational(1, 2)
+
+
+def certificate(theorem: str, build: Callable[[], tuple[str, Pairs]]) -> dict:
+    """Prove every pair with SymPy and store it.
+
+    Raises:
+        ValueError: if SymPy does not reduce the difference of a pair to zero.
+
+    """
+    name, pairs = build()
+    for left, right in pairs:
+        if sp.cancel(sp.together(left - right)) != 0:
+            raise ValueError(f"{theorem}: SymPy does not confirm {left} = {right}")
+    return seal(theorem, "identity", {"name": name, "pairs": [[tree(a), tree(b)] for a, b in pairs]})
+
+
+def tree(expression: Any) -> Tree:
+    """Write a SymPy expression as a JSON tree."""
+    expression = sp.sympify(expression)
+    if expression.is_Integer:
+        return int(expression)
+    if expression.is_Symbol:
+        return expression.name
+    if expression.is_Rational:
+        return ["/", int(expression.p), int(expression.q)]
+    if expression.is_Add:
+        return ["+", *map(tree, expression.args)]
+    if expression.is_Mul:
+        above, below = expression.as_numer_denom()
+        return ["*", *map(tree, expression.args)] if below == 1 else ["/", tree(above), tree(below)]
+    if expression.is_Pow and expression.exp.is_Integer:
+        power = ["^", tree(expression.base), abs(int(expression.exp))]
+        return power if expression.exp > 0 else ["/", 1, power]
+    raise ValueError(f"not a rational function: {expression}")
+
+
+def _symbols(name: str, *shape: int) -> Any:
+    if len(shape) == 1:
+        return sp.Matrix([sp.Symbol(f"{name}{i}") for i in range(shape[0])])
+    return sp.Matrix(*shape, lambda i, j: sp.Symbol(f"{name}{i}{j}"))
+
+
+def gradient_descent_every_n() -> tuple[str, Pairs]:
+    """T09 for every N, h = 1: a potential falls by weighted inequalities and a square at each step.
+
+    With m_k = k/(2N+1-k), a_k = (2N+1-2k)/(2(2N+1-k)^2), V_k = m_k (f_k + |g_k|^2/2) + a_k |x_k|^2 (f* = x* = 0):
+    V_(k-1) - V_k = t_(k-1) (* > k-1) + m_k (k-1 > k) + d_(k-1) |g_(k-1) - x_(k-1)/(2N+2-k)|^2, t_k = m_(k+1) - m_k;
+    f_N + (1 - m_N) (* > N) + |g_N - x_N/(N+1)|^2/2 = V_N, and V_0 = |x_0|^2/(4N+2). So f_N <= |x_0|^2/(4N+2).
+    """
+    n, k, x, g, f, p, q = sp.symbols("N k x g f g_next f_next")
+
+    def m(k: Any) -> Any:
+        return k / (2 * n + 1 - k)
+
+    def a(k: Any) -> Any:
+        return (2 * n + 1 - 2 * k) / (2 * (2 * n + 1 - k) ** 2)
+
+    def d(k: Any) -> Any:
+        return (2 * n + 1 + 4 * n * k - 2 * k**2) / (2 * (2 * n - k) ** 2)
+
+    star = -f + g * x - g**2 / 2
+    chain = f - q - p * g - (g - p) ** 2 / 2
+    before = m(k - 1) * (f + g**2 / 2) + a(k - 1) * x**2
+    after = m(k) * (q + p**2 / 2) + a(k) * (x - g) ** 2
+    square = d(k - 1) * (g - x / (2 * n + 2 - k)) ** 2
+    step = (after + (m(k) - m(k - 1)) * star + m(k) * chain + square, before)
+    end_square = (g - x / (n + 1)) ** 2 / 2
+    end = (f + (1 - m(n)) * star + end_square, m(n) * (f + g**2 / 2) + a(n) * x**2)
+    positive = (2 * n + 1 + 4 * n * k - 2 * k**2, 2 * n + 1 + 2 * k**2 + 4 * k * (n - k))
+    increasing = (m(k + 1) - m(k), (2 * n + 1) / ((2 * n + 1 - k) * (2 * n - k)))
+    pairs = [step, end, (a(sp.Integer(0)), 1 / (4 * n + 2)), positive, increasing]
+    return "T09 for every N: each step of gradient descent as weighted inequalities and a square", pairs
+
+
+def lifting() -> tuple[str, Pairs]:
+    """T10, block Q, N = 3, w = Q(x0-x*): the rest is the stated sum of squares, for any t_k that sum to 1 and any m_k."""
+    w, g, m = sp.Symbol("w"), _symbols("g", 4), _symbols("m", 4)
+    t = [*sp.symbols("t0 t1 t2")]
+    t.append(1 - sum(t))
+    used = sum(t[k] * (g[k] * w - g[k] ** 2 / 2) for k in range(4))
+    used += sum(m[k] * -((g[k - 1] - g[k]) ** 2) / 2 for k in range(1, 4))
+    squares = sum(t[k] * (w - g[k]) ** 2 for k in range(4)) / 2
+    squares += sum(m[k] * (g[k - 1] - g[k]) ** 2 for k in range(1, 4)) / 2
+    return "T10: what the Q block leaves is a sum of squares (N = 3)", [(w**2 / 2 - used, squares)]
+
+
+def best_rank_one() -> tuple[str, Pairs]:
+    """T15, 2 x 2, W = diag(s1, s2): the best b for a given a leaves s2^2 + (s1^2 - s2^2) a2^2/|a|^2 >= s2^2."""
+    s1, s2, a1, a2 = sp.symbols("s1 s2 a1 a2")
+    w, a = sp.diag(s1, s2), sp.Matrix([a1, a2])
+    rest = w - w * a * a.T / (a1**2 + a2**2)
+    left = sum(entry**2 for entry in rest)
+    return "T15: the distance to rank one, 2 x 2", [(left, s2**2 + (s1**2 - s2**2) * a2**2 / (a1**2 + a2**2))]
+
+
+def _attended(weights: Any, values: Any) -> Any:
+    return sum(e * v for e, v in zip(weights, values, strict=True)) / sum(weights)
+
+
+def prefix_is_gate() -> tuple[str, Pairs]:
+    """T24: attention with k = 2 prefix tokens beside n = 4 is (1 - lambda) o + lambda o_P."""
+    e, p, v, u = _symbols("E", 4), _symbols("P", 2), _symbols("v", 4), _symbols("u", 2)
+    gate = sum(p) / (sum(p) + sum(e))
+    both = _attended([*p, *e], [*u, *v])
+    return "T24: a prefix is a gated mixture", [(both, (1 - gate) * _attended(e, v) + gate * _attended(p, u))]
+
+
+def relative_attention() -> tuple[str, Pairs]:
+    """T25: with a prefix A_j becomes (1 - lambda) A_j, and the ratios A_j / A_k stay."""
+    e, p = _symbols("E", 4), _symbols("P", 2)
+    total, gate = sum(p) + sum(e), sum(p) / (sum(p) + sum(e))
+    pairs = [(e[j] / total, (1 - gate) * e[j] / sum(e)) for j in range(4)]
+    pairs += [((e[0] / total) / (e[j] / total), e[0] / e[j]) for j in range(1, 4)]
+    return "T25: a prefix keeps the relative attention", pairs
+
+
+def normal_forms() -> tuple[str, Pairs]:
+    """T27: LoRA merges and is a no-op at B = 0; IA3 is diag(l) W0; BitFit moves an affine map by its bias alone."""
+    w, b, a, x, l, c = (
+        _symbols("W", 2, 2), _symbols("B", 2, 1), _symbols("A", 1, 2), _symbols("x", 2), _symbols("l", 2), _symbols("c", 2)
+    )  # fmt: skip
+    s = sp.Symbol("s")
+    apart, merged = w * x + s * b * (a * x), (w + s * b * a) * x
+    scaled, moved = sp.diag(*l) * w * x, w * x + c
+    pairs = list(zip(apart, merged, strict=True))
+    pairs += [(entry.subs(dict.fromkeys(b, 0)), base) for entry, base in zip(apart, w * x, strict=True)]
+    pairs += [(scaled[i], l[i] * (w * x)[i]) for i in range(2)]
+    pairs += [(moved[i] - (w * x)[i], c[i]) for i in range(2)]
+    return "T27: normal forms of LoRA, IA3 and BitFit", pairs
+
+
+def first_lora_step() -> tuple[str, Pairs]:
+    """T29: at B = 0 one gradient step of size eta moves s B A by -eta s^2 G A'A, G the gradient in W."""
+    w, b, a, x, y = (
+        _symbols("W", 2, 2),
+        _symbols("B", 2, 1),
+        _symbols("A", 1, 2),
+        _symbols("x", 2),
+        _symbols("y", 2),
+    )
+    s, eta = sp.symbols("s eta")
+    loss = ((w + s * b * a) * x - y).dot((w + s * b * a) * x - y) / 2
+    zero = dict.fromkeys(b, 0)
+    step = sp.Matrix([-eta * sp.diff(loss, entry).subs(zero) for entry in b])
+    grad_a = [sp.diff(loss, entry).subs(zero) for entry in a]
+    gradient = (w * x - y) * x.T
+    right = -eta * s**2 * gradient * a.T * a
+    pairs = list(zip(s * step * a, right, strict=True)) + [(entry, 0) for entry in grad_a]
+    return "T29: the first step of LoRA", pairs
+
+
+def adjoint() -> tuple[str, Pairs]:
+    """T31, scalar states, T = 3: forward sensitivities and costates give one gradient.
+
+    a_t, b_t are the derivatives of f_t in x and u, q_t, r_t those of the running cost, p that of Phi; that they
+    are what SymPy's chain rule gives for generic functions is checked beside.
+    """
+    steps, p = 3, sp.Symbol("p")
+    a, b, q, r = (sp.symbols(f"{name}:{steps}") for name in "abqr")
+    pairs = []
+    for s in range(steps):
+        moved, forward = sp.Integer(0), r[s]
+        for t in range(steps):
+            forward += q[t] * moved
+            moved = a[t] * moved + (b[t] if t == s else 0)
+        forward += p * moved
+        costate = p
+        for t in reversed(range(s + 1, steps)):
+            costate = q[t] + a[t] * costate
+        pairs.append((forward, r[s] + b[s] * costate))
+    _chain_rule(steps, pairs, a, b, q, r, p)
+    return "T31: the adjoint gives the gradient of generic dynamics, T = 3", pairs
+
+
+def _chain_rule(steps: int, pairs: Pairs, a: Any, b: Any, q: Any, r: Any, p: Any) -> None:
+    """Check the forward sides against the derivative of J composed of undefined functions."""
+    u, x, cost = sp.symbols(f"u:{steps}"), sp.Symbol("x"), sp.Integer(0)
+    for t in range(steps):
+        cost += sp.Function(f"l{t}")(x, u[t])
+        x = sp.Function(f"f{t}")(x, u[t])
+    cost += sp.Function("Phi")(x)
+    for s, (forward, _) in enumerate(pairs):
+        derivative, names = sp.diff(cost, u[s]), {}
+        for term in derivative.atoms(sp.Derivative):
+            name, by_control = term.expr.func.__name__, term.variables[0] in u
+            in_state, in_control = (a, b) if name[0] == "f" else (q, r)
+            names[term] = p if name == "Phi" else (in_control if by_control else in_state)[int(name[1:])]
+        if sp.expand(derivative.xreplace(names) - forward) != 0:
+            raise ValueError(f"T31: the chain rule gives {derivative}, not {forward}")
+
+
+def lqr_step() -> tuple[str, Pairs]:
+    """T34, one step, n = 2, m = 1: x'Qx + Ru^2 + x+'Px+ = x'P-x + H (u + Kx)^2."""
+    a, b, x, u, r = _symbols("A", 2, 2), _symbols("B", 2, 1), _symbols("x", 2), sp.Symbol("u"), sp.Symbol("R")
+    q = sp.Matrix([[sp.Symbol("Q00"), sp.Symbol("Q01")], [sp.Symbol("Q01"), sp.Symbol("Q11")]])
+    p = sp.Matrix([[sp.Symbol("P00"), sp.Symbol("P01")], [sp.Symbol("P01"), sp.Symbol("P11")]])
+    following = a * x + b * u
+    h = r + (b.T * p * b)[0]
+    k = b.T * p * a / h
+    before = q + a.T * p * a - a.T * p * b * b.T * p * a / h
+    left = (x.T * q * x)[0] + r * u**2 + (following.T * p * following)[0]
+    return "T34: one step of completing the square", [
+        (left, (x.T * before * x)[0] + h * (u + (k * x)[0]) ** 2)
+    ]
+
+
+def prefix_reach() -> tuple[str, Pairs]:
+    """T39: o' - (1 - lambda) o = lambda o_P, and the bound on lambda: z <= k e gives z/(z+g) <= k e/(k e+g)."""
+    e, p, v, u = _symbols("E", 3), _symbols("P", 2), _symbols("v", 3), _symbols("u", 2)
+    gate = sum(p) / (sum(p) + sum(e))
+    both = _attended([*p, *e], [*u, *v])
+    k, top, z, g = sp.symbols("k e z g")
+    gap = g * (k * top - z) / ((k * top + g) * (z + g))
+    pairs = [
+        (both - (1 - gate) * _attended(e, v), gate * _attended(p, u)),
+        (k * top / (k * top + g) - z / (z + g), gap),
+    ]
+    return "T39: what a prefix adds, and how much at most", pairs
+
+
+def gronwall() -> tuple[str, Pairs]:
+    """T40 is attained by scalar maps x -> K_t x + e_t: the difference is sum_t prod_(s>t) K_s e_t, T = 4."""
+    k, e, x = _symbols("K", 4), _symbols("e", 4), sp.Symbol("x")
+    plain = moved = x
+    for t in range(4):
+        plain, moved = k[t] * plain, k[t] * moved + e[t]
+    return "T40: Gronwall's sum is attained, T = 4", [
+        (moved - plain, sum(e[t] * sp.prod(k[t + 1 :]) for t in range(4)))
+    ]
+
+
+def determinant_lemma() -> tuple[str, Pairs]:
+    """T42, 2 x 2: det(M + vv') = det M (1 + v'M^-1 v), so log det gains less from v where M is larger."""
+    m = sp.Matrix([[sp.Symbol("a"), sp.Symbol("b")], [sp.Symbol("b"), sp.Symbol("c")]])
+    v = _symbols("v", 2)
+    gain = 1 + (v.T * m.inv() * v)[0]
+    return "T42: what a rank-one term adds to a determinant", [((m + v * v.T).det(), m.det() * gain)]
+
+
+def softmax_half() -> tuple[str, Pairs]:
+    """T43: a row of |diag(p) - pp'| sums to 2p(1 - p), and 1/2 - 2p(1 - p) = (1 - 2p)^2/2; n = 4."""
+    p = sp.symbols("p0 p1 p2")
+    last = 1 - sum(p)
+    row = p[0] * (1 - p[0]) + p[0] * (p[1] + p[2] + last)
+    pairs = [(row, 2 * p[0] * (1 - p[0])), (half - 2 * p[0] * (1 - p[0]), (1 - 2 * p[0]) ** 2 / 2)]
+    return "T43: the softmax has the Lipschitz constant 1/2", pairs
+
+
+def two_token_attention() -> tuple[str, Pairs]:
+    """T44, two tokens: the Jacobian of p v1 + (1-p) v2 is p(1-p)(v1-v2)(k1-k2)', and 1/4 - p(1-p) = (1/2 - p)^2."""
+    e1, e2, v1, v2, k1, k2 = sp.symbols("E1 E2 v1 v2 k1 k2")
+    p = e1 / (e1 + e2)
+    output = _attended([e1, e2], [v1, v2])
+    slope = sp.diff(output, e1) * e1 * k1 + sp.diff(output, e2) * e2 * k2  # dE_j/dx = E_j k_j
+    t = sp.Symbol("p")
+    pairs = [(slope, p * (1 - p) * (v1 - v2) * (k1 - k2)), (sp.Rational(1, 4) - t * (1 - t), (half - t) ** 2)]
+    return "T44: attention to two fixed tokens", pairs
+
+
+def attention_unbounded() -> tuple[str, Pairs]:
+    """T45, tokens x, s, -s, weights 1: at x = 0 the derivative of the first output is 1/3 + 2s^2/3."""
+    x, s = sp.symbols("x s")
+    tokens = [x, s, -s]
+    output = _attended([sp.exp(x * token) for token in tokens], tokens)
+    return "T45: dot-product attention has no Lipschitz constant", [
+        (sp.diff(output, x).subs(x, 0), (1 + 2 * s**2) / 3)
+    ]
+
+
+def layer_norm() -> tuple[str, Pairs]:
+    """T47, n = 3, centred x: J = (C - xx'/(n s^2))/s has J1 = 0, Jv = v/s across 1 and x, and Jx = (eps/s^3) x."""
+    a, b, eps, s = sp.symbols("a b eps s")
+    one, x = sp.ones(3, 1), sp.Matrix([a, b, -a - b])
+    v = one.cross(x)
+    squared = (x.T * x)[0] / 3 + eps
+    centre = sp.eye(3) - one * one.T / 3
+    bracket = centre - x * x.T / (3 * squared)  # s J, with s^2 written out
+    pairs = [(entry, 0) for entry in bracket * one] + list(zip(bracket * v, v, strict=True))
+    pairs += list(zip(bracket * x, eps / squared * x, strict=True))
+    # The formula itself, differentiated from (y - mean) / sqrt(var + eps).
+    y, t = sp.symbols("y0 y1 y2"), sp.Symbol("t", positive=True)
+    mean = sum(y) / 3
+    variance = sum((entry - mean) ** 2 for entry in y) / 3
+    for i in range(3):
+        for j in range(3):
+            slope = sp.diff((y[i] - mean) / sp.sqrt(variance + eps), y[j])
+            direct = sp.powdenest(slope.subs(eps, t**2 - variance), force=True).subs(t, s)
+            pairs.append((direct, (centre[i, j] - (y[i] - mean) * (y[j] - mean) / (3 * s**2)) / s))
+    return "T47: the Jacobian of layer normalization, n = 3", pairs
+
+
+def gelu_curvature() -> tuple[str, Pairs]:
+    """T48: GELU'' = phi (2 - x^2), so GELU' is extreme at +-sqrt 2, and GELU'(-x) = 1 - GELU'(x)."""
+    x, phi, big = sp.symbols("x phi Phi")
+    density, law = sp.exp(-(x**2) / 2) / sp.sqrt(2 * sp.pi), (1 + sp.erf(x / sp.sqrt(2))) / 2
+    if sp.simplify(sp.diff(x * law, x, 2) - density * (2 - x**2)) != 0:
+        raise ValueError("T48: SymPy does not confirm the second derivative of GELU")
+    second = phi + phi + x * (-x * phi)  # Phi' = phi, phi' = -x phi
+    return "T48: the curvature of GELU", [
+        (second, phi * (2 - x**2)),
+        (1 - big - x * phi, 1 - (big + x * phi)),
+    ]
+
+
+IDENTITIES: dict[str, list[Callable[[], tuple[str, Pairs]]]] = {
+    "T09": [gradient_descent_every_n],
+    "T10": [lifting],
+    "T15": [best_rank_one],
+    "T24": [prefix_is_gate],
+    "T25": [relative_attention],
+    "T27": [normal_forms],
+    "T29": [first_lora_step],
+    "T31": [adjoint],
+    "T34": [lqr_step],
+    "T39": [prefix_reach],
+    "T40": [gronwall],
+    "T42": [determinant_lemma],
+    "T43": [softmax_half],
+    "T44": [two_token_attention],
+    "T45": [attention_unbounded],
+    "T47": [layer_norm],
+    "T48": [gelu_curvature],
+}

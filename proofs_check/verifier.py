@@ -1,0 +1,172 @@
+"""The verifier: a certificate of integers is VERIFIED, REFUTED or UNDECIDED, without a tolerance.
+
+VERIFIED: the claim it prints follows from the certificate. REFUTED: the certificate's own witness, or a case
+of an enumeration, shows exactly that the claim is false. UNDECIDED: neither, which includes every damaged
+file. The claim is worded here from the data that were checked, never read from the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from fractions import Fraction
+from pathlib import Path
+
+from proofs_check import assembler, replay
+from proofs_check.certificate import Refuted, Undecided, integer, integers, rational, read, vector
+from proofs_check.rational import combination, inner, matrix, product, quadratic, semidefinite, transpose
+
+
+class Outcome(Enum):
+    """The three answers."""
+
+    VERIFIED = "VERIFIED"
+    REFUTED = "REFUTED"
+    UNDECIDED = "UNDECIDED"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a certificate came to: the claim as checked, how it is known, and the reason or witness."""
+
+    outcome: Outcome
+    theorem: str = "?"
+    claim: str = ""
+    status: str = ""
+    reason: str = ""
+
+
+def verify(text: str | bytes) -> Verdict:
+    """Check one certificate, given as the text of its JSON; bad input is UNDECIDED, never an exception."""
+    theorem = "?"
+    try:
+        body = read(text)
+        theorem, kind = body["theorem"], body["kind"]
+        if kind not in KINDS:
+            raise Undecided(f"unknown kind {kind!r}: known are {', '.join(KINDS)}")
+        check, status = KINDS[kind]
+        claim, how = check(body["data"])
+        return Verdict(Outcome.VERIFIED, theorem, claim, status.format(how), how)
+    except Refuted as witness:
+        return Verdict(Outcome.REFUTED, theorem, reason=str(witness))
+    except Undecided as gap:
+        return Verdict(Outcome.UNDECIDED, theorem, reason=str(gap))
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError, AttributeError) as error:
+        return Verdict(Outcome.UNDECIDED, theorem, reason=f"damaged: {type(error).__name__}: {error}")
+
+
+def verify_file(path: Path) -> Verdict:
+    """Check one file."""
+    try:
+        return verify(path.read_bytes())
+    except OSError as error:
+        return Verdict(Outcome.UNDECIDED, reason=str(error))
+
+
+def _require_semidefinite(a: list[list[Fraction]], what: str, strictly: bool = False) -> None:
+    rank, direction = semidefinite(a)
+    if direction is not None:
+        raise Undecided(f"{what} is not positive semidefinite: v'Mv = {quadratic(a, direction)}")
+    if strictly and rank < len(a):
+        raise Undecided(f"{what} is singular")
+
+
+def _claimed(data: dict, statement: str, tight: bool) -> str:
+    """Add "(tight)" to the statement where that is claimed and the witness attains the constant."""
+    if integer(data["tight"]) and not tight:
+        raise Undecided("the constant is claimed to be tight, and the witness does not attain it")
+    return statement + (" (tight)" if data["tight"] else "")
+
+
+def _performance(data: dict) -> tuple[str, str]:
+    """Check that the claim is a sum of valid inequalities, with weights >= 0, and a semidefinite form."""
+    upper, build = assembler.SETTINGS[data["setting"]]
+    parameters = {k: rational(v) if type(v) is list else integer(v) for k, v in data["parameters"].items()}
+    rates = vector(data["rates"])
+    setting = build(rates, **parameters)
+    vectors = {tuple(name.split(":")): vector(v) for name, v in data["witness"]["vectors"].items()}
+    values = {name: rational(v) for name, v in data["witness"]["values"].items()}
+
+    def gap(rates: list[Fraction]) -> Fraction:
+        return assembler.evaluate(build(rates, **parameters).claim, vectors, values)
+
+    here, tight = gap(rates), False
+    if all(assembler.evaluate(form, vectors, values) >= 0 for form in setting.inequalities.values()):
+        if here < 0:
+            raise Refuted(f"{setting.statement} fails by {-here} at {data['witness']}")
+        moved = [gap([r + (i == j) for j, r in enumerate(rates)]) for i in range(len(rates))]
+        tight = here == 0 and all(other > 0 if upper else other < 0 for other in moved)
+    multipliers = {name: rational(pair) for name, pair in data["multipliers"].items()}
+    if any(m < 0 for m in multipliers.values()):
+        raise Undecided("a multiplier is negative")
+    rest = assembler.add((1, setting.claim), *((-m, setting.inequalities[k]) for k, m in multipliers.items()))
+    if any(block == "f" for block, *_ in rest):
+        raise Undecided("the function values do not cancel")
+    for block, names in assembler.blocks(rest).items():
+        _require_semidefinite(assembler.gram(rest, block, names), f"the Gram form of block {block}")
+    return _claimed(data, setting.statement, tight), f"{len(multipliers)} multipliers and an exact Gram form"
+
+
+def _lipschitz(data: dict) -> tuple[str, str]:
+    """X3: L^2|x|^2 - |c W1 W0 x + r W1 z|^2 >= sum_i t_i ((W0 x)_i^2 - z_i^2), slopes in [c - r, c + r].
+
+    The z are eliminated by a Schur complement, for which `reciprocals` bound 1 / t from above.
+    """
+    w0, w1, scale = integers(data["inner"]), integers(data["outer"]), rational(data["scale"])
+    bound, (low, high) = rational(data["bound"]), vector(data["slopes"])
+    n, d, m, c, r = len(w0), len(w0[0]), len(w1), (low + high) / 2, (high - low) / 2
+    statement = f"W1 phi(W0 x + b), {d} -> {n} -> {m}, slopes in [{low}, {high}], is sqrt({bound})-Lipschitz"
+    slopes, v = vector(data["witness"]["slopes"]), vector(data["witness"]["direction"])
+    if len(slopes) != n or len(v) != d or any(not low <= s <= high for s in slopes):
+        raise Undecided("the witness needs a slope in range for each neuron, and a direction")
+    moved = [s * inner(row, v) for s, row in zip(slopes, w0, strict=True)]
+    grown, length = sum(inner(row, moved) ** 2 for row in w1) * scale**4, bound * inner(v, v)
+    if grown > length:
+        raise Refuted(f"{statement} fails with the slopes {data['witness']['slopes']} along {v}")
+    unit = rational(data["unit"])
+    t, reciprocals = ([unit * integer(k) for k in data[name]] for name in ("multipliers", "reciprocals"))
+    if len(t) != n or any(a <= 0 or a * b < 1 for a, b in zip(t, reciprocals, strict=True)):
+        raise Undecided("every multiplier has to be > 0, and its reciprocal at least 1 / multiplier")
+    weighted = product(transpose([[x * a for x in row] for row, a in zip(w0, t, strict=True)]), w0)
+    back = product([[x * b for x, b in zip(row, reciprocals, strict=True)] for row in w1], transpose(w1))
+    cross = [[c * scale**2 * entry for entry in row] for row in product(w1, w0)]
+    left = [[bound * (i == j) - scale**2 * weighted[i][j] for j in range(d)] for i in range(d)]
+    right = [[(i == j) - (r * scale) ** 2 * back[i][j] for j in range(m)] for i in range(m)]
+    top = [a + b for a, b in zip(left, transpose(cross), strict=True)]
+    _require_semidefinite(top + [a + b for a, b in zip(cross, right, strict=True)], "the LMI")
+    return _claimed(data, statement, grown == length > 0), "an exact linear matrix inequality"
+
+
+def _contraction(data: dict) -> tuple[str, str]:
+    """T41: P > 0, and rate P - A_i' P A_i >= 0 at every vertex A_i; rate = rho^2."""
+    vertices = [combination((rational(v["scale"]), integers(v["rows"]))) for v in data["vertices"]]
+    metric, rate = matrix(integers(data["metric"])), rational(data["rate"])
+    n = len(metric)
+    statement = f"A_t in the hull of {len(vertices)} matrices {n} x {n}: ||A_t x||_P^2 <= {rate} ||x||_P^2"
+    word, v = data["witness"]["word"], vector(data["witness"]["vector"])
+    image = v
+    for letter in word:
+        image = [inner(row, image) for row in vertices[integer(letter)]]
+    grown, length = inner(image, v), inner(v, v)
+    returned = length > 0 and all(length * y == grown * x for x, y in zip(v, image, strict=True))
+    if returned and grown**2 > rate ** len(word) * length**2:
+        raise Refuted(f"{statement} fails: the product {word} maps {v} to {grown / length} times itself")
+    _require_semidefinite(metric, "P", strictly=True)
+    for i, a in enumerate(vertices):
+        lyapunov = combination((rate, metric), (-1, product(transpose(a), metric, a)))
+        _require_semidefinite(lyapunov, f"the Lyapunov inequality of vertex {i}")
+    tight = returned and len(word) > 0 and grown**2 == rate ** len(word) * length**2
+    return _claimed(data, statement, tight), "exact Lyapunov inequalities"
+
+
+# kind -> (its check: data -> (claim, how it is known), the status of what it verifies)
+KINDS: dict[str, tuple[Callable[[dict], tuple[str, str]], str]] = {
+    "performance": (_performance, "proved_exact"),
+    "lipschitz": (_lipschitz, "proved_exact"),
+    "contraction": (_contraction, "proved_exact"),
+    "interval": (replay.interval, "proved_exact"),
+    "identity": (replay.identity, "proved_identity"),
+    "evaluation": (replay.evaluation, "identity_tested({})"),
+    "enumeration": (replay.enumeration, "enumerated({})"),
+}
