@@ -1,0 +1,349 @@
+"""Normal forms and geometry of deltas: merging, rescaling, gauge, dimension, the first step (T27-T29)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from deltatheory.theorems.exact import exactly, eye, fractions, full_rank, inverse, rank, zeros
+from deltatheory.theorems.making import edited, identity_check, identity_status, wide
+from deltatheory.theorems.theorem import Evidence, Hypothesis, Instance, Mutant, Status, Theorem, register
+
+F = Fraction
+
+
+def _relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0 * x)
+
+
+def _drawn(make):
+    """Return the makers of small instances and of wide ones, for identity tests."""
+
+    def small(seed: int) -> Instance:
+        rng = np.random.default_rng(seed)
+        return make(lambda *shape: fractions(rng, *shape) + F(1, 7))
+
+    def large(seed: int) -> Instance:
+        rng = np.random.default_rng(seed)
+        return make(lambda *shape: wide(rng, *shape))
+
+    return small, large
+
+
+# ---- T27: normal forms ----
+
+_lora, _wide_lora = _drawn(
+    lambda draw: {
+        "W": draw(3, 4),
+        "B": draw(3, 2),
+        "A": draw(2, 4),
+        "s": draw(1)[0],
+        "x": draw(4),
+        "path": "linear",
+    }
+)
+
+
+def _t27a(x: Instance):
+    code = x["A"] @ x["x"]
+    code = _relu(code) if x["path"] == "relu" else code
+    return x["W"] @ x["x"] + x["s"] * (x["B"] @ code), (x["W"] + x["s"] * x["B"] @ x["A"]) @ x["x"]
+
+
+T27a = register(
+    Theorem(
+        id="T27a",
+        name="LoRA merges",
+        latex="W_0x+sB(Ax)=(W_0+sBA)x",
+        words="a low-rank update can be added to the weight; a parallel adapter with a nonlinearity cannot",
+        kind="identity",
+        sides=_t27a,
+        sampler=_lora,
+        hypotheses=(
+            Hypothesis(
+                "linear path",
+                "nothing nonlinear (ReLU, dropout) between A and B",
+                lambda x: x["path"] == "linear",
+                edited(_lora, path="relu", x=lambda x: exactly([-1, 0, 0, 0]), A=lambda x: abs(x["A"])),
+            ),
+        ),
+        mutant=Mutant(
+            "minus sign of the update",
+            lambda x: (_t27a(x)[0], (x["W"] - x["s"] * x["B"] @ x["A"]) @ x["x"]),
+            edited(_lora, s=F(1)),
+        ),
+        proof="Matrix products are associative and distribute.",
+        source="Hu et al. 2022",
+        status=identity_status(4),
+        exact_check=identity_check(_t27a, _wide_lora),
+    )
+)
+
+_scaled_layer, _wide_layer = _drawn(
+    lambda draw: {"W": draw(3, 3), "b": draw(3), "l": draw(3), "x": draw(3), "bias_scaled": True}
+)
+
+
+def _t27b(x: Instance):
+    l = x["l"]
+    left = l * (x["W"] @ x["x"] + x["b"])
+    return left, np.diag(l) @ x["W"] @ x["x"] + (l * x["b"] if x["bias_scaled"] else x["b"])
+
+
+T27b = register(
+    Theorem(
+        id="T27b",
+        name="(IA)3 is a diagonal factor of the weight",
+        latex=r"l\odot(Wx+b)=(\mathrm{diag}(l)W)x+l\odot b",
+        words="rescaling activations is a multiplicative update of the weight, and of its bias",
+        kind="identity",
+        sides=_t27b,
+        sampler=_scaled_layer,
+        hypotheses=(
+            Hypothesis(
+                "bias scaled",
+                "the bias is scaled with the weight when merged",
+                lambda x: x["bias_scaled"],
+                edited(_scaled_layer, bias_scaled=False, l=exactly([2, 2, 3]), b=exactly([1, 1, 1])),
+            ),
+        ),
+        mutant=Mutant(
+            "columns scaled instead of rows",
+            lambda x: (_t27b(x)[0], x["W"] @ np.diag(x["l"]) @ x["x"] + x["l"] * x["b"]),
+            edited(_scaled_layer, l=exactly([1, 2, 5])),
+        ),
+        proof="Row by row.",
+        source="Liu et al. 2022",
+        status=identity_status(4),
+        exact_check=identity_check(_t27b, _wide_layer),
+    )
+)
+
+_serial, _wide_serial = _drawn(
+    lambda draw: {"down": draw(2, 4), "up": zeros(4, 2), "h": draw(4), "residual": True}
+)
+
+
+def _t27c(x: Instance):
+    out = x["up"] @ _relu(x["down"] @ x["h"])
+    return (x["h"] if x["residual"] else 0 * x["h"]) + out, x["h"]
+
+
+T27c = register(
+    Theorem(
+        id="T27c",
+        name="a fresh serial adapter is the identity",
+        latex=r"h+U\,\mathrm{relu}(Dh)=h\quad\text{at }U=0",
+        words="with a residual connection and a zero up-projection, inserting an adapter changes nothing",
+        kind="identity",
+        sides=_t27c,
+        sampler=_serial,
+        hypotheses=(
+            Hypothesis(
+                "zero up-projection",
+                "$U=0$",
+                lambda x: not np.any(x["up"] != 0),
+                edited(
+                    _serial,
+                    up=exactly(np.ones((4, 2), int)),
+                    h=exactly([1] * 4),
+                    down=lambda x: abs(x["down"]),
+                ),
+            ),
+            Hypothesis(
+                "residual connection",
+                "the adapter's output is added to its input",
+                lambda x: x["residual"],
+                edited(_serial, residual=False),
+            ),
+        ),
+        mutant=Mutant("the input is halved", lambda x: (_t27c(x)[0] / 2, x["h"]), _serial),
+        proof="U times anything is 0.",
+        source="Houlsby et al. 2019",
+        status=identity_status(2),
+        exact_check=identity_check(_t27c, _wide_serial),
+    )
+)
+
+
+# ---- T28: gauge and dimension ----
+
+
+def _gauge_of(draw, invert) -> Instance:
+    G = draw(2, 2)
+    return {"B": draw(4, 2), "A": draw(2, 3), "G": G, "inverse": invert(G)}
+
+
+def _gauge(seed: int) -> Instance:
+    rng = np.random.default_rng(seed)
+    return _gauge_of(lambda *shape: full_rank(rng, *shape), inverse)
+
+
+def _wide_gauge(seed: int) -> Instance:
+    rng = np.random.default_rng(seed)
+    return _gauge_of(lambda *shape: wide(rng, *shape), inverse)
+
+
+def _t28a(x: Instance):
+    return (x["B"] @ x["G"]) @ (x["inverse"] @ x["A"]), x["B"] @ x["A"]
+
+
+T28a = register(
+    Theorem(
+        id="T28a",
+        name="gauge of LoRA",
+        latex="(BG)(G^{-1}A)=BA",
+        words="r² directions of (B, A) do not change the update",
+        kind="identity",
+        sides=_t28a,
+        sampler=_gauge,
+        hypotheses=(
+            Hypothesis(
+                "inverse factors",
+                "the factors are multiplied by $G$ and $G^{-1}$",
+                lambda x: bool(np.all(x["G"] @ x["inverse"] == eye(2))),
+                edited(_gauge, G=2 * eye(2), inverse=lambda x: 2 * eye(2)),
+            ),
+        ),
+        mutant=Mutant(
+            "transpose for inverse", lambda x: (x["B"] @ x["G"] @ x["G"].T @ x["A"], _t28a(x)[1]), _gauge
+        ),
+        proof="Associativity.",
+        source="classical",
+        status=identity_status(12),
+        exact_check=identity_check(_t28a, _wide_gauge),
+    )
+)
+
+
+def _factors(seed: int) -> Instance:
+    rng = np.random.default_rng(seed)
+    m, n = (int(k) for k in rng.integers(2, 5, 2))
+    r = int(rng.integers(1, min(m, n) + 1))
+    return {"B": full_rank(rng, m, r), "A": full_rank(rng, r, n)}
+
+
+def _t28b(x: Instance):
+    B, A = x["B"], x["A"]
+    (m, r), n = B.shape, A.shape[1]
+    one = (B[0, 0] * 0 + 1) if B.dtype == object else 1.0
+    columns = []
+    for i in range(m):
+        for j in range(r):
+            unit = 0 * B
+            unit[i, j] = one
+            columns.append((unit @ A).ravel())
+    for i in range(r):
+        for j in range(n):
+            unit = 0 * A
+            unit[i, j] = one
+            columns.append((B @ unit).ravel())
+    return rank(np.array(columns)), r * (m + n - r)
+
+
+def _enumerate_t28b() -> bool:
+    """Return whether it holds at unit matrices, to which any factors of full rank can be brought."""
+    shapes = [(m, n, r) for m in range(1, 6) for n in range(1, 6) for r in range(1, min(m, n) + 1)]
+    instances = [{"B": eye(m)[:, :r], "A": eye(n)[:r]} for m, n, r in shapes]
+    return all(a == b for a, b in map(_t28b, instances))
+
+
+_square_factors = edited(_factors, B=eye(3)[:, :2], A=eye(3)[:2])
+
+T28b = register(
+    Theorem(
+        id="T28b",
+        name="dimension of LoRA",
+        latex=r"\mathrm{rank}\,\partial(BA)/\partial(B,A)=r(m+n-r)",
+        words="at full rank the update moves in r(m + n - r) directions; at B = 0, where training starts, "
+        "only in r m of them",
+        kind="identity",
+        sides=_t28b,
+        sampler=_factors,
+        hypotheses=(
+            Hypothesis(
+                "rank of B",
+                r"$\mathrm{rank}\,B=r$",
+                lambda x: rank(x["B"]) == x["B"].shape[1],
+                edited(_square_factors, B=zeros(3, 2)),
+            ),
+            Hypothesis(
+                "rank of A",
+                r"$\mathrm{rank}\,A=r$",
+                lambda x: rank(x["A"]) == x["A"].shape[0],
+                edited(_square_factors, A=zeros(2, 3)),
+            ),
+        ),
+        mutant=Mutant(
+            "all r (m + n) parameters count",
+            lambda x: (_t28b(x)[0], x["B"].shape[1] * (x["B"].shape[0] + x["A"].shape[1])),
+            _factors,
+        ),
+        proof="dB A + B dA = 0 exactly for dB = B X, dA = -X A: r² null directions; invariant under "
+        "invertible row and column operations, so one pair of factors a shape decides.",
+        source="classical (manifold of fixed rank)",
+        status=Status(Evidence.ENUMERATED, "shapes up to 5 x 5; invariance covers all factors of full rank"),
+        exact_check=_enumerate_t28b,
+    )
+)
+
+
+# ---- T29: the first step ----
+
+
+def _first_of(draw) -> Instance:
+    loss = {"W": draw(3, 3), "target": draw(3, 3), "eta": draw(1)[0], "s": draw(1)[0]}
+    return loss | {"B": zeros(3, 2), "A": draw(2, 3), "optimizer": "gradient descent"}
+
+
+_first, _wide_first = _drawn(_first_of)
+
+
+def _t29(x: Instance):
+    """Return the step of the loss ½‖W - target‖²: G = W0 - target at the start."""
+    s, eta, A, B = x["s"], x["eta"], x["A"], x["B"]
+    G = x["W"] + s * B @ A - x["target"]
+    grad_B, grad_A = s * G @ A.T, s * B.T @ G
+    if x["optimizer"] == "sign descent":
+        grad_B, grad_A = ((g > 0) * 1 - (g < 0) * 1 for g in (grad_B, grad_A))
+    change = s * (B - eta * grad_B) @ (A - eta * grad_A) - s * B @ A
+    return change, -eta * s * s * (x["W"] - x["target"]) @ A.T @ A
+
+
+T29 = register(
+    Theorem(
+        id="T29",
+        name="the first step of LoRA",
+        latex=r"\Delta W=-\eta s^2\,G\,A^\top A\quad\text{at }B=0",
+        words="one gradient step from B = 0 sees the full gradient G through the row space of the random A",
+        kind="identity",
+        sides=_t29,
+        sampler=_first,
+        hypotheses=(
+            Hypothesis(
+                "B starts at 0",
+                "$B=0$",
+                lambda x: not np.any(x["B"] != 0),
+                edited(_first, B=eye(3)[:, :2], A=eye(3)[:2], s=F(1), eta=F(1), target=zeros(3, 3), W=eye(3)),
+            ),
+            Hypothesis(
+                "plain gradient descent",
+                "no rescaling of coordinates (Adam's first step is a sign)",
+                lambda x: x["optimizer"] == "gradient descent",
+                edited(
+                    _first, optimizer="sign descent", target=lambda x: x["W"] - 7 * eye(3), s=F(1), eta=F(1)
+                ),
+            ),
+        ),
+        mutant=Mutant(
+            "scale s instead of s squared",
+            lambda x: (_t29(x)[0], _t29(x)[1] / x["s"]),
+            edited(_first, s=F(3), eta=F(1)),
+        ),
+        proof="At B = 0 the gradient in A is 0 and the one in B is s G Aᵀ.",
+        source="folklore; own form",
+        status=identity_status(10),
+        exact_check=identity_check(_t29, _wide_first),
+    )
+)

@@ -1,0 +1,265 @@
+"""Linear algebra that runs on floats and, without rounding, on fractions; random rational instances.
+
+Arrays of fractions are numpy arrays of dtype object: `@`, `+` and indexing work on them as on floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from deltatheory.theorems.intervals import Interval
+
+__all__ = [
+    "Dual",
+    "as_float",
+    "det",
+    "diagonal",
+    "eye",
+    "fractions",
+    "inverse",
+    "is_psd",
+    "kernel_vector",
+    "orthogonal",
+    "projector",
+    "rank",
+    "singular_matrix",
+    "solve",
+    "trace",
+    "zeros",
+]
+
+
+# ---- Rational arrays ----
+
+
+def exactly(values: Any) -> np.ndarray:
+    """Return numbers as an array of fractions; floats keep their exact binary value."""
+    return np.vectorize(Fraction, otypes=[object])(np.asarray(values))
+
+
+def zeros(*shape: int) -> np.ndarray:
+    """Return an array of fractions 0."""
+    return np.full(shape, Fraction(0), dtype=object)
+
+
+def eye(n: int) -> np.ndarray:
+    """Return the identity in fractions."""
+    return exactly(np.eye(n, dtype=int))
+
+
+def diagonal(values: Any, rows: int | None = None, columns: int | None = None) -> np.ndarray:
+    """Return a matrix of fractions with these diagonal entries."""
+    values = list(values)
+    matrix = zeros(rows or len(values), columns or len(values))
+    for i, value in enumerate(values):
+        matrix[i, i] = Fraction(value)
+    return matrix
+
+
+def fractions(rng: np.random.Generator, *shape: int, top: int = 6, bottom: int = 3) -> np.ndarray:
+    """Return random fractions p/q with |p| <= top and 1 <= q <= bottom."""
+    return exactly(rng.integers(-top, top + 1, shape)) / exactly(rng.integers(1, bottom + 1, shape))
+
+
+def positive(rng: np.random.Generator, *shape: int, top: int = 6, bottom: int = 3) -> np.ndarray:
+    """Return random fractions p/q with 1 <= p <= top and 1 <= q <= bottom."""
+    return exactly(rng.integers(1, top + 1, shape)) / exactly(rng.integers(1, bottom + 1, shape))
+
+
+def orthogonal(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Return a random rational orthogonal matrix, (I - S)(I + S)^{-1} for a skew S (Cayley)."""
+    upper = np.triu(fractions(rng, n, n, top=3, bottom=2), 1)
+    skew = upper - upper.T + zeros(n, n)
+    return (eye(n) - skew) @ inverse(eye(n) + skew)
+
+
+def full_rank(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """Return a random rational matrix of rank min(rows, columns)."""
+    while True:
+        matrix = fractions(rng, rows, columns, top=4, bottom=2)
+        if rank(matrix) == min(rows, columns):
+            return matrix
+
+
+def singular_matrix(rng: np.random.Generator, rows: int, columns: int, values: Any) -> tuple:
+    """Return (U, S, V) with E = U S Vᵀ of these singular values, U and V rational orthogonal."""
+    return orthogonal(rng, rows), diagonal(values, rows, columns), orthogonal(rng, columns)
+
+
+# ---- Linear algebra, generic in the kind of number ----
+
+
+def _exact(matrix: np.ndarray) -> bool:
+    return matrix.dtype == object
+
+
+def _eliminate(matrix: np.ndarray) -> tuple[np.ndarray, list[int], Fraction]:
+    """Return the reduced row echelon form, its pivot columns, and the product of pivots with its sign."""
+    m, pivots, scale, row = matrix.copy(), [], Fraction(1), 0
+    for column in range(m.shape[1]):
+        found = next((i for i in range(row, len(m)) if m[i, column] != 0), None)
+        if found is None:
+            continue
+        if found != row:
+            m[[row, found]] = m[[found, row]]
+            scale = -scale
+        scale *= m[row, column]
+        m[row] = m[row] / m[row, column]
+        for i in range(len(m)):
+            if i != row and m[i, column] != 0:
+                m[i] = m[i] - m[i, column] * m[row]
+        pivots.append(column)
+        row += 1
+        if row == len(m):
+            break
+    return m, pivots, scale
+
+
+def rank(matrix: np.ndarray) -> int:
+    """Return the rank: exact for fractions, numerical for floats."""
+    if not _exact(matrix):
+        return int(np.linalg.matrix_rank(matrix, rtol=1e-9))
+    return len(_eliminate(matrix)[1])
+
+
+def det(matrix: np.ndarray) -> Any:
+    """Return the determinant."""
+    if not _exact(matrix):
+        return float(np.linalg.det(matrix))
+    _, pivots, scale = _eliminate(matrix)
+    return scale if len(pivots) == len(matrix) else Fraction(0)
+
+
+def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return a solution of a consistent square system; free unknowns are 0 (least norm for floats).
+
+    Raises:
+        ValueError: if an exact system has no solution.
+    """
+    if not _exact(matrix):
+        return np.linalg.lstsq(matrix, right, rcond=1e-12)[0]
+    columns = right.reshape(len(right), -1)
+    reduced, pivots, _ = _eliminate(np.concatenate([matrix, columns], 1))
+    if pivots and pivots[-1] >= matrix.shape[1]:
+        raise ValueError("the system has no solution: its right side is outside the range of the matrix.")
+    out = zeros(matrix.shape[1], columns.shape[1])
+    for row, column in enumerate(pivots):
+        out[column] = reduced[row, matrix.shape[1] :]
+    return out.reshape(matrix.shape[1], *right.shape[1:])
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """Return the inverse of an invertible matrix."""
+    return solve(matrix, eye(len(matrix)) if _exact(matrix) else np.eye(len(matrix)))
+
+
+def kernel_vector(matrix: np.ndarray) -> np.ndarray:
+    """Return a nonzero rational vector v with M v = 0.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    reduced, pivots, _ = _eliminate(matrix)
+    free = [j for j in range(matrix.shape[1]) if j not in pivots]
+    if not free:
+        raise ValueError("the matrix has full column rank: only 0 is in its kernel.")
+    out = zeros(matrix.shape[1])
+    out[free[0]] = Fraction(1)
+    for row, column in enumerate(pivots):
+        out[column] = -reduced[row, free[0]]
+    return out
+
+
+def is_psd(matrix: np.ndarray) -> bool:
+    """Return whether a symmetric matrix is positive semidefinite: exact L D Lᵀ for fractions."""
+    if not _exact(matrix):
+        return bool(np.linalg.eigvalsh(matrix)[0] >= -1e-9 * max(1.0, np.abs(matrix).max()))
+    m = matrix.copy()
+    for k in range(len(m)):
+        if m[k, k] < 0 or (m[k, k] == 0 and any(x != 0 for x in m[k + 1 :, k])):
+            return False
+        if m[k, k] > 0:
+            for i in range(k + 1, len(m)):
+                m[i, k + 1 :] = m[i, k + 1 :] - m[i, k] / m[k, k] * m[k, k + 1 :]
+    return True
+
+
+def projector(basis: np.ndarray) -> np.ndarray:
+    """Return the orthogonal projector A (AᵀA)^{-1} Aᵀ on the range of A, of full column rank."""
+    return basis @ solve(basis.T @ basis, basis.T)
+
+
+def trace(matrix: np.ndarray) -> Any:
+    """Return the trace."""
+    return sum(np.diagonal(matrix))
+
+
+# ---- Numbers ----
+
+
+class Dual:
+    """a + b ε with ε² = 0: derivatives of rational functions without rounding, forward mode."""
+
+    __slots__ = ("slope", "value")
+
+    def __init__(self, value: Any, slope: Any = Fraction(0)) -> None:
+        self.value, self.slope = value, slope
+
+    @staticmethod
+    def of(other: Any) -> Dual:
+        """Return a number as a constant."""
+        return other if isinstance(other, Dual) else Dual(other)
+
+    def __add__(self, other: Any) -> Dual:
+        other = Dual.of(other)
+        return Dual(self.value + other.value, self.slope + other.slope)
+
+    def __mul__(self, other: Any) -> Dual:
+        other = Dual.of(other)
+        return Dual(self.value * other.value, self.slope * other.value + self.value * other.slope)
+
+    def __truediv__(self, other: Any) -> Dual:
+        other = Dual.of(other)
+        value = self.value / other.value
+        return Dual(value, (self.slope - value * other.slope) / other.value)
+
+    def __neg__(self) -> Dual:
+        return Dual(-self.value, -self.slope)
+
+    def __sub__(self, other: Any) -> Dual:
+        return self + (-Dual.of(other))
+
+    def __rsub__(self, other: Any) -> Dual:
+        return Dual.of(other) - self
+
+    def __rtruediv__(self, other: Any) -> Dual:
+        return Dual.of(other) / self
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+def duals(values: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """Return an array of dual numbers."""
+    out = np.empty(values.shape, dtype=object)
+    for index in np.ndindex(values.shape):
+        out[index] = Dual(values[index], slopes[index])
+    return out
+
+
+def as_float(value: Any) -> Any:
+    """Return an instance with every fraction as a float: in arrays, sequences, mappings and dataclasses."""
+    if isinstance(value, (Fraction, Interval)):
+        return float(value)
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return np.array([float(x) for x in value.ravel()]).reshape(value.shape)
+    if isinstance(value, dict):
+        return {key: as_float(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(as_float(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: as_float(getattr(value, f.name)) for f in fields(value) if f.init})
+    return value

@@ -1,0 +1,304 @@
+"""Loss functions whose constants are known without rounding: the instances of the subspace theorems.
+
+Each has `value`, `gradient`, `minimum`, `minimum_on` (over x0 + range A) and says exactly whether it is
+L-smooth, convex, μ-strongly convex or μ-PL (½‖∇f‖² >= μ (f - f*)). They run on fractions and on floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from deltatheory.theorems.exact import is_psd, solve
+
+__all__ = ["AbsoluteValue", "Curve", "Quadratic", "Separable", "Spline", "huber", "parabola"]
+
+
+@dataclass(frozen=True, eq=False)
+class Quadratic:
+    """f(x) = ½ (x - c)ᵀ H (x - c) + low, with H symmetric."""
+
+    H: np.ndarray
+    centre: np.ndarray
+    low: Any = Fraction(0)
+
+    def value(self, x: np.ndarray) -> Any:
+        """Return f(x)."""
+        return (x - self.centre) @ self.H @ (x - self.centre) / 2 + self.low
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        """Return ∇f(x)."""
+        return self.H @ (x - self.centre)
+
+    @property
+    def minimum(self) -> Any:
+        """f*, where H is positive semidefinite."""
+        return self.low
+
+    def minimum_on(self, x0: np.ndarray, A: np.ndarray) -> Any:
+        """Return the minimum over x0 + range A, for H positive semidefinite."""
+        return self.value(x0 + A @ solve(A.T @ self.H @ A, -A.T @ self.gradient(x0)))
+
+    def is_smooth(self, L: Any) -> bool:
+        """Return whether ∇f is L-Lipschitz."""
+        unit = np.eye(len(self.H), dtype=int)
+        return is_psd(L * unit - self.H) and is_psd(L * unit + self.H)
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether f is convex."""
+        return is_psd(self.H)
+
+    def is_strongly_convex(self, mu: Any) -> bool:
+        """Return whether f - μ/2 ‖x‖² is convex."""
+        return is_psd(self.H - mu * np.eye(len(self.H), dtype=int))
+
+    def is_pl(self, mu: Any) -> bool:
+        """Return whether every nonzero eigenvalue is at least μ, and none is negative."""
+        return self.is_convex and is_psd(self.H @ self.H - mu * self.H)
+
+    def is_minimiser(self, x: np.ndarray) -> bool:
+        """Return whether x minimises f."""
+        return self.is_convex and _vanishes(self.gradient(x))
+
+
+@dataclass(frozen=True, eq=False)
+class Spline:
+    """A function of one variable with a continuous, piecewise linear derivative.
+
+    Attributes:
+        knots: increasing.
+        slopes: f'' left of the first knot, between knots, and right of the last.
+        derivative: f' at the first knot.
+        start: f at the first knot.
+    """
+
+    knots: tuple
+    slopes: tuple
+    derivative: Any
+    start: Any
+
+    def _pieces(self) -> list[tuple]:
+        """Return (anchor, f, f', f'', from, to) of every piece; ends from the anchor on, `None` infinite."""
+        f, d = self.start, self.derivative
+        pieces: list[tuple] = [(self.knots[0], f, d, self.slopes[0], None, 0)]
+        for left, right, slope in zip(self.knots, (*self.knots[1:], None), self.slopes[1:], strict=True):
+            width = None if right is None else right - left
+            pieces.append((left, f, d, slope, 0, width))
+            if width is not None:
+                f, d = f + d * width + slope * width**2 / 2, d + slope * width
+        return pieces
+
+    def _piece(self, x: Any) -> tuple:
+        return next(p for p in self._pieces() if p[5] is None or x <= p[0] + p[5])
+
+    def value(self, x: Any) -> Any:
+        """Return f(x)."""
+        at, f, d, slope, _, _ = self._piece(x)
+        return f + d * (x - at) + slope * (x - at) ** 2 / 2
+
+    def gradient(self, x: Any) -> Any:
+        """Return f'(x)."""
+        at, _, d, slope, _, _ = self._piece(x)
+        return d + slope * (x - at)
+
+    @property
+    def largest_derivative(self) -> Any:
+        """Sup |f'|; `None` if it is infinite."""
+        if self.slopes[0] != 0 or self.slopes[-1] != 0:
+            return None
+        return max(abs(self.gradient(k)) for k in self.knots)
+
+    @property
+    def argmin(self) -> Any:
+        """A minimiser.
+
+        Raises:
+            ValueError: if f is not bounded below.
+        """
+        left, right = self.gradient(self.knots[0]), self.gradient(self.knots[-1])
+        if self.slopes[0] < 0 or self.slopes[-1] < 0 or (self.slopes[0] == 0 and left > 0):
+            raise ValueError("the spline is not bounded below.")
+        if self.slopes[-1] == 0 and right < 0:
+            raise ValueError("the spline is not bounded below.")
+        candidates = list(self.knots)
+        for at, _, d, slope, low, high in self._pieces():
+            if slope != 0 and _inside(-d / slope, low, high):
+                candidates.append(at - d / slope)
+        return min(candidates, key=self.value)
+
+    def is_pl(self, mu: Any) -> bool:
+        """Return whether ½ f'² >= μ (f - f*), decided on each piece, where it is quadratic."""
+        minimum = self.value(self.argmin)
+        for _, f, d, s, low, high in self._pieces():
+            # q(t) = a t² + b t + c must not be negative between low and high
+            a, b, c = s * s - mu * s, 2 * d * (s - mu), d * d - 2 * mu * (f - minimum)
+            points = [t for t in (low, high) if t is not None]
+            if a > 0 and _inside(-b / (2 * a), low, high):
+                points.append(-b / (2 * a))
+            falls = [(low, b > 0), (high, b < 0)]  # to minus infinity at an infinite end
+            if any(end is None and (a < 0 or (a == 0 and down)) for end, down in falls):
+                return False
+            if any(a * t * t + b * t + c < 0 for t in points):
+                return False
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class Separable:
+    """f(x) = Σ_i s_i(x_i), a sum of splines."""
+
+    parts: tuple[Spline, ...]
+
+    def value(self, x: np.ndarray) -> Any:
+        """Return f(x)."""
+        return sum(s.value(xi) for s, xi in zip(self.parts, x, strict=True))
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        """Return ∇f(x)."""
+        return np.array([s.gradient(xi) for s, xi in zip(self.parts, x, strict=True)])
+
+    @property
+    def minimum(self) -> Any:
+        """f*."""
+        return sum(s.value(s.argmin) for s in self.parts)
+
+    def minimum_on(self, x0: np.ndarray, A: np.ndarray) -> Any:
+        """Return the minimum over x0 + range A, for columns of A along the axes."""
+        free = _axes(A)
+        return sum(
+            s.value(s.argmin) if i in free else s.value(xi)
+            for i, (s, xi) in enumerate(zip(self.parts, x0, strict=True))
+        )
+
+    def is_smooth(self, L: Any) -> bool:
+        """Return whether ∇f is L-Lipschitz."""
+        return all(abs(slope) <= L for s in self.parts for slope in s.slopes)
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether f is convex."""
+        return self.is_strongly_convex(0)
+
+    def is_strongly_convex(self, mu: Any) -> bool:
+        """Return whether f - μ/2 ‖x‖² is convex."""
+        return all(slope >= mu for s in self.parts for slope in s.slopes)
+
+    def is_pl(self, mu: Any) -> bool:
+        """Return whether ½‖∇f‖² >= μ (f - f*): every part must be."""
+        return all(s.is_pl(mu) for s in self.parts)
+
+    def is_minimiser(self, x: np.ndarray) -> bool:
+        """Return whether x minimises f."""
+        return all(s.value(xi) == s.value(s.argmin) for s, xi in zip(self.parts, x, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class AbsoluteValue:
+    """f(x) = c Σ_i |x_i|: convex, with no smoothness at all."""
+
+    c: Any
+    minimum: Any = Fraction(0)
+
+    def value(self, x: np.ndarray) -> Any:
+        """Return f(x)."""
+        return self.c * sum(abs(xi) for xi in x)
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        """Return the subgradient that is 0 at the kink."""
+        return np.array([self.c * ((xi > 0) - (xi < 0)) for xi in x])
+
+    def minimum_on(self, x0: np.ndarray, A: np.ndarray) -> Any:
+        """Return the minimum over x0 + range A, for columns of A along the axes."""
+        free = _axes(A)
+        return self.c * sum(abs(xi) for i, xi in enumerate(x0) if i not in free)
+
+    def is_smooth(self, L: Any) -> bool:
+        """Return False."""
+        return False
+
+    is_convex = True
+
+    def is_strongly_convex(self, mu: Any) -> bool:
+        """Return whether μ <= 0."""
+        return mu <= 0
+
+    def is_pl(self, mu: Any) -> bool:
+        """Return whether μ <= 0: far away the gradient stays as it is and the gap grows."""
+        return mu <= 0
+
+    def is_minimiser(self, x: np.ndarray) -> bool:
+        """Return whether x = 0."""
+        return _vanishes(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """f(x, y) = ½ (y - x + x³/3)²: μ-PL with μ = 1, f* = 0 on a curve; neither convex nor smooth.
+
+    On the line y = 2 the point x = 1 is stationary with f = 8/9, and f* = 0 is reached: PL is not inherited.
+    """
+
+    minimum: Any = Fraction(0)
+
+    def value(self, x: np.ndarray) -> Any:
+        """Return f(x)."""
+        return self._residual(x) ** 2 / 2
+
+    def _residual(self, x: np.ndarray) -> Any:
+        return x[1] - x[0] + x[0] ** 3 / 3
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        """Return ∇f(x)."""
+        return self._residual(x) * np.array([x[0] ** 2 - 1, x[0] ** 0])
+
+    def is_smooth(self, L: Any) -> bool:
+        """Return False."""
+        return False
+
+    is_convex = False
+
+    def is_strongly_convex(self, mu: Any) -> bool:
+        """Return False."""
+        return False
+
+    def is_pl(self, mu: Any) -> bool:
+        """Return whether μ <= 1: ‖∇f‖² = 2 f (1 + (x² - 1)²)."""
+        return mu <= 1
+
+    def is_minimiser(self, x: np.ndarray) -> bool:
+        """Return whether x is on the curve."""
+        return self._residual(x) == 0
+
+
+def huber(L: Any, c: Any) -> Spline:
+    """Return the Huber function: ½ L x² for |x| <= c, and linear beyond."""
+    zero = L - L
+    return Spline((-c, c), (zero, L, zero), -L * c, L * c * c / 2)
+
+
+def parabola(L: Any, centre: Any = Fraction(0)) -> Spline:
+    """Return ½ L (x - centre)²."""
+    return Spline((centre,), (L, L), L - L, L - L)
+
+
+def _inside(t: Any, low: Any, high: Any) -> bool:
+    return (low is None or low <= t) and (high is None or t <= high)
+
+
+def _axes(A: np.ndarray) -> set[int]:
+    """Return which axes the columns of A run along.
+
+    Raises:
+        ValueError: if a column is not along an axis.
+    """
+    if any(np.count_nonzero(column) != 1 for column in A.T):
+        raise ValueError("A: the minimum is known only for columns along the axes.")
+    return {int(np.flatnonzero(column)[0]) for column in A.T}
+
+
+def _vanishes(x: np.ndarray) -> bool:
+    return bool(np.all(np.abs(x) <= (0 if x.dtype == object else 1e-9)))

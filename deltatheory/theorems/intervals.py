@@ -1,0 +1,240 @@
+"""Intervals with rational ends: exp, log, sqrt, Φ and φ enclosed without rounding errors.
+
+The functions here take a float and return a float, or take a fraction or an interval and return an interval
+that contains the value for certain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+__all__ = ["Interval", "exp", "largest", "log", "magnitude", "normal_cdf", "normal_pdf", "sqrt"]
+
+_BITS = 160  # of the ends: far below what any bound is decided by
+
+
+def _rounded(x: Fraction, up: bool) -> Fraction:
+    """Return x with about `_BITS` significant bits, rounded up or down."""
+    if x.denominator.bit_length() <= _BITS:
+        return x
+    shift = _BITS + x.denominator.bit_length() - abs(x.numerator).bit_length()
+    if shift <= 0:
+        return Fraction(-((-x.numerator) // x.denominator) if up else x.numerator // x.denominator)
+    scaled = x.numerator << shift
+    whole = -((-scaled) // x.denominator) if up else scaled // x.denominator
+    return Fraction(whole, 1 << shift)
+
+
+class Interval:
+    """All numbers between two fractions.
+
+    Comparisons are certain: `a <= b` says that every number of a is at most every number of b.
+
+    Args:
+        low: lower end.
+        high: upper end, `low` by default.
+
+    Raises:
+        ValueError: if low > high.
+    """
+
+    __slots__ = ("high", "low")
+
+    def __init__(self, low: Fraction | int, high: Fraction | int | None = None) -> None:
+        high = low if high is None else high
+        if low > high:
+            raise ValueError(f"low={low}: must be at most high={high}.")
+        self.low, self.high = _rounded(Fraction(low), up=False), _rounded(Fraction(high), up=True)
+
+    @staticmethod
+    def of(x: Any) -> Interval:
+        """Return an exact number as an interval."""
+        return x if isinstance(x, Interval) else Interval(x)
+
+    def __repr__(self) -> str:
+        return f"Interval({float(self.low)!r}, {float(self.high)!r})"
+
+    def __float__(self) -> float:
+        return float((self.low + self.high) / 2)
+
+    def __add__(self, other: Any) -> Interval:
+        other = Interval.of(other)
+        return Interval(self.low + other.low, self.high + other.high)
+
+    def __neg__(self) -> Interval:
+        return Interval(-self.high, -self.low)
+
+    def __sub__(self, other: Any) -> Interval:
+        return self + (-Interval.of(other))
+
+    def __rsub__(self, other: Any) -> Interval:
+        return Interval.of(other) - self
+
+    def __mul__(self, other: Any) -> Interval:
+        other = Interval.of(other)
+        ends = [a * b for a in (self.low, self.high) for b in (other.low, other.high)]
+        return Interval(min(ends), max(ends))
+
+    def __truediv__(self, other: Any) -> Interval:
+        other = Interval.of(other)
+        if other.low <= 0 <= other.high:
+            raise ZeroDivisionError(f"{other!r} contains 0.")
+        return self * Interval(1 / other.high, 1 / other.low)
+
+    def __rtruediv__(self, other: Any) -> Interval:
+        return Interval.of(other) / self
+
+    def __pow__(self, n: int) -> Interval:
+        ends = sorted((self.low**n, self.high**n))
+        return Interval(0 if n % 2 == 0 and self.low <= 0 <= self.high else ends[0], ends[1])
+
+    def __le__(self, other: Any) -> bool:
+        return self.high <= Interval.of(other).low
+
+    def __lt__(self, other: Any) -> bool:
+        return self.high < Interval.of(other).low
+
+    def __ge__(self, other: Any) -> bool:
+        return self.low >= Interval.of(other).high
+
+    def __gt__(self, other: Any) -> bool:
+        return self.low > Interval.of(other).high
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+def _increasing(on_float: Callable, on_fraction: Callable[[Fraction], Interval]) -> Callable[[Any], Any]:
+    def function(x: Any) -> Any:
+        if isinstance(x, float):
+            return on_float(x)
+        x = Interval.of(x)
+        low = on_fraction(x.low)
+        return Interval(low.low, low.high if x.low == x.high else on_fraction(x.high).high)
+
+    return function
+
+
+def _series(terms: Iterable[Fraction], rest: Callable[[Fraction], Fraction]) -> Interval:
+    """Return the sum of a series, cut where its rest, bounded from the first term left out, is tiny."""
+    total, term = Fraction(0), Fraction(0)
+    for term in terms:
+        if rest(abs(term)) < Fraction(1, 1 << (_BITS + 8)):
+            break
+        total += term
+    return Interval(total - rest(abs(term)), total + rest(abs(term)))
+
+
+def _exp_terms(x: Fraction) -> Iterable[Fraction]:
+    term, k = Fraction(1), 0
+    while True:
+        yield term
+        k += 1
+        term = term * x / k
+
+
+@cache
+def _exp(x: Fraction) -> Interval:
+    if x < 0:
+        return 1 / _exp(-x)
+    halvings = max(0, math.ceil(x).bit_length() + 3)
+    out = _series(_exp_terms(_rounded(x / 2**halvings, up=False)), lambda t: 2 * t)
+    upper = _series(_exp_terms(_rounded(x / 2**halvings, up=True)), lambda t: 2 * t)
+    out = Interval(out.low, upper.high)
+    for _ in range(halvings):
+        out = out * out
+    return out
+
+
+def _odd_powers(z: Fraction, sign: int) -> Iterable[Fraction]:
+    power, k = z, 1
+    while True:
+        yield power / k
+        power, k = power * z * z * sign, k + 2
+
+
+def _atanh(z: Fraction) -> Interval:
+    return _series(_odd_powers(z, 1), lambda t: t / (1 - z * z))
+
+
+def _log_rational(x: Fraction) -> Interval:
+    shift = x.numerator.bit_length() - x.denominator.bit_length()
+    m = x / Fraction(2) ** shift  # in (1/2, 2)
+    return 2 * _atanh((m - 1) / (m + 1)) + shift * 2 * _atanh(Fraction(1, 3))
+
+
+@cache
+def _log(x: Fraction) -> Interval:
+    if x <= 0:
+        raise ValueError(f"log of {float(x)}: must be positive.")
+    low, high = _rounded(x, up=False), _rounded(x, up=True)
+    return Interval(_log_rational(low).low, _log_rational(high).high)
+
+
+def _sqrt(x: Fraction) -> Interval:
+    if x < 0:
+        raise ValueError(f"sqrt of {float(x)}: must not be negative.")
+    p, q = math.isqrt(x.numerator), math.isqrt(x.denominator)
+    if p * p == x.numerator and q * q == x.denominator:
+        return Interval(Fraction(p, q))
+    shift = _BITS + x.denominator.bit_length()
+    root = math.isqrt((x.numerator << (2 * shift)) // x.denominator)
+    return Interval(Fraction(root, 1 << shift), Fraction(root + 1, 1 << shift))
+
+
+@cache
+def _pi() -> Interval:
+    def atan(z: Fraction) -> Interval:
+        return _series(_odd_powers(z, -1), lambda t: t)
+
+    return 16 * atan(Fraction(1, 5)) - 4 * atan(Fraction(1, 239))  # Machin
+
+
+def _cdf_terms(x: Fraction) -> Iterator[Fraction]:
+    power, n = x, 0
+    while True:
+        yield power / (2 * n + 1)
+        n += 1
+        power = -power * x * x / (2 * n)
+
+
+def _normal_cdf(x: Fraction) -> Interval:
+    """Enclose ½ + (1/√2π) Σ (-1)ⁿ x^{2n+1} / (2ⁿ n! (2n+1)); the terms fall in size once 2n > x²."""
+    terms = _cdf_terms(x)
+    first = [next(terms) for _ in range(math.ceil(x * x) + 1)]
+    head = sum(first, Fraction(0))
+    tail = _series(terms, lambda t: t)
+    return Fraction(1, 2) + (head + tail) / sqrt(2 * _pi())
+
+
+exp = _increasing(math.exp, _exp)
+log = _increasing(math.log, _log)
+sqrt = _increasing(lambda x: math.sqrt(max(x, 0.0)), _sqrt)
+normal_cdf = _increasing(lambda x: (1 + math.erf(x / math.sqrt(2))) / 2, _normal_cdf)
+
+
+def normal_pdf(x: Any) -> Any:
+    """Return the standard normal density."""
+    if isinstance(x, float):
+        return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return exp(-(Interval.of(x) ** 2) / 2) / sqrt(2 * _pi())
+
+
+def magnitude(x: Any) -> Any:
+    """Return |x|."""
+    if not isinstance(x, Interval):
+        return abs(x)
+    ends = sorted((abs(x.low), abs(x.high)))
+    return Interval(0 if x.low <= 0 <= x.high else ends[0], ends[1])
+
+
+def largest(values: Iterable[Any]) -> Any:
+    """Return the maximum of numbers or intervals."""
+    values = list(values)
+    if not any(isinstance(v, Interval) for v in values):
+        return max(values)
+    intervals = [Interval.of(v) for v in values]
+    return Interval(max(v.low for v in intervals), max(v.high for v in intervals))

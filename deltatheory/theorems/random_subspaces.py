@@ -1,0 +1,307 @@
+"""What a random subspace keeps: expected gap, lengths, gradients (T07, T11, T12).
+
+Laws of projectors are finite here: uniform over coordinate subspaces in a rotated frame has E[P] = (d/D) I
+exactly, and the Haar law enters through chi-squared and Beta laws, which for even dimensions are finite sums.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+
+from deltatheory.theorems.exact import diagonal, eye, orthogonal, projector
+from deltatheory.theorems.functions import Quadratic
+from deltatheory.theorems.intervals import exp, log
+from deltatheory.theorems.making import HAIR, edited, scaled, searched, square
+from deltatheory.theorems.subspaces import (
+    bowl,
+    flat_bowl,
+    kink,
+    minimiser,
+    sample,
+    smooth,
+    strong,
+    strongly_convex,
+)
+from deltatheory.theorems.theorem import Evidence, Hypothesis, Instance, Mutant, Status, Theorem, register
+
+F = Fraction
+
+
+# ---- T07: the expected gap ----
+
+
+def _law(make):
+    """Add the subspaces spanned by d axes, all equally likely; rotated where f is a quadratic."""
+
+    def maker(seed: int) -> Instance:
+        x = make(seed)
+        rng = np.random.default_rng(seed)
+        D = len(x["x0"])
+        d = int(rng.integers(1, D))
+        U = orthogonal(rng, D) if isinstance(x["f"], Quadratic) and make in (sample, strong) else eye(D)
+        return x | {"bases": [U[:, list(c)] for c in combinations(range(D), d)], "d": d}
+
+    return maker
+
+
+def _mean_gap(x: Instance):
+    gaps = [x["f"].minimum_on(x["x0"], A) - x["f"].value(x["star"]) for A in x["bases"]]
+    return sum(gaps) / len(gaps)
+
+
+def _missed(x: Instance):
+    D = len(x["x0"])
+    return (D - x["d"]) * square(x["x0"] - x["star"]) / D
+
+
+def _unbiased(violator) -> Hypothesis:
+    def predicate(x: Instance) -> bool:
+        D = len(x["x0"])
+        mean = sum(projector(A) for A in x["bases"]) / len(x["bases"])
+        return bool(np.all(mean == eye(D) * F(x["d"], D)))
+
+    statement = r"$E[P]=\frac dDI$, with $x_0$ and $x^*$ fixed before $P$ is drawn (Haar, for one)"
+    return Hypothesis("unbiased", statement, predicate, violator)
+
+
+def _t07a(x: Instance):
+    return _mean_gap(x), x["L"] / 2 * _missed(x)
+
+
+def _every_axis(x: Instance) -> list[np.ndarray]:
+    return [column[:, None] for column in eye(len(x["x0"]))]
+
+
+def _aligned_bowl(seed: int) -> Instance:
+    x = _law(flat_bowl)(seed)
+    D = len(x["x0"])
+    return x | {"x0": eye(D)[0] * (seed + 1), "d": 1}
+
+
+T07a = register(
+    Theorem(
+        id="T07a",
+        name="expected gap, from above",
+        latex=r"E[f_S^*]-f^*\le\tfrac L2(1-\tfrac dD)\|x_0-x^*\|^2",
+        words="a random subspace of d of D dimensions misses at most the fraction 1 - d/D, on average",
+        kind="tight",
+        sides=_t07a,
+        sampler=_law(sample),
+        hypotheses=(
+            smooth(edited(kink, bases=[eye(2)[:, :1], eye(2)[:, 1:]], d=1)),
+            minimiser(edited(_aligned_bowl, bases=_every_axis, star=lambda x: x["x0"] / 2)),
+            _unbiased(edited(_aligned_bowl, bases=lambda x: [eye(len(x["x0"]))[:, 1:2]])),
+        ),
+        mutant=scaled(_t07a, HAIR, _law(bowl)),
+        extremal=_law(bowl),
+        proof="T02, and E‖Qv‖² = (1 - d/D)‖v‖².",
+        source="own form",
+        status=searched(),
+    )
+)
+
+
+def _t07b(x: Instance):
+    return _mean_gap(x), x["mu"] / 2 * _missed(x)
+
+
+T07b = register(
+    Theorem(
+        id="T07b",
+        name="expected gap, from below",
+        latex=r"E[f_S^*]-f^*\ge\tfrac\mu2(1-\tfrac dD)\|x_0-x^*\|^2",
+        words="under strong convexity a random subspace pays for the fraction 1 - d/D, on average",
+        kind="lower",
+        sides=_t07b,
+        sampler=_law(strong),
+        hypotheses=(
+            strongly_convex(
+                edited(_law(flat_bowl), f=lambda x: Quadratic(diagonal([0] * len(x["x0"])), x["star"]))
+            ),
+            minimiser(edited(_law(flat_bowl), star=lambda x: -x["x0"])),
+            _unbiased(edited(_aligned_bowl, bases=lambda x: [eye(len(x["x0"]))[:, :1]])),
+        ),
+        mutant=scaled(_t07b, 1 / HAIR, _law(flat_bowl)),
+        extremal=_law(flat_bowl),
+        proof="T03, and E‖Qv‖² = (1 - d/D)‖v‖².",
+        source="own form",
+        status=searched(),
+    )
+)
+
+
+# ---- T11: lengths of fixed vectors ----
+
+
+def chi_squared_tail(d: int, x):
+    """Return P(χ²_d >= x) for even d: the sum e^{-x/2} Σ_{k<d/2} (x/2)^k / k!."""
+    if d % 2:
+        raise ValueError(f"d={d}: the finite sum is for even d.")
+    term = total = x / x
+    for k in range(1, d // 2):
+        term = term * x / (2 * k)
+        total = total + term
+    return exp(-x / 2) * total
+
+
+def _t11(x: Instance):
+    d, eps, m = x["d"], x["eps"], x["m"]
+    if x["adapted"]:
+        missed = x["eps"] / x["eps"]  # a vector from the kernel of A is always lost
+    else:
+        k = x["independent_rows"]  # ‖Ag‖²/‖g‖² is variance · d / k times χ²_k
+        unit = x["variance"] * d / k
+        missed = chi_squared_tail(k, (1 + eps) / unit) + 1 - chi_squared_tail(k, (1 - eps) / unit)
+    return 1 - (1 - missed) ** m, 2 * m * exp(-d * (eps**2 / 4 - eps**3 / 6))
+
+
+def _lengths(seed: int) -> Instance:
+    rng = np.random.default_rng(seed)
+    d = 2 * int(rng.integers(1, 40))
+    eps = F(int(rng.integers(1, 10)), 10)
+    plain = {"variance": F(1, d), "independent_rows": d, "adapted": False}
+    return {"d": d, "eps": eps, "m": int(rng.integers(1, 6))} | plain
+
+
+def _many_rows(seed: int) -> Instance:
+    d = 100 + 20 * (seed % 4)
+    plain = {"variance": F(1, d), "independent_rows": d, "adapted": False}
+    return {"d": d, "eps": F(1, 2), "m": 1} | plain
+
+
+def _too_strong_exponent(x: Instance):
+    return _t11(x)[0], 2 * x["m"] * exp(-x["d"] * x["eps"] ** 2 / 2)
+
+
+def _enumerate_t11() -> bool:
+    cases = ({"d": d, "eps": F(e, 8), "m": 1} for d in range(2, 41, 2) for e in range(1, 8))
+    plain = {"adapted": False}
+    return all(
+        a <= b
+        for case in cases
+        for a, b in [_t11(case | plain | {"variance": F(1, case["d"]), "independent_rows": case["d"]})]
+    )
+
+
+T11 = register(
+    Theorem(
+        id="T11",
+        name="lengths survive a random projection",
+        latex=r"P(\exists i:|\|Ag_i\|^2/\|g_i\|^2-1|\ge\epsilon)\le2m\,e^{-d(\epsilon^2/4-\epsilon^3/6)}",
+        words="m fixed vectors keep their lengths under d rows of i.i.d. N(0, 1/d); the left side is exact "
+        "for orthogonal vectors",
+        kind="upper",
+        sides=_t11,
+        sampler=_lengths,
+        hypotheses=(
+            Hypothesis(
+                "fixed vectors",
+                "the vectors are fixed before $A$ is drawn",
+                lambda x: not x["adapted"],
+                edited(_many_rows, adapted=True),
+            ),
+            Hypothesis(
+                "scale",
+                "the entries have variance $1/d$",
+                lambda x: x["variance"] == F(1, x["d"]),
+                edited(_many_rows, variance=lambda x: F(1, 10 * x["d"])),  # as if scaled by 1/D
+            ),
+            Hypothesis(
+                "independent rows",
+                "the rows of $A$ are independent",
+                lambda x: x["independent_rows"] == x["d"],
+                edited(_many_rows, independent_rows=2),
+            ),
+        ),
+        mutant=Mutant("exponent d eps^2 / 2", _too_strong_exponent, _many_rows),
+        proof="Chernoff for χ²_d on both sides; union over the vectors.",
+        source="Dasgupta and Gupta 2003",
+        status=Status(Evidence.ENUMERATED, "m = 1, even d <= 40, eps = 1/8..7/8"),
+        exact_check=_enumerate_t11,
+    )
+)
+
+
+# ---- T12: how much of a gradient a subspace captures ----
+
+
+def beta_cdf(a: int, b: int, x):
+    """Return P(Beta(a, b) <= x) for whole a, b: a binomial tail."""
+    n = a + b - 1
+    return sum(math.comb(n, j) * x**j * (1 - x) ** (n - j) for j in range(a, n + 1))
+
+
+def _t12(x: Instance):
+    d, D, beta = x["d"], x["D"], x["beta"]
+    one = beta / beta
+    if x["adapted"]:
+        left = one  # after training in S the gradient has no part in S
+    elif x["law"] == "axes":
+        left = one * (D - d) / D  # the gradient is an axis: it is captured whole or not at all
+    else:
+        left = beta_cdf(d // 2, (D - d) // 2, beta * d / D)
+    return left, exp((1 - beta + log(beta)) * d / 2)
+
+
+def _capture(seed: int) -> Instance:
+    rng = np.random.default_rng(seed)
+    d = 2 * int(rng.integers(1, 10))
+    D = d + 2 * int(rng.integers(1, 30))
+    return {"d": d, "D": D, "beta": F(int(rng.integers(1, 20)), 20), "law": "Haar", "adapted": False}
+
+
+def _small_beta(seed: int) -> Instance:
+    return {"d": 10, "D": 100 + 10 * seed, "beta": F(1, 10), "law": "Haar", "adapted": False}
+
+
+def _enumerate_t12() -> bool:
+    return all(
+        a <= b
+        for d in range(2, 17, 2)
+        for D in range(d + 2, 41, 2)
+        for beta in range(1, 8)
+        for a, b in [_t12(_small_beta(0) | {"d": d, "D": D, "beta": F(beta, 8)})]
+    )
+
+
+T12 = register(
+    Theorem(
+        id="T12",
+        name="captured gradient",
+        latex=r"P(\|Pg\|^2/\|g\|^2\le\beta d/D)\le e^{\frac d2(1-\beta+\ln\beta)},\quad0<\beta<1",
+        words="a Haar subspace captures close to d/D of a fixed gradient: the law is Beta(d/2, (D-d)/2)",
+        kind="upper",
+        sides=_t12,
+        sampler=_capture,
+        hypotheses=(
+            Hypothesis(
+                "fixed gradient",
+                "$g$ does not depend on $P$ (after training in $S$, $P\\nabla f=0$)",
+                lambda x: not x["adapted"],
+                edited(_small_beta, adapted=True),
+            ),
+            Hypothesis(
+                "Haar",
+                "$P$ is Haar (a coordinate subspace captures a sparse gradient whole or not at all)",
+                lambda x: x["law"] == "Haar",
+                edited(_small_beta, law="axes"),
+            ),
+            Hypothesis(
+                "below the mean", "$\\beta<1$", lambda x: x["beta"] < 1, edited(_small_beta, beta=F(3))
+            ),
+        ),
+        mutant=Mutant(
+            "exponent d instead of d/2",
+            lambda x: (_t12(x)[0], exp((1 - x["beta"] + log(x["beta"])) * x["d"])),
+            _small_beta,
+        ),
+        proof="Chernoff for the ratio of chi-squared variables.",
+        source="Dasgupta and Gupta 2003, lemma 2.2",
+        status=Status(Evidence.ENUMERATED, "even d <= 16, even D <= 40, beta = 1/8..7/8"),
+        exact_check=_enumerate_t12,
+    )
+)

@@ -1,0 +1,120 @@
+"""Losses, starts and subspaces to evaluate the subspace theorems on, and hypotheses that they share."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from deltatheory.theorems.exact import diagonal, exactly, eye, fractions, full_rank, orthogonal, positive
+from deltatheory.theorems.functions import AbsoluteValue, Quadratic, Separable, Spline, huber, parabola
+from deltatheory.theorems.theorem import Hypothesis, Instance
+
+__all__ = [
+    "axes",
+    "bowl",
+    "flat_bowl",
+    "kink",
+    "minimiser",
+    "off_centre",
+    "plateau",
+    "quadratic",
+    "sample",
+    "smooth",
+    "strong",
+    "strongly_convex",
+]
+
+F = Fraction
+
+
+def plateau(L: Fraction) -> Spline:
+    """Return a well that flattens out: L-smooth, not convex, minimum 0 at 0."""
+    return Spline((F(-2), F(-1), F(1), F(2)), (F(0), -L, L, -L, F(0)), F(0), L)
+
+
+def axes(D: int, d: int) -> np.ndarray:
+    """Return the first d axes of R^D as columns."""
+    return eye(D)[:, :d]
+
+
+def quadratic(rng: np.random.Generator, D: int, mu: Fraction, L: Fraction) -> Quadratic:
+    """Return a quadratic whose extreme eigenvalues are mu and L."""
+    inner = [mu + (L - mu) * F(int(rng.integers(0, 5)), 4) for _ in range(D - 2)]
+    Q = orthogonal(rng, D)
+    return Quadratic(Q @ diagonal([mu, *inner, L]) @ Q.T, fractions(rng, D))
+
+
+def sample(seed: int, strongly: bool = False) -> Instance:
+    """L-smooth f with a minimiser, a start and a subspace: quadratics and sums of wells in turn."""
+    rng = np.random.default_rng(seed)
+    D = int(rng.integers(2, 5))
+    d = int(rng.integers(1, D))
+    mu, L = positive(rng, 2) * exactly([1, 10]) / 3
+    mu, L = min(mu, L), max(mu, L)
+    x0 = fractions(rng, D)
+    if seed % 3:
+        f = quadratic(rng, D, mu if strongly or seed % 2 else F(0), L)
+        return {"f": f, "mu": mu, "L": L, "x0": x0, "star": f.centre, "A": full_rank(rng, D, d)}
+    wells = [parabola(mu), parabola(L)] if strongly else [plateau(L), huber(L, F(1, 2)), parabola(L)]
+    f = Separable(tuple(wells[int(i)] for i in rng.integers(0, len(wells), D)))
+    return {"f": f, "mu": mu, "L": L, "x0": x0, "star": exactly([0] * D), "A": axes(D, d)}
+
+
+def strong(seed: int) -> Instance:
+    """As `sample`, and mu-strongly convex."""
+    return sample(seed, strongly=True)
+
+
+def bowl(seed: int, curvature: str = "L") -> Instance:
+    """½ c ‖x‖², where every bound of this family holds with equality."""
+    rng = np.random.default_rng(seed)
+    D = int(rng.integers(2, 5))
+    L = F(int(rng.integers(2, 9)))
+    mu = F(1) if curvature == "L" else L
+    f = Quadratic(eye(D) * L, exactly([0] * D))
+    x0 = exactly(rng.integers(1, 6, D))
+    return {"f": f, "mu": mu, "L": L, "x0": x0, "star": f.centre, "A": axes(D, 1)}
+
+
+def flat_bowl(seed: int) -> Instance:
+    """As `bowl`, with curvature mu."""
+    return bowl(seed, "mu")
+
+
+# ---- Hypotheses that several theorems share ----
+
+
+def smooth(violator) -> Hypothesis:
+    """F is L-smooth."""
+    return Hypothesis(
+        "L-smooth", r"$\nabla f$ is $L$-Lipschitz on $R^D$", lambda x: x["f"].is_smooth(x["L"]), violator
+    )
+
+
+def strongly_convex(violator) -> Hypothesis:
+    """F is mu-strongly convex."""
+    return Hypothesis(
+        "strongly convex",
+        r"$f-\frac\mu2\|x\|^2$ is convex",
+        lambda x: x["f"].is_strongly_convex(x["mu"]),
+        violator,
+    )
+
+
+def minimiser(violator) -> Hypothesis:
+    """Return the point called x* is a minimiser."""
+    return Hypothesis("minimiser", r"$x^*$ minimises $f$", lambda x: x["f"].is_minimiser(x["star"]), violator)
+
+
+def kink(seed: int) -> Instance:
+    """C Σ|x_i| near its kink: no L is enough for it."""
+    c = F(seed % 5 + 1)
+    x0 = exactly([F(1, 10), F(1, 10)])
+    star = exactly([0, 0])
+    return {"f": AbsoluteValue(c), "L": F(2), "mu": F(1), "x0": x0, "star": star, "A": axes(2, 1)}
+
+
+def off_centre(seed: int) -> Instance:
+    """Return the bowl with a point that is no minimiser called x*: the start is uphill of it."""
+    return bowl(seed) | {"star": bowl(seed)["x0"] / 2}

@@ -1,0 +1,318 @@
+"""What a bound and a theorem are: hypotheses that can be dropped, two sides, and how they were checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from deltatheory.theorems.exact import as_float
+from deltatheory.theorems.intervals import Interval
+
+__all__ = [
+    "THEOREMS",
+    "Bound",
+    "Check",
+    "Evidence",
+    "Hypothesis",
+    "Mutant",
+    "Sides",
+    "Status",
+    "Theorem",
+    "get_theorem",
+    "register",
+]
+
+Instance = dict[str, Any]
+Kind = Literal["upper", "lower", "identity", "tight"]
+
+TOLERANCE = 1e-9  # relative, of checks in floats; exact checks have none
+
+
+class Sides(NamedTuple):
+    """Left and right side of a bound on one instance: numbers, or arrays of one shape."""
+
+    left: Any
+    right: Any
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A hypothesis as data.
+
+    Attributes:
+        name: short.
+        statement: in words or LaTeX.
+        predicate: whether an instance satisfies it.
+        violator: makes, from a seed, an instance that breaks this hypothesis only, and the bound with it.
+    """
+
+    name: str
+    statement: str
+    predicate: Callable[[Instance], bool]
+    violator: Callable[[int], Instance]
+
+
+class Evidence(StrEnum):
+    """How a theorem was checked by machine; never merged."""
+
+    PROVED_EXACT = "proved_exact"  # a certificate in integers, re-verified without tolerance
+    PROVED_IDENTITY = "proved_identity"  # expanded symbolically
+    IDENTITY_TESTED = "identity_tested"  # at random rational points, with an error probability
+    ENUMERATED = "enumerated"  # every case of a finite range
+    SEARCHED = "searched"  # adversarial instances; says nothing of the rest
+    RECALLED = "recalled"  # from the literature, not checked
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a theorem was checked, and how far.
+
+    Attributes:
+        evidence: the way.
+        detail: the error probability, the range, or the number of instances.
+    """
+
+    evidence: Evidence
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.evidence}({self.detail})" if self.detail else str(self.evidence)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A deliberately wrong variant of a bound, which its check must reject.
+
+    Attributes:
+        description: what is wrong.
+        sides: the variant.
+        instance: makes, from a seed, an instance that satisfies all hypotheses and refutes it.
+    """
+
+    description: str
+    sides: Callable[[Instance], tuple[Any, Any]]
+    instance: Callable[[int], Instance]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A bound on one instance.
+
+    Attributes:
+        name: of the bound; a theorem's with its id.
+        status: how the theorem was checked in general; `None` for a bound of one's own.
+        kind: which relation is claimed.
+        left, right: the sides where the bound is tightest, or most violated.
+        violation: by how much it fails; at most 0 where it holds.
+        ratio: of the smaller to the larger side as claimed: 1 is tight, above 1 is violated.
+        holds: `None` where interval arithmetic could not decide.
+        exact: decided without rounding.
+        unmet: names of the hypotheses that the instance breaks.
+    """
+
+    name: str
+    status: Status | None
+    kind: Kind
+    left: float
+    right: float
+    violation: float
+    ratio: float
+    holds: bool | None
+    exact: bool
+    unmet: tuple[str, ...]
+
+    def __str__(self) -> str:
+        sign = {"upper": "<=", "tight": "<=", "lower": ">=", "identity": "=="}[self.kind]
+        verdict = {True: "holds", False: "VIOLATED", None: "undecided"}[self.holds]
+        how = "exactly" if self.exact else "in floats"
+        status = f" [{self.status}]" if self.status else ""
+        unmet = f"; unmet: {', '.join(self.unmet)}" if self.unmet else ""
+        return f"{self.name}{status}: {self.left:.6g} {sign} {self.right:.6g}, {verdict} {how}{unmet}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """An inequality or identity about instances, with a source of instances.
+
+    Attributes:
+        name: short.
+        sides: left and right side of an instance, in whatever numbers it holds.
+        sampler: makes, from a seed, an instance that satisfies all hypotheses.
+        kind: "upper" (left <= right), "tight" (upper, and attained), "lower" (left >= right), "identity".
+        hypotheses: what is assumed.
+        rational: whether `sides` runs on fractions.
+    """
+
+    name: str
+    sides: Callable[[Instance], tuple[Any, Any]]
+    sampler: Callable[[int], Instance]
+    kind: Kind = "upper"
+    hypotheses: tuple[Hypothesis, ...] = ()
+    rational: bool = True
+
+    @property
+    def label(self) -> str:
+        """What a check calls it."""
+        return self.name
+
+    def bound(self, instance: Instance) -> Sides:
+        """Return both sides in floats.
+
+        Raises:
+            ValueError: if they are not numbers, or not of one shape.
+        """
+        return self._sides(as_float(instance))
+
+    def exact_bound(self, instance: Instance) -> Sides:
+        """Return both sides in fractions, or in intervals with rational ends.
+
+        Raises:
+            ValueError: if the bound does not run on fractions, and as `bound`.
+        """
+        if not self.rational:
+            raise ValueError(f"{self.label}: this bound has no exact form; use check(instance).")
+        sides = self._sides(instance)
+        for side in (*np.ravel(sides.left), *np.ravel(sides.right)):
+            if not isinstance(side, (int, Fraction, Interval, np.integer)):
+                raise ValueError(
+                    f"{self.label}: {side!r} is no exact number; give the instance in fractions."
+                )
+        return sides
+
+    def unmet(self, instance: Instance) -> tuple[str, ...]:
+        """Return the names of the hypotheses that an instance breaks."""
+        return tuple(h.name for h in self.hypotheses if not h.predicate(instance))
+
+    def check(self, instance: Instance, *, exact: bool = False) -> Check:
+        """Evaluate the bound on one instance.
+
+        Args:
+            instance: with the entries that `sampler` makes.
+            exact: decide in rational or interval arithmetic instead of floats.
+
+        Raises:
+            ValueError: as `bound` and `exact_bound`.
+        """
+        sides = self.exact_bound(instance) if exact else self.bound(instance)
+        return self._compared(sides, exact, self.unmet(instance))
+
+    def _sides(self, instance: Instance) -> Sides:
+        left, right = self.sides(instance)
+        if np.shape(left) != np.shape(right):
+            raise ValueError(
+                f"{self.label}: the sides have shapes {np.shape(left)} and {np.shape(right)}; "
+                "they must have one shape."
+            )
+        for name, side in (("left", left), ("right", right)):
+            for value in np.ravel(side):
+                if value is None or value != value:
+                    raise ValueError(f"{self.label}: the {name} side is {value}; it must be a number.")
+        return Sides(left, right)
+
+    def _compared(self, sides: Sides, exact: bool, unmet: tuple[str, ...]) -> Check:
+        pairs = list(zip(np.ravel(sides.left), np.ravel(sides.right), strict=True))
+        verdicts = [_holds(self.kind, a, b, exact) for a, b in pairs]
+        holds = False if False in verdicts else None if None in verdicts else True
+        floats = [(float(a), float(b)) for a, b in pairs]
+        a, b = max(floats, key=lambda pair: _violation(self.kind, *pair))
+        ratio = max(_ratio(self.kind, *pair) for pair in floats)
+        violation = _violation(self.kind, a, b)
+        status = getattr(self, "status", None)
+        return Check(self.label, status, self.kind, a, b, violation, ratio, holds, exact, unmet)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theorem(Bound):
+    """A statement with its hypotheses, its bound, and how it was checked.
+
+    Attributes:
+        id: "T02"; the parts of a statement are "T04a", "T04b".
+        latex: the statement.
+        words: the statement in plain words.
+        proof: a sketch.
+        source: author, year, and what of it.
+        status: how it was checked.
+        mutant: a wrong variant that the check rejects.
+        extremal: makes an instance where equality holds, or nearly; `None` where none is known.
+        exact_check: runs the identity test or the enumeration of `status`; returns whether it passed.
+    """
+
+    id: str
+    latex: str
+    words: str
+    proof: str
+    source: str
+    status: Status
+    mutant: Mutant
+    extremal: Callable[[int], Instance] | None = None
+    exact_check: Callable[[], bool] | None = field(default=None, repr=False)
+
+    @property
+    def label(self) -> str:
+        """Id and name."""
+        return f"{self.id} {self.name}"
+
+    def __str__(self) -> str:
+        return f"{self.label} [{self.status}]: {self.words}"
+
+
+def _holds(kind: Kind, a: Any, b: Any, exact: bool) -> bool | None:
+    if kind == "lower":
+        return _holds("upper", b, a, exact)
+    if not exact:
+        room = TOLERANCE * max(1.0, abs(a), abs(b))
+        return bool(abs(a - b) <= room if kind == "identity" else a <= b + room)
+    a, b = Interval.of(a), Interval.of(b)
+    if kind == "identity":
+        if a.low > b.high or b.low > a.high:
+            return False
+        return True if a.low == a.high == b.low == b.high else None
+    return True if a.high <= b.low else False if a.low > b.high else None
+
+
+def _violation(kind: Kind, a: float, b: float) -> float:
+    return abs(a - b) if kind == "identity" else b - a if kind == "lower" else a - b
+
+
+def _ratio(kind: Kind, a: float, b: float) -> float:
+    small, large = (b, a) if kind == "lower" else (a, b)
+    if kind == "identity":
+        if _holds(kind, a, b, exact=False):
+            return 1.0
+        large, small = sorted((abs(a), abs(b)))
+    if large == 0:
+        return 1.0 if small == 0 else float("inf") if small > 0 else 0.0
+    return small / large
+
+
+THEOREMS: dict[str, Theorem] = {}
+
+
+def register(theorem: Theorem) -> Theorem:
+    """Add a theorem to `THEOREMS`.
+
+    Raises:
+        ValueError: if the id is taken.
+    """
+    if theorem.id in THEOREMS:
+        raise ValueError(f"id={theorem.id!r}: already taken by {THEOREMS[theorem.id].name!r}.")
+    THEOREMS[theorem.id] = theorem
+    return theorem
+
+
+def get_theorem(id: str) -> Theorem:
+    """Return a theorem by its id.
+
+    Raises:
+        ValueError: for an unknown id; the message names the nearest.
+    """
+    if id not in THEOREMS:
+        near = difflib.get_close_matches(id, THEOREMS, n=3, cutoff=0.4) or list(THEOREMS)[:3]
+        raise ValueError(f"id={id!r}: no such theorem; did you mean {', '.join(near)}? See THEOREMS.")
+    return THEOREMS[id]
