@@ -28,14 +28,12 @@ __all__ = [
     "Gramian",
     "JacobianLipschitz",
     "MinimumEnergy",
-    "PrefixBound",
     "ReachabilityBall",
     "coordinate_groups",
     "estimate_lipschitz",
     "minimum_energy",
     "output_gramian",
     "part_features",
-    "prefix_reach_bound",
     "reachability_ball",
 ]
 
@@ -461,69 +459,3 @@ def reachability_ball(
     return ReachabilityBall(
         s * rho - constant * rho**2 / 2, rho, s, constant, certified and gramian.exact, remedy
     )
-
-
-@dataclass(frozen=True, eq=False)
-class PrefixBound:
-    """What k prefix tokens of bounded norm can do to one output of one attention head.
-
-    Attributes:
-        output: shape (e,), o: the head's output without prefix.
-        share: λ_max, the most attention that the prefix can take.
-        radius: λ_max σ_max(W_v) M: the component orthogonal to o of an output is at most this long.
-    """
-
-    output: Float[Tensor, " e"]
-    share: float
-    radius: float
-
-    def ratio(self, target: Float[Tensor, " e"]) -> float:
-        """Return ‖y_⊥‖ / radius, y_⊥ the component of a target orthogonal to o; above 1 is unreachable."""
-        along = self.output / self.output.norm().clamp(min=torch.finfo(self.output.dtype).tiny)
-        return float((target - (target @ along) * along).norm()) / self.radius
-
-    def unreachable(self, target: Float[Tensor, " e"]) -> bool:
-        """Return whether the bound rules the target out; False says nothing."""
-        return self.ratio(target) > 1
-
-
-def prefix_reach_bound(
-    query: Float[Tensor, " d"],
-    keys: Float[Tensor, "n d"],
-    values: Float[Tensor, "n e"],
-    key_weight: Float[Tensor, "d h"],
-    value_weight: Float[Tensor, "e h"],
-    *,
-    length: int,
-    norm: float,
-) -> PrefixBound:
-    """Bound the outputs of one head in one layer over all prefixes of k tokens u_i with ‖u_i‖ <= M.
-
-    The prefix has keys W_k u_i and values W_v u_i. With α = ‖W_kᵀ q‖ M/√d and g = Σ_j exp(q·k_j/√d) the
-    prefix takes λ <= k e^α/(k e^α + g) of the attention, the output is (1 - λ) o + λ Σ_i w_i W_v u_i with
-    Σ w_i = 1, so it lies within λ σ_max(W_v) M of (1 - λ) o (after Bhargava et al. 2023, theorem 1, whose
-    k e^α/g is larger). It holds for one head whose query, keys and values do not depend on the prefix: for
-    the first layer of a network, not for a stack.
-
-    Args:
-        query: q.
-        keys: k_j of the tokens that q sees.
-        values: v_j.
-        key_weight: W_k.
-        value_weight: W_v.
-        length: k.
-        norm: M.
-
-    Raises:
-        ValueError: for a length below 1, or a norm that is not positive.
-    """
-    if length < 1:
-        raise ValueError(f"length={length}: must be at least 1.")
-    if not norm > 0:
-        raise ValueError(f"norm={norm}: must be above 0.")
-    root = math.sqrt(len(query))
-    scores = keys @ query / root
-    alpha = float((key_weight.T @ query).norm()) * norm / root
-    share = float(torch.sigmoid(math.log(length) + alpha - scores.double().logsumexp(0)))
-    radius = share * float(torch.linalg.matrix_norm(value_weight, 2)) * norm
-    return PrefixBound(scores.softmax(0) @ values, share, radius)

@@ -17,7 +17,6 @@ from deltatheory.control.reachability import (
     minimum_energy,
     output_gramian,
     part_features,
-    prefix_reach_bound,
     reachability_ball,
 )
 from deltatheory.control.solution import Status
@@ -289,88 +288,6 @@ def test_the_lipschitz_estimate_is_a_lower_bound_that_finds_curvature():
     for bad in ({"radius": 0.0}, {"radius": 1.0, "draws": 0}):
         with pytest.raises(ValueError, match="must be above 0"):
             estimate_lipschitz(problem, examples=2, **bad)
-
-
-# One head and a prefix.
-
-
-def head(seed: int, aligned: bool, d: int = 4, e: int = 5, h: int = 6, n: int = 3):
-    """A random head; an aligned one values what its query looks for, across its present output."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    query, key_weight, value_weight, x = normal(d), normal(d, h), normal(e, h), normal(n, h)
-    if aligned:
-        sought = torch.nn.functional.normalize(key_weight.T @ query, dim=0)
-        x = x - torch.outer(x @ sought, sought)  # tokens that the query does not look for
-        output = value_weight @ x.mean(0)
-        across = torch.linalg.qr(torch.stack([output, normal(e)], 1))[0][:, 1]
-        value_weight = 0.01 * value_weight + 2 * torch.outer(across, sought)
-    return query, x @ key_weight.T, x @ value_weight.T, key_weight, value_weight
-
-
-def with_prefix(parts, u: torch.Tensor) -> torch.Tensor:
-    """Outputs for prefixes u of shape (starts, k, h), by one softmax over all tokens."""
-    query, keys, values, key_weight, value_weight = parts
-    all_keys = torch.cat([u @ key_weight.T, keys.expand(len(u), -1, -1)], 1)
-    all_values = torch.cat([u @ value_weight.T, values.expand(len(u), -1, -1)], 1)
-    weights = (all_keys @ query / math.sqrt(len(query))).softmax(1)
-    return (weights[:, :, None] * all_values).sum(1)
-
-
-def adversarial(parts, k: int, norm: float, seed: int, starts: int = 20, steps: int = 60) -> torch.Tensor:
-    """Outputs of prefixes that are pushed to move across the present output as far as they can."""
-    generator = torch.Generator().manual_seed(seed)
-    u = torch.randn(starts, k, parts[3].shape[1], generator=generator, dtype=torch.float64)
-    u = (norm * u / u.norm(dim=-1, keepdim=True)).requires_grad_()
-    bound = prefix_reach_bound(*parts, length=k, norm=norm)
-    along = bound.output / bound.output.norm()
-    for _ in range(steps):  # to the point of the sphere that the gradient looks at (Frank & Wolfe 1956)
-        y = with_prefix(parts, u)
-        across = y - (y @ along)[:, None] * along
-        (slope,) = torch.autograd.grad(across.norm(dim=1).sum(), u)
-        with torch.no_grad():
-            u += slope / slope.norm(dim=-1, keepdim=True) * norm
-            u *= norm / u.norm(dim=-1, keepdim=True)
-    return with_prefix(parts, u.detach())
-
-
-def test_no_prefix_of_600_searched_ones_passes_the_bound_and_some_come_close():
-    ratios, mutants = [], []
-    for seed in range(30):
-        k, norm = 2 + seed % 2, (0.5, 1.5)[seed % 2]
-        parts = head(seed, aligned=seed % 4 < 2)
-        bound = prefix_reach_bound(*parts, length=k, norm=norm)
-        fewer = prefix_reach_bound(*parts, length=k - 1, norm=norm)
-        for y in adversarial(parts, k, norm, seed):
-            ratios.append(bound.ratio(y))
-            mutants.append(fewer.ratio(y))
-            assert not bound.unreachable(y)
-    print(f"largest of {len(ratios)} ratios: {max(ratios):.4f}")
-    assert len(ratios) == 600
-    assert 0.95 < max(ratios) <= 1
-    assert max(mutants) > 1  # the bound of one token fewer is false
-
-
-def test_the_prefix_bound_is_what_its_parts_are():
-    parts = head(3, aligned=False)
-    query, keys, _, key_weight, value_weight = parts
-    bound = prefix_reach_bound(*parts, length=2, norm=0.7)
-    nothing = with_prefix(parts, torch.zeros(1, 0, 6, dtype=torch.float64))[0]
-    torch.testing.assert_close(bound.output, nothing)
-    g = (keys @ query / 2).exp().sum()
-    reach = 2 * math.exp(float((key_weight.T @ query).norm()) * 0.7 / 2)
-    assert bound.share == pytest.approx(float(reach / (reach + g)))
-    assert bound.radius == pytest.approx(bound.share * 0.7 * float(torch.linalg.svdvals(value_weight)[0]))
-    across = torch.linalg.qr(torch.stack([bound.output, torch.ones(5).double()], 1))[0][:, 1]
-    assert bound.unreachable(bound.output + 1.01 * bound.radius * across)
-    assert not bound.unreachable(7 * bound.output + 0.99 * bound.radius * across)
-    with pytest.raises(ValueError, match="length=0"):
-        prefix_reach_bound(*parts, length=0, norm=1.0)
-    with pytest.raises(ValueError, match=r"norm=0\.0"):
-        prefix_reach_bound(*parts, length=1, norm=0.0)
 
 
 def test_the_gramian_is_drawn():
