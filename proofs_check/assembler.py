@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 Vector = dict[tuple[str, str], Fraction]  # (block, symbol) -> coefficient
 Form = dict[tuple[str, ...], Fraction]  # ("f", name) or (block, symbol, symbol) -> coefficient
@@ -34,14 +35,19 @@ class Setting:
 
     Args:
         statement: the claim in words.
-        inequalities: forms that are >= 0 for every function of the class, by name.
         claim: the form that is claimed to be >= 0.
+        known: gives the forms that are >= 0 for every function of the class, by name.
 
     """
 
     statement: str
-    inequalities: dict[str, Form]
     claim: Form
+    known: Callable[[], dict[str, Form]]
+
+    @cached_property
+    def inequalities(self) -> dict[str, Form]:
+        """What `known` gives, computed once."""
+        return self.known()
 
 
 def add(*terms: tuple[int | Fraction, dict]) -> dict:
@@ -79,19 +85,19 @@ def square(u: Vector) -> Form:
     return dot(u, u)
 
 
-def interpolation(i: Point, j: Point, mu: Fraction) -> Form:
+def interpolation(i: Point, j: Point, mu: int | Fraction) -> Form:
     """Return f_i - f_j - <g_j, x> - (||g||^2 + mu ||x||^2 - 2 mu <g, x>) / (2 - 2 mu) of differences x, g.
 
     It is >= 0 for every function whose curvature lies between mu and L = 1, -1 <= mu < 1.
     """
     x, g = add((1, i.x), (-1, j.x)), add((1, i.g), (-1, j.g))
-    c = 1 / (2 - 2 * mu)
+    c = 1 / Fraction(2 - 2 * mu)
     return add(
         (1, i.f), (-1, j.f), (-1, dot(j.g, x)), (-c, square(g)), (-c * mu, square(x)), (2 * c * mu, dot(g, x))
     )
 
 
-def interpolations(points: dict[str, Point], mu: Fraction) -> dict[str, Form]:
+def interpolations(points: dict[str, Point], mu: int | Fraction) -> dict[str, Form]:
     """All ordered pairs: "i>j" bounds f_i from below by what is known at j."""
     return {
         f"{i}>{j}": interpolation(p, q, mu) for i, p in points.items() for j, q in points.items() if i != j
@@ -107,8 +113,10 @@ def gradient_descent(rates: list[Fraction], h: Fraction, steps: int) -> Setting:
     T09 is about F, the function on the subspace itself, so there is no Q. Claim:
     f(x_N) - f* <= L (rates[0] ||P(x0 - x*)||^2 + rates[1] ||Q(x0 - x*)||^2).
     """
+    if len(rates) not in (1, 2):
+        raise ValueError(f"gradient descent has one rate or two, got {len(rates)}")
     x, q = symbol("P", "x"), symbol("Q", "x") if len(rates) == 2 else {}
-    claim = add(*((rate, square(u)) for rate, u in zip(rates, (x, q), strict=bool(q))))
+    start = add(*((rate, square(u)) for rate, u in zip(rates, (x, q), strict=False)))
     points = {"*": MINIMISER}
     for k in range(steps + 1):
         g = symbol("P", f"g{k}")
@@ -116,11 +124,11 @@ def gradient_descent(rates: list[Fraction], h: Fraction, steps: int) -> Setting:
             add((1, x), (1, q)), add((1, g), *[(1, symbol("Q", f"g{k}"))] * bool(q)), value(f"f{k}")
         )
         x = add((1, x), (-h, g))
-    where = " + ".join(f"{r} L ||{b}(x0-x*)||^2" for r, b in zip(rates, "PQ", strict=False))
+    terms = [f"{r} L ||{b}(x0-x*)||^2" for r, b in zip(rates, "PQ", strict=False)]
     return Setting(
-        f"convex, L-smooth, {steps} steps {h}/L along P grad f: f(x_{steps}) - f* <= {where}",
-        interpolations(points, Fraction(0)),
-        add((1, claim), (-1, value(f"f{steps}"))),
+        f"convex, L-smooth, {steps} steps {h}/L along P grad f: f(x_{steps}) - f* <= {' + '.join(terms)}",
+        add((1, start), (-1, value(f"f{steps}"))),
+        lambda: interpolations(points, 0),
     )
 
 
@@ -130,8 +138,8 @@ def gap_above(rates: list[Fraction]) -> Setting:
     y = Point(q, add((1, symbol("P", "g")), (1, symbol("Q", "g"))), value("f"))
     return Setting(
         f"L-smooth: min_S f - f* <= {rates[0]} L ||Q(x0-x*)||^2",
-        interpolations({"*": MINIMISER, "y": y}, Fraction(-1)),
         add((rates[0], square(q)), (-1, y.f)),
+        lambda: interpolations({"*": MINIMISER, "y": y}, -1),
     )
 
 
@@ -141,8 +149,8 @@ def gap_below(rates: list[Fraction]) -> Setting:
     x = add((1, symbol("P", "x")), (1, q))
     return Setting(
         f"mu-strongly convex: f - f* >= {rates[0]} mu ||Q(x0-x*)||^2 on all of S",
-        {"strongly convex at *": add((1, value("f")), (-HALF, square(x)))},
         add((1, value("f")), (-rates[0], square(q))),
+        lambda: {"strongly convex at *": add((1, value("f")), (-HALF, square(x)))},
     )
 
 
@@ -153,8 +161,8 @@ def sandwich_below(rates: list[Fraction]) -> Setting:
     y = Point(add((-1, g)), add((1, symbol("P", "h")), (1, symbol("Q", "h"))), value("fy"))
     return Setting(
         f"L-smooth, P grad f(x) = 0: f(x) - f* >= {rates[0]} ||Q grad f(x)||^2 / L",
-        interpolations({"x": x, "y": y}, Fraction(-1)) | {"f >= f* at y": y.f},
         add((1, x.f), (-rates[0], square(g))),
+        lambda: interpolations({"x": x, "y": y}, -1) | {"f >= f* at y": y.f},
     )
 
 
@@ -163,8 +171,8 @@ def sandwich_above(rates: list[Fraction]) -> Setting:
     g = symbol("Q", "g")
     return Setting(
         f"mu-PL, P grad f(x) = 0: f(x) - f* <= {rates[0]} ||Q grad f(x)||^2 / mu",
-        {"PL at x": add((HALF, square(g)), (-1, value("f")))},
         add((rates[0], square(g)), (-1, value("f"))),
+        lambda: {"PL at x": add((HALF, square(g)), (-1, value("f")))},
     )
 
 
@@ -175,8 +183,8 @@ def subspace_descent(rates: list[Fraction]) -> Setting:
     y = Point(add((-1, g)), add((1, symbol("P", "h")), (1, symbol("Q", "h"))), value("fy"))
     return Setting(
         f"L-smooth: f(x - P grad f(x) / L) <= f(x) - {rates[0]} ||P grad f(x)||^2 / L",
-        interpolations({"x": x, "y": y}, Fraction(-1)),
         add((1, x.f), (-1, y.f), (-rates[0], square(g))),
+        lambda: interpolations({"x": x, "y": y}, -1),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
+from operator import mul
 
 Vector = list[Fraction]
 Matrix = list[list[Fraction]]
@@ -30,7 +31,7 @@ def product(*factors: Matrix) -> Matrix:
     result = factors[0]
     for factor in factors[1:]:
         columns = transpose(factor)
-        result = [[sum(map(_times, row, column), Fraction()) for column in columns] for row in result]
+        result = [[sum(map(mul, row, column)) for column in columns] for row in result]
     return result
 
 
@@ -42,7 +43,7 @@ def combination(*terms: tuple[int | Fraction, Matrix]) -> Matrix:
 
 def inner(u: Sequence[Fraction], v: Sequence[Fraction]) -> Fraction:
     """Return sum_i u_i v_i."""
-    return sum(map(_times, u, v), Fraction())
+    return sum(map(mul, u, v), Fraction())
 
 
 def reduced(a: Matrix) -> tuple[Matrix, list[int]]:
@@ -135,7 +136,3 @@ def _lifted(a: Matrix, pivots: list[int], w: dict[int, Fraction]) -> Vector:
     for j, c in w.items():
         v[j] = c
     return v
-
-
-def _times(x: Fraction, y: Fraction) -> Fraction:
-    return x * y

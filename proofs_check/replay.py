@@ -85,7 +85,7 @@ def evaluation(data: dict) -> tuple[str, str]:
 
 def enumeration(data: dict) -> tuple[str, str]:
     """Every case of a range, exactly."""
-    run, constant, cases = ENUMERATIONS[data["name"]], rational(data["constant"]), 0
+    (run, _), constant, cases = ENUMERATIONS[data["name"]], rational(data["constant"]), 0
     first, last = map(integer, data["range"])
     for case, holds in run(first, last, constant):
         cases += 1

@@ -124,15 +124,16 @@ def _lipschitz(data: dict) -> tuple[str, str]:
     grown, length = sum(inner(row, moved) ** 2 for row in w1) * scale**4, bound * inner(v, v)
     if grown > length:
         raise Refuted(f"{statement} fails with the slopes {data['witness']['slopes']} along {v}")
-    unit = rational(data["unit"])
-    t, reciprocals = ([unit * integer(k) for k in data[name]] for name in ("multipliers", "reciprocals"))
-    if len(t) != n or any(a <= 0 or a * b < 1 for a, b in zip(t, reciprocals, strict=True)):
+    unit, t, reciprocals = rational(data["unit"]), data["multipliers"], data["reciprocals"]
+    if len(t) != n or any(
+        integer(a) <= 0 or unit**2 * a * integer(b) < 1 for a, b in zip(t, reciprocals, strict=True)
+    ):
         raise Undecided("every multiplier has to be > 0, and its reciprocal at least 1 / multiplier")
     weighted = product(transpose([[x * a for x in row] for row, a in zip(w0, t, strict=True)]), w0)
     back = product([[x * b for x, b in zip(row, reciprocals, strict=True)] for row in w1], transpose(w1))
     cross = [[c * scale**2 * entry for entry in row] for row in product(w1, w0)]
-    left = [[bound * (i == j) - scale**2 * weighted[i][j] for j in range(d)] for i in range(d)]
-    right = [[(i == j) - (r * scale) ** 2 * back[i][j] for j in range(m)] for i in range(m)]
+    left = [[bound * (i == j) - scale**2 * unit * weighted[i][j] for j in range(d)] for i in range(d)]
+    right = [[(i == j) - (r * scale) ** 2 * unit * back[i][j] for j in range(m)] for i in range(m)]
     top = [a + b for a, b in zip(left, transpose(cross), strict=True)]
     _require_semidefinite(top + [a + b for a, b in zip(cross, right, strict=True)], "the LMI")
     return _claimed(data, statement, grown == length > 0), "an exact linear matrix inequality"

@@ -8,6 +8,7 @@ coefficients, so a rounded interior solution is put back on them exactly, and S 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from proofs_check import assembler
 from proofs_check.certificate import seal
 from proofs_check.rational import reduced, transpose
+from proofs_check.verifier import Outcome, verify
 
 Witness = tuple[dict[tuple[str, str], list[Fraction]], dict[str, Fraction]]
 HALF = Fraction(1, 2)
@@ -79,8 +81,8 @@ def solve(built: assembler.Setting, witness: Witness) -> Iterator[dict[str, Frac
     multipliers, margin = cp.Variable(len(active)), cp.Variable()
     a = np.array([[float(x) for x in row[1:]] for row in equations])
     rest = np.array([float(row[0]) for row in equations])
-    constraints = [a @ multipliers == rest, multipliers >= margin]
-    for b, names in symbols.items():
+    constraints = [a @ multipliers == rest]
+    for b in symbols:
         span = np.array([[float(x) for x in row] for row in kernels[b]])
         left, values, _ = np.linalg.svd(span)
         free = left[:, int((values > 1e-9).sum()) :]
@@ -88,9 +90,11 @@ def solve(built: assembler.Setting, witness: Witness) -> Iterator[dict[str, Frac
             g = [free.T @ np.array([[float(x) for x in row] for row in m]) @ free for m in grams[b]]
             form = g[0] - sum(multipliers[k] * g[k + 1] for k in range(len(active)))
             constraints.append((form + form.T) / 2 >> margin * np.eye(free.shape[1]))
-        del names
-    cp.Problem(cp.Maximize(margin), constraints).solve(solver=cp.CLARABEL)
-    if margin.value is None or margin.value < 1e-9:
+    for least in (margin, 0):  # interior multipliers can be rounded; where there are none, some are exactly zero
+        cp.Problem(cp.Maximize(margin), [*constraints, multipliers >= least]).solve(solver=cp.CLARABEL)
+        if margin.value is not None and margin.value > 1e-7:
+            break
+    else:
         raise ValueError(f"no certificate is positive off the kernel of the witness: margin {margin.value}")
     for digits in range(2, 10):
         values = [Fraction(x).limit_denominator(10**digits) for x in multipliers.value]
@@ -120,6 +124,54 @@ def closed_form(steps: int, h: Fraction) -> dict[str, Fraction]:
     m = [Fraction(k, 2 * steps + 1 - k) for k in range(steps + 1)] + [Fraction(1)]
     chain = {f"{k - 1}>{k}": m[k] for k in range(1, steps + 1)}
     return chain | {f"*>{k}": m[k + 1] - m[k] for k in range(steps + 1)}
+
+
+def prove(theorem: str) -> Iterator[tuple[str, dict]]:
+    """Solve, round and check the certificates of a theorem, all of them tight."""
+    if theorem not in ("T09", "T10"):
+        for name in SINGLE[theorem]:
+            yield name, _exact(theorem, name, [HALF], _quadratic(name))
+        return
+    two = theorem == "T10"
+    for h, most in ((Fraction(1), 10), (HALF, 5)):
+        for steps in range(1, most + 1):
+            rates, witness = [1 / (4 * steps * h + 2), *[HALF] * two], huber(steps, h, two)
+            label = f"{steps}-steps-{h.numerator}-{h.denominator}"
+            yield f"{label}-sdp", _exact(theorem, "gradient_descent", rates, witness, h=h, steps=steps)
+            multipliers = closed_form(steps, h)
+            settings = {"h": h, "steps": steps}
+            yield (
+                f"{label}-closed",
+                certificate(theorem, "gradient_descent", rates, multipliers, witness, **settings),
+            )
+
+
+# The settings of one point or two; every rate is 1/2 and ||x||^2 / 2 attains it.
+SINGLE = {
+    "T02": ["gap_above"],
+    "T03": ["gap_below"],
+    "T04": ["sandwich_below", "sandwich_above"],
+    "T05": ["subspace_descent"],
+}
+
+
+def _quadratic(setting: str) -> Witness:
+    """Return f = ||y - c||^2 / 2 as each setting of one point or two sees it; for T05 f is linear across P."""
+    moving, still = ("P", "Q") if setting == "subspace_descent" else ("Q", "P")
+    vectors = {(moving, name): [Fraction(1)] for name in "xg"} | {(still, name): [Fraction()] for name in "xg"}
+    vectors |= {(block, "h"): [Fraction()] for block in "PQ"}
+    if setting == "subspace_descent":
+        vectors |= {("Q", name): [Fraction(1)] for name in "gh"}
+    return vectors, {"f": HALF, "fy": Fraction()}
+
+
+def _exact(theorem: str, setting: str, rates: list[Fraction], witness: Witness, **parameters: Any) -> dict:
+    built = assembler.SETTINGS[setting][1](rates, **parameters)
+    for multipliers in solve(built, witness):
+        found = certificate(theorem, setting, rates, multipliers, witness, **parameters)
+        if verify(json.dumps(found)).outcome is Outcome.VERIFIED:
+            return found
+    raise ValueError(f"{theorem}: rounding to nine digits did not give a certificate")
 
 
 def _pair(x: Any) -> list[int]:
