@@ -4,8 +4,9 @@
     python -m experiments.advice_study run TASK... --out FOLDER    # resumes; one folder a task
     python -m experiments.advice_study table --out FOLDER          # table.md, table.json, figure.png
 
-A TASK is what `deltatheory advise --task` takes. Every candidate gets the same learning rates, the best one
-by dev accuracy with seed 0, then two more seeds; the score is the mean test accuracy of the three seeds.
+A TASK is what `deltatheory advise --task` takes. Every candidate climbs over the same learning rates, by dev
+accuracy with seed 0: upwards as long as that rises, or else downwards. Then come two more seeds; the score is
+the mean test accuracy of the three.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ app = typer.Typer(add_completion=False)
 Out = Annotated[Path, typer.Option(help="Folder of the study.")]
 
 RATES = (3e-4, 1e-3, 1e-2, 3e-2)
+FIRST = 2  # where the climb over the rates begins
 SEEDS = (0, 1, 2)
 # Candidates of `advise` that are not trained as well: neighbours of others, and six runs each.
 LEFT_OUT = ("prefix length=4 gate=values", "adapter bottleneck=8")
@@ -111,8 +113,17 @@ def run(
         for candidate in CANDIDATES:
             if candidate.label in LEFT_OUT:
                 continue
-            first = {rate: score(candidate, rate, SEEDS[0]) for rate in RATES}
-            rate = max(first, key=lambda r: first[r]["dev"])
+            first = {}
+
+            def dev(i: int, candidate=candidate, first=first) -> float:  # type: ignore
+                first.setdefault(RATES[i], score(candidate, RATES[i], SEEDS[0]))
+                return first[RATES[i]]["dev"]
+
+            at = FIRST
+            for step in (1, -1):
+                while 0 <= at + step < len(RATES) and dev(at + step) > dev(at):
+                    at += step
+            rate = RATES[at]
             runs = [first[rate], *(score(candidate, rate, seed) for seed in SEEDS[1:])]
             trained[candidate.label] = {
                 "learning_rate": rate,
