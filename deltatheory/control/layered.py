@@ -221,8 +221,7 @@ class LayeredSystem(System):
 
     def step(self, t: int, x: Tensor, u: Tensor) -> Tensor:
         """Return x_{t+1}; equal to what the whole network computes at that place."""
-        if 0 < t < self.horizon - 1:
-            self.count(FORWARD / (self.horizon - 2))
+        self.count(FORWARD, t)
         delta = torch.zeros_like(self.problem.delta.initial()).index_copy(0, self._coordinates[t], u)
         return self._step(t, x, delta, self.batch)
 
@@ -247,6 +246,10 @@ class LayeredSystem(System):
         """Return the mean cross-entropy of the logits."""
         return cross_entropy(x, self.labels)
 
-    def count(self, forwards: float) -> None:
-        """Count work on the whole batch: `forwards` forward-equivalents an example."""
-        self.problem.passes += forwards * len(self.batch)
+    def count(self, forwards: float, t: int | None = None) -> None:
+        """Count work in `problem.passes`: forward-equivalents an example, of all steps or of step t alone.
+
+        Each block is one L-th of a forward pass; embedding and head are counted as nothing.
+        """
+        share = 1.0 if t is None else (0 < t < self.horizon - 1) / (self.horizon - 2)
+        self.problem.passes += forwards * share * len(self.batch)

@@ -36,10 +36,10 @@ _TRIALS = 3  # random pairs of controls that a hypothesis is tried on
 _ACTIVATIONS = 1.0  # a backward pass through frozen blocks that forms no gradient of a control
 
 
-def count(system: System, forwards: float) -> None:
-    """Count backward passes of a whole sweep where the system is a network; a step counts itself."""
+def count(system: System, forwards: float, t: int | None = None) -> None:
+    """Count backward passes of all steps, or of step t, of a network; a step counts its own forward pass."""
     if isinstance(system, LayeredSystem):
-        system.count(forwards)
+        system.count(forwards, t)
 
 
 def hamiltonian(system: System, t: int, x: Tensor, u: Tensor, p: Tensor) -> Float[Tensor, ""]:
