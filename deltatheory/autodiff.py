@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ __all__ = [
     "hvp",
     "jacobian_rows",
     "jvp",
+    "per_example",
     "require",
     "self_check",
     "value_and_grad",
@@ -212,6 +213,30 @@ def jacobian_rows(f: Function, x: Float[Tensor, " m"], chunk: int = 16) -> Itera
         units = torch.zeros(len(rows), value.numel(), dtype=value.dtype, device=value.device)
         units[torch.arange(len(rows), device=value.device), rows] = 1
         yield tf.vmap(pullback)(units.view(-1, *value.shape))
+
+
+def per_example(
+    f: Callable[..., tuple[Tensor, Tensor]], x: Float[Tensor, " m"], data: Sequence[Tensor]
+) -> tuple[Float[Tensor, "n k"], Tensor, Callable[[], Float[Tensor, "n k m"]]]:
+    """Return the outputs of n examples, what else f gives, and a function that returns the rows ∂outputs/∂x.
+
+    Every example gets its own copy of x, so one backward pass over all of them gives one row of each: the
+    rows cost k backward passes, whatever n is, and only when they are asked for.
+
+    Arguments:
+        f: (x, one example of each of `data`) ↦ (k outputs, anything), pure.
+        x: where, m numbers.
+        data: tensors whose first dimension counts the n examples.
+    """
+    copies = x.detach().expand(len(data[0]), -1).clone()
+    found: Any = tf.vjp(lambda xs: tf.vmap(f)(xs, *data), copies, has_aux=True)
+    outputs, pullback, other = found
+
+    def rows() -> Tensor:
+        unit = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+        return torch.stack([pullback(row.expand_as(outputs))[0] for row in unit], 1)
+
+    return outputs.detach(), other, rows
 
 
 @dataclass(frozen=True)

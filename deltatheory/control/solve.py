@@ -1,0 +1,87 @@
+"""One question, any solver: `solve(problem, "gauss-newton")`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from deltatheory.control.analytic import AnalyticSystem
+from deltatheory.control.constrained import Constrained, MinimumEnergy
+from deltatheory.control.first_order import LBFGS, SGD, Adam
+from deltatheory.control.ilqr import DDP, ILQR
+from deltatheory.control.layered import LayeredSystem
+from deltatheory.control.least_squares import GaussNewton
+from deltatheory.control.msa import EMSA, MSA
+from deltatheory.control.objective import DeltaSolver, Minimizer
+from deltatheory.control.solution import Solution
+from deltatheory.problem import Problem, Trainable
+
+__all__ = ["SOLVERS", "solve"]
+
+# In the space of δ, over the layers of a network, and for small systems given as functions.
+SOLVERS: dict[str, type] = {
+    "gauss-newton": GaussNewton,
+    "adam": Adam,
+    "sgd": SGD,
+    "l-bfgs": LBFGS,
+    "minimum-energy": MinimumEnergy,
+    "constrained": Constrained,
+    "msa": MSA,
+    "e-msa": EMSA,
+    "ilqr": ILQR,
+    "ddp": DDP,
+}
+
+
+def solve(
+    problem: Trainable | AnalyticSystem,
+    solver: str = "gauss-newton",
+    indices: Sequence[int] | None = None,
+    *,
+    energy: float = 0.0,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+    watch: Callable[[Tensor], dict[str, Any]] | None = None,
+    **options: Any,
+) -> Solution:
+    """Find the best control of a network's layers, or of a small system.
+
+    Args:
+        problem: a task under a backbone and a delta, or an `AnalyticSystem` for "ilqr" and "ddp".
+        solver: a key of `SOLVERS`.
+        indices: training examples; all by default.
+        energy: weight of ½|δ|² beside the loss; "minimum-energy" and "constrained" minimize ½|δ|² itself.
+        on_step: called with each row of the history.
+        watch: δ ↦ further columns of the history, whose cost does not count; solvers in the space of δ only.
+        options: settings of the solver, the fields of its class.
+
+    Raises:
+        ValueError: for an unknown solver, a setting that it does not have, or a problem that is not its kind.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r}: allowed are {', '.join(SOLVERS)}.")
+    kind = SOLVERS[solver]
+    unknown = sorted(options.keys() - kind.__dataclass_fields__.keys())
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]}: {solver!r} has no such setting; it has {', '.join(kind.__dataclass_fields__)}."
+        )
+    small = issubclass(kind, (ILQR, DDP))
+    if small != isinstance(problem, AnalyticSystem):
+        right = "an AnalyticSystem" if small else "a Problem"
+        raise ValueError(f"problem is a {type(problem).__name__}: {solver!r} takes {right}.")
+    if watch is not None and not issubclass(kind, DeltaSolver):
+        raise ValueError(f"watch: {solver!r} does not take it; solvers in the space of δ do.")
+    if issubclass(kind, Minimizer):
+        options["energy"] = energy
+    elif energy and not issubclass(kind, (MSA, EMSA)):
+        raise ValueError(f"energy={energy}: {solver!r} takes none.")
+    made: Any = kind(**options)
+    if isinstance(problem, AnalyticSystem):
+        return made.solve(problem, on_step)
+    if isinstance(made, DeltaSolver):
+        return made.solve(problem, indices, on_step=on_step, watch=watch)
+    if not isinstance(problem, Problem):
+        raise ValueError(f"problem is a {type(problem).__name__}: {solver!r} takes a Problem.")
+    return made.solve(LayeredSystem(problem, indices, energy=energy), on_step=on_step)
