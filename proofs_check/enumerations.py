@@ -102,7 +102,7 @@ def maurer(first: int, last: int, c: Fraction) -> Cases:
         yield f"n={n}", xi * xi <= c * n * n ** (2 * n)
 
 
-# name -> (its cases, which way the constant becomes a stronger, false claim; 0 where it is not claimed to be tight)
+# name -> (its cases, which way the constant becomes a stronger, false claim; 0 where it is not tight)
 ENUMERATIONS: dict[str, tuple[Callable[[int, int, Fraction], Cases], int]] = {
     "coordinate_projectors": (coordinate_projectors, 1),
     "expected_gap": (expected_gap, -1),

@@ -1,4 +1,4 @@
-"""Deliberately wrong certificates: every constant that is claimed tight made stronger, every identity off by a sign.
+"""Wrong certificates: every constant that is claimed tight made stronger, every identity off by a sign.
 
 Each mutant is sealed anew, so that it is the mathematics that has to reject it and not the digest.
 """

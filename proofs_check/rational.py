@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
 from operator import mul
+from typing import Any
 
-Vector = list[Fraction]
-Matrix = list[list[Fraction]]
+Vector = list[Any]  # of int or Fraction
+Matrix = list[list[Any]]
 
 
 def matrix(rows: Sequence[Sequence[int | Fraction]]) -> Matrix:

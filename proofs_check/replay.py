@@ -46,7 +46,8 @@ def identity(data: dict) -> tuple[str, str]:
             raise Refuted(f"the sides of {data['name']} differ by {gap} at {where}")
     if not data["pairs"]:
         raise Undecided("no equality is given")
-    return str(data["name"]), f"{len(data['pairs'])} equalities expanded"
+    equalities = "; ".join(" = ".join(map(expressions.text, pair)) for pair in data["pairs"])
+    return f"{data['name']}: {equalities}", f"{len(data['pairs'])} equalities expanded"
 
 
 def _difference(left: expressions.Tree, right: expressions.Tree) -> tuple[dict[str, Fraction], Fraction]:

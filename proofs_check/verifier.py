@@ -2,7 +2,7 @@
 
 VERIFIED: the claim it prints follows from the certificate. REFUTED: the certificate's own witness, or a case
 of an enumeration, shows exactly that the claim is false. UNDECIDED: neither, which includes every damaged
-file. The claim is worded here from the data that were checked, never read from the file.
+file. The claim is worded here from the data that were checked; only an identity's title is the file's own.
 """
 
 from __future__ import annotations

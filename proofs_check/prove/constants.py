@@ -68,7 +68,7 @@ def certificate(function: Tree, where: Fraction, bound: Fraction) -> dict:
 
 
 def prove(theorem: str) -> Iterator[tuple[str, dict]]:
-    """The greatest slopes of GELU and SiLU."""
+    """Bound the slopes of GELU and SiLU."""
     del theorem
     yield "gelu", certificate(GELU, *gelu_constant())
     yield "silu", certificate(SILU, *silu_constant())

@@ -61,7 +61,7 @@ def switched(n: int = 5, seed: int = 0) -> dict:
 
 
 def tight(n: int = 3) -> dict:
-    """Reflections in the metric M'M, times 9/10: every product is an isometry times (9/10)^k, so the rate is exact."""
+    """Take reflections in the metric M'M, times 9/10: products are isometries times (9/10)^k."""
     m = matrix([[Fraction(1 if i == j else max(j - i, 0) * 2) for j in range(n)] for i in range(n)])
     vertices, fixed = [], []
     for axis in ([1, 2, 2], [2, -1, 2]):
@@ -74,7 +74,7 @@ def tight(n: int = 3) -> dict:
 
 
 def prove(theorem: str) -> Iterator[tuple[str, dict]]:
-    """A switched system whose metric a solver finds, and one whose rate is exact."""
+    """Certify a switched system whose metric a solver finds, and one whose rate is exact."""
     del theorem
     yield "switched", switched()
     yield "tight", tight()

@@ -61,8 +61,9 @@ def _symbols(name: str, *shape: int) -> Any:
 def gradient_descent_every_n() -> tuple[str, Pairs]:
     """T09 for every N, h = 1: a potential falls by weighted inequalities and a square at each step.
 
-    With m_k = k/(2N+1-k), a_k = (2N+1-2k)/(2(2N+1-k)^2), V_k = m_k (f_k + |g_k|^2/2) + a_k |x_k|^2 (f* = x* = 0):
-    V_(k-1) - V_k = t_(k-1) (* > k-1) + m_k (k-1 > k) + d_(k-1) |g_(k-1) - x_(k-1)/(2N+2-k)|^2, t_k = m_(k+1) - m_k;
+    With f* = x* = 0, m_k = k/(2N+1-k), t_k = m_(k+1) - m_k, a_k = (2N+1-2k)/(2(2N+1-k)^2) and
+    V_k = m_k (f_k + |g_k|^2/2) + a_k |x_k|^2, the steps are
+    V_(k-1) - V_k = t_(k-1) (* > k-1) + m_k (k-1 > k) + d_(k-1) |g_(k-1) - x_(k-1)/(2N+2-k)|^2,
     f_N + (1 - m_N) (* > N) + |g_N - x_N/(N+1)|^2/2 = V_N, and V_0 = |x_0|^2/(4N+2). So f_N <= |x_0|^2/(4N+2).
     """
     n, k, x, g, f, p, q = sp.symbols("N k x g f g_next f_next")
@@ -91,7 +92,7 @@ def gradient_descent_every_n() -> tuple[str, Pairs]:
 
 
 def lifting() -> tuple[str, Pairs]:
-    """T10, block Q, N = 3, w = Q(x0-x*): the rest is the stated sum of squares, for any t_k that sum to 1 and any m_k."""
+    """T10, block Q, N = 3, w = Q(x0-x*): the rest is a sum of squares, for any m_k and sum t_k = 1."""
     w, g, m = sp.Symbol("w"), _symbols("g", 4), _symbols("m", 4)
     t = [*sp.symbols("t0 t1 t2")]
     t.append(1 - sum(t))
@@ -103,7 +104,7 @@ def lifting() -> tuple[str, Pairs]:
 
 
 def best_rank_one() -> tuple[str, Pairs]:
-    """T15, 2 x 2, W = diag(s1, s2): the best b for a given a leaves s2^2 + (s1^2 - s2^2) a2^2/|a|^2 >= s2^2."""
+    """T15, 2 x 2, W = diag(s1, s2): ba' with the best b leaves s2^2 + (s1^2 - s2^2) a2^2/|a|^2."""
     s1, s2, a1, a2 = sp.symbols("s1 s2 a1 a2")
     w, a = sp.diag(s1, s2), sp.Matrix([a1, a2])
     rest = w - w * a * a.T / (a1**2 + a2**2)
@@ -133,10 +134,9 @@ def relative_attention() -> tuple[str, Pairs]:
 
 
 def normal_forms() -> tuple[str, Pairs]:
-    """T27: LoRA merges and is a no-op at B = 0; IA3 is diag(l) W0; BitFit moves an affine map by its bias alone."""
-    w, b, a, x, l, c = (
-        _symbols("W", 2, 2), _symbols("B", 2, 1), _symbols("A", 1, 2), _symbols("x", 2), _symbols("l", 2), _symbols("c", 2)
-    )  # fmt: skip
+    """T27: LoRA merges and is a no-op at B = 0; IA3 is diag(l) W0; BitFit adds to the bias alone."""
+    w, b, a = _symbols("W", 2, 2), _symbols("B", 2, 1), _symbols("A", 1, 2)
+    x, l, c = (_symbols(name, 2) for name in "xlc")
     s = sp.Symbol("s")
     apart, merged = w * x + s * b * (a * x), (w + s * b * a) * x
     scaled, moved = sp.diag(*l) * w * x, w * x + c
@@ -170,8 +170,8 @@ def first_lora_step() -> tuple[str, Pairs]:
 def adjoint() -> tuple[str, Pairs]:
     """T31, scalar states, T = 3: forward sensitivities and costates give one gradient.
 
-    a_t, b_t are the derivatives of f_t in x and u, q_t, r_t those of the running cost, p that of Phi; that they
-    are what SymPy's chain rule gives for generic functions is checked beside.
+    a_t, b_t are the derivatives of f_t in x and u, q_t, r_t those of the running cost, p that of Phi; that
+    they are what SymPy's chain rule gives for generic functions is checked beside.
     """
     steps, p = 3, sp.Symbol("p")
     a, b, q, r = (sp.symbols(f"{name}:{steps}") for name in "abqr")
@@ -223,7 +223,7 @@ def lqr_step() -> tuple[str, Pairs]:
 
 
 def prefix_reach() -> tuple[str, Pairs]:
-    """T39: o' - (1 - lambda) o = lambda o_P, and the bound on lambda: z <= k e gives z/(z+g) <= k e/(k e+g)."""
+    """T39: o' - (1 - lambda) o = lambda o_P, and z <= k e gives z/(z+g) <= k e/(k e+g)."""
     e, p, v, u = _symbols("E", 3), _symbols("P", 2), _symbols("v", 3), _symbols("u", 2)
     gate = sum(p) / (sum(p) + sum(e))
     both = _attended([*p, *e], [*u, *v])
@@ -265,7 +265,7 @@ def softmax_half() -> tuple[str, Pairs]:
 
 
 def two_token_attention() -> tuple[str, Pairs]:
-    """T44, two tokens: the Jacobian of p v1 + (1-p) v2 is p(1-p)(v1-v2)(k1-k2)', and 1/4 - p(1-p) = (1/2 - p)^2."""
+    """T44: the Jacobian of p v1 + (1-p) v2 is p(1-p)(v1-v2)(k1-k2)', and 1/4 - p(1-p) = (1/2 - p)^2."""
     e1, e2, v1, v2, k1, k2 = sp.symbols("E1 E2 v1 v2 k1 k2")
     p = e1 / (e1 + e2)
     output = _attended([e1, e2], [v1, v2])
@@ -286,7 +286,7 @@ def attention_unbounded() -> tuple[str, Pairs]:
 
 
 def layer_norm() -> tuple[str, Pairs]:
-    """T47, n = 3, centred x: J = (C - xx'/(n s^2))/s has J1 = 0, Jv = v/s across 1 and x, and Jx = (eps/s^3) x."""
+    """T47, n = 3, centred x: J = (C - xx'/(n s^2))/s has J1 = 0, Jx = (eps/s^3) x, and Jv = v/s else."""
     a, b, eps, s = sp.symbols("a b eps s")
     one, x = sp.ones(3, 1), sp.Matrix([a, b, -a - b])
     v = one.cross(x)

@@ -1,8 +1,9 @@
-"""Lipschitz certificates of one-hidden-layer blocks (X3): diagonal multipliers by descent, rounded, exact LMI.
+"""Lipschitz certificates of one-hidden-layer blocks (X3): diagonal multipliers by descent, then rounded.
 
-The set-up is LipSDP-Neuron's (Fazlyab et al., 2019) in centred form: a slope in [c - r, c + r] is c + r s with
-|s| <= 1, and the hidden units are eliminated by a Schur complement, so the LMI has the size inputs + outputs
-and 1536 units cost nothing. The diagonal multipliers are sound; LipSDP's `network` multipliers are not.
+The set-up is LipSDP-Neuron's (Fazlyab et al., 2019) in centred form: a slope in [c - r, c + r] is c + r s
+with |s| <= 1, and the hidden units are eliminated by a Schur complement, so the LMI has the size
+inputs + outputs and 1536 units cost little. Diagonal multipliers are sound;
+LipSDP's `network` multipliers are not.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def squared_bound(
 def descend(
     w0: np.ndarray, w1: np.ndarray, low: float, high: float, power: int = 16, steps: int = 300
 ) -> np.ndarray:
-    """Minimize the L^2 of `squared_bound` over t > 0 by L-BFGS, the greatest eigenvalue softened to a p-norm."""
+    """Minimize the L^2 of `squared_bound` over t > 0 by L-BFGS, with a p-norm for the greatest eigenvalue."""
     import torch
     from scipy.optimize import minimize
 
@@ -135,14 +136,14 @@ def _mlp_weights(layer: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def two_units() -> dict:
-    """Certify the ReLU network on which LipSDP's `network` mode answers L = 2: its constant is sqrt 32, exactly."""
+    """Certify the ReLU network on which LipSDP's `network` mode answers 2: its constant is sqrt 32."""
     inner, outer = np.array([[-2, -2], [-2, -1]]), np.array([[-2, 2]])
     relu, t = (Fraction(0), Fraction(1)), np.array([2, 8 / 3])
     return certificate(inner, outer, Fraction(1), relu, Fraction(32), ([1, 0], [1, 1]), t, unit=24)
 
 
 def prove(theorem: str) -> Iterator[tuple[str, dict]]:
-    """The network that refutes LipSDP's `network` mode, and the MLP blocks of MiniLM's first and last layers."""
+    """Certify the network that LipSDP's `network` mode gets wrong, and two MLP blocks of MiniLM."""
     del theorem
     yield "two-units", two_units()
     for layer in (0, 5):

@@ -90,7 +90,10 @@ def solve(built: assembler.Setting, witness: Witness) -> Iterator[dict[str, Frac
             g = [free.T @ np.array([[float(x) for x in row] for row in m]) @ free for m in grams[b]]
             form = g[0] - sum(multipliers[k] * g[k + 1] for k in range(len(active)))
             constraints.append((form + form.T) / 2 >> margin * np.eye(free.shape[1]))
-    for least in (margin, 0):  # interior multipliers can be rounded; where there are none, some are exactly zero
+    for least in (
+        margin,
+        0,
+    ):  # interior multipliers can be rounded; where there are none, some are exactly zero
         cp.Problem(cp.Maximize(margin), [*constraints, multipliers >= least]).solve(solver=cp.CLARABEL)
         if margin.value is not None and margin.value > 1e-7:
             break
@@ -105,7 +108,7 @@ def solve(built: assembler.Setting, witness: Witness) -> Iterator[dict[str, Frac
 
 
 def huber(steps: int, h: Fraction, two_blocks: bool) -> Witness:
-    """Return the worst function of T09 and T10: Huber(Px) + ||Qx||^2 / 2 with the slope delta = 1/(2Nh + 1) at x0 = 1."""
+    """Return the worst function of T09, T10: Huber(Px) + ||Qx||^2/2, slope delta = 1/(2Nh + 1), x0 = 1."""
     delta = 1 / (2 * steps * h + 1)
     vectors, values = {("P", "x"): [Fraction(1)]}, {}
     for k in range(steps + 1):
@@ -156,9 +159,11 @@ SINGLE = {
 
 
 def _quadratic(setting: str) -> Witness:
-    """Return f = ||y - c||^2 / 2 as each setting of one point or two sees it; for T05 f is linear across P."""
+    """Return f = ||y - c||^2 / 2 as a setting of one point or two sees it; for T05 f is linear across P."""
     moving, still = ("P", "Q") if setting == "subspace_descent" else ("Q", "P")
-    vectors = {(moving, name): [Fraction(1)] for name in "xg"} | {(still, name): [Fraction()] for name in "xg"}
+    vectors = {(moving, name): [Fraction(1)] for name in "xg"} | {
+        (still, name): [Fraction()] for name in "xg"
+    }
     vectors |= {(block, "h"): [Fraction()] for block in "PQ"}
     if setting == "subspace_descent":
         vectors |= {("Q", name): [Fraction(1)] for name in "gh"}
