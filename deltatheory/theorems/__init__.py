@@ -5,9 +5,18 @@
 
 from deltatheory.theorems import (
     adapters,
+    attention,
+    generalization,
+    layer_choice,
     linear_networks,
+    linear_quadratic,
+    lipschitz,
+    lipschitz_attention,
+    lipschitz_networks,
     low_rank,
+    optimal_control,
     random_subspaces,
+    reachability,
     subspace_descent,
     subspace_optimization,
 )
@@ -41,5 +50,8 @@ __all__ = [
 # Modules by family; importing them registers their theorems.
 FAMILIES = {
     "subspace optimization": (subspace_optimization, subspace_descent, random_subspaces),
-    "expressivity": (low_rank, linear_networks, adapters),
+    "expressivity": (low_rank, linear_networks, adapters, attention),
+    "optimal control": (optimal_control, linear_quadratic, reachability, layer_choice),
+    "Lipschitz facts": (lipschitz, lipschitz_attention, lipschitz_networks),
+    "generalization": (generalization,),
 }

@@ -38,7 +38,8 @@ __all__ = [
 
 def exactly(values: Any) -> np.ndarray:
     """Return numbers as an array of fractions; floats keep their exact binary value."""
-    return np.vectorize(Fraction, otypes=[object])(np.asarray(values))
+    # `item` first: a Fraction of a numpy integer keeps its 64 bits, and overflows.
+    return np.vectorize(lambda x: Fraction(getattr(x, "item", lambda: x)()), otypes=[object])(values)
 
 
 def zeros(*shape: int) -> np.ndarray:
@@ -53,10 +54,10 @@ def eye(n: int) -> np.ndarray:
 
 def diagonal(values: Any, rows: int | None = None, columns: int | None = None) -> np.ndarray:
     """Return a matrix of fractions with these diagonal entries."""
-    values = list(values)
+    values = exactly(list(values))
     matrix = zeros(rows or len(values), columns or len(values))
     for i, value in enumerate(values):
-        matrix[i, i] = Fraction(value)
+        matrix[i, i] = value
     return matrix
 
 

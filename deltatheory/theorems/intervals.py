@@ -7,7 +7,7 @@ that contains the value for certain.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 __all__ = ["Interval", "exp", "largest", "log", "magnitude", "normal_cdf", "normal_pdf", "sqrt"]
 
 _BITS = 160  # of the ends: far below what any bound is decided by
+_FIXED = _BITS + 40
 
 
 def _rounded(x: Fraction, up: bool) -> Fraction:
@@ -118,52 +119,42 @@ def _increasing(on_float: Callable, on_fraction: Callable[[Fraction], Interval])
     return function
 
 
-def _series(terms: Iterable[Fraction], rest: Callable[[Fraction], Fraction]) -> Interval:
-    """Return the sum of a series, cut where its rest, bounded from the first term left out, is tiny."""
-    total, term = Fraction(0), Fraction(0)
-    for term in terms:
-        if rest(abs(term)) < Fraction(1, 1 << (_BITS + 8)):
-            break
-        total += term
-    return Interval(total - rest(abs(term)), total + rest(abs(term)))
+def _summed(first: Fraction, factor: Fraction, step: Callable[[int], int], weight: Callable[[int], int]):
+    """Return Σ_k p_k / weight(k) with p_0 = first, p_{k+1} = p_k factor / step(k), in fixed point.
 
-
-def _exp_terms(x: Fraction) -> Iterable[Fraction]:
-    term, k = Fraction(1), 0
-    while True:
-        yield term
+    For |first| <= 1 and |factor| <= 1/2: then p_k is off by at most 6 units in the last place, a term by 7,
+    and what is left out is at most twice the last p_k.
+    """
+    p, f = (int(x * (1 << _FIXED) // 1) for x in (first, factor))
+    total = k = 0
+    while abs(p) > 1:
+        total += p // weight(k)
+        p = (p * f >> _FIXED) // step(k)
         k += 1
-        term = term * x / k
+    off = 16 * (k + 1)
+    return Interval(Fraction(total - off, 1 << _FIXED), Fraction(total + off, 1 << _FIXED))
 
 
 @cache
 def _exp(x: Fraction) -> Interval:
     if x < 0:
         return 1 / _exp(-x)
-    halvings = max(0, math.ceil(x).bit_length() + 3)
-    out = _series(_exp_terms(_rounded(x / 2**halvings, up=False)), lambda t: 2 * t)
-    upper = _series(_exp_terms(_rounded(x / 2**halvings, up=True)), lambda t: 2 * t)
-    out = Interval(out.low, upper.high)
+    halvings = math.ceil(x).bit_length() + 3
+    out = _summed(Fraction(1), x / 2**halvings, lambda k: k + 1, lambda k: 1)
     for _ in range(halvings):
         out = out * out
     return out
 
 
-def _odd_powers(z: Fraction, sign: int) -> Iterable[Fraction]:
-    power, k = z, 1
-    while True:
-        yield power / k
-        power, k = power * z * z * sign, k + 2
-
-
-def _atanh(z: Fraction) -> Interval:
-    return _series(_odd_powers(z, 1), lambda t: t / (1 - z * z))
+def _odd_powers(z: Fraction, sign: int) -> Interval:
+    """Return Σ_k sign^k z^{2k+1} / (2k+1): atanh z for sign 1, atan z for -1."""
+    return _summed(z, sign * z * z, lambda k: 1, lambda k: 2 * k + 1)
 
 
 def _log_rational(x: Fraction) -> Interval:
     shift = x.numerator.bit_length() - x.denominator.bit_length()
     m = x / Fraction(2) ** shift  # in (1/2, 2)
-    return 2 * _atanh((m - 1) / (m + 1)) + shift * 2 * _atanh(Fraction(1, 3))
+    return 2 * _odd_powers((m - 1) / (m + 1), 1) + shift * 2 * _odd_powers(Fraction(1, 3), 1)
 
 
 @cache
@@ -187,27 +178,17 @@ def _sqrt(x: Fraction) -> Interval:
 
 @cache
 def _pi() -> Interval:
-    def atan(z: Fraction) -> Interval:
-        return _series(_odd_powers(z, -1), lambda t: t)
-
-    return 16 * atan(Fraction(1, 5)) - 4 * atan(Fraction(1, 239))  # Machin
-
-
-def _cdf_terms(x: Fraction) -> Iterator[Fraction]:
-    power, n = x, 0
-    while True:
-        yield power / (2 * n + 1)
-        n += 1
-        power = -power * x * x / (2 * n)
+    return 16 * _odd_powers(Fraction(1, 5), -1) - 4 * _odd_powers(Fraction(1, 239), -1)  # Machin
 
 
 def _normal_cdf(x: Fraction) -> Interval:
-    """Enclose ½ + (1/√2π) Σ (-1)ⁿ x^{2n+1} / (2ⁿ n! (2n+1)); the terms fall in size once 2n > x²."""
-    terms = _cdf_terms(x)
-    first = [next(terms) for _ in range(math.ceil(x * x) + 1)]
-    head = sum(first, Fraction(0))
-    tail = _series(terms, lambda t: t)
-    return Fraction(1, 2) + (head + tail) / sqrt(2 * _pi())
+    """Enclose ½ + (1/√2π) Σ (-1)ⁿ x^{2n+1} / (2ⁿ n! (2n+1)); terms alternate, and fall once 2n > x²."""
+    total, power, n = Fraction(0), x, 0
+    while n <= x * x or abs(power) > Fraction(1, 1 << _FIXED):
+        total += power / (2 * n + 1)
+        n += 1
+        power = -power * x * x / (2 * n)
+    return Fraction(1, 2) + Interval(total - abs(power), total + abs(power)) / sqrt(2 * _pi())
 
 
 exp = _increasing(math.exp, _exp)

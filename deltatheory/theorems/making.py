@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deltatheory.theorems.exact import exactly, fractions
 from deltatheory.theorems.theorem import Evidence, Instance, Mutant, Status
 
 __all__ = [
@@ -82,9 +83,17 @@ def identity_status(degree: int, trials: int = 2) -> Status:
 
 def wide(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Return integers drawn evenly from `FAMILY` values, as fractions: the points of an identity test."""
-    return np.vectorize(Fraction, otypes=[object])(rng.integers(-FAMILY // 2, FAMILY // 2, shape))
+    return exactly(rng.integers(-FAMILY // 2, FAMILY // 2, shape))
 
 
 def identity_check(sides: SidesFunction, draw: Maker, trials: int = 2) -> Callable[[], bool]:
     """Return the check behind `identity_status`: the identity at `trials` points with wide entries."""
     return lambda: passes(sides, draw, trials)
+
+
+def drawing(seed: int, large: bool) -> Callable[..., np.ndarray]:
+    """Return a source of random arrays: small fractions, none of them 0, or wide ones."""
+    rng = np.random.default_rng(seed)
+    if large:
+        return lambda *shape: wide(rng, *shape)
+    return lambda *shape: fractions(rng, *shape, top=3, bottom=2) + Fraction(1, 5)

@@ -262,7 +262,7 @@ def _enumerate_t12() -> bool:
     return all(
         a <= b
         for d in range(2, 17, 2)
-        for D in range(d + 2, 41, 2)
+        for D in range(d + 2, 31, 2)
         for beta in range(1, 8)
         for a, b in [_t12(_small_beta(0) | {"d": d, "D": D, "beta": F(beta, 8)})]
     )
@@ -301,7 +301,7 @@ T12 = register(
         ),
         proof="Chernoff for the ratio of chi-squared variables.",
         source="Dasgupta and Gupta 2003, lemma 2.2",
-        status=Status(Evidence.ENUMERATED, "even d <= 16, even D <= 40, beta = 1/8..7/8"),
+        status=Status(Evidence.ENUMERATED, "even d <= 16, even D <= 30, beta = 1/8..7/8"),
         exact_check=_enumerate_t12,
     )
 )

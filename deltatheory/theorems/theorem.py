@@ -268,12 +268,17 @@ def _holds(kind: Kind, a: Any, b: Any, exact: bool) -> bool | None:
     if not exact:
         room = TOLERANCE * max(1.0, abs(a), abs(b))
         return bool(abs(a - b) <= room if kind == "identity" else a <= b + room)
-    a, b = Interval.of(a), Interval.of(b)
+    # Fractions are compared as they are: an interval would round their ends.
+    (low, high), (floor, ceiling) = _ends(a), _ends(b)
     if kind == "identity":
-        if a.low > b.high or b.low > a.high:
+        if low > ceiling or floor > high:
             return False
-        return True if a.low == a.high == b.low == b.high else None
-    return True if a.high <= b.low else False if a.low > b.high else None
+        return True if low == high == floor == ceiling else None
+    return True if high <= floor else False if low > ceiling else None
+
+
+def _ends(x: Any) -> tuple[Any, Any]:
+    return (x.low, x.high) if isinstance(x, Interval) else (x, x)
 
 
 def _violation(kind: Kind, a: float, b: float) -> float:
@@ -286,9 +291,13 @@ def _ratio(kind: Kind, a: float, b: float) -> float:
         if _holds(kind, a, b, exact=False):
             return 1.0
         large, small = sorted((abs(a), abs(b)))
-    if large == 0:
-        return 1.0 if small == 0 else float("inf") if small > 0 else 0.0
-    return small / large
+    if small == large:
+        return 1.0
+    if large < 0 and small < 0:
+        small, large = -large, -small
+    if large <= 0:
+        return float("inf") if small > 0 else 0.0
+    return max(0.0, small / large)
 
 
 THEOREMS: dict[str, Theorem] = {}

@@ -1,0 +1,317 @@
+"""What prefixes and prompts do to attention: gates, invariant ratios, inclusion, reachability (T24-T26, T39).
+
+A row of attention has positive weights w_j = exp(score_j); instances hold the weights themselves, which makes
+the identities rational.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from deltatheory.theorems.exact import exactly, eye, fractions, is_psd, positive
+from deltatheory.theorems.intervals import exp
+from deltatheory.theorems.making import (
+    FAMILY,
+    HAIR,
+    edited,
+    identity_check,
+    identity_status,
+    scaled,
+    searched,
+    square,
+    wide,
+)
+from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+
+F = Fraction
+
+
+def _head(seed: int, large: bool = False) -> Instance:
+    """Return the weights and values of a context of 4 tokens and a prefix of 2."""
+    rng = np.random.default_rng(seed)
+    if large:
+        weights = exactly(rng.integers(1, FAMILY, 6))
+        values = wide(rng, 6, 2)
+    else:
+        weights, values = positive(rng, 6), fractions(rng, 6, 2)
+    parts = {"w": weights[:4], "p": weights[4:], "V": values[:4], "Vp": values[4:]}
+    ones = exactly([1] * 4)
+    return parts | {"softmax": True, "V_seen": values[:4], "key_change": ones, "position_bias": ones}
+
+
+def _wide_head(seed: int) -> Instance:
+    return _head(seed, large=True)
+
+
+# ---- T24: the gate ----
+
+
+def _t24(x: Instance):
+    context, prefix = sum(x["w"]), sum(x["p"])
+    together = x["w"] @ x["V_seen"] + x["p"] @ x["Vp"]
+    if x["softmax"]:
+        together = together / (context + prefix)
+    gate = prefix / (context + prefix)
+    return together, (1 - gate) * (x["w"] @ x["V"] / context) + gate * (x["p"] @ x["Vp"] / prefix)
+
+
+T24 = register(
+    Theorem(
+        id="T24",
+        name="a prefix is a gated adapter",
+        latex=r"o_{pt}=(1-\lambda)o+\lambda o_P,\quad\lambda=Z_P/(Z_P+Z_x)",
+        words="attention over prefix and context is a mixture of attention to each; per head and layer",
+        kind="identity",
+        sides=_t24,
+        sampler=_head,
+        hypotheses=(
+            Hypothesis(
+                "softmax",
+                "the weights are normalised to sum to one (linear attention only adds)",
+                lambda x: x["softmax"],
+                edited(_head, softmax=False, w=exactly([1, 2, 3, 4])),
+            ),
+            Hypothesis(
+                "values fixed",
+                "the prefix does not change the keys and values of the context (true within one layer)",
+                lambda x: bool(np.all(x["V_seen"] == x["V"])),
+                edited(_head, V_seen=lambda x: x["V"] + 1),
+            ),
+        ),
+        mutant=Mutant(
+            "the gate is Z_P / Z_x",
+            lambda x: (
+                _t24(x)[0],
+                (1 - sum(x["p"]) / sum(x["w"])) * (x["w"] @ x["V"] / sum(x["w"]))
+                + sum(x["p"]) / sum(x["w"]) * (x["p"] @ x["Vp"] / sum(x["p"])),
+            ),
+            edited(_head, V=exactly([[1, 0]] * 4), V_seen=exactly([[1, 0]] * 4), Vp=exactly([[0, 1]] * 2)),
+        ),
+        proof="Split the sum over positions and multiply and divide each part by its own normaliser.",
+        source="He et al. 2022, equation 7",
+        status=identity_status(10),
+        exact_check=identity_check(_t24, _wide_head),
+    )
+)
+
+
+# ---- T25: relative attention ----
+
+
+def _t25(x: Instance):
+    seen = x["w"] * x["key_change"] * x["position_bias"]
+    before, after = x["w"] / sum(x["w"]), seen / (sum(seen) + sum(x["p"]))
+    return np.outer(after, before), np.outer(before, after)
+
+
+T25 = register(
+    Theorem(
+        id="T25",
+        name="a prefix leaves relative attention alone",
+        latex=r"A^{pt}_{ij}/A^{pt}_{ik}=A_{ij}/A_{ik}",
+        words="within one layer a prefix scales all attention to the context alike; cross-multiplied",
+        kind="identity",
+        sides=_t25,
+        sampler=_head,
+        hypotheses=(
+            Hypothesis(
+                "keys fixed",
+                "queries and keys of the context are fixed (from layer 2 on they are not)",
+                lambda x: len(set(x["key_change"])) == 1,
+                edited(_head, key_change=exactly([1, 2, 1, 1])),
+            ),
+            Hypothesis(
+                "positions fixed",
+                "the prefix shifts no position index or position bias of the scores",
+                lambda x: len(set(x["position_bias"])) == 1,
+                edited(_head, position_bias=exactly([1, F(1, 2), F(1, 4), F(1, 8)])),
+            ),
+        ),
+        mutant=Mutant(
+            "attention itself is unchanged",
+            lambda x: (x["w"] / sum(x["w"]), x["w"] / (sum(x["w"]) + sum(x["p"]))),
+            _head,
+        ),
+        proof="A prefix only adds to the normaliser of the row.",
+        source="Petrov et al. 2024",
+        status=identity_status(14),
+        exact_check=identity_check(_t25, _wide_head),
+    )
+)
+
+
+# ---- T26: soft prompts are prefixes ----
+
+
+def _decoder(seed: int, large: bool = False) -> Instance:
+    """Return two attention layers of width 2, a prompt of one token, a text of two, and position vectors."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        return wide(rng, *shape) if large else fractions(rng, *shape, top=2, bottom=2)
+
+    layers = [{name: draw(2, 2) for name in "QKV"} for _ in range(2)]
+    parts = {"layers": layers, "prompt": draw(1, 2), "text": draw(2, 2), "positions": draw(3, 2)}
+    return parts | {"causal": True, "prompt_first": True, "same_positions": True}
+
+
+def _attend(layer: dict, tokens: np.ndarray, keys: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Return tokens plus attention with the rational weights 1 + (q·k)², normalised over what is visible."""
+    scores = (tokens @ layer["Q"]) @ (keys @ layer["K"]).T
+    weights = (1 + scores * scores) * visible
+    return tokens + (weights / weights.sum(1)[:, None]) @ (keys @ layer["V"])
+
+
+def _t26(x: Instance, advance: bool = True):
+    k, n = len(x["prompt"]), len(x["text"])
+    mask = np.tril(np.ones((n + k, n + k), int)) if x["causal"] else np.ones((n + k, n + k), int)
+    text = slice(k, n + k) if x["prompt_first"] else slice(0, n)
+    order = [x["prompt"], x["text"]] if x["prompt_first"] else [x["text"], x["prompt"]]
+    joint = np.concatenate(order) + x["positions"]
+    prefix = x["prompt"] + x["positions"][:k]
+    tokens = x["text"] + (x["positions"][k:] if x["same_positions"] else x["positions"][:n])
+    beside = np.concatenate([np.ones((n, k), int), mask[k:, k:]], 1)
+    for layer in x["layers"]:
+        joint = _attend(layer, joint, joint, mask)
+        # The prefix of a layer, K and V of the prompt's activations, is made without the text.
+        tokens = _attend(layer, tokens, np.concatenate([prefix, tokens]), beside)
+        if advance:
+            prefix = _attend(layer, prefix, prefix, mask[:k, :k])
+    return joint[text], tokens
+
+
+T26 = register(
+    Theorem(
+        id="T26",
+        name="a soft prompt is a prefix",
+        latex=r"\text{causal, prompt first: prompt}=\text{prefix of the prompt's }K,V",
+        words="with a causal mask the keys and values of a soft prompt do not depend on the input, "
+        "so some prefix does the same; shown for positive rational score functions in place of exp",
+        kind="identity",
+        sides=_t26,
+        sampler=_decoder,
+        hypotheses=(
+            Hypothesis(
+                "causal mask",
+                "no token attends to later ones",
+                lambda x: x["causal"],
+                edited(_decoder, causal=False),
+            ),
+            Hypothesis(
+                "prompt first",
+                "the prompt comes before the text",
+                lambda x: x["prompt_first"],
+                edited(_decoder, prompt_first=False),
+            ),
+            Hypothesis(
+                "same positions",
+                "the text keeps its position indices beside the prefix",
+                lambda x: x["same_positions"],
+                edited(_decoder, same_positions=False),
+            ),
+        ),
+        mutant=Mutant(
+            "the prefix of layer 1 serves every layer",
+            lambda x: _t26(x, advance=False),
+            _decoder,
+        ),
+        proof="Induction over layers: activations of the prompt see the prompt only.",
+        source="after Petrov et al. 2024",
+        status=identity_status(4000),
+        exact_check=identity_check(_t26, lambda seed: _decoder(seed, large=True)),
+    )
+)
+
+
+# ---- T39: what a prefix can reach ----
+
+
+def _steered(seed: int) -> Instance:
+    """Return a head of width 4, a context of 3 tokens by scores and values, and k prefix tokens."""
+    rng = np.random.default_rng(seed)
+    k, M = int(rng.integers(1, 4)), F(int(rng.integers(1, 4)), 2)
+    q, Wk, Wv = (fractions(rng, *shape, top=2, bottom=2) for shape in ((4,), (4, 4), (4, 4)))
+    tokens = fractions(rng, k, 4)
+    norms = [sum(abs(t)) or F(1) for t in tokens]  # at least ‖t‖
+    tokens = tokens * exactly([[M / norm] for norm in norms])
+    alpha = M * sum(abs(Wk.T @ q)) / 2  # at least M ‖Wkᵀ q‖ / √4
+    sigma = F(int(sum(map(sum, abs(Wv)))) + 1)
+    context = {"s": fractions(rng, 3, top=3), "V": fractions(rng, 3, 4) + F(1, 5)}
+    head = {"q": q, "Wk": Wk, "Wv": Wv, "u": tokens, "k": k, "M": M}
+    return context | head | {"alpha": alpha, "sigma": sigma}
+
+
+def _t39(x: Instance):
+    """Return both sides squared: o' without its part along o, and the part that the prefix may add."""
+    context = [exp(s) for s in x["s"]]
+    prefix = [exp((u @ x["Wk"].T) @ x["q"] / 2) for u in x["u"]]
+    g, z = sum(context), sum(prefix)
+    o = np.array(context) @ x["V"]
+    added = np.array(prefix) @ (x["u"] @ x["Wv"].T)
+    out = (o + added) / (g + z)
+    across = square(out) - (out @ o) * (out @ o) / square(o)
+    most = x["k"] * exp(x["alpha"])
+    return across, (most / (most + g) * x["sigma"] * x["M"]) ** 2
+
+
+def _pushed(seed: int) -> Instance:
+    """Return one prefix token across the context's value, with the largest score that M allows: equality."""
+    M = F(seed % 3 + 1)
+    q, Wk = exactly([2, 0, 0, 0]), eye(4)
+    u = exactly([[M, 0, 0, 0]])
+    context = {"s": exactly([1]), "V": exactly([[0, 1, 0, 0]])}
+    bounds = {"k": 1, "M": M, "alpha": M, "sigma": F(1)}
+    return context | {"q": q, "Wk": Wk, "Wv": eye(4), "u": u} | bounds
+
+
+def _score_bound(x: Instance) -> bool:
+    direction = x["Wk"].T @ x["q"]
+    return 4 * x["alpha"] ** 2 >= square(direction) * x["M"] ** 2
+
+
+T39 = register(
+    Theorem(
+        id="T39",
+        name="what a prefix can reach",
+        latex=r"\|o'_\perp\|\le\lambda_{\max}s_{\max}(W_v)M,\quad\lambda_{\max}=\frac{ke^\alpha}{ke^\alpha+g},"
+        r"\ \alpha=\|W_k^\top q\|M/\sqrt d,\ g=\sum_je^{s_j}",
+        words="k prefix tokens of norm at most M move the output of a head across its former direction by a "
+        "bounded amount: what lies beyond is unreachable; compared squared, width 4",
+        kind="tight",
+        sides=_t39,
+        sampler=_steered,
+        hypotheses=(
+            Hypothesis(
+                "bounded tokens",
+                r"$\|u_i\|\le M$",
+                lambda x: all(square(u) <= x["M"] ** 2 for u in x["u"]),
+                edited(_pushed, u=lambda x: 2 * x["u"]),
+            ),
+            Hypothesis(
+                "number of tokens",
+                "at most $k$ prefix tokens",
+                lambda x: len(x["u"]) <= x["k"],
+                edited(_pushed, u=lambda x: np.concatenate([x["u"]] * 3)),
+            ),
+            Hypothesis(
+                "score bound",
+                r"$\alpha\ge\|W_k^\top q\|M/\sqrt d$",
+                _score_bound,
+                edited(_pushed, alpha=lambda x: x["alpha"] / 2),
+            ),
+            Hypothesis(
+                "norm of W_v",
+                r"$s_{\max}(W_v)\le\sigma$",
+                lambda x: is_psd(x["sigma"] ** 2 * eye(4) - x["Wv"].T @ x["Wv"]),
+                edited(_pushed, Wv=2 * eye(4)),
+            ),
+        ),
+        mutant=scaled(_t39, HAIR, _pushed),
+        extremal=_pushed,
+        proof="T24: o' - (1-λ) o = λ o_P with ‖o_P‖ <= s_max(W_v) M, and λ grows with every score.",
+        source="own; sharper than the k e^α / g form of Bhargava et al. 2023 (recalled)",
+        status=searched(),
+    )
+)

@@ -1,0 +1,182 @@
+"""Which layers to control: log det has diminishing returns, so greedy choice is good (T42)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from deltatheory.theorems.exact import (
+    det,
+    diagonal,
+    exactly,
+    eye,
+    full_rank,
+    inverse,
+    is_psd,
+    positive,
+    trace,
+)
+from deltatheory.theorems.intervals import exp, log
+from deltatheory.theorems.making import (
+    HAIR,
+    edited,
+    scaled,
+    searched,
+)
+from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+
+F = Fraction
+
+
+# ---- T42: choice of layers ----
+
+
+def _candidates(seed: int) -> Instance:
+    """Return four Gramians of rank one, eps, a small and a larger choice, and one to add."""
+    rng = np.random.default_rng(seed)
+    roots = [full_rank(rng, 3, 1) for _ in range(4)]
+    x = {"W": [r @ r.T for r in roots], "eps": positive(rng, 1)[0], "objective": "logdet"}
+    return x | {"small": [0], "large": [0, 1], "add": 2}
+
+
+def _sum(x: Instance, chosen) -> np.ndarray:
+    S = x["eps"] * np.eye(len(x["W"][0]), dtype=int)
+    for i in chosen:
+        S = S + x["W"][i]
+    return S
+
+
+def _t42a(x: Instance):
+    before = [_sum(x, x["large"]), _sum(x, x["small"])]
+    after = [M + x["W"][x["add"]] for M in before]
+    if x["objective"] == "-trace of inverse":
+        gains = [trace(inverse(a)) - trace(inverse(b)) for a, b in zip(before, after, strict=True)]
+        return gains[0], gains[1]
+    return det(after[0]) * det(before[1]), det(after[1]) * det(before[0])
+
+
+_INTEGERS = [
+    [[4, 4, 2], [4, 4, 2], [2, 2, 5]],
+    [[4, 6, -6], [6, 9, -9], [-6, -9, 9]],
+    [[9, 6, -9], [6, 4, -6], [-9, -6, 9]],
+]
+
+
+def _chosen(seed: int) -> Instance:
+    return _candidates(seed) | {"W": [exactly(W) for W in _INTEGERS], "eps": F(1)}
+
+
+def _same_axis(seed: int) -> Instance:
+    W = [diagonal([seed + 1, 0, 0])] * 3
+    return _candidates(seed) | {"W": W, "eps": F(1)}
+
+
+def _gramians(violator) -> Hypothesis:
+    return Hypothesis("Gramians", r"$W_i\succeq0$", lambda x: all(is_psd(W) for W in x["W"]), violator)
+
+
+T42a = register(
+    Theorem(
+        id="T42a",
+        name="diminishing returns of layers",
+        latex=r"\det(S_B+W)\det(S_A)\le\det(S_A+W)\det(S_B),\ S_C=\epsilon I+\sum_CW_i,\ A\subseteq B",
+        words="log det of the chosen Gramian is submodular; minus the trace of its inverse is not",
+        kind="tight",
+        sides=_t42a,
+        sampler=_candidates,
+        hypotheses=(
+            _gramians(edited(_same_axis, W=lambda x: [x["W"][0], -eye(3) / 2, x["W"][0]])),
+            Hypothesis(
+                "log det",
+                "the objective is $\\log\\det$",
+                lambda x: x["objective"] == "logdet",
+                edited(_chosen, objective="-trace of inverse"),
+            ),
+            Hypothesis(
+                "nested",
+                "$A\\subseteq B$",
+                lambda x: set(x["small"]) <= set(x["large"]),
+                edited(_same_axis, small=[0, 1], large=[0]),
+            ),
+        ),
+        mutant=scaled(_t42a, HAIR, edited(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)])),
+        extremal=edited(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)]),
+        proof="det(S + W)/det S = det(I + W^{1/2} S^{-1} W^{1/2}), and S^{-1} falls as S grows.",
+        source="classical; the claim for -tr of the inverse corrected by arXiv 1609.08706",
+        status=searched(),
+    )
+)
+
+
+def _value(x: Instance, chosen) -> Any:
+    return log(det(_sum(x, chosen)))
+
+
+def _best_next(x: Instance, chosen: list[int]) -> int:
+    rest = [i for i in range(len(x["W"])) if i not in chosen]
+    return max(rest, key=lambda i: det(_sum(x, [*chosen, i])))
+
+
+def _greedy(x: Instance) -> list[int]:
+    chosen: list[int] = []
+    for _ in range(2):
+        chosen.append(_best_next(x, chosen))
+    return chosen
+
+
+def _t42b(x: Instance):
+    base = _value(x, [])
+    sets = [list(c) for c in combinations(range(len(x["W"])), 2)]
+    best = max(sets, key=lambda c: det(_sum(x, c)))
+    one = x["eps"] / x["eps"]
+    return _value(x, x["chosen"]) - base, (1 - exp(-one)) * (_value(x, best) - base)
+
+
+_with_greedy = edited(_candidates, chosen=_greedy)
+
+
+def _complements(seed: int) -> Instance:
+    """Return two indefinite matrices that only help together, and a small one that helps alone."""
+    W = [eye(2) * F(seed % 5 + 1, 10), diagonal([10, F(-99, 100)]), diagonal([F(-95, 100), 10])]
+    return edited(lambda s: _candidates(s) | {"W": W, "eps": F(1)}, chosen=_greedy)(seed)
+
+
+T42b = register(
+    Theorem(
+        id="T42b",
+        name="greedy choice of layers",
+        latex=r"f(S_{greedy})-f(\emptyset)\ge(1-1/e)\,(f^*-f(\emptyset)),\quad f=\log\det",
+        words="adding the best layer one at a time gets 63 % of the best gain in log det; budget two of four",
+        kind="lower",
+        sides=_t42b,
+        sampler=_with_greedy,
+        hypotheses=(
+            _gramians(_complements),
+            Hypothesis(
+                "greedy",
+                "every choice has the largest gain",
+                lambda x: all(
+                    det(_sum(x, [*x["chosen"][:k], _best_next(x, x["chosen"][:k])]))
+                    == det(_sum(x, x["chosen"][: k + 1]))
+                    for k in range(2)
+                ),
+                lambda seed: (
+                    _candidates(seed)
+                    | {"W": [diagonal([F(1, 9), 0, 0])] * 2 + [diagonal([0, seed + 5, 0])] * 2}
+                    | {"chosen": [0, 1]}
+                ),
+            ),
+        ),
+        mutant=Mutant(
+            "greedy is optimal up to 1e-9 more than that",
+            lambda x: (_t42b(x)[0], (1 + F(1, 10**9)) * _t42b(x)[1] / (1 - exp(-x["eps"] / x["eps"]))),
+            edited(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)], chosen=[0, 1]),
+        ),
+        proof="T42a, monotonicity, Nemhauser-Wolsey-Fisher.",
+        source="Nemhauser, Wolsey and Fisher 1978",
+        status=searched(),
+    )
+)

@@ -1,0 +1,291 @@
+"""Lipschitz constants of softmax, normalisation and activations (T43, T47, T48)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from deltatheory.theorems.exact import exactly, fractions, positive
+from deltatheory.theorems.intervals import exp, magnitude, normal_cdf, normal_pdf, sqrt
+from deltatheory.theorems.making import HAIR, edited, scaled, searched, square
+from deltatheory.theorems.theorem import Hypothesis, Instance, Theorem, register
+
+F = Fraction
+
+
+# ---- T43: softmax ----
+
+
+def _softmax_point(seed: int) -> Instance:
+    """Return weights exp(x_j), a direction v and a temperature of at least 1."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 6))
+    temperature = 1 + F(int(rng.integers(0, 3)), 2)
+    x = {"w": positive(rng, n, top=12), "v": fractions(rng, n) + F(1, 9), "temperature": temperature}
+    return x | {"normaliser": sum(x["w"])}
+
+
+def _two_tokens(seed: int) -> Instance:
+    """Return two equal weights among negligible others: the worst case for v = (1, -1)."""
+    v = exactly([1, -1]) * (seed + 1)
+    return {"w": exactly([1, 1]), "v": v, "temperature": F(1), "normaliser": F(2)}
+
+
+def _t43a(x: Instance):
+    """Return vᵀ J v and ½ ‖v‖²; J = (diag p - p pᵀ)/τ is symmetric and positive semidefinite."""
+    p, v = x["w"] / x["normaliser"], x["v"]
+    return (p @ (v * v) - (p @ v) ** 2) / x["temperature"], square(v) / 2
+
+
+def _warm(violator) -> Hypothesis:
+    return Hypothesis("temperature", r"$\tau\ge1$", lambda x: x["temperature"] >= 1, violator)
+
+
+T43a = register(
+    Theorem(
+        id="T43a",
+        name="softmax is 1/2-Lipschitz",
+        latex=r"\|\mathrm{softmax}(x)-\mathrm{softmax}(x')\|_2\le\tfrac12\|x-x'\|_2",
+        words="the softmax halves distances at least; read on the quadratic form of its Jacobian",
+        kind="tight",
+        sides=_t43a,
+        sampler=_softmax_point,
+        hypotheses=(
+            _warm(edited(_two_tokens, temperature=F(1, 2))),
+            Hypothesis(
+                "normalised",
+                "the probabilities are divided by their sum (sigmoid or linear attention is not)",
+                lambda x: x["normaliser"] == sum(x["w"]),
+                edited(_two_tokens, normaliser=F(1)),
+            ),
+        ),
+        mutant=scaled(_t43a, HAIR, _two_tokens),
+        extremal=_two_tokens,
+        proof="Gershgorin: p_i(1 - p_i) + Σ_{j≠i} p_i p_j = 2 p_i(1 - p_i); ½ less that is ½(1 - 2p_i)².",
+        source="Nair 2025, arXiv 2510.23012",
+        status=searched(),
+    )
+)
+
+
+def _variation_point(seed: int) -> Instance:
+    """Return weights exp(x_j) and exp(x'_j)."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 6))
+    return {"w": positive(rng, n, top=12), "w2": positive(rng, n, top=12), "power": 1}
+
+
+def _two_swapped(seed: int) -> Instance:
+    s = F(seed + 2)
+    return {"w": exactly([s, 1]), "w2": exactly([1, s]), "power": 1}
+
+
+def _t43b(x: Instance):
+    """Return TV and tanh(osc/4) = (√r - 1)/(√r + 1), where log r is the oscillation of x - x'."""
+    w, w2 = x["w"] ** x["power"], x["w2"] ** x["power"]
+    ratios = x["w"] / x["w2"]
+    root = sqrt(max(ratios) / min(ratios))
+    return sum(abs(w / sum(w) - w2 / sum(w2))) / 2, (root - 1) / (root + 1)
+
+
+T43b = register(
+    Theorem(
+        id="T43b",
+        name="total variation of softmax",
+        latex=r"TV(\mathrm{softmax}\,x,\mathrm{softmax}\,x')\le\tanh(\mathrm{osc}(x-x')/4)",
+        words="only the oscillation of the change of scores moves attention, and never all of it",
+        kind="tight",
+        sides=_t43b,
+        sampler=_variation_point,
+        hypotheses=(
+            Hypothesis(
+                "temperature",
+                "temperature 1 or above (here: scores are not multiplied)",
+                lambda x: x["power"] <= 1,
+                edited(_two_swapped, power=2),
+            ),
+        ),
+        mutant=scaled(_t43b, HAIR, _two_swapped),
+        extremal=_two_swapped,
+        proof="The worst case has two values of the change; there TV is a difference of two sigmoids.",
+        source="after Nair 2025",
+        status=searched(),
+    )
+)
+
+
+# ---- T47: LayerNorm and RMSNorm ----
+
+
+def _normed(seed: int) -> Instance:
+    """Return a vector, a direction, gains of at most g, eps, and whether the mean is removed."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 7))
+    x = {"x": fractions(rng, n) + F(1, 9), "z": fractions(rng, n) + F(1, 8), "eps": F(1, 10)}
+    gains = fractions(rng, n)
+    return x | {"gains": gains, "g": max(abs(gains)), "centred": bool(seed % 2), "floor": x["eps"]}
+
+
+def _tangent(x: Instance) -> tuple[Any, Any]:
+    """Return s² and ‖s J z‖² for the normalisation x / s, s² = mean square + eps."""
+    n = len(x["x"])
+    y = x["x"] - sum(x["x"]) / n if x["centred"] else x["x"]
+    z = x["z"] - sum(x["z"]) / n if x["centred"] else x["z"]
+    s2 = square(y) / n + x["eps"]
+    return s2, square(x["gains"] * (z - y * (y @ z) / (n * s2)))
+
+
+def _t47a(x: Instance):
+    s2, moved = _tangent(x)
+    return moved / s2, x["g"] ** 2 * square(x["z"]) / x["local"]
+
+
+def _with_local(make):
+    return edited(make, local=lambda x: _tangent(x)[0])
+
+
+def _level(seed: int) -> Instance:
+    """Return a constant gain and a direction across x and the mean: equality."""
+    x = {"x": exactly([1, -1, 0, 0]), "z": exactly([0, 0, 1, -1]), "eps": F(1, 10), "floor": F(1, 10)}
+    return x | {"gains": exactly([seed + 1] * 4), "g": F(seed + 1), "centred": True}
+
+
+def _gains(violator) -> Hypothesis:
+    return Hypothesis("gains", r"$|\gamma_i|\le g$", lambda x: max(abs(x["gains"])) <= x["g"], violator)
+
+
+T47a = register(
+    Theorem(
+        id="T47a",
+        name="normalisation, locally",
+        latex=r"\|J(x)z\|\le g\,\|z\|/s(x),\quad s^2=\mathrm{var}+\epsilon",
+        words="LayerNorm and RMSNorm amplify a small change by at most the gain over the local deviation; "
+        "compared squared",
+        kind="tight",
+        sides=_t47a,
+        sampler=_with_local(_normed),
+        hypotheses=(
+            _gains(edited(_with_local(_level), g=lambda x: x["g"] / 2)),
+            Hypothesis(
+                "local deviation",
+                "$s$ is taken at this input (a constant found elsewhere does not carry over)",
+                lambda x: x["local"] <= _tangent(x)[0],
+                edited(_with_local(_level), local=lambda x: 4 * x["local"]),
+            ),
+        ),
+        mutant=scaled(_t47a, HAIR, _with_local(_level)),
+        extremal=_with_local(_level),
+        proof="s J = C - yyᵀ/(n s²) is symmetric with eigenvalues in [0, 1].",
+        source="classical",
+        status=searched(),
+    )
+)
+
+
+def _t47b(x: Instance):
+    s2, moved = _tangent(x)
+    return moved / s2, x["g"] ** 2 * square(x["z"]) / x["floor"]
+
+
+_at_zero = edited(_level, x=exactly([0, 0, 0, 0]))
+
+T47b = register(
+    Theorem(
+        id="T47b",
+        name="normalisation, globally",
+        latex=r"\mathrm{Lip}\le g/\sqrt\epsilon",
+        words="the only global constant of LayerNorm and RMSNorm is the gain over the root of eps; squared",
+        kind="tight",
+        sides=_t47b,
+        sampler=_normed,
+        hypotheses=(
+            _gains(edited(_at_zero, g=lambda x: x["g"] / 2)),
+            Hypothesis(
+                "epsilon",
+                r"$\epsilon$ is at least the floor (at 0 the constant is infinite)",
+                lambda x: x["eps"] >= x["floor"],
+                edited(_at_zero, eps=F(1, 1000)),
+            ),
+        ),
+        mutant=scaled(_t47b, HAIR, _at_zero),
+        extremal=_at_zero,
+        proof="T47a with s² >= eps, attained at constant inputs.",
+        source="classical",
+        status=searched(),
+    )
+)
+
+
+# ---- T48: activations ----
+
+GELU = F(11289041451851548, 10**16)  # rounded up
+SILU = F(10998393201288670, 10**16)  # rounded up
+
+
+def _point(seed: int) -> Instance:
+    rng = np.random.default_rng(seed)
+    return {"x": F(int(rng.integers(-4000, 4001)), 1000), "scale": F(1)}
+
+
+def _gelu_slope(x: Any) -> Any:
+    return normal_cdf(x) + x * normal_pdf(x)
+
+
+def _silu_slope(x: Any) -> Any:
+    sigmoid = 1 / (1 + exp(-x))
+    return sigmoid * (1 + x * (1 - sigmoid))
+
+
+def _steepest(at: Fraction):
+    return lambda seed: {"x": at, "scale": F(1)}
+
+
+def _slope_below(slope, constant):
+    def sides(x: Instance):
+        found = magnitude(x["scale"] * slope(x["x"]))
+        return found, constant * (x["x"] * 0 + 1)
+
+    return sides
+
+
+def _activation(id: str, name: str, slope, constant: Fraction, at: Fraction, latex: str) -> Theorem:
+    sides = _slope_below(slope, constant)
+    return Theorem(
+        id=id,
+        name=f"slope of {name}",
+        latex=latex,
+        words=f"{name} is {float(constant):.10f}-Lipschitz, and not 1-Lipschitz",
+        kind="tight",
+        sides=sides,
+        sampler=_point,
+        hypotheses=(
+            Hypothesis(
+                "unscaled",
+                "the activation is not multiplied by more than 1",
+                lambda x: abs(x["scale"]) <= 1,
+                edited(_steepest(at), scale=F(1001, 1000)),
+            ),
+        ),
+        mutant=scaled(sides, 1 / constant, _steepest(at)),
+        extremal=_steepest(at),
+        proof="The slope is largest where the second derivative vanishes.",
+        source="own evaluation in interval arithmetic",
+        status=searched(),
+    )
+
+
+T48a = register(
+    _activation(
+        "T48a",
+        "GELU",
+        _gelu_slope,
+        GELU,
+        F(1414213562, 10**9),
+        r"|\mathrm{GELU}'|\le\Phi(\sqrt2)+\sqrt2\,\varphi(\sqrt2)=1.12890\ldots",
+    )
+)
+T48b = register(
+    _activation("T48b", "SiLU", _silu_slope, SILU, F(2399357, 10**6), r"|\mathrm{SiLU}'|\le1.09984\ldots")
+)

@@ -1,0 +1,415 @@
+"""What controls reach: energy, Gramians, certified balls, drift, contraction (T36-T38, T40, T41)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from deltatheory.theorems.exact import (
+    diagonal,
+    duals,
+    exactly,
+    eye,
+    fractions,
+    full_rank,
+    inverse,
+    is_psd,
+    orthogonal,
+    positive,
+    solve,
+    trace,
+    zeros,
+)
+from deltatheory.theorems.functions import Spline
+from deltatheory.theorems.intervals import sqrt
+from deltatheory.theorems.making import (
+    HAIR,
+    edited,
+    identity_check,
+    identity_status,
+    scaled,
+    searched,
+    square,
+    wide,
+)
+from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+
+F = Fraction
+
+
+# ---- T36: minimum energy ----
+
+
+def _reaching(seed: int) -> Instance:
+    """Return J, a control u that moves the output by gap = J u, and W = JJᵀ."""
+    rng = np.random.default_rng(seed)
+    p = int(rng.integers(1, 4))
+    J, u = full_rank(rng, p, p + 2), fractions(rng, p + 2)
+    W = J @ J.T
+    return {"J": J, "u": u, "gap": J @ u, "W": W, "top": trace(W)}
+
+
+def _cheapest(seed: int) -> Instance:
+    x = _reaching(seed)
+    gap = exactly(np.arange(1, len(x["W"]) + 1))
+    return x | {"gap": gap, "u": x["J"].T @ solve(x["W"], gap)}
+
+
+def _reaches(violator) -> Hypothesis:
+    return Hypothesis(
+        "reaches the target", "$y_0+Ju=z$", lambda x: bool(np.all(x["J"] @ x["u"] == x["gap"])), violator
+    )
+
+
+def _t36a(x: Instance):
+    return square(x["u"]), x["gap"] @ solve(x["W"], x["gap"])
+
+
+T36a = register(
+    Theorem(
+        id="T36a",
+        name="minimum energy",
+        latex=r"y_0+Ju=z\ \Rightarrow\ \|u\|^2\ge(z-y_0)^\top W^{+}(z-y_0),\quad W=JJ^\top",
+        words="reaching an output costs at least its distance in the norm of the inverse Gramian; a control "
+        "attains it where z - y0 is in the range of W, and nothing reaches the others",
+        kind="lower",
+        sides=_t36a,
+        sampler=_reaching,
+        hypotheses=(
+            _reaches(edited(_cheapest, u=lambda x: x["u"] * F(9, 10))),
+            Hypothesis(
+                "whole Gramian",
+                "$W=JJ^\\top$, over all steps and controls",
+                lambda x: bool(np.all(x["W"] == x["J"] @ x["J"].T)),
+                edited(_cheapest, W=lambda x: x["W"] / 2),
+            ),
+        ),
+        mutant=scaled(_t36a, 1 / HAIR, _cheapest),
+        extremal=_cheapest,
+        proof="u = JᵀW⁺(z - y0) + v with Jv = 0, two orthogonal parts.",
+        source="classical",
+        status=searched(),
+    )
+)
+
+
+def _t36b(x: Instance):
+    return square(x["u"]), square(x["gap"]) / x["top"]
+
+
+def _along_the_axis(seed: int) -> Instance:
+    J = diagonal([seed + 2, 1], 2, 3)
+    u = exactly([1, 0, 0])
+    return {"J": J, "u": u, "gap": J @ u, "W": J @ J.T, "top": F((seed + 2) ** 2)}
+
+
+T36b = register(
+    Theorem(
+        id="T36b",
+        name="energy against distance",
+        latex=r"\|u\|\ge\|z-y_0\|/\sqrt{\lambda_{\max}(W)}",
+        words="with budget rho nothing farther than rho times the root of the largest eigenvalue is reached",
+        kind="lower",
+        sides=_t36b,
+        sampler=_reaching,
+        hypotheses=(
+            _reaches(edited(_along_the_axis, u=lambda x: x["u"] / 2)),
+            Hypothesis(
+                "largest eigenvalue",
+                r"$W\preceq\lambda I$",
+                lambda x: is_psd(x["top"] * eye(len(x["W"])) - x["W"]),
+                edited(_along_the_axis, top=lambda x: x["top"] / 2),
+            ),
+        ),
+        mutant=scaled(_t36b, 1 / HAIR, _along_the_axis),
+        extremal=_along_the_axis,
+        proof="T36a with W⁺ >= I / λmax on the range of W.",
+        source="classical",
+        status=searched(),
+    )
+)
+
+
+# ---- T37: the Gramian is the tangent kernel ----
+
+
+def _ensemble(seed: int, large: bool = False) -> Instance:
+    """Return linear systems of two samples over three layers, driven by the same three controls."""
+    rng = np.random.default_rng(seed)
+    draw = (lambda *s: wide(rng, *s)) if large else (lambda *s: fractions(rng, *s, top=3) + F(1, 5))
+    return {"A": draw(2, 3, 2, 2), "B": draw(2, 3, 2, 1), "shared": True, "tied": False}
+
+
+def _kernel(x: Instance) -> np.ndarray:
+    """Return JJᵀ with J by forward mode: outputs of both samples against every control there is."""
+    samples, layers = x["B"].shape[:2]
+    names = [(0 if x["shared"] else i, 0 if x["tied"] else t) for i in range(samples) for t in range(layers)]
+    J = []
+    for control in sorted(set(names)):
+        column = []
+        for i in range(samples):
+            state = 0 * x["B"][i, 0, :, 0]
+            state = duals(state, state)
+            for t in range(layers):
+                on = int(names[i * layers + t] == control)
+                push = x["B"][i, t, :, 0]
+                state = x["A"][i, t] @ state + duals(0 * push, on * push)
+            column += [s.slope for s in state]
+        J.append(column)
+    return np.array(J).T @ np.array(J)
+
+
+def _gramian(x: Instance) -> np.ndarray:
+    samples, layers = x["B"].shape[:2]
+    total: Any = 0
+    for t in range(layers):
+        moved = []
+        for i in range(samples):
+            push = x["B"][i, t, :, 0]
+            for later in range(t + 1, layers):
+                push = x["A"][i, later] @ push
+            moved.append(push)
+        stacked = np.concatenate(moved)
+        total = total + np.outer(stacked, stacked)
+    return total
+
+
+def _t37(x: Instance):
+    return _kernel(x), _gramian(x)
+
+
+T37 = register(
+    Theorem(
+        id="T37",
+        name="the Gramian is the tangent kernel",
+        latex=r"\sum_t\Phi_{i,t}B_{i,t}B_{j,t}^\top\Phi_{j,t}^\top=(JJ^\top)_{ij}",
+        words="the controllability Gramian of all samples together is the empirical tangent kernel of the "
+        "controls",
+        kind="identity",
+        sides=_t37,
+        sampler=_ensemble,
+        hypotheses=(
+            Hypothesis(
+                "shared by samples",
+                "all samples are driven by the same controls (else the kernel is block diagonal)",
+                lambda x: x["shared"],
+                edited(_ensemble, shared=False),
+            ),
+            Hypothesis(
+                "a control a layer",
+                "every layer has controls of its own (tied ones add up before they are squared)",
+                lambda x: not x["tied"],
+                edited(_ensemble, tied=True),
+            ),
+        ),
+        mutant=Mutant(
+            "without the transitions to the last layer",
+            lambda x: (_t37(x)[0], _gramian(x | {"A": x["A"] * 0 + eye(2)})),
+            _ensemble,
+        ),
+        proof="∂x_T/∂u_t = Φ_t B_t; sum over t.",
+        source="own form; T31",
+        status=identity_status(40),
+        exact_check=identity_check(_t37, lambda seed: _ensemble(seed, large=True)),
+    )
+)
+
+
+# ---- T38: a ball that is reached for certain ----
+
+
+def _bend(s: Fraction, M: Fraction) -> Spline:
+    """Return s u - (M/2) u|u|, which turns back at u = s/M."""
+    return Spline((F(0),), (M, -M), s, F(0))
+
+
+def _response(seed: int) -> Instance:
+    rng = np.random.default_rng(seed)
+    s, M = positive(rng, 2)
+    slopes = (M, -M * F(int(rng.integers(0, 5)), 4), M * F(int(rng.integers(-4, 5)), 4), F(0))
+    f = Spline((F(0), F(1, 2), F(2)), slopes, s, F(0))
+    return {"f": f, "s": s, "M": M, "rho": s / M * F(int(rng.integers(1, 5)), 4)}
+
+
+def _bent(seed: int) -> Instance:
+    s, M = F(seed + 1), F(2)
+    return {"f": _bend(s, M), "s": s, "M": M, "rho": s / M}
+
+
+def _t38(x: Instance):
+    f, rho = x["f"], x["rho"]
+    stationary = [at - d / s for at, _, d, s, _, _ in f._pieces() if s != 0]
+    inside = [u for u in (*f.knots, *stationary) if abs(u) <= rho]
+    values = [f.value(u) - f.value(0 * rho) for u in (-rho, rho, *inside)]
+    return x["s"] * rho - x["M"] * rho**2 / 2, min(max(values), -min(values))
+
+
+T38 = register(
+    Theorem(
+        id="T38",
+        name="a ball that is reached for certain",
+        latex=r"F(B_\rho)\supseteq B(F(0),\,s\rho-\tfrac M2\rho^2),\quad s\le s_{\min}(F'(0))",
+        words="if the Jacobian at 0 is onto and turns slowly, every output in a ball around F(0) is reached "
+        "by a control in B_rho; at best s²/(2M); instances have one control and one output",
+        kind="tight",
+        sides=_t38,
+        sampler=_response,
+        hypotheses=(
+            Hypothesis(
+                "onto",
+                r"$s_{\min}(F'(0))\ge s>0$",
+                lambda x: abs(x["f"].gradient(F(0))) >= x["s"],
+                edited(_bent, f=lambda x: _bend(x["s"] / 2, x["M"])),
+            ),
+            Hypothesis(
+                "M",
+                "$F'$ is $M$-Lipschitz",
+                lambda x: all(abs(slope) <= x["M"] for slope in x["f"].slopes),
+                edited(_bent, M=lambda x: x["M"] / 2),
+            ),
+        ),
+        mutant=scaled(_t38, HAIR, _bent),
+        extremal=_bent,
+        proof="Follow u' = F'(u)⁺(z - y0): smin(F'(u)) >= s - M‖u‖, so z is met before ‖u‖ = rho.",
+        source="own form; after Graves 1950",
+        status=searched(),
+    )
+)
+
+
+# ---- T40: drift of a frozen stack ----
+
+
+def _stack(seed: int) -> Instance:
+    """Return scalar layers that are splines, disturbances e_t, and two starts that agree."""
+    rng = np.random.default_rng(seed)
+    T = int(rng.integers(1, 5))
+    K = positive(rng, T, top=3)
+    layers = [Spline((F(-1), F(1)), (F(0), F(0), F(0)), k * (-1) ** (seed % 2), F(0)) for k in K]
+    bends = [Spline((F(-1), F(0), F(1)), (F(0), k, -k, F(0)), F(0), F(0)) for k in K]
+    start = fractions(rng, 1)[0]
+    chosen = [layers[t] if rng.integers(2) else bends[t] for t in range(T)]
+    return {"f": chosen, "K": K, "e": fractions(rng, T), "x0": start, "y0": start}
+
+
+def _gain(seed: int) -> Instance:
+    """Return linear layers with positive gains and disturbances: equality."""
+    K = exactly([seed + 2, 2, 3])
+    layers = [Spline((F(0),), (F(0), F(0)), k, F(0)) for k in K]
+    return {"f": layers, "K": K, "e": exactly([1, 1, 1]), "x0": F(0), "y0": F(0)}
+
+
+def _t40(x: Instance):
+    a, b, drift = x["x0"], x["y0"], 0 * x["x0"]
+    for f, K, e in zip(x["f"], x["K"], x["e"], strict=True):
+        a, b, drift = f.value(a), f.value(b) + e, K * drift + abs(e)
+    return abs(a - b), drift
+
+
+T40 = register(
+    Theorem(
+        id="T40",
+        name="drift of a frozen stack",
+        latex=r"\|x_T-\tilde x_T\|\le\sum_t\prod_{s>t}K_s\|e_t\|",
+        words="changes injected after the layers grow at most with the Lipschitz constants of later layers; "
+        "instances have one feature",
+        kind="tight",
+        sides=_t40,
+        sampler=_stack,
+        hypotheses=(
+            Hypothesis(
+                "K_t",
+                "$f_t$ is $K_t$-Lipschitz everywhere the two runs go",
+                lambda x: all(
+                    f.largest_derivative is not None and f.largest_derivative <= k
+                    for f, k in zip(x["f"], x["K"], strict=True)
+                ),
+                edited(_gain, K=lambda x: x["K"] - 1),
+            ),
+            Hypothesis(
+                "same start", "$x_0=\\tilde x_0$", lambda x: x["x0"] == x["y0"], edited(_gain, y0=F(1))
+            ),
+        ),
+        mutant=scaled(_t40, HAIR, _gain),
+        extremal=_gain,
+        proof="Induction over layers.",
+        source="classical (Gronwall)",
+        status=searched(),
+    )
+)
+
+
+# ---- T41: contraction ----
+
+
+def _switched(seed: int) -> Instance:
+    """Return matrices that contract by rho in a common norm P = SᵀS, mixtures of them, and disturbances."""
+    rng = np.random.default_rng(seed)
+    S, rho = full_rank(rng, 2, 2), F(int(rng.integers(1, 10)), 10)
+    vertices = [inverse(S) @ (rho * orthogonal(rng, 2)) @ S for _ in range(2)]
+    weights = exactly(rng.integers(0, 5, 3)) / 4
+    path = [w * vertices[0] + (1 - w) * vertices[1] for w in weights]
+    x = {"P": S.T @ S, "rho": rho, "vertices": vertices, "path": path, "weights": weights}
+    return x | {"gap": fractions(rng, 2), "w": fractions(rng, 3, 2)}
+
+
+def _p_norm(x: Instance, v: np.ndarray) -> Any:
+    return sqrt(v @ x["P"] @ v)
+
+
+def _t41(x: Instance):
+    gap, bound = x["gap"], _p_norm(x, x["gap"])
+    for A, w in zip(x["path"], x["w"], strict=True):
+        gap, bound = A @ gap + w, x["rho"] * bound + _p_norm(x, w)
+    return _p_norm(x, gap), bound
+
+
+def _contracting(seed: int) -> Instance:
+    vertices = [eye(2) / 2] * 2
+    x = {"P": eye(2), "rho": F(1, 2), "vertices": vertices, "path": vertices, "weights": exactly([1, 1])}
+    return x | {"gap": exactly([seed + 1, 0]), "w": exactly([[1, 0], [1, 0]])}
+
+
+def _switching(seed: int) -> Instance:
+    """Return two matrices with spectral radius 1/2 whose product grows."""
+    up = exactly([[F(1, 2), 2], [0, F(1, 2)]])
+    x = _contracting(seed) | {"vertices": [up, up.T], "path": [up, up.T], "weights": exactly([1, 0])}
+    return x | {"rho": F(9, 10), "gap": exactly([0, seed + 1]), "w": zeros(2, 2)}
+
+
+T41 = register(
+    Theorem(
+        id="T41",
+        name="contraction in a common norm",
+        latex=r"A_i^\top PA_i\preceq\rho^2P\ \Rightarrow\ "
+        r"\|x_T-\bar x_T\|_P\le\rho^T\|x_0-\bar x_0\|_P+\sum_t\rho^{T-1-t}\|w_t\|_P",
+        words="one quadratic norm in which every vertex contracts bounds the drift under all switching",
+        kind="tight",
+        sides=_t41,
+        sampler=_switched,
+        hypotheses=(
+            Hypothesis(
+                "common norm",
+                r"$A_i^\top PA_i\preceq\rho^2P$ at every vertex (spectral radius below 1 is not enough)",
+                lambda x: all(is_psd(x["rho"] ** 2 * x["P"] - A.T @ x["P"] @ A) for A in x["vertices"]),
+                _switching,
+            ),
+            Hypothesis(
+                "convex hull",
+                "every $A_t$ is a mixture of the vertices",
+                lambda x: all(
+                    0 <= w <= 1 and bool(np.all(w * x["vertices"][0] + (1 - w) * x["vertices"][1] == A))
+                    for A, w in zip(x["path"], x["weights"], strict=True)
+                ),
+                edited(_contracting, path=[eye(2) * 2] * 2),
+            ),
+        ),
+        mutant=scaled(_t41, HAIR, _contracting),
+        extremal=_contracting,
+        proof="‖A_t v‖_P <= rho ‖v‖_P by convexity of A ↦ AᵀPA; induction.",
+        source="classical (Lyapunov)",
+        status=searched(),
+    )
+)

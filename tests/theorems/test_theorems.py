@@ -1,0 +1,97 @@
+"""Every theorem: samples satisfy it, violators break one hypothesis and the bound, mutants are rejected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from deltatheory.theorems import FAMILIES, THEOREMS, Evidence
+from deltatheory.theorems.making import SEARCHED
+
+SEEDS = 8
+CASES = list(THEOREMS.values())
+HYPOTHESES = [(t, h) for t in CASES for h in t.hypotheses]
+
+
+def label(case) -> str:
+    return case.id if hasattr(case, "id") else case.name.replace(" ", "-")
+
+
+@pytest.mark.parametrize("theorem", CASES, ids=label)
+def test_samples_satisfy_all_hypotheses_and_the_bound(theorem) -> None:
+    decided = 0
+    for seed in range(SEEDS):
+        instance = theorem.sampler(seed)
+        rounded, exact = theorem.check(instance), theorem.check(instance, exact=True)
+        assert rounded.unmet == ()
+        assert rounded.holds, rounded
+        assert exact.holds is not False, exact
+        assert exact.holds or exact.ratio > 1 - 1e-12, f"undecided though far from equality: {exact}"
+        decided += exact.holds is True
+    assert decided >= SEEDS / 2
+
+
+@pytest.mark.parametrize(("theorem", "hypothesis"), HYPOTHESES, ids=label)
+def test_without_a_hypothesis_the_bound_fails(theorem, hypothesis) -> None:
+    for seed in range(3):
+        witness = hypothesis.violator(seed)
+        assert theorem.unmet(witness) == (hypothesis.name,)
+        assert theorem.check(witness, exact=True).holds is False
+        assert theorem.check(witness).holds is False
+
+
+@pytest.mark.parametrize("theorem", CASES, ids=label)
+def test_the_mutant_is_rejected(theorem) -> None:
+    mutated = replace(theorem, sides=theorem.mutant.sides)
+    for seed in range(2):
+        instance = theorem.mutant.instance(seed)
+        assert theorem.unmet(instance) == ()
+        assert theorem.check(instance, exact=True).holds is not False
+        assert mutated.check(instance, exact=True).holds is False
+
+
+@pytest.mark.parametrize("theorem", [t for t in CASES if t.extremal], ids=label)
+def test_extremal_instances_attain_the_bound(theorem) -> None:
+    for seed in range(2):
+        instance = theorem.extremal(seed)
+        assert theorem.unmet(instance) == ()
+        assert theorem.check(instance).ratio == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("theorem", [t for t in CASES if t.kind == "tight"], ids=label)
+def test_tight_means_attained(theorem) -> None:
+    assert theorem.extremal is not None
+
+
+@pytest.mark.parametrize("theorem", [t for t in CASES if t.exact_check], ids=label)
+def test_exact_checks_pass(theorem) -> None:
+    assert theorem.exact_check()
+
+
+@pytest.mark.parametrize("theorem", [t for t in CASES if t.exact_check and t.kind == "identity"], ids=label)
+def test_identity_tests_use_the_sides_of_the_theorem(theorem) -> None:
+    """The check must fail for the mutant: it reads two points of numbers with 40 bits."""
+    from deltatheory.theorems.making import passes
+
+    assert not passes(theorem.mutant.sides, theorem.mutant.instance, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theorem", [t for t in CASES if t.status.evidence is Evidence.SEARCHED], ids=label)
+def test_as_many_instances_as_the_status_says(theorem) -> None:
+    for seed in range(SEARCHED):
+        assert theorem.check(theorem.sampler(seed), exact=True).holds is not False
+
+
+def test_the_collection() -> None:
+    exact = [t for t in CASES if t.status.evidence not in (Evidence.SEARCHED, Evidence.RECALLED)]
+    assert len(CASES) >= 40
+    assert len(HYPOTHESES) >= 80
+    assert all(t.rational for t in CASES)
+    assert all(t.exact_check for t in exact if t.status.evidence is Evidence.ENUMERATED)
+    assert all(t.exact_check for t in exact if t.status.evidence is Evidence.IDENTITY_TESTED)
+    assert all(t.status.detail for t in CASES)
+    assert len(FAMILIES) == 5
+    names = [(t.id, h.name) for t, h in HYPOTHESES]
+    assert len(names) == len(set(names))
