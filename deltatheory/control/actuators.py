@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
-from deltatheory.control.reachability import coordinate_groups, part_features
+from deltatheory.control.reachability import NOWHERE, coordinate_groups, part_features
 from deltatheory.kernel import TangentFeatures
 from deltatheory.kernel_fit import cross_fit
 from deltatheory.problem import Problem
@@ -247,14 +247,16 @@ def rank_actuators(
     Raises:
         ValueError: as `coordinate_groups` and `part_features`.
     """
-    chosen = coordinate_groups(problem, groups) if isinstance(groups, str) else groups
+    examples = min(examples, len(problem.train))
+    chosen = coordinate_groups(problem, groups, examples=examples) if isinstance(groups, str) else groups
     features = part_features(
         problem,
         chosen,
-        train=min(examples, len(problem.train)),
+        train=examples,
         outputs="margin",
         sketch=sketch,
         seed=seed,
         on_example=on_example,
     )
+    features.pop(NOWHERE, None)
     return rank_layers(features, epsilon=epsilon)

@@ -37,6 +37,7 @@ __all__ = [
     "reachability_ball",
 ]
 
+# Names of the coordinates that belong to no one layer.
 SEVERAL, NOWHERE = "several layers", "no layer"
 _RANK = 1e-10  # eigenvalues of J Jᵀ below this share of the largest are rounding of a float32 J
 
@@ -113,7 +114,7 @@ class Gramian:
 
 
 def coordinate_groups(
-    problem: Problem, by: Literal["layer", "module"] = "layer"
+    problem: Problem, by: Literal["layer", "module"] = "layer", *, examples: int = 64
 ) -> dict[str, Int[Tensor, " g"]]:
     """Return the coordinates of δ by the layer, or the module, in which they act.
 
@@ -125,13 +126,14 @@ def coordinate_groups(
         problem: with the delta in question.
         by: "layer" finds them by derivatives, for any delta; "module" goes by the names of the tensors that
             the delta holds, and needs such a delta (LoRA, adapters, BitFit, prefix, ...).
+        examples: by layer, how many training examples decide which words count.
 
     Raises:
         ValueError: for another `by`, "module" of a delta that does not hold named tensors, or as
             `LayeredSystem`.
     """
     if by == "layer":
-        return _by_layer(problem)
+        return _by_layer(problem, examples)
     if by != "module":
         raise ValueError(f"by={by!r}: allowed are 'layer' and 'module'.")
     named = getattr(problem.delta, "coordinates", None)
@@ -146,8 +148,8 @@ def coordinate_groups(
     return {name: torch.cat(pieces) for name, pieces in groups.items()}
 
 
-def _by_layer(problem: Problem) -> dict[str, Tensor]:
-    system = LayeredSystem(problem)
+def _by_layer(problem: Problem, examples: int) -> dict[str, Tensor]:
+    system = LayeredSystem(problem, range(min(examples, len(problem.train))))
     once = system.copies == 1
     groups = {}
     for t, name in enumerate(system.names):
@@ -245,8 +247,9 @@ def output_gramian(
 
     Raises:
         ValueError: as `coordinate_groups` and `part_features`.
+        FloatingPointError: if the Jacobian is not finite.
     """
-    chosen = coordinate_groups(problem, groups) if isinstance(groups, str) else groups
+    chosen = coordinate_groups(problem, groups, examples=examples) if isinstance(groups, str) else groups
     features = part_features(
         problem,
         chosen,
@@ -259,8 +262,13 @@ def output_gramian(
     )
     first = next(iter(features.values()))
     parts = {name: part.kernel() for name, part in features.items()}
+    total = torch.stack(list(parts.values())).sum(0)
+    if not total.isfinite().all():
+        raise FloatingPointError(
+            "the Jacobian is not finite: look for NaN in the weights, or take another δ."
+        )
     return Gramian(
-        total=torch.stack(list(parts.values())).sum(0),
+        total=total,
         start=(first.logits[:, 1:] - first.logits[:, :1]).flatten().double(),
         parts=parts,
         exact=sum(part.rows.shape[-1] for part in features.values()) == problem.delta.size,

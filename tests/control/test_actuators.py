@@ -216,6 +216,13 @@ def test_modules_split_layers_further(problem):
     assert {place.name for place in ranking.places} == set(modules)
 
 
+def test_coordinates_that_act_nowhere_are_no_place():
+    problem = toy_problem("full", task=toy_task(3, train=6), scope="all")
+    assert "no layer" in coordinate_groups(problem, examples=4)  # letters that the four texts do not have
+    names = {place.name for place in rank_actuators(problem, examples=4).places}
+    assert names == {"embedding", "block 0", "block 1"}
+
+
 def test_unfit_features_are_refused(problem):
     groups = coordinate_groups(problem, "layer")
     margins, logits = margin_features(problem, groups), part_features(problem, groups, train=24)

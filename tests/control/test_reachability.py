@@ -154,6 +154,14 @@ def test_bad_groups_are_refused():
             part_features(problem, groups, train=2)
 
 
+def test_a_broken_network_is_told():
+    problem = small("lora", r=2)
+    with torch.no_grad():
+        problem.backbone.layers[1].attention.self.value.weight[0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="the Jacobian is not finite"):
+        output_gramian(problem, examples=2, groups="module")
+
+
 # Energy, ellipsoid, ball: on matrices.
 
 
