@@ -11,11 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
-from proofs_check.rational import Matrix, combination, identity, inner, product, rank, solve, transpose
+from proofs_check.rational import (
+    Matrix,
+    Vector,
+    combination,
+    identity,
+    inner,
+    product,
+    rank,
+    solve,
+    transpose,
+)
 
 Draw = Callable[[int, int], Matrix]  # rows, columns -> a random matrix
-Sides = tuple[list[tuple[object, object]], int]
+Sides = tuple[list[tuple[Any, Any]], int]
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ def attention_scores(draw: Draw, sign: int, n: int, d: int) -> Sides:
     return [(left, combination((1, product(dq, transpose(k))), (sign, product(moved, transpose(dk)))))], 2
 
 
-def _attention(x: Matrix, wq: Matrix, wk: Matrix, wv: Matrix, extra: list[tuple[Matrix, Matrix]]) -> Matrix:
+def _attention(x: Matrix, wq: Matrix, wk: Matrix, wv: Matrix, extra: list[tuple[Vector, Vector]]) -> Matrix:
     """Causal attention with the weights 1 + (q.k)^2 > 0 for exp(q.k); `extra` keys and values come first."""
     q, k, v = product(x, wq), product(x, wk), product(x, wv)
     rows = []
@@ -192,7 +203,7 @@ def gauss_newton_is_lqr(draw: Draw, sign: int, n: int, m: int, steps: int) -> Si
     """T35: the Gauss-Newton step, r_t = C x_t + D u_t - y_t, is the affine LQR of the linearization."""
     system = [(draw(n, n), draw(n, m), draw(n, n)) for _ in range(steps)]
     outputs = [(draw(n + m, n), draw(n + m, m), draw(n + m, 1)) for _ in range(steps)] + [
-        (draw(n, n), None, draw(n, 1))
+        (draw(n, n), [], draw(n, 1))
     ]
     x0, us = draw(1, n), draw(steps, m)
 
@@ -269,7 +280,7 @@ def gramian_is_kernel(draw: Draw, sign: int, n: int, m: int, steps: int, samples
             blocks.insert(0, product(phi, fu))
             phi = product(phi, fx)
         factors.append(blocks)
-    pairs: list[tuple[object, object]] = []
+    pairs: list[tuple[Any, Any]] = []
     for i in range(samples):
         for j in range(samples):
             terms = [product(b, transpose(c)) for b, c in zip(factors[i], factors[j], strict=True)]

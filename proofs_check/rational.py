@@ -42,7 +42,7 @@ def combination(*terms: tuple[int | Fraction, Matrix]) -> Matrix:
     return [[sum((c * a[i][j] for c, a in terms), Fraction()) for j in columns] for i in rows]
 
 
-def inner(u: Sequence[Fraction], v: Sequence[Fraction]) -> Fraction:
+def inner(u: Sequence[Any], v: Sequence[Any]) -> Any:
     """Return sum_i u_i v_i."""
     return sum(map(mul, u, v), Fraction())
 
@@ -83,7 +83,7 @@ def solve(a: Matrix, b: Matrix) -> Matrix:
     return [row[n:] for row in rows]
 
 
-def quadratic(a: Matrix, v: Sequence[Fraction]) -> Fraction:
+def quadratic(a: Matrix, v: Sequence[Any]) -> Any:
     """Return v' a v."""
     return inner(v, [inner(row, v) for row in a])
 

@@ -11,7 +11,7 @@ from proofs_check.museum.claim import Claim, Refutation
 def _layer(tokens: list[Fraction], value: int, extra: Fraction | None) -> list[Fraction]:
     """One bidirectional layer with queries 0: uniform attention over all tokens and a prefix value."""
     values = [value * x for x in tokens] + ([] if extra is None else [extra])
-    return [x + sum(values) / len(values) for x in tokens]
+    return [x + sum(values, Fraction()) / len(values) for x in tokens]
 
 
 def prompt_is_prefix() -> Refutation | None:

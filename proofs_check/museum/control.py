@@ -14,7 +14,7 @@ def _inverse_trace(terms: list[Matrix]) -> Fraction:
     """Return -tr((I + sum W_i)^-1)."""
     total = combination((1, identity(3)), *((1, w) for w in terms))
     inverse = solve(total, identity(3))
-    return -sum(inverse[i][i] for i in range(3))
+    return -sum((inverse[i][i] for i in range(3)), Fraction())
 
 
 def greedy_inverse_trace() -> Refutation | None:

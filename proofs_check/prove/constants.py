@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 from proofs_check import expressions, intervals
 from proofs_check.certificate import seal
@@ -61,10 +62,10 @@ def certificate(function: Tree, where: Fraction, bound: Fraction) -> dict:
             raise ValueError(f"the bound {bound} does not hold near {low}")
         else:
             waiting += [((low + high) / 2, high), (low, (low + high) / 2)]
-    pairs = {"breaks": [[b.numerator, b.denominator] for b in breaks]}
-    for name, value in (("bound", bound), ("attained", where), ("gap", Fraction(10, DIGITS))):
-        pairs[name] = [value.numerator, value.denominator]
-    return seal("T48", "interval", {"function": function, **pairs})
+    numbers = {"bound": bound, "attained": where, "gap": Fraction(10, DIGITS)}
+    data = {name: [value.numerator, value.denominator] for name, value in numbers.items()}
+    boxes = [[value.numerator, value.denominator] for value in breaks]
+    return seal("T48", "interval", {"function": function, "breaks": boxes, **data})
 
 
 def prove(theorem: str) -> Iterator[tuple[str, dict]]:
@@ -74,9 +75,9 @@ def prove(theorem: str) -> Iterator[tuple[str, dict]]:
     yield "silu", certificate(SILU, *silu_constant())
 
 
-def _rational(x: object) -> Fraction:
+def _rational(x: Any) -> Fraction:
     return Fraction(int((x * DIGITS).floor().unique_fmpz()), DIGITS)
 
 
-def _above(x: object) -> Fraction:
+def _above(x: Any) -> Fraction:
     return Fraction(int(((x * DIGITS).floor() + 2).unique_fmpz()), DIGITS)

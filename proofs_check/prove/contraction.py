@@ -49,14 +49,9 @@ def switched(n: int = 5, seed: int = 0) -> dict:
         lmis = [float(rate) * p - a.T @ p @ a >> margin * np.eye(n) for a in numbers]
         problem = cp.Problem(cp.Maximize(margin), [p >> np.eye(n), p << 100 * np.eye(n), *lmis])
         problem.solve(solver=cp.CLARABEL)
-        if (
-            margin.value is not None
-            and margin.value > 0.01
-            and min(np.linalg.norm(a, 2) for a in numbers) > 1
-        ):
-            rounded = [
-                [round(1000 * float(p.value[min(i, j), max(i, j)])) for j in range(n)] for i in range(n)
-            ]
+        growing = min(np.linalg.norm(a, 2) for a in numbers) > 1
+        if growing and p.value is not None and (margin.value or 0) > 0.01:
+            rounded = np.rint(1000 * (p.value + p.value.T) / 2).astype(int).tolist()
             return certificate(exact, matrix(rounded), rate, [], [Fraction()] * n)
 
 

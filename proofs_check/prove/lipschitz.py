@@ -103,8 +103,8 @@ def descend(
         values = torch.linalg.eigvalsh(m)
         top = values[-1].detach()
         loss = top.log() + ((values / top) ** power).sum().log() / power
-        loss.backward()
-        return loss.item(), u.grad.numpy()
+        (gradient,) = torch.autograd.grad(loss, u)
+        return loss.item(), gradient.numpy()
 
     # Start where both parts of the bound weigh the same for each unit, scaled into the feasible set.
     start = np.linalg.norm(w1, axis=0) / np.maximum(np.linalg.norm(w0, axis=1), 1e-6)
@@ -128,11 +128,12 @@ def block_of_minilm(layer: int, inputs: int, outputs: int, bits: int = 9) -> dic
 def _mlp_weights(layer: int) -> tuple[np.ndarray, np.ndarray]:
     from deltatheory.backbones import load_backbone
 
-    block = load_backbone("minilm").model.get_submodule(f"encoder.layer.{layer}")
-    return tuple(  # type: ignore[return-value]
-        block.get_submodule(name).weight.detach().double().numpy()
-        for name in ("intermediate.dense", "output.dense")
+    weights = load_backbone("minilm").model.state_dict()
+    inner, outer = (
+        weights[f"encoder.layer.{layer}.{name}.dense.weight"].double().numpy()
+        for name in ("intermediate", "output")
     )
+    return inner, outer
 
 
 def two_units() -> dict:

@@ -90,17 +90,16 @@ def solve(built: assembler.Setting, witness: Witness) -> Iterator[dict[str, Frac
             g = [free.T @ np.array([[float(x) for x in row] for row in m]) @ free for m in grams[b]]
             form = g[0] - sum(multipliers[k] * g[k + 1] for k in range(len(active)))
             constraints.append((form + form.T) / 2 >> margin * np.eye(free.shape[1]))
-    for least in (
-        margin,
-        0,
-    ):  # interior multipliers can be rounded; where there are none, some are exactly zero
+    # Interior multipliers can be rounded; where there are none, some are exactly zero.
+    for least in (margin, 0):
         cp.Problem(cp.Maximize(margin), [*constraints, multipliers >= least]).solve(solver=cp.CLARABEL)
-        if margin.value is not None and margin.value > 1e-7:
+        if (margin.value or 0) > 1e-7:
             break
     else:
         raise ValueError(f"no certificate is positive off the kernel of the witness: margin {margin.value}")
+    found = np.asarray(multipliers.value)
     for digits in range(2, 10):
-        values = [Fraction(x).limit_denominator(10**digits) for x in multipliers.value]
+        values = [Fraction(x).limit_denominator(10**digits) for x in found]
         for row, pivot in zip(system, pivots, strict=False):
             others = (c * values[k] for k, c in enumerate(row[:-1]) if k != pivot and c)
             values[pivot] = row[-1] - sum(others, Fraction())
