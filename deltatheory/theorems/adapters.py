@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from deltatheory.theorems.exact import exactly, eye, fractions, full_rank, inverse, rank, zeros
-from deltatheory.theorems.making import edited, identity_check, identity_status, wide
+from deltatheory.theorems.making import edited, expanded, identity_check, identity_status, wide
 from deltatheory.theorems.theorem import Evidence, Hypothesis, Instance, Mutant, Status, Theorem, register
 
 F = Fraction
@@ -75,7 +75,7 @@ T27a = register(
         ),
         proof="Matrix products are associative and distribute.",
         source="Hu et al. 2022",
-        status=identity_status(4),
+        status=expanded("2 x 2"),
         exact_check=identity_check(_t27a, _wide_lora),
     )
 )
@@ -115,7 +115,7 @@ T27b = register(
         ),
         proof="Row by row.",
         source="Liu et al. 2022",
-        status=identity_status(4),
+        status=expanded("2 x 2"),
         exact_check=identity_check(_t27b, _wide_layer),
     )
 )
@@ -343,7 +343,7 @@ T29 = register(
         ),
         proof="At B = 0 the gradient in A is 0 and the one in B is s G Aᵀ.",
         source="folklore; own form",
-        status=identity_status(10),
+        status=expanded("2 x 2, rank 1"),
         exact_check=identity_check(_t29, _wide_first),
     )
 )

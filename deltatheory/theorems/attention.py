@@ -16,6 +16,7 @@ from deltatheory.theorems.making import (
     FAMILY,
     HAIR,
     edited,
+    expanded,
     identity_check,
     identity_status,
     scaled,
@@ -91,7 +92,7 @@ T24 = register(
         ),
         proof="Split the sum over positions and multiply and divide each part by its own normaliser.",
         source="He et al. 2022, equation 7",
-        status=identity_status(10),
+        status=expanded("4 tokens of context, 2 of prefix"),
         exact_check=identity_check(_t24, _wide_head),
     )
 )
@@ -136,7 +137,7 @@ T25 = register(
         ),
         proof="A prefix only adds to the normaliser of the row.",
         source="Petrov et al. 2024",
-        status=identity_status(14),
+        status=expanded("4 tokens of context, 2 of prefix"),
         exact_check=identity_check(_t25, _wide_head),
     )
 )

@@ -24,6 +24,7 @@ from deltatheory.theorems.making import (
     HAIR,
     drawing,
     edited,
+    expanded,
     identity_check,
     identity_status,
     scaled,
@@ -126,7 +127,7 @@ T34a = register(
         ),
         proof="One step of the recursion is an identity; telescope.",
         source="classical",
-        status=identity_status(400),
+        status=expanded("one step, two states, one control; then induction"),
         exact_check=identity_check(_t34a, lambda seed: _lqr(seed, large=True)),
     )
 )

@@ -61,6 +61,16 @@ def searched() -> Status:
     return Status(Evidence.SEARCHED, f"{SEARCHED} exact instances")
 
 
+def certified(detail: str) -> Status:
+    """Return the status of a bound with a stored certificate in integers (`proofs_check`)."""
+    return Status(Evidence.PROVED_EXACT, detail)
+
+
+def expanded(detail: str) -> Status:
+    """Return the status of an identity with a stored symbolic proof (`proofs_check`)."""
+    return Status(Evidence.PROVED_IDENTITY, detail)
+
+
 def passes(sides: SidesFunction, makers: Maker, count: int) -> bool:
     """Return whether the two sides of an identity agree, without rounding, on `count` instances."""
     for seed in range(count):

@@ -18,8 +18,8 @@ from deltatheory.theorems.making import (
     HAIR,
     drawing,
     edited,
+    expanded,
     identity_check,
-    identity_status,
     scaled,
     searched,
     square,
@@ -102,7 +102,7 @@ T31 = register(
         ),
         proof="Chain rule, backwards.",
         source="classical; Li et al. 2017 for networks",
-        status=identity_status(100),
+        status=expanded("generic scalar dynamics, T = 3"),
         exact_check=identity_check(_t31, lambda seed: _network(seed, large=True)),
     )
 )

@@ -296,7 +296,7 @@ def _ratio(kind: Kind, a: float, b: float) -> float:
     if large < 0 and small < 0:
         small, large = -large, -small
     if large <= 0:
-        return float("inf") if small > 0 else 0.0
+        return float("inf") if small > TOLERANCE else 1.0 if small >= 0 else 0.0
     return max(0.0, small / large)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -84,8 +85,30 @@ def test_as_many_instances_as_the_status_says(theorem) -> None:
         assert theorem.check(theorem.sampler(seed), exact=True).holds is not False
 
 
+def test_proofs_have_stored_certificates() -> None:
+    """A status says proved only where `proofs_check` holds a certificate of that kind, re-verified here."""
+    from proofs_check.catalogue import stored
+    from proofs_check.verifier import Outcome, verify_file
+
+    wanted = {
+        Evidence.PROVED_EXACT: {"performance", "interval"},
+        Evidence.PROVED_IDENTITY: {"identity"},
+    }
+    kinds: dict[str, set[str]] = {}
+    for path in stored():
+        certificate = json.loads(path.read_text())
+        kinds.setdefault(certificate["theorem"], set()).add(certificate["kind"])
+    for theorem in CASES:
+        if theorem.status.evidence in wanted:
+            number = theorem.id.rstrip("abc")
+            assert kinds[number] & wanted[theorem.status.evidence], theorem
+    first = next(path for path in stored() if path.name.startswith("T02"))
+    assert verify_file(first).outcome is Outcome.VERIFIED
+
+
 def test_the_collection() -> None:
     exact = [t for t in CASES if t.status.evidence not in (Evidence.SEARCHED, Evidence.RECALLED)]
+    assert len(exact) >= 24
     assert len(CASES) >= 40
     assert len(HYPOTHESES) >= 80
     assert all(t.rational for t in CASES)

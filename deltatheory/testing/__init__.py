@@ -1,0 +1,36 @@
+"""Property tests for anyone's bounds: domains, `check`, `falsify`, `write_tests`."""
+
+from deltatheory.testing.domains import (
+    Domain,
+    attention_heads,
+    combine,
+    losses,
+    ltv_systems,
+    matrices,
+    pencils,
+    projectors,
+    psd_matrices,
+    vectors,
+)
+from deltatheory.testing.falsify import Claim, Falsification, Report, check, claim, falsify
+from deltatheory.testing.writing import write_tests
+
+__all__ = [
+    "Claim",
+    "Domain",
+    "Falsification",
+    "Report",
+    "attention_heads",
+    "check",
+    "claim",
+    "combine",
+    "falsify",
+    "losses",
+    "ltv_systems",
+    "matrices",
+    "pencils",
+    "projectors",
+    "psd_matrices",
+    "vectors",
+    "write_tests",
+]

@@ -1,0 +1,218 @@
+"""Domains: maps from plain vectors to instances: one description for search, shrinking and hypothesis.
+
+A domain's `build` runs on floats, where scipy searches, and on fractions, where witnesses are confirmed. It
+must give a valid instance for every vector: constraints are built in (L Lᵀ for semidefinite, Cayley for
+orthogonal), never rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from deltatheory.theorems.exact import exactly, inverse
+from deltatheory.theorems.functions import Quadratic
+
+__all__ = [
+    "Domain",
+    "attention_heads",
+    "combine",
+    "losses",
+    "ltv_systems",
+    "matrices",
+    "pencils",
+    "projectors",
+    "psd_matrices",
+    "vectors",
+]
+
+_DENOMINATOR = 8  # of the fractions that hypothesis and `sample` draw
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A set of instances with coordinates.
+
+    Attributes:
+        size: length of the vectors.
+        build: maps a vector, of floats or of fractions, to an instance or a part of one.
+        bound: entries are drawn from [-bound, bound].
+    """
+
+    size: int
+    build: Callable[[np.ndarray], Any]
+    bound: int = 3
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or self.bound < 1:
+            raise ValueError(f"size={self.size}, bound={self.bound}: must be at least 0 and 1.")
+
+    def vector(self, seed: int) -> np.ndarray:
+        """Return random coordinates in fractions."""
+        top = self.bound * _DENOMINATOR
+        return exactly(np.random.default_rng(seed).integers(-top, top + 1, self.size)) / _DENOMINATOR
+
+    def sample(self, seed: int) -> Any:
+        """Return a random instance in fractions."""
+        return self.build(self.vector(seed))
+
+    def coordinates(self) -> Any:
+        """Return a hypothesis strategy of vectors of fractions, which shrinks to 0.
+
+        Raises:
+            ImportError: without hypothesis.
+        """
+        from hypothesis import strategies as st
+
+        top = self.bound * _DENOMINATOR
+        numbers = st.integers(-top, top).map(lambda k: Fraction(k, _DENOMINATOR))
+        return st.lists(numbers, min_size=self.size, max_size=self.size).map(
+            lambda values: np.array([*values, None], dtype=object)[:-1]
+        )
+
+    def strategy(self) -> Any:
+        """Return a hypothesis strategy of instances.
+
+        Raises:
+            ImportError: without hypothesis.
+        """
+        return self.coordinates().map(self.build)
+
+    def map(self, function: Callable[[Any], Any]) -> Domain:
+        """Return the domain of `function` of these instances."""
+        return Domain(self.size, lambda vector: function(self.build(vector)), self.bound)
+
+
+def combine(**parts: Domain) -> Domain:
+    """Return the domain of instances with an entry for each part.
+
+    Args:
+        parts: name of the entry and its domain.
+    """
+    ends = np.cumsum([0, *(part.size for part in parts.values())])
+
+    def build(vector: np.ndarray) -> dict[str, Any]:
+        pieces = zip(parts.items(), ends[:-1], ends[1:], strict=True)
+        return {name: part.build(vector[start:end]) for (name, part), start, end in pieces}
+
+    return Domain(int(ends[-1]), build, max(part.bound for part in parts.values()))
+
+
+# ---- Arrays ----
+
+
+def matrices(*shape: int, bound: int = 3) -> Domain:
+    """Return the domain of arrays of this shape."""
+    return Domain(int(np.prod(shape)), lambda vector: vector.reshape(shape), bound)
+
+
+def vectors(n: int, bound: int = 3) -> Domain:
+    """Return the domain of vectors of length n."""
+    return matrices(n, bound=bound)
+
+
+def psd_matrices(n: int, rank: int | None = None) -> Domain:
+    """Return the domain of positive semidefinite n x n matrices, R Rᵀ with R of `rank` columns (n)."""
+    return matrices(n, rank or n, bound=2).map(lambda root: root @ root.T)
+
+
+def pencils(n: int) -> Domain:
+    """Return the domain of pairs (A, B) of matrices, A positive semidefinite and B - I too."""
+
+    def build(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"A": parts["A"], "B": parts["B"] + np.eye(n, dtype=int)}
+
+    return combine(A=psd_matrices(n), B=psd_matrices(n)).map(build)
+
+
+def _rotations(n: int) -> Domain:
+    """Return the domain of orthogonal matrices (I - S)(I + S)^{-1}, S skew (Cayley)."""
+    rows, columns = np.triu_indices(n, 1)
+
+    def build(vector: np.ndarray) -> np.ndarray:
+        unit = np.eye(n, dtype=int) * (vector[0] * 0 + 1) if n > 1 else np.eye(1, dtype=int)
+        skew = 0 * unit
+        skew[rows, columns] = vector
+        skew[columns, rows] = -vector
+        return (unit - skew) @ inverse(unit + skew)
+
+    return Domain(len(rows), build, 2)
+
+
+def projectors(D: int, d: int) -> Domain:
+    """Return the domain of orthogonal projectors of rank d in R^D.
+
+    Raises:
+        ValueError: unless 1 <= d < D.
+    """
+    if not 1 <= d < D:
+        raise ValueError(f"d={d}: must be at least 1 and below D={D}.")
+    return _rotations(D).map(lambda U: U[:, :d] @ U[:, :d].T)
+
+
+# ---- Systems, heads, losses ----
+
+
+def _squashed(x: Any) -> Any:
+    """Return x / (1 + |x|): any number into (-1, 1), fractions into fractions."""
+    return x / (1 + abs(x))
+
+
+def ltv_systems(n: int, m: int, T: int, *, stable: bool = True) -> Domain:
+    """Return the domain of linear time-varying systems {"A": T of n x n, "B": T of n x m}, T steps.
+
+    Args:
+        n: number of states.
+        m: number of controls.
+        T: number of steps.
+        stable: every A_t shrinks all states by 9/10 at least; otherwise every A_t stretches all of them by
+            11/10 at least.
+    """
+    parts: dict[str, Domain] = {"B": matrices(T, n, m)}
+    for t in range(T):
+        parts |= {f"U{t}": _rotations(max(n, 2)), f"s{t}": vectors(n)}
+
+    def build(x: dict[str, np.ndarray]) -> dict[str, Any]:
+        A = []
+        for t in range(T):
+            s = _squashed(x[f"s{t}"])
+            gains = s * 9 / 10 if stable else 11 * (1 + abs(s)) / 10
+            A.append(x[f"U{t}"][:n, :n] * gains if n > 1 else np.array([gains]))
+        return {"A": np.array(A), "B": x["B"]}
+
+    return combine(**parts).map(build)
+
+
+def attention_heads(n: int, d: int) -> Domain:
+    """Return the domain of heads {"X": n tokens of width d, "Wq", "Wk", "Wv": d x d}."""
+    return combine(
+        X=matrices(n, d), Wq=matrices(d, d, bound=1), Wk=matrices(d, d, bound=1), Wv=matrices(d, d)
+    )
+
+
+def losses(D: int, L: Any, mu: Any) -> Domain:
+    """Return the domain {"f", "L", "mu", "x0", "star"} of quadratics with curvatures between mu and L.
+
+    Args:
+        D: number of variables, at least 2.
+        L: smoothness.
+        mu: strong convexity, 0 for merely convex ones.
+
+    Raises:
+        ValueError: unless 0 <= mu <= L, and D >= 2.
+    """
+    if not 0 <= mu <= L or D < 2:
+        raise ValueError(f"mu={mu}, L={L}, D={D}: must satisfy 0 <= mu <= L and D >= 2.")
+    L, mu = Fraction(L), Fraction(mu)
+
+    def build(x: dict[str, np.ndarray]) -> dict[str, Any]:
+        one = x["centre"][0] * 0 + 1
+        curvatures = mu * one + (L - mu) * one * abs(_squashed(x["curvature"]))
+        f = Quadratic(x["U"] * curvatures @ x["U"].T, x["centre"], 0 * one)
+        return {"f": f, "L": L * one, "mu": mu * one, "x0": x["x0"], "star": x["centre"]}
+
+    return combine(U=_rotations(D), curvature=vectors(D), centre=vectors(D), x0=vectors(D)).map(build)
