@@ -74,7 +74,7 @@ def pendulum(
     def step(t: Any, x: Any, u: Any) -> Any:
         xp = namespace(x)
         angle, rate = x[..., :1], x[..., 1:]
-        rate = rate + dt * (u - GRAVITY * xp.sin(angle) - friction * rate)
+        rate = (1 - dt * friction) * rate + dt * u - (dt * GRAVITY) * xp.sin(angle)
         return xp.concatenate([angle + dt * rate, rate], axis=-1)
 
     def step_derivative(t: Any, x: ndarray, u: ndarray) -> ndarray:

@@ -151,7 +151,7 @@ class _Run:
         with np.errstate(all="ignore"):
             model = self.system.expand(X, U)
             backward = self._backward(X, U, model, mu)
-            usable = np.all(backward.pivots > 0, axis=(0, 3))
+            usable = np.all(backward.definite, axis=0)
             states, controls = self._rollouts(X, U, backward.gains, usable)
             costs[usable] = self.system.costs(states, controls)
         costs[~np.isfinite(costs)] = np.inf
@@ -221,7 +221,7 @@ class _Run:
             "status": single(self.status),
         }
         if self.settings._exact[-1]:
-            details["strict_minimum"] = single(np.all(backward.pivots[:, -1] > 0, axis=(0, 2)))
+            details["strict_minimum"] = single(np.all(backward.definite[:, -1], axis=0))
         seconds = time.perf_counter() - began
         return Solution(shaped(self.U), single(self.J), worst, remedy, history, 0.0, seconds, details)
 
@@ -259,12 +259,13 @@ class _Run:
         states = np.empty((*X.shape[:2], len(sizes), self.n))
         controls = np.empty((*U.shape[:2], len(sizes), self.m))
         states[0] = x = np.repeat(X[0, :, None], len(sizes), 1)
-        for t in range(self.T):
-            u = np.matmul(x, K[t], controls[t])
-            u += offsets[t]
-            if self.system.control_limits is not None:
-                np.clip(u, *self.system.control_limits, out=u)
-            states[t + 1] = x = self.system.advance(t, x, u)
+        limits, advance = self.system.control_limits, self.system.advance
+        for t, (gain, offset, u) in enumerate(zip(K, offsets, controls, strict=True)):
+            np.matmul(x, gain, u)
+            u += offset
+            if limits is not None:
+                np.clip(u, *limits, out=u)
+            states[t + 1] = x = advance(t, x, u)
         return states, controls
 
     def _first_controls(self, initial: Any, b: int) -> ndarray:

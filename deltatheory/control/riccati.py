@@ -56,7 +56,7 @@ class LQR:
     curvature: ndarray
     status: Status
     remedy: str
-    failed: ndarray
+    failed: ndarray | bool
     _dynamics: ndarray
 
     def cost(self, x0: Any) -> Any:
@@ -138,7 +138,7 @@ def lqr(
 
     backward = recursion(F, L, V)
     finite = np.all(np.isfinite(backward.values[:-1]), axis=(-1, -2))
-    negative = np.any(backward.pivots <= 0, axis=-1)
+    negative = np.all(np.isfinite(backward.stages), axis=(-1, -2)) & ~backward.definite
     failed, status, remedy = np.any(negative | ~finite, axis=0), Status.CONVERGED, ""
     if failed.any():
         t = int(np.flatnonzero(np.any(negative | ~finite, axis=1))[-1])
@@ -158,7 +158,7 @@ def lqr(
         shaped(_symmetric(backward.stages[..., u, u])),
         status,
         remedy,
-        failed if batched else failed[0],
+        failed if batched else bool(failed[0]),
         shaped(F),
     )
 
@@ -206,12 +206,19 @@ class Backward:
         values: [[2s, pᵀ], [p, P]], (T + 1, ..., 1 + n, 1 + n), symmetric but for rounding.
         stages: the matrix of (1, x, u) before the controls are eliminated, (T, ..., 1 + n + m, 1 + n + m).
         pivots: of the elimination of the controls, (T, ..., m): R + BᵀPB > 0 where all are positive.
+        definite: whether they are, beyond rounding, (T, ...).
     """
 
     gains: ndarray
     values: ndarray
     stages: ndarray
     pivots: ndarray
+
+    @property
+    def definite(self) -> ndarray:
+        m = self.pivots.shape[-1]
+        diagonal = np.diagonal(self.stages, axis1=-2, axis2=-1)[..., -m:]
+        return np.all(self.pivots > 16 * np.finfo(float).eps * np.abs(diagonal), axis=-1)
 
 
 def recursion(
@@ -319,12 +326,12 @@ def box_qp(
         gradient = g + (H @ u[..., None])[..., 0]
         free = ~((u <= low) & (gradient > 0) | (u >= high) & (gradient < 0))
         step = -_solve(_restricted(H, free), np.where(free, gradient, 0.0)[..., None])[..., 0]
-        path = np.clip(u + sizes * step, low, high) - u  # differences lose no digits near the end
+        points = np.clip(u + sizes * step, low, high)  # exactly on a bound, or a coordinate jams next to it
+        path = points - u
         change = (path * (gradient + 0.5 * (H @ path[..., None])[..., 0])).sum(-1)
-        best = np.take_along_axis(path, change.argmin(0)[None, ..., None], 0)[0]
-        best[change.min(0) >= 0] = 0
-        u = np.clip(u + best, low, high)
-        if (np.abs(best) <= 1e-14 * (1 + np.abs(u))).all():
+        best = np.take_along_axis(points, change.argmin(0)[None, ..., None], 0)[0]
+        before, u = u, np.where((change.min(0) < 0)[..., None], best, u)
+        if (np.abs(u - before) <= 1e-14 * (1 + np.abs(u))).all():
             break
     return u, free
 
