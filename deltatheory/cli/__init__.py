@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from deltatheory import __version__
-from deltatheory.cli import advise, dimension, explain, lists, train
+from deltatheory.cli import advise, control, dimension, explain, lists, train
 
 __all__ = ["app"]
 
@@ -46,6 +46,8 @@ for _command in (
     train.train,
     advise.advise,
     explain.explain,
+    control.control,
+    control.diagnose,
     lists.tasks,
     lists.deltas,
     lists.projections,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,20 +16,27 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float
-from deltatheory.backbones import Batch
+from deltatheory.backbones import Backbone, Batch
+from deltatheory.control.solve import solve
+from deltatheory.deltas import split_size
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning, start_embeddings, start_tokens
 from deltatheory.kernel import TangentFeatures, tangent_features
-from deltatheory.problem import BACKWARD, FORWARD, Problem
+from deltatheory.peft_adapters import to_peft
+from deltatheory.problem import BACKWARD, FORWARD, Problem, load_problem
+from deltatheory.results import provenance, write_json
+from deltatheory.saving import save_delta
+from deltatheory.tasks import Task
 from deltatheory.tokens import batch_of, token_rows
 
-__all__ = ["Diagnosis", "Finding", "diagnose"]
+__all__ = ["Diagnosis", "Finding", "diagnose", "diagnose_task"]
 
 _LEAK = 1e-3  # relative change of an output that must not change; rounding stays far below
 _OUT_OF_REACH = 0.1  # share of the examples that no control of linear size brings right
 _SLOW = 10.0  # times the step budget that gradient descent needs
 _OFF = 3.0  # times the spread of what the frozen model computes for real words
 _STEP = 2.0  # times the best step of the quadratic model: beyond it the loss rises at once
+_WARM = 10.0  # passes over the examples that the warm start may take
 _WORDS = 64  # real words that the cloud is estimated from
 
 
@@ -132,6 +140,89 @@ def diagnose(
             on_finding(finding)
     problem.restore()
     return Diagnosis(findings, problem.passes - before, time.perf_counter() - began)
+
+
+def diagnose_task(
+    model: str | Backbone = "minilm",
+    task: str | Task = "stdlib-topics",
+    delta: str = "prefix:8",
+    options: Mapping[str, Any] | None = None,
+    *,
+    learning_rate: float = 1e-2,
+    steps: int = 100,
+    examples: int | None = 32,
+    head: str = "label-words",
+    max_length: int = 64,
+    seed: int = 0,
+    device: str = "cpu",
+    out: str | Path = "runs/diagnose",
+    on_finding: Callable[[Finding], None] | None = None,
+) -> tuple[Diagnosis, Path]:
+    """Diagnose a run by its names, and write `diagnosis.json` and a warm start.
+
+    The warm start is the δ at which a few Gauss-Newton steps on the examples arrive, written as an adapter
+    that PEFT loads where it has a form for the delta, else as `delta.safetensors`. A prefix is the raw one,
+    with positions counted behind it, unless `options` say otherwise: that is PEFT's.
+
+    Args:
+        model: as the other arguments of the problem, see `load_problem`.
+        task: a classification task.
+        delta: what does not train, with its size.
+        options: further arguments of its class.
+        learning_rate: of the run that does not converge, with Adam.
+        steps: its budget.
+        examples: training examples to look at and to start on, a stratified draw; `None` for all.
+        head: a key of `deltatheory.heads.HEADS`.
+        max_length: longer texts are cut here.
+        seed: of the draw of examples and of the delta's start.
+        device: "cpu" or "cuda".
+        out: folder for the files.
+        on_finding: called with each finding.
+
+    Returns:
+        The diagnosis, and where the warm start is.
+
+    Raises:
+        ValueError: as `load_problem` and `diagnose`.
+    """
+    if split_size(delta)[0] == "prefix":
+        options = {"gate": "none", "shift": True, **(options or {})}
+    problem = load_problem(
+        model,
+        task,
+        delta,
+        options,
+        examples=examples,
+        head=head,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+    )
+    diagnosis = diagnose(
+        problem,
+        learning_rate=learning_rate,
+        steps=steps,
+        examples=len(problem.train),
+        on_finding=on_finding,
+    )
+    warm = solve(problem, "gauss-newton", budget=_WARM)
+    folder = Path(out)
+    start = folder / "adapter"
+    try:
+        to_peft(problem.delta, warm.value, start)
+    except (ValueError, ImportError):  # no form there, or no peft here
+        start = folder / "delta.safetensors"
+        save_delta(start, problem.delta, warm.value)
+    write_json(
+        folder / "diagnosis.json",
+        {
+            **diagnosis.to_dict(),
+            "warm_start": {"loss": warm.cost, "status": str(warm.status), "passes": warm.passes},
+            "settings": {**problem.identity(), "learning_rate": learning_rate, "steps": steps, "seed": seed},
+            "provenance": provenance(),
+        },
+    )
+    return diagnosis, start
 
 
 def _finding(fault: str, number: float, limit: float, says: str, remedy: str) -> Finding:

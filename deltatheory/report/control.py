@@ -36,8 +36,8 @@ def control_figure(result: ControlResult) -> Figure:
             places, [x.costate for x in result.layers], "o-", color=COLOURS["faint"], label="costate"
         )
         for label, style_, values in (
-            ("residual at δ = 0", "--", [layer.residual_at_zero for layer in result.layers]),
-            ("residual", "-", [layer.residual for layer in result.layers]),
+            ("residual at δ = 0", "--", [layer.residual_at_zero or None for layer in result.layers]),
+            ("residual", "-", [layer.residual or None for layer in result.layers]),
         ):
             costate.plot(places, values, "s" + style_, color=second, label=label)
         costate.set(ylabel="norm", xlabel="layer", yscale="log")

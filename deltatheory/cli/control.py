@@ -1,0 +1,152 @@
+"""`deltatheory control` and `deltatheory diagnose`: a delta as the controller of the frozen layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from deltatheory.cli.common import (
+    Device,
+    MaxLength,
+    Model,
+    Progress,
+    TaskName,
+    errors_in_one_line,
+    options_of,
+    print_table,
+    table_of,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from deltatheory.control.design import ControlResult
+
+DeltaName = Annotated[str, Option(help="A delta and its size (see `deltas`): prefix:8, lora:4, bitfit, ...")]
+DeltaOption = Annotated[list[str] | None, Option(help="Of the delta, as NAME=VALUE: gate=none.")]
+Examples = Annotated[int, Option(help="Training examples, a stratified draw.")]
+Energy = Annotated[float, Option(help="Weight of |δ|²/2 beside the loss.")]
+
+
+def control(
+    model: Model = "minilm",
+    task: TaskName = "stdlib-topics",
+    delta: DeltaName = "prefix:8",
+    option: DeltaOption = None,
+    solver: Annotated[
+        str, Option(help="gauss-newton, adam, sgd, l-bfgs, msa, e-msa, minimum-energy, ...")
+    ] = "gauss-newton",
+    setting: Annotated[list[str] | None, Option(help="Of the solver, as NAME=VALUE: budget=50.")] = None,
+    examples: Examples = 64,
+    test_examples: Annotated[int | None, Option(help="Test examples to use; all by default.")] = None,
+    head: Annotated[
+        str, Option(help="label-words, prototypes, probe, random or verbalizer.")
+    ] = "label-words",
+    max_length: MaxLength = 64,
+    energy: Energy = 0.0,
+    seed: Annotated[int, Option(help="Of the draws and of the delta's start.")] = 0,
+    device: Device = "cpu",
+    out: Annotated[Path, Option(help="Folder for result.json, report.html and delta.safetensors.")] = Path(
+        "runs/control"
+    ),
+    progress: Progress = True,
+) -> None:
+    """Solve for the controller of a frozen model on a task, and see what each layer does and can do."""
+    with errors_in_one_line():
+        from tqdm import tqdm
+
+        from deltatheory.control.design import design_controller
+
+        with tqdm(disable=not progress, desc=solver, unit="iteration") as bar:
+
+            def show(row: dict[str, Any]) -> None:
+                bar.update()
+                bar.set_postfix(loss=f"{row['cost']:.4f}", passes=f"{row['passes']:.0f}")
+
+            result = design_controller(
+                model,
+                task,
+                delta,
+                options_of(option or []),
+                solver=solver,
+                settings=options_of(setting or []),
+                examples=examples,
+                test_examples=test_examples,
+                head=head,
+                max_length=max_length,
+                energy=energy,
+                seed=seed,
+                device=device,
+                out=out,
+                on_step=show,
+            )
+    print_table(_layers(result))
+    print(f"Status: {result.status}{'. ' + result.remedy if result.remedy else ''}")
+    scores = f"{result.frozen['accuracy']:.3f} frozen, {result.test['accuracy']:.3f} under control"
+    print(f"Test accuracy: {scores}; training loss {result.cost:.4f}; energy {result.energy:.3g}")
+    print(f"Report: {out / 'report.html'}")
+
+
+def _layers(result: ControlResult) -> Table:
+    table = table_of("step", "coordinates", "energy", "costate", "residual at 0", "residual", "Gramian share")
+    for x in result.layers:
+        numbers = (x.energy, x.costate, x.residual_at_zero, x.residual)
+        table.add_row(
+            x.name, f"{x.coordinates:,}", *(f"{value:.3g}" for value in numbers), f"{x.gramian_share:.0%}"
+        )
+    return table
+
+
+def diagnose(
+    model: Model = "minilm",
+    task: TaskName = "stdlib-topics",
+    delta: DeltaName = "prefix:8",
+    option: DeltaOption = None,
+    learning_rate: Annotated[float, Option(help="Of the run that does not converge (Adam).")] = 1e-2,
+    steps: Annotated[int, Option(help="Its step budget.")] = 100,
+    examples: Examples = 32,
+    head: Annotated[
+        str, Option(help="label-words, prototypes, probe, random or verbalizer.")
+    ] = "label-words",
+    max_length: MaxLength = 64,
+    seed: Annotated[int, Option(help="Of the draws and of the delta's start.")] = 0,
+    device: Device = "cpu",
+    out: Annotated[Path, Option(help="Folder for diagnosis.json and the warm-started adapter.")] = Path(
+        "runs/diagnose"
+    ),
+    progress: Progress = True,
+) -> None:
+    """Say why a prefix, or any other delta, does not train, and write one that is warm-started."""
+    with errors_in_one_line():
+        from tqdm import tqdm
+
+        from deltatheory.control.diagnosis import Finding, diagnose_task
+
+        with tqdm(disable=not progress, total=5, unit="check") as bar:
+
+            def count(_: Finding) -> None:
+                bar.update()
+
+            diagnosis, start = diagnose_task(
+                model,
+                task,
+                delta,
+                options_of(option or []),
+                learning_rate=learning_rate,
+                steps=steps,
+                examples=examples,
+                head=head,
+                max_length=max_length,
+                seed=seed,
+                device=device,
+                out=out,
+                on_finding=count,
+            )
+    table = table_of("possible fault", "verdict", "what shows it", "remedy")
+    for one in diagnosis.findings:
+        table.add_row(one.fault, one.verdict, one.says, one.remedy)
+    print_table(table)
+    print(f"Warm start: {start}")
+    print(f"Numbers: {out / 'diagnosis.json'}")

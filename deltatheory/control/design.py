@@ -1,0 +1,309 @@
+"""One controller for one task: solve for δ, hold it against the maximum principle, say what is reachable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deltatheory.backbones import Backbone
+from deltatheory.control.layered import LayeredSystem
+from deltatheory.control.pontryagin import MaximumPrinciple, maximum_principle
+from deltatheory.control.reachability import Gramian, MinimumEnergy, minimum_energy, output_gramian
+from deltatheory.control.solution import Solution
+from deltatheory.control.solve import solve
+from deltatheory.deltas import split_size
+from deltatheory.peft_adapters import to_peft
+from deltatheory.problem import Problem, load_problem
+from deltatheory.results import provenance, write_atomically, write_json
+from deltatheory.saving import save_delta
+from deltatheory.tasks import Task
+
+__all__ = ["ControlResult", "Layer", "design_controller"]
+
+_MARGIN = 1.0  # the target of every example's margin: its loss is then 0.31
+_SKETCH = 4096  # longest row of the Jacobian that is kept for a layer's Gramian
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One time step of the frozen network under control.
+
+    Attributes:
+        name: "embedding", "block 0", ..., "head".
+        coordinates: how many of δ act here.
+        energy: |u_t|² of the controller found; a coordinate that acts in several steps counts in each.
+        costate: ‖p_t‖ under it.
+        hamiltonian: H_t(x_t, u_t, p_{t+1}) under it.
+        residual: ‖∂H_t/∂u_t‖ under it; 0 at a local minimum.
+        residual_at_zero: the same where the solver started.
+        minimum_gap: a bound on H_t(u_t) - min H_t where the minimum condition applies, else `None`.
+        no_minimum_condition: why it does not apply; "" where it does.
+        gramian_share: share of the trace of the output Gramian at δ = 0 that comes from coordinates which act
+            here only.
+    """
+
+    name: str
+    coordinates: int
+    energy: float
+    costate: float
+    hamiltonian: float
+    residual: float
+    residual_at_zero: float
+    minimum_gap: float | None
+    no_minimum_condition: str
+    gramian_share: float
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """A controller, how it was found, and what the linearized network says can be reached.
+
+    Attributes:
+        solver: its name.
+        status: why it stopped.
+        remedy: what to do about it; "" where it converged.
+        cost: the objective on the training examples.
+        history: a row an iteration: cost, metric, passes, seconds.
+        frozen: scores of δ = 0 on the test split.
+        test: scores of the controller there.
+        energy: |δ|².
+        layers: one for each time step.
+        spectrum: eigenvalues of the output Gramian of the margins at δ = 0, largest first.
+        rank: of that Gramian.
+        reachability: least energy that brings every linearized margin to 1, and whether any does.
+        linearization_error: ‖m(δ) - m(0) - Jδ‖ / ‖m(δ) - m(0)‖ of the margins m at the controller found.
+        passes: forward-equivalents over single examples, by what they were spent on.
+        seconds: time taken, by the same.
+        files: what was written beside this.
+        settings: of the run.
+        provenance: model, task, versions, commit.
+    """
+
+    solver: str
+    status: str
+    remedy: str
+    cost: float
+    history: list[dict[str, Any]]
+    frozen: dict[str, float]
+    test: dict[str, float]
+    energy: float
+    layers: list[Layer]
+    spectrum: list[float]
+    rank: int
+    reachability: dict[str, Any]
+    linearization_error: float
+    passes: dict[str, float]
+    seconds: dict[str, float]
+    files: list[str]
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure: loss against passes; energy, costates and residuals by layer."""
+        from deltatheory.report import control_figure
+
+        return control_figure(self)
+
+
+def design_controller(
+    model: str | Backbone = "minilm",
+    task: str | Task = "stdlib-topics",
+    delta: str = "prefix:8",
+    options: Mapping[str, Any] | None = None,
+    *,
+    solver: str = "gauss-newton",
+    settings: Mapping[str, Any] | None = None,
+    examples: int | None = 64,
+    test_examples: int | None = None,
+    head: str = "label-words",
+    max_length: int = 64,
+    energy: float = 0.0,
+    seed: int = 0,
+    device: str = "cpu",
+    out: str | Path = "runs/control",
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> ControlResult:
+    """Find a controller δ of the frozen layers for a task, and write all that is known about it.
+
+    The training loss over the examples is the terminal cost Φ, energy/2 |δ|² the running cost. Written are
+    `result.json`, `report.html`, `delta.safetensors` and, where PEFT has a form for the delta, `adapter/`.
+
+    Args:
+        model: a backbone, or what `load_backbone` takes.
+        task: a classification task, or what `load_task` takes.
+        delta: a key of `deltatheory.deltas.DELTAS`, with a size after a colon where it has one.
+        options: further arguments of its class; a prefix has gate="values" unless they say otherwise.
+        solver: a key of `deltatheory.control.SOLVERS` for networks.
+        settings: its settings.
+        examples: training examples, a stratified draw; `None` for all.
+        test_examples: test examples for the scores; `None` for all.
+        head: a key of `deltatheory.heads.HEADS`.
+        max_length: longer texts are cut here.
+        energy: weight of |δ|²/2.
+        seed: of the draws, of the delta's start, and of the solver where it draws.
+        device: "cpu" or "cuda".
+        out: folder for the files.
+        on_step: called with each row of the history.
+
+    Raises:
+        ValueError: for bad arguments, or a delta that no cut at the layers expresses.
+    """
+    if split_size(delta)[0] == "prefix":
+        options = {"gate": "values", **(options or {})}
+    problem = load_problem(
+        model,
+        task,
+        delta,
+        options,
+        examples=examples,
+        test_examples=test_examples,
+        head=head,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+    )
+    backbone, tuned, task = problem.backbone, problem.delta, problem.task
+    clock = _Clock(problem)
+    origin = tuned.initial()
+    frozen = problem.evaluate(origin, problem.test)
+    clock.lap("evaluation")
+    system = LayeredSystem(problem, energy=energy)
+    before = maximum_principle(system, system.split(origin))
+    gramian = output_gramian(
+        problem,
+        examples=len(problem.train),
+        outputs="margin",
+        sketch=_SKETCH,
+    )
+    reach = minimum_energy(gramian, torch.full_like(gramian.start, _MARGIN))
+    clock.lap("analysis at zero")
+    solution = solve(problem, solver, energy=energy, on_step=on_step, **(settings or {}))
+    clock.lap("solver")
+    after = maximum_principle(system, system.split(solution.value))
+    error = _linearization_error(problem, solution.value)
+    clock.lap("analysis of the controller")
+    test = problem.evaluate(solution.value, problem.test)
+    clock.lap("evaluation")
+    problem.restore()
+    folder = Path(out)
+    result = ControlResult(
+        solver=solver,
+        status=str(solution.status),
+        remedy=solution.remedy,
+        cost=float(solution.cost),
+        history=solution.history,
+        frozen=frozen,
+        test=test,
+        energy=float(solution.value.double().square().sum()),
+        layers=_layers(system, solution, before, after, gramian),
+        spectrum=gramian.eigenvalues.tolist(),
+        rank=gramian.rank(),
+        reachability=_reachability(reach),
+        linearization_error=error,
+        passes=clock.passes,
+        seconds=clock.seconds,
+        files=_save(folder, problem, solution),
+        settings={
+            **problem.identity(),
+            "solver": {"name": solver, **(settings or {})},
+            "energy": energy,
+            "seed": seed,
+            "examples": len(problem.train),
+            "device": str(backbone.device),
+        },
+        provenance={
+            **provenance(),
+            "model": backbone.provenance,
+            "task": {"name": task.name, **task.provenance},
+        },
+    )
+    write_json(folder / "result.json", result.to_dict())
+    from deltatheory.report import control_page
+
+    write_atomically(folder / "report.html", control_page(result))
+    return result
+
+
+class _Clock:
+    """Passes and seconds since the last lap, by name."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.passes: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        self._last = problem.passes, time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = self.problem.passes, time.perf_counter()
+        self.passes[name] = self.passes.get(name, 0.0) + now[0] - self._last[0]
+        self.seconds[name] = self.seconds.get(name, 0.0) + now[1] - self._last[1]
+        self._last = now
+
+
+def _layers(
+    system: LayeredSystem,
+    solution: Solution,
+    before: MaximumPrinciple,
+    after: MaximumPrinciple,
+    gramian: Gramian,
+) -> list[Layer]:
+    shares = gramian.shares()
+    return [
+        Layer(
+            name=name,
+            coordinates=len(u),
+            energy=float(u.double().square().sum()),
+            costate=after.costate_norm[t],
+            hamiltonian=after.hamiltonian[t],
+            residual=after.residual[t],
+            residual_at_zero=before.residual[t],
+            minimum_gap=after.gap[t],
+            no_minimum_condition=after.reason[t],
+            gramian_share=shares.get(name, 0.0),
+        )
+        for t, (name, u) in enumerate(zip(system.names, system.split(solution.value), strict=True))
+    ]
+
+
+def _reachability(reach: MinimumEnergy) -> dict[str, Any]:
+    values = {name: value for name, value in vars(reach).items() if name != "multipliers"}
+    return {**values, "status": str(reach.status), "target_margin": _MARGIN}
+
+
+def _linearization_error(problem: Problem, delta: torch.Tensor) -> float:
+    """Compare what the margins did with what the derivative at 0 says of them, on up to 64 examples."""
+    count = min(len(problem.train), 64)
+    batch, labels = problem.batch(problem.train, range(count))
+    start, moved = problem.jvp(problem.delta.initial(), delta, batch)
+    with torch.no_grad():
+        end = problem.logits(delta, batch)
+    problem.passes += count
+
+    def margins(logits: torch.Tensor) -> torch.Tensor:
+        right = logits.gather(1, labels[:, None])[:, 0]
+        others = logits.scatter(1, labels[:, None], float("-inf"))
+        return right - others.logsumexp(1)
+
+    weights = start.scatter(1, labels[:, None], float("-inf")).softmax(1)
+    linear = moved.gather(1, labels[:, None])[:, 0] - (weights * moved).sum(1)
+    change = margins(end) - margins(start)
+    return float((change - linear).norm() / change.norm().clamp(min=1e-12))
+
+
+def _save(folder: Path, problem: Problem, solution: Solution) -> list[str]:
+    """Write δ, and its PEFT form where there is one."""
+    save_delta(folder / "delta.safetensors", problem.delta, solution.value)
+    try:
+        to_peft(problem.delta, solution.value, folder / "adapter")
+    except (ValueError, ImportError):  # no form there, or no peft here: δ itself is kept
+        return ["delta.safetensors"]
+    return ["delta.safetensors", "adapter"]
