@@ -43,8 +43,8 @@ class Interval:
     def __truediv__(self, other: Interval) -> Interval:
         if other.lo <= 0 <= other.hi:
             raise ZeroDivisionError("the interval of the denominator contains zero")
-        low, high = sorted((Fraction(ONE * ONE, other.lo), Fraction(ONE * ONE, other.hi)))
-        return self * Interval(floor(low), ceil(high))
+        ends = [Fraction(a * ONE, b) for a in (self.lo, self.hi) for b in (other.lo, other.hi)]
+        return Interval(floor(min(ends)), ceil(max(ends)))
 
     def over(self, n: int) -> Interval:
         """Return the interval divided by an integer n > 0."""
@@ -111,7 +111,7 @@ def exp(x: Interval) -> Interval:
 
 @cache
 def _erf(numerator: int) -> Interval:
-    """erf(x) = 2/sqrt(pi) exp(-x^2) sum_n 2^n x^(2n+1) / (1 3 ... (2n+1)), terms > 0 for x > 0.
+    """erf(x) = 2/(sqrt(pi) exp(x^2)) sum_n 2^n x^(2n+1) / (1 3 ... (2n+1)), terms > 0 for x > 0.
 
     Summed until the ratio of terms is at most 1/2 and the term at most 2^-120: the rest is at most the term.
     """
@@ -125,7 +125,7 @@ def _erf(numerator: int) -> Interval:
         term = (term * square).over(2 * n + 1)
         total = total + term
     total = Interval(total.lo, total.hi + term.hi)
-    value = enclose(2) / sqrt(pi()) * exp(-(x * x)) * total
+    value = enclose(2) / sqrt(pi()) * (total / exp(x * x))
     return Interval(max(value.lo, 0), min(value.hi, ONE))
 
 

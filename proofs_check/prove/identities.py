@@ -287,23 +287,22 @@ def attention_unbounded() -> tuple[str, Pairs]:
 
 def layer_norm() -> tuple[str, Pairs]:
     """T47, n = 3, centred x: J = (C - xx'/(n s^2))/s has J1 = 0, Jx = (eps/s^3) x, and Jv = v/s else."""
-    a, b, eps, s = sp.symbols("a b eps s")
+    a, b, s = sp.symbols("a b s")
     one, x = sp.ones(3, 1), sp.Matrix([a, b, -a - b])
     v = one.cross(x)
-    squared = (x.T * x)[0] / 3 + eps
+    eps = s**2 - (x.T * x)[0] / 3
     centre = sp.eye(3) - one * one.T / 3
-    bracket = centre - x * x.T / (3 * squared)  # s J, with s^2 written out
+    bracket = centre - x * x.T / (3 * s**2)  # s J
     pairs = [(entry, 0) for entry in bracket * one] + list(zip(bracket * v, v, strict=True))
-    pairs += list(zip(bracket * x, eps / squared * x, strict=True))
-    # The formula itself, differentiated from (y - mean) / sqrt(var + eps).
-    y, t = sp.symbols("y0 y1 y2"), sp.Symbol("t", positive=True)
+    pairs += list(zip(bracket * x, eps / s**2 * x, strict=True))
+    # The formula itself, differentiated from (y - mean) / sqrt(var + eps); the other entries are permutations.
+    y, free, t = sp.symbols("y0 y1 y2"), sp.Symbol("eps"), sp.Symbol("t", positive=True)
     mean = sum(y) / 3
     variance = sum((entry - mean) ** 2 for entry in y) / 3
-    for i in range(3):
-        for j in range(3):
-            slope = sp.diff((y[i] - mean) / sp.sqrt(variance + eps), y[j])
-            direct = sp.powdenest(slope.subs(eps, t**2 - variance), force=True).subs(t, s)
-            pairs.append((direct, (centre[i, j] - (y[i] - mean) * (y[j] - mean) / (3 * s**2)) / s))
+    for j in range(2):
+        slope = sp.diff((y[0] - mean) / sp.sqrt(variance + free), y[j])
+        direct = sp.powdenest(slope.subs(free, t**2 - variance), force=True).subs(t, s)
+        pairs.append((direct, (centre[0, j] - (y[0] - mean) * (y[j] - mean) / (3 * s**2)) / s))
     return "T47: the Jacobian of layer normalization, n = 3", pairs
 
 
