@@ -144,9 +144,9 @@ def change_bound(system: System, run: Sweep, controls: Sequence[Tensor], constan
     for t, u in enumerate(controls):
         before = system.running_cost(t, states[t], run.trajectory.controls[t])
         value, f, q = _hamiltonian_parts(system, t, states[t], u, run.costates[t + 1])
-        first += float(value - before - (run.costates[t + 1] * states[t + 1]).sum())
-        df.append(float((f - states[t + 1]).norm()))
-        dp.append(float((q - run.costates[t]).norm()))
+        first += float((value - before - (run.costates[t + 1] * states[t + 1]).sum()).detach())
+        df.append(float((f - states[t + 1]).detach().norm()))
+        dp.append(float((q - run.costates[t]).detach().norm()))
     d = _shifts(constants) @ np.array(df)
     return first + float(np.array(dp) @ d[:-1]) + 0.5 * float(weights @ d**2)
 
@@ -222,7 +222,7 @@ def _lowest(
 
     def of(z: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = objective(torch.from_numpy(z).to(start))
-        return float(value), gradient.detach().double().cpu().numpy()
+        return float(value.detach()), gradient.detach().double().cpu().numpy()
 
     z = start.detach().double().cpu().numpy()
     box = None if bounds is None else [bounds] * len(z)
@@ -361,12 +361,13 @@ class EMSA(Successive):
     """Extended MSA (Li et al. 2017): u_t lowers the augmented Hamiltonian; J never goes up.
 
     Attributes:
-        rho: ρ to begin with: a step that raises J is taken back and ρ doubled, for good. Or the constants of
-            the system: then ρ is `certified_rho` of each sweep, where no step has to be taken back.
+        rho: ρ to begin with; a step that raises J is taken back and tried with 4ρ, after any other ρ is
+            halved. Or the constants of the system: then ρ is `certified_rho` of each sweep, where no step has
+            to be taken back.
         inner: L-BFGS-B iterations for each minimization.
     """
 
-    rho: float | StepConstants = 1.0
+    rho: float | StepConstants = 0.01
     inner: int = 10
 
     def _positive(self) -> tuple[str, ...]:
@@ -378,7 +379,7 @@ class EMSA(Successive):
         if isinstance(self.rho, StepConstants):
             rho = certified_rho(self.rho, run.costates)
         else:
-            rho = memory.get("rho", self.rho)
+            rho = memory.get("rho", 2 * self.rho) / 2
         while rho <= _LARGEST_RHO:
             memory["rho"] = rho
             new = minimize_hamiltonian(system, run, rho=rho, bounds=self.bounds, inner=self.inner)
@@ -387,7 +388,7 @@ class EMSA(Successive):
             after = sweep(system, new)
             if float(after.trajectory.cost - before) <= rounding:
                 return after
-            rho *= 2
+            rho *= 4
         return run
 
 

@@ -61,12 +61,10 @@ def costates(system: System, trajectory: Trajectory) -> list[Tensor]:
     p_t is the derivative in x_t of what the controls cost from there on. One forward pass, and one backward
     pass through the states only.
     """
-    p = [autodiff.grad(system.terminal_cost, trajectory.states[-1])]
+    p = [autodiff.grad(system.terminal_cost, trajectory.states[-1]).detach()]
     for t in reversed(range(system.horizon)):
-        u = trajectory.controls[t]
-        p.insert(
-            0, autodiff.grad(lambda x, t=t, u=u: hamiltonian(system, t, x, u, p[0]), trajectory.states[t])
-        )
+        x, u = trajectory.states[t], trajectory.controls[t]
+        p.insert(0, autodiff.grad(lambda y, t=t, u=u: hamiltonian(system, t, y, u, p[0]), x).detach())
     count(system, _ACTIVATIONS)
     return p
 
@@ -79,8 +77,9 @@ def stationarity(system: System, trajectory: Trajectory, costates: Sequence[Tens
         trajectory: x_0 .. x_T and u_0 .. u_{T-1}.
         costates: p_0 .. p_T, from `costates`.
     """
+    x = trajectory.states
     gradients = [
-        autodiff.grad(lambda v, t=t: hamiltonian(system, t, trajectory.states[t], v, costates[t + 1]), u)
+        autodiff.grad(lambda v, t=t: hamiltonian(system, t, x[t], v, costates[t + 1]), u).detach()
         for t, u in enumerate(trajectory.controls)
     ]
     count(system, BACKWARD)
