@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from deltatheory import __version__
-from deltatheory.cli import advise, control, dimension, explain, lists, train
+from deltatheory.cli import advise, control, dimension, explain, lists, steer, train
 
 __all__ = ["app"]
 
@@ -48,6 +48,7 @@ for _command in (
     explain.explain,
     control.control,
     control.diagnose,
+    steer.steer,
     lists.tasks,
     lists.deltas,
     lists.projections,
