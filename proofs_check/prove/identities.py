@@ -295,7 +295,7 @@ def layer_norm() -> tuple[str, Pairs]:
     bracket = centre - x * x.T / (3 * s**2)  # s J
     pairs = [(entry, 0) for entry in bracket * one] + list(zip(bracket * v, v, strict=True))
     pairs += list(zip(bracket * x, eps / s**2 * x, strict=True))
-    # The formula itself, differentiated from (y - mean) / sqrt(var + eps); the other entries are permutations.
+    # The formula itself, differentiated from (y - mean) / sqrt(var + eps), the others permute.
     y, free, t = sp.symbols("y0 y1 y2"), sp.Symbol("eps"), sp.Symbol("t", positive=True)
     mean = sum(y) / 3
     variance = sum((entry - mean) ** 2 for entry in y) / 3
