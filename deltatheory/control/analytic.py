@@ -142,7 +142,7 @@ class AnalyticSystem(System):
         """Return f(t, x, u) in numpy, for any leading dimensions."""
         return self._step(t, x, u)
 
-    def costs(self, states: ndarray, controls: ndarray) -> ndarray:
+    def costs(self, states: ndarray, controls: ndarray) -> Any:
         """Return J of each trajectory: states (T + 1, ..., n) and controls (T, ..., m) give (...)."""
         running = self._running(self._times(controls.ndim - 1), states[:-1], controls)
         return running.sum(0) + self._terminal(states[-1])

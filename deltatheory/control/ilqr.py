@@ -29,10 +29,11 @@ _REMEDIES = {  # from the best to the worst
     ),
     Status.DIVERGED: (
         "states, costs or derivatives are not finite along the trajectory: pass `initial` controls that keep "
-        "an unstable system bounded, shorten the horizon or the time step, and look for NaN in the functions"
+        "an unstable system bounded, shorten the horizon or the time step, look for NaN in the functions, "
+        "and give the controls a positive cost if the cost has no lower bound"
     ),
 }
-_MOST = 1e12  # largest regularization, in its units
+_MOST = 1e12  # largest regularization, in its units; largest gain, in first costs
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,13 @@ class _Run:
             for t in range(self.T):
                 self.X[t + 1] = system.advance(t, self.X[t], self.U[t])
             self.J = system.costs(self.X, self.U)
-        self.smallest = settings.tolerance**2 * np.abs(self.J)
+        self.first = np.abs(self.J)
         self.mu = np.full((len(settings._exact), len(x0)), settings.regularization)
         self.iterations = np.zeros(len(x0), dtype=int)
-        finite = np.isfinite(self.X).all((0, 2)) & np.isfinite(self.J)
-        self.status = np.where(finite, Status.BUDGET, Status.DIVERGED).astype(object)
-        self.active = np.flatnonzero(finite)
+        self.finite = np.isfinite(self.X).all((0, 2)) & np.isfinite(self.J)
+        self.status = np.array([Status.BUDGET] * len(x0), dtype=object)
+        self.status[~self.finite] = Status.DIVERGED
+        self.active = np.flatnonzero(self.finite)
 
     def iterate(self) -> dict[str, Any]:
         """Do one backward pass and one rollout for the active problems; return the row of the history."""
@@ -168,9 +170,12 @@ class _Run:
         self.iterations[active] += 1
 
         promise = -0.5 * backward.values[0, ..., 0, 0]
-        small = promise <= np.maximum(settings.tolerance * np.abs(J), self.smallest[active])
+        small = promise <= np.maximum(
+            settings.tolerance * np.abs(J), settings.tolerance**2 * self.first[active]
+        )
         done = (usable & small & (mu <= settings.regularization)).any(0)
         lost = ~(np.isfinite(model.F).all((0, 2, 3)) & np.isfinite(model.hessian).all((0, 2, 3)))
+        lost |= self.J[active] < -_MOST * (1 + self.first[active])  # unbounded below
         mu = np.where(lower & (step <= 1), mu / 10, np.where(lower & (step <= 3), mu, mu * 10))
         mu = mu.clip(settings.regularization * 1e-3, _MOST)
         stuck = ~better & (mu >= _MOST).all(0)
@@ -184,7 +189,7 @@ class _Run:
             self.status[active[where]] = status
         self.active = active[~(done | lost | stuck)]
         return {
-            "cost": float(self.J.mean()),
+            "cost": float(self.J[self.finite].mean()),
             "active": len(active),
             "step": float(0.5 ** step[best, rows].max()),
             "regularization": float(mu.min(0).max()),
