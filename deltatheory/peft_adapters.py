@@ -178,7 +178,8 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
     Raises:
         ImportError: without `peft`.
         ValueError: for something else than a `PeftModel`, an unsupported architecture, nothing that is
-            trained, an adapter that is merged or switched off, or a method that PEFT computes otherwise.
+            trained, an entry of target_modules that matches nothing, more virtual tokens than the model
+            takes, an adapter that is merged or switched off, or a method that PEFT computes otherwise.
     """
     if not isinstance(model, _peft().PeftModel):
         raise ValueError(
@@ -187,6 +188,7 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
     kind = model.active_peft_config.peft_type.value
     if kind in _TASK_IDS:
         raise ValueError(f"peft_type={kind!r} needs the number of a task with every text: not supported.")
+    _require_targets(model)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     base = model.get_base_model()
     if hasattr(base, "disable_input_require_grads"):  # a hook that no derivative transform passes
@@ -198,11 +200,31 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
     return backbone, delta
 
 
+def _require_targets(model: Any) -> None:
+    """Refuse an entry of target_modules that matches nothing: among others that match, PEFT is silent."""
+    targets = getattr(model.active_peft_config, "target_modules", None)
+    if targets is None or isinstance(targets, str):  # one pattern, of which PEFT itself says so
+        return
+    found = model.base_model.targeted_module_names
+    missed = sorted(x for x in targets if not any(n == x or n.endswith(f".{x}") for n in found))
+    if missed:
+        raise ValueError(
+            f"target_modules has {missed}, which match no module ({len(missed)} of {len(targets)} entries "
+            "match none): leave them out of the adapter's configuration."
+        )
+
+
 @torch.no_grad()
 def _require_faithful(delta: PeftDelta) -> None:
     """Hold the hidden states at a random δ to those of PEFT's own forward with δ in its storage."""
-    backbone, kind = delta.backbone, delta.model.active_peft_config.peft_type.value
-    batch = backbone.encode(["a b c d e"])
+    backbone, config = delta.backbone, delta.model.active_peft_config
+    kind, width = config.peft_type.value, config.num_virtual_tokens if config.is_prompt_learning else 0
+    if width >= backbone.max_length:
+        raise ValueError(
+            f"num_virtual_tokens={width}: must be below {backbone.max_length}, which leaves "
+            f"{backbone.name!r} room for one token of text."
+        )
+    batch = backbone.encode(["a b c d e"], max_length=backbone.max_length - width)
     start = delta.initial()
     point = start + 0.1 * torch.randn(delta.size, generator=torch.Generator().manual_seed(0)).to(start)
     seen: list[Tensor] = []

@@ -245,6 +245,39 @@ def test_a_forward_that_does_more_than_its_parameters_is_refused():
         imported(model, "bert")
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_targets_that_match_only_partly_are_refused_and_counted(tmp_path, loaded):
+    config = peft.LoraConfig(
+        task_type="FEATURE_EXTRACTION", r=2, target_modules=["query", "q_proj", "v_proj"]
+    )
+    model = peft.get_peft_model(tiny_model("bert"), config)
+    message = r"target_modules has \['q_proj', 'v_proj'\], which match no module \(2 of 3 entries match none"
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, check_name=False) if loaded else imported(model, "bert")
+
+
+def test_targets_that_match_nothing_are_refused_by_name(tmp_path):
+    exported("lora", "bert", tmp_path, r=2)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": ["q_proj"]}))
+    with pytest.raises(ValueError, match=r"(?s)does not fit 'tiny-bert'.*q_proj.*not found"):
+        load(tmp_path, name="tiny-bert")
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_a_prefix_or_prompt_beyond_the_context_is_refused(method):
+    name, options = METHODS[method]
+
+    def made(length: int):
+        config = getattr(peft, name)(task_type="CAUSAL_LM", **options | {"num_virtual_tokens": length})
+        return imported(peft.get_peft_model(tiny_model("gpt2"), config), "gpt2")
+
+    made(39)
+    with pytest.raises(ValueError, match="num_virtual_tokens=40: must be below 40, which leaves 'tiny-gpt2'"):
+        made(40)
+
+
 def test_dora_leaves_a_norm_out_of_its_derivative_and_the_self_check_says_so():
     from deltatheory.autodiff import DerivativeError
 
