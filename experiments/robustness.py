@@ -5,7 +5,7 @@
 
 A TASK is what `deltatheory steer --task` takes. For each task and seed a prefix is trained, and the frozen
 model, the prefix alone, robust prefix-tuning, PID and LQR are run on the test split, clean and under four
-disturbances. Every controller has four settings to choose from; the best mean accuracy over the five
+disturbances. Every controller has three settings to choose from; the best mean accuracy over the five
 conditions on the dev split decides, once a task (seed 0), with other draws of the disturbances and another
 trigger than those of the test.
 """
@@ -40,7 +40,7 @@ def run(
     seeds: int = 3,
     threads: int = 1,
     steps: int = 100,
-    test: int = 250,
+    test: int = 160,
     dev: int = 96,
     device: str = "cpu",
 ) -> None:
@@ -55,7 +55,7 @@ def run(
     from deltatheory.deltas import make_delta
     from deltatheory.heads import make_head
     from deltatheory.problem import Problem
-    from deltatheory.results import ResultLog, provenance, write_json
+    from deltatheory.results import ResultLog, configuration_hash, provenance, write_json
     from deltatheory.tasks import load_task
     from deltatheory.training import Training, train
 
@@ -84,7 +84,7 @@ def run(
                 continue
             delta = make_delta("prefix", backbone, **config["delta"])
             problem = Problem(backbone, task, delta, head, check=False)
-            weights = folder / f"prefix-{seed}.safetensors"
+            weights = folder / f"prefix-{configuration_hash(config['training'])}.safetensors"
             if not weights.exists():
                 folder.mkdir(parents=True, exist_ok=True)
                 save_file({"delta": train(problem, training).delta}, weights)
@@ -111,7 +111,7 @@ def run(
                 x,
                 disturbances=disturb(seed),
                 settings=settings,
-                timed=6,
+                timed=4,
                 clock=time.process_time,
             )
             log.append(config, result.to_dict())

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deltatheory.control.low_rank_riccati import low_rank_riccati
+from deltatheory.control.riccati import lqr
 from deltatheory.control.solution import Status
 from deltatheory.control.system import System
 
@@ -185,3 +186,20 @@ def test_bad_input_is_named(change, message):
     arguments = {"adjoints": [lambda w: w], "directions": [torch.ones(2, 1)] * 2} | change
     with pytest.raises(ValueError, match=message):
         low_rank_riccati(**arguments)
+
+
+def test_gains_are_those_of_the_dense_solver_of_small_systems():
+    rng = np.random.default_rng(8)
+    d, horizon, q, r = 12, 6, 3.0, 0.4
+    A, V = stable(rng, d, horizon), outputs(rng, d, [2] * (horizon + 1))
+    weights = np.stack([q * (v @ v.T).numpy() for v in V])
+    dense = lqr(
+        np.stack([a.numpy() for a in A]),
+        np.eye(d),
+        weights[:-1],
+        r * np.eye(d),
+        terminal=weights[-1],
+    )
+    gains = solve(A, V, q, r).value
+    for t in range(horizon):  # there u = K x, here u = -K x
+        np.testing.assert_allclose(gains.gain(t).numpy(), -dense.gains[t], atol=1e-13)
