@@ -15,23 +15,24 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, load_backbone
+from deltatheory.control.actuators import greedy_log_det
 from deltatheory.deltas import Delta, LoRA, make_delta
 from deltatheory.heads import make_head
 from deltatheory.kernel import joint_features
+from deltatheory.kernel_fit import cross_fit, fit_path, folds
 from deltatheory.problem import BACKWARD, FORWARD, Problem
 from deltatheory.results import provenance, write_json
 from deltatheory.tasks import Task, load_task
 
 __all__ = ["CANDIDATES", "Advice", "Candidate", "Estimate", "advise"]
 
-FOLDS = 4
-_RIDGES = 10.0 ** np.arange(2, -5, -1)  # λ in units of the kernel's mean diagonal
 _SKETCH = 2048
 _BOOTSTRAP = 500
 # Spread of logit(trained score) around logit(predicted score) that linearization leaves, beside sampling;
 # experiments/results/advice has the residuals it comes from.
 _MODEL_SPREAD = 0.35
 _TRUSTED_ERROR = 0.5
+_KEPT_GAIN = 0.9  # share of the log-det gain of all modules that those chosen must have
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def advise(
         return Problem(backbone, task, delta, frozen_head, max_length=max_length, check=False)
 
     fits, passes = _fits(problem_of, deltas, examples, seed, on_example)
-    solved = [_cross_fit(fit.kernel, fit.start, fit.need) for fit in fits]
+    solved = [fit.solved() for fit in fits]
 
     rng = np.random.default_rng(seed)
     estimates = []
@@ -275,6 +276,10 @@ class _Fit:
     def kernel(self) -> np.ndarray:
         return sum(self.modules.values(), np.zeros((len(self.start),) * 2))
 
+    def solved(self) -> np.ndarray:
+        """Return whether each example, held out, is solved by the fit with each ridge, shape (ridges, n)."""
+        return cross_fit(self.kernel, self.start) > self.need
+
 
 def _fits(
     problem_of: Callable[[Delta], Problem],
@@ -326,50 +331,6 @@ def _modules(delta: Delta) -> dict[str, int]:
         module = name.rsplit(".", 1)[0]
         sizes[module] = sizes.get(module, 0) + math.prod(shape)
     return sizes
-
-
-def _folds(examples: int) -> list[np.ndarray]:
-    return [np.arange(k, examples, FOLDS) for k in range(min(FOLDS, examples))]
-
-
-def _cross_fit(kernel: np.ndarray, start: np.ndarray, need: np.ndarray) -> np.ndarray:
-    """Return solved[λ, i]: whether example i, held out, is solved by the fit with each ridge."""
-    solved = np.zeros((len(_RIDGES), len(start)), dtype=bool)
-    for held in _folds(len(start)):
-        kept = np.setdiff1d(np.arange(len(start)), held)
-        for k, alpha in enumerate(fit_path(kernel[np.ix_(kept, kept)], start[kept])):
-            solved[k, held] = start[held] + kernel[np.ix_(held, kept)] @ alpha > need[held]
-    return solved
-
-
-def fit_path(kernel: Float[np.ndarray, "n n"], start: Float[np.ndarray, " n"]) -> list[np.ndarray]:
-    """Return α of min Σ softplus(-(m₀ + Kα)) + nλ/2 αᵀKα for each ridge, by Newton's method from the last.
-
-    Args:
-        kernel: K.
-        start: m₀.
-    """
-    n, scale = len(start), float(np.trace(kernel)) / len(start) or 1.0  # a delta that does nothing has K = 0
-    alpha, path = np.zeros(n), []
-    for weight in _RIDGES * scale:
-
-        def objective(alpha: np.ndarray, weight: float = weight) -> float:
-            change = kernel @ alpha
-            return float(np.logaddexp(0, -(start + change)).sum() + weight / 2 * alpha @ change)
-
-        value = objective(alpha)
-        for _ in range(50):
-            p = 1 / (1 + np.exp(np.clip(start + kernel @ alpha, -50, 50)))
-            curvature = weight * np.eye(n) + (p * (1 - p))[:, None] * kernel
-            step = np.linalg.solve(curvature, p - weight * alpha)
-            size = 1.0
-            while (new := objective(alpha + size * step)) > value and size > 1e-6:
-                size /= 2
-            alpha, gain, value = alpha + size * step, value - new, new
-            if gain < 1e-6 * n:
-                break
-        path.append(alpha)
-    return path
 
 
 def _interval(solved: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
@@ -425,7 +386,7 @@ def _linearization_error(problem: Problem, fit: _Fit) -> float:
     Jᵀα is the gradient of Σ α_i m_i, so it costs one pass over the examples and no stored row.
     """
     kernel, start = fit.kernel, fit.start
-    held = _folds(len(start))[0]
+    held = folds(len(start))[0]
     kept = np.setdiff1d(np.arange(len(start)), held)
     fold = kernel[np.ix_(kept, kept)]
     alphas = fit_path(fold, start[kept])
@@ -456,39 +417,49 @@ def _margins(problem: Problem, delta: Tensor, indices: list[int]) -> Float[Tenso
 
 
 def _adapter_config(delta: LoRA, fit: _Fit, base: str) -> tuple[dict[str, Any], str]:
-    """Return peft's configuration, with ranks from the per-module kernel if they promise no less.
+    """Return peft's configuration, with the ranks that promise most; equal ones if none promise more.
 
     At δ = 0 the kernel of a module is proportional to its rank, so another distribution of the same total
-    rank has the kernel Σ (r_l/r) K_l: its score needs no further pass.
+    rank has the kernel Σ (r_l/r) K_l: its score needs no further pass. Tried are ranks in proportion to the
+    loss's gradient in each module, and equal ranks in the modules that a log-det selection takes first.
     """
-    kernels, start, need = fit.modules, fit.start, fit.need
-    p = 1 / (1 + np.exp(start))
+    kernels = fit.modules
+    p = 1 / (1 + np.exp(fit.start))
     energy = {name: float(p @ kernel @ p) for name, kernel in kernels.items()}
     total = delta.r * len(energy)
-    share = {name: total * value / sum(energy.values()) for name, value in energy.items()}
-    widest = {
-        name: min(delta.coordinates.shapes[f"{name}.A"][1], delta.coordinates.shapes[f"{name}.B"][0])
-        for name in kernels
+    selection = greedy_log_det({n: torch.from_numpy(k) for n, k in kernels.items()}, len(kernels))
+    kept = 1 + int(np.searchsorted(np.cumsum(selection.gains), _KEPT_GAIN * selection.value))
+    spreads = {
+        "the gradient in each module": {n: total * e / sum(energy.values()) for n, e in energy.items()},
+        "log-det gain": dict.fromkeys(selection.chosen[:kept], total / kept),
     }
-    ranks = {name: min(round(value), 4 * delta.r, widest[name]) for name, value in share.items()}
-    ranks = {name: rank for name, rank in ranks.items() if rank}
-    even = _cross_fit(fit.kernel, start, need).mean(1).max()
-    spread = _Fit({name: rank / delta.r * kernels[name] for name, rank in ranks.items()}, start, need)
-    uneven = _cross_fit(spread.kernel, start, need).mean(1).max()
-    if uneven < even:
-        ranks = dict.fromkeys(kernels, delta.r)
+    shapes = delta.coordinates.shapes
+    tried = {"equal ranks": dict.fromkeys(kernels, delta.r)}
+    for rule, spread in spreads.items():
+        widest = {n: min(4 * delta.r, shapes[f"{n}.A"][1], shapes[f"{n}.B"][0]) for n in spread}
+        ranks = {n: min(round(value), widest[n]) for n, value in spread.items()}
+        tried[rule] = {n: rank for n, rank in ranks.items() if rank}
+    scores = {
+        rule: float(
+            _Fit({n: rank / delta.r * kernels[n] for n, rank in ranks.items()}, fit.start, fit.need)
+            .solved()
+            .mean(1)
+            .max()
+        )
+        for rule, ranks in tried.items()
+    }
+    best = max(tried, key=lambda rule: scores[rule])
+    ranks = tried[best]
+    pattern = {name: rank for name, rank in ranks.items() if rank != delta.r}
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": base,
         "r": delta.r,
         "lora_alpha": delta.r,
         "target_modules": sorted(ranks),
-        "rank_pattern": {name: rank for name, rank in ranks.items() if rank != delta.r},
-        "alpha_pattern": {name: rank for name, rank in ranks.items() if rank != delta.r},
+        "rank_pattern": pattern,
+        "alpha_pattern": pattern,
     }
-    finding = (
-        f"Ranks: with the total rank {total} spread by the per-module kernel over {len(ranks)} of "
-        f"{len(kernels)} modules the predicted score is {uneven:.3f}, with equal ranks {even:.3f}; "
-        f"adapter_config.json has {'equal ranks' if uneven < even else 'the spread ones'}."
-    )
+    said = ", ".join(f"{scores[rule]:.3f} by {rule} ({len(tried[rule])} modules)" for rule in tried)
+    finding = f"Ranks: predicted scores at the total rank {total}: {said}; adapter_config.json has {best}."
     return config, finding
