@@ -264,9 +264,9 @@ def find_trigger(
     delta: Float[Tensor, " m"],
     *,
     length: int = 3,
-    rounds: int = 2,
-    candidates: int = 20,
-    examples: int = 64,
+    rounds: int = 1,
+    candidates: int = 10,
+    examples: int = 32,
     seed: int = 0,
 ) -> tuple[int, ...]:
     """Search tokens that, put before any text, raise the loss most (HotFlip: Ebrahimi et al. 2018).
