@@ -54,6 +54,21 @@ def test_gauss_newton_product_against_closed_form():
     torch.testing.assert_close(product, J.T @ (12 * cubic(X) ** 2 * (J @ V)))
 
 
+def test_per_example_rows_against_closed_form():
+    scales, shifts = normal(5, seed=6), normal(5, 4, seed=7)
+
+    def f(x, scale, shift):
+        y = scale * cubic(x + 0 * shift.sum()) + shift
+        return y[:2], y.sum()
+
+    outputs, other, rows = autodiff.per_example(f, X, [scales, shifts])
+    expected = scales[:, None] * cubic(X) + shifts
+    torch.testing.assert_close(outputs, expected[:, :2])
+    torch.testing.assert_close(other, expected.sum(1))
+    torch.testing.assert_close(rows(), scales[:, None, None] * J[None, :2])
+    torch.testing.assert_close(rows(), rows())  # may be asked for again
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 4, 100])
 def test_jacobian_rows(chunk):
     blocks = list(autodiff.jacobian_rows(lambda x: cubic(x).view(2, 2), X, chunk))

@@ -153,7 +153,7 @@ def cloud_bounds(delta: Delta, *, words: int = 256, seed: int = 0) -> tuple[Norm
     """
     backbone = delta.backbone
     count = min(words, backbone.max_length - 1)
-    places = torch.arange(delta.size, device=backbone.device)
+    places = torch.arange(delta.size, device=backbone.device, dtype=torch.float64)
     zero = delta.initial()
     if isinstance(delta, PromptTuning):
         cloud = start_embeddings(backbone, start_tokens(backbone, count, seed=seed))
@@ -175,7 +175,7 @@ def cloud_bounds(delta: Delta, *, words: int = 256, seed: int = 0) -> tuple[Norm
     else:
         raise ValueError(f"delta={delta.name!r}: allowed are a prompt, and a prefix without an MLP.")
     return tuple(
-        NormBound(f"{name}[{j}]", where, float(cloud.norm(dim=1).max()), -start)
+        NormBound(f"{name}[{j}]", where.long(), float(cloud.norm(dim=1).max()), -start)
         for name, (rows, starts, cloud) in pieces.items()
         for j, (where, start) in enumerate(zip(rows, starts, strict=True))
     )
@@ -265,11 +265,11 @@ class Constrained(DeltaSolver):
             actual -= penalty * float((self.margin - values_there).clamp(min=0).sum())
             length = float((trial - delta).norm())
             if not inside or actual >= _SUFFICIENT * predicted:
-                if inside and actual >= 0.75 * predicted:
+                if inside and actual >= 0.5 * predicted:
                     radius = max(radius, 2 * length) if radius < math.inf else radius
                 delta, values, solved, rows, jacobian = trial, values_there, solved_there, rows_there, None
             else:
-                radius = length / 4
+                radius = length / 2
                 if radius <= 1e-9 * (1 + float(delta.norm())):
                     return Status.STALLED, "no step lowers the merit: take float64, or a smaller penalty"
 

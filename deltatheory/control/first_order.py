@@ -143,7 +143,7 @@ class LBFGS(Minimizer):
             norms.append(float(delta.grad.norm()))
             if norms[-1] <= self.tolerance * norms[0] or self.over(run):
                 raise _Over
-            return torch.tensor(cost)
+            return torch.tensor(cost, dtype=torch.float64)
 
         optimizer = torch.optim.LBFGS(
             [delta],

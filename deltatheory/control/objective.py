@@ -69,7 +69,7 @@ class Objective:
         self.backward = BACKWARD if changes_weights else FORWARD
         self._kept: dict[tuple[int, ...], tuple[Batch, Tensor]] = {}
 
-    def _chunks(self, places: Sequence[int] | None) -> list[tuple[list[int], Batch, Tensor]]:
+    def chunks(self, places: Sequence[int] | None = None) -> list[tuple[list[int], Batch, Tensor]]:
         """Return chunks of like length: places among `indices`, batch and labels."""
         chosen = sorted(range(self.count) if places is None else places, key=lambda i: self.lengths[i])
         parts = [chosen[k : k + _CHUNK] for k in range(0, len(chosen), _CHUNK)]
@@ -92,7 +92,7 @@ class Objective:
     def value(self, delta: Float[Tensor, " m"]) -> tuple[float, float]:
         """Return F(δ) and the share of right answers, in one forward pass."""
         loss, right, count = 0.0, 0.0, 0
-        for part, batch, labels in self._chunks(None):
+        for part, batch, labels in self.chunks(None):
             logits, answers = self.problem._answers(batch, labels, delta)
             loss += float(cross_entropy(logits, answers, reduction="sum"))
             right += float((logits.argmax(1) == answers).sum())
@@ -106,7 +106,7 @@ class Objective:
         """Return F, the share of right answers and ∇F, on all examples or on those at some places."""
         leaf = delta.detach().clone().requires_grad_()
         loss, right, count, total = 0.0, 0.0, 0, torch.zeros_like(delta)
-        for part, batch, labels in self._chunks(places):
+        for part, batch, labels in self.chunks(places):
             logits, answers = self.problem._answers(batch, labels, leaf)
             value = cross_entropy(logits, answers, reduction="sum")
             total += torch.autograd.grad(value, leaf)[0]
@@ -138,7 +138,7 @@ class Objective:
         if not isinstance(problem, Problem):
             raise ValueError(f"problem: {type(problem).__name__} has no classes; allowed is Problem.")
         order, values, solved, pullbacks = [], [], [], []
-        for part, batch, labels in self._chunks(places):
+        for part, batch, labels in self.chunks(places):
             fields = [batch.input_ids, batch.mask, batch.attention_mask, batch.position_ids]
             if batch.token_type_ids is not None:
                 fields.append(batch.token_type_ids)

@@ -15,6 +15,7 @@ from deltatheory.control.layered import LayeredSystem
 from deltatheory.control.least_squares import GaussNewton
 from deltatheory.control.msa import EMSA, MSA
 from deltatheory.control.objective import DeltaSolver, Minimizer
+from deltatheory.control.sampled import SampledGaussNewton
 from deltatheory.control.solution import Solution
 from deltatheory.problem import Problem, Trainable
 
@@ -23,6 +24,7 @@ __all__ = ["SOLVERS", "solve"]
 # In the space of δ, over the layers of a network, and for small systems given as functions.
 SOLVERS: dict[str, type] = {
     "gauss-newton": GaussNewton,
+    "sampled-gauss-newton": SampledGaussNewton,
     "adam": Adam,
     "sgd": SGD,
     "l-bfgs": LBFGS,
