@@ -240,14 +240,14 @@ def _steered(seed: int) -> Instance:
     alpha = M * sum(abs(Wk.T @ q)) / 2  # at least M ‖Wkᵀ q‖ / √4
     sigma = F(int(sum(map(sum, abs(Wv)))) + 1)
     context = {"s": fractions(rng, 3, top=3), "V": fractions(rng, 3, 4) + F(1, 5)}
-    head = {"q": q, "Wk": Wk, "Wv": Wv, "u": tokens, "k": k, "M": M}
+    head = {"q": q, "Wk": Wk, "Wv": Wv, "u": tokens, "k": k, "M": M, "root": F(2)}
     return context | head | {"alpha": alpha, "sigma": sigma}
 
 
 def _t39(x: Instance):
     """Return both sides squared: o' without its part along o, and the part that the prefix may add."""
     context = [exp(s) for s in x["s"]]
-    prefix = [exp((u @ x["Wk"].T) @ x["q"] / 2) for u in x["u"]]
+    prefix = [exp((u @ x["Wk"].T) @ x["q"] / x["root"]) for u in x["u"]]
     g, z = sum(context), sum(prefix)
     o = np.array(context) @ x["V"]
     added = np.array(prefix) @ (x["u"] @ x["Wv"].T)
@@ -264,12 +264,12 @@ def _pushed(seed: int) -> Instance:
     u = exactly([[M, 0, 0, 0]])
     context = {"s": exactly([1]), "V": exactly([[0, 1, 0, 0]])}
     bounds = {"k": 1, "M": M, "alpha": M, "sigma": F(1)}
-    return context | {"q": q, "Wk": Wk, "Wv": eye(4), "u": u} | bounds
+    return context | {"q": q, "Wk": Wk, "Wv": eye(4), "u": u, "root": F(2)} | bounds
 
 
 def _score_bound(x: Instance) -> bool:
     direction = x["Wk"].T @ x["q"]
-    return 4 * x["alpha"] ** 2 >= square(direction) * x["M"] ** 2
+    return (x["root"] * x["alpha"]) ** 2 >= square(direction) * x["M"] ** 2
 
 
 T39 = register(
@@ -279,7 +279,7 @@ T39 = register(
         latex=r"\|o'_\perp\|\le\lambda_{\max}s_{\max}(W_v)M,\quad\lambda_{\max}=\frac{ke^\alpha}{ke^\alpha+g},"
         r"\ \alpha=\|W_k^\top q\|M/\sqrt d,\ g=\sum_je^{s_j}",
         words="k prefix tokens of norm at most M move the output of a head across its former direction by a "
-        "bounded amount: what lies beyond is unreachable; compared squared, width 4",
+        "bounded amount: what lies beyond is unreachable; compared squared",
         kind="tight",
         sides=_t39,
         sampler=_steered,

@@ -120,7 +120,8 @@ def _best_next(x: Instance, chosen: list[int]) -> int:
     return max(rest, key=lambda i: det(_sum(x, [*chosen, i])))
 
 
-def _greedy(x: Instance) -> list[int]:
+def greedy(x: Instance) -> list[int]:
+    """Return the two layers that greedy choice takes."""
     chosen: list[int] = []
     for _ in range(2):
         chosen.append(_best_next(x, chosen))
@@ -135,13 +136,13 @@ def _t42b(x: Instance):
     return _value(x, x["chosen"]) - base, (1 - exp(-one)) * (_value(x, best) - base)
 
 
-_with_greedy = edited(_candidates, chosen=_greedy)
+_with_greedy = edited(_candidates, chosen=greedy)
 
 
 def _complements(seed: int) -> Instance:
     """Return two indefinite matrices that only help together, and a small one that helps alone."""
     W = [eye(2) * F(seed % 5 + 1, 10), diagonal([10, F(-99, 100)]), diagonal([F(-95, 100), 10])]
-    return edited(lambda s: _candidates(s) | {"W": W, "eps": F(1)}, chosen=_greedy)(seed)
+    return edited(lambda s: _candidates(s) | {"W": W, "eps": F(1)}, chosen=greedy)(seed)
 
 
 T42b = register(

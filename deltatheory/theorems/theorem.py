@@ -200,7 +200,7 @@ class Bound:
             ValueError: as `bound` and `exact_bound`.
         """
         sides = self.exact_bound(instance) if exact else self.bound(instance)
-        return self._compared(sides, exact, self.unmet(instance))
+        return self.compare(sides, exact=exact, unmet=self.unmet(instance))
 
     def _sides(self, instance: Instance) -> Sides:
         left, right = self.sides(instance)
@@ -215,7 +215,8 @@ class Bound:
                     raise ValueError(f"{self.label}: the {name} side is {value}; it must be a number.")
         return Sides(left, right)
 
-    def _compared(self, sides: Sides, exact: bool, unmet: tuple[str, ...]) -> Check:
+    def compare(self, sides: Sides, *, exact: bool = False, unmet: tuple[str, ...] = ()) -> Check:
+        """Return the check of two sides that were evaluated, or measured, before."""
         pairs = list(zip(np.ravel(sides.left), np.ravel(sides.right), strict=True))
         verdicts = [_holds(self.kind, a, b, exact) for a, b in pairs]
         holds = False if False in verdicts else None if None in verdicts else True

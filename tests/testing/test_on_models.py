@@ -1,0 +1,94 @@
+"""Theorems measured on tiny networks: every row holds, what cannot be measured says so, mutants fall."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_problems import toy_problem
+
+from deltatheory.testing import on_models
+from deltatheory.testing.measuring import Probe, operator_norm
+from deltatheory.testing.on_models import ON_MODELS, check_on_model
+from deltatheory.theorems import THEOREMS
+
+
+@pytest.fixture(scope="module")
+def rows():
+    seen = []
+    problem = toy_problem("lora", family="bert", dtype=torch.float64, r=1)
+    result = check_on_model(problem, on_row=seen.append)
+    assert sorted(row.id for row in seen) == sorted(row.id for row in result)
+    return {row.id: row for row in result}
+
+
+def test_every_measured_theorem_holds(rows) -> None:
+    assert len(rows) == len(ON_MODELS) >= 25
+    for row in rows.values():
+        assert row.holds is True, row
+        assert row.hypotheses.startswith(("met", "local"))
+        assert row.status == str(THEOREMS[row.id].status)
+
+
+def test_vacuous_bounds_come_first_and_are_named(rows) -> None:
+    flags = [row.vacuous for row in rows.values()]
+    assert flags == sorted(flags, reverse=True)
+    assert rows["T18"].vacuous  # 32 bits for every coordinate of δ
+    assert rows["T47b"].vacuous  # epsilon is 1e-12
+    assert not rows["T47a"].vacuous
+    assert not rows["T44a"].vacuous
+
+
+def test_identities_and_attained_bounds_are_tight(rows) -> None:
+    for id in ("T20a", "T23", "T24", "T25", "T27a", "T29", "T31"):
+        assert rows[id].ratio == pytest.approx(1)
+
+
+def test_rows_are_json(rows) -> None:
+    text = json.dumps([row.as_dict() for row in rows.values()], allow_nan=False)
+    assert json.loads(text)[0]["id"] in THEOREMS
+
+
+def test_a_wrong_theorem_does_not_hold_on_the_model(monkeypatch) -> None:
+    """The measured sides decide: turned round, the bounds fail."""
+    problem = toy_problem("lora", family="bert", dtype=torch.float64, r=1)
+    turned = {"T43a": "lower", "T44a": "lower", "T03": "upper"}
+    wrong = {id: replace(THEOREMS[id], kind=kind) for id, kind in turned.items()}
+    monkeypatch.setattr(on_models, "get_theorem", lambda id: wrong[id])
+    assert all(row.holds is False for row in check_on_model(problem, list(turned)))
+
+
+def test_what_a_model_does_not_have_is_said() -> None:
+    problem = toy_problem("lora", family="gpt2", dtype=torch.float64, r=1)
+    (row,) = check_on_model(problem, ["T48a"])
+    assert row.hypotheses.startswith("not applicable")
+    assert row.holds is None
+    assert row.as_dict()["left"] is None
+    (row,) = check_on_model(problem, ["T27a"])  # query, key and value are one module
+    assert row.hypotheses.startswith("not applicable")
+
+
+def test_unknown_ids_are_told() -> None:
+    problem = toy_problem("lora", r=1)
+    with pytest.raises(ValueError, match="no such theorem"):
+        check_on_model(problem, ["T99"])
+    with pytest.raises(ValueError, match="not measured on models"):
+        check_on_model(problem, ["T08"])
+
+
+def test_operator_norm_is_the_largest_singular_value() -> None:
+    M = torch.diag(torch.tensor([3.0, 1.0, 0.5], dtype=torch.float64))
+    value, direction = operator_norm(lambda x: M @ x, torch.zeros(3).double(), torch.ones(3).double(), 30)
+    assert value == pytest.approx(3)
+    assert abs(direction[0]) == pytest.approx(1)
+
+
+def test_the_softmax_row_against_a_dense_jacobian(rows) -> None:
+    probe = Probe(toy_problem("lora", family="bert", dtype=torch.float64, r=1))
+    scores = torch.from_numpy(probe.head["k"] @ probe.head["q"][1]) / math.sqrt(probe.head["k"].shape[1])
+    J = torch.autograd.functional.jacobian(lambda s: s.softmax(0), scores).numpy()
+    assert rows["T43a"].left == pytest.approx(np.linalg.norm(J, 2))
