@@ -90,7 +90,7 @@ def main(
 
             log.append(config | {"steps": steps}, _in_child(measure) if device == "cpu" else measure())
             typer.echo(f"{name}, batch {batch_size}")
-    _report(out, device, log)
+        _report(out, device, log, [b for b in STEPS if b <= batch_size])  # a run cut short leaves its table
 
 
 def _long_texts(task: Task, count: int) -> Task:
@@ -208,12 +208,12 @@ def _peak(cuda: bool) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _report(out: Path, device: str, log: ResultLog) -> None:
+def _report(out: Path, device: str, log: ResultLog, sizes: list[int]) -> None:
     latest = {(r["config"]["delta"], r["config"]["batch_size"]): r["result"] for r in log.rows()}
     rows = []
     for name, options in DELTAS.items():
         row: dict[str, Any] = {"delta": name, "options": options}
-        for batch_size in STEPS:
+        for batch_size in sizes:
             result, plain = latest[name, batch_size], latest[PLAIN, batch_size]
             row |= {key: result[key] for key in ("parameters", "optimizer_bytes")}
             row[f"batch {batch_size}"] = {
@@ -226,21 +226,21 @@ def _report(out: Path, device: str, log: ResultLog) -> None:
     path = out / f"efficiency-{device}"
     facts = {"length": LENGTH, "steps": {str(b): n for b, n in STEPS.items()}, "device": device}
     write_json(path.with_suffix(".json"), {"facts": facts, "rows": rows, "provenance": provenance()})
-    text = _table(rows, device)
+    text = _table(rows, device, sizes)
     write_atomically(path.with_suffix(".md"), text)
-    _figure(rows, path.with_suffix(".png"))
+    _figure(rows, path.with_suffix(".png"), sizes)
     typer.echo(text)
 
 
-def _table(rows: list[dict[str, Any]], device: str) -> str:
+def _table(rows: list[dict[str, Any]], device: str, sizes: list[int]) -> str:
     lines = [
-        "| delta | parameters | optimizer MB | " + " | ".join(f"batch {b}" for b in STEPS) + " |",
-        "|---|---|---|" + "---|" * len(STEPS),
+        "| delta | parameters | optimizer MB | " + " | ".join(f"batch {b}" for b in sizes) + " |",
+        "|---|---|---|" + "---|" * len(sizes),
     ]
     for row in rows:
         options = ", ".join(f"{k}={v}" for k, v in row["options"].items())
         cells = []
-        for batch_size in STEPS:
+        for batch_size in sizes:
             cell = row[f"batch {batch_size}"]
             cells.append(
                 f"{cell['peak_bytes'] / 1e6:.0f} MB ({cell['memory_ratio']:.2f}), "
@@ -260,7 +260,7 @@ def _table(rows: list[dict[str, Any]], device: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _figure(rows: list[dict[str, Any]], path: Path) -> None:
+def _figure(rows: list[dict[str, Any]], path: Path, sizes: list[int]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -268,12 +268,12 @@ def _figure(rows: list[dict[str, Any]], path: Path) -> None:
 
     canvas, panels = pyplot.subplots(1, 2, figsize=(8, 7), sharey=True, layout="constrained")
     for axes, key, title in zip(panels, ("memory_ratio", "time_ratio"), ("memory", "time"), strict=True):
-        values = [[row[f"batch {b}"][key] for b in STEPS] for row in rows]
+        values = [[row[f"batch {b}"][key] for b in sizes] for row in rows]
         axes.imshow(values, aspect="auto", cmap="RdYlGn_r", vmin=0, vmax=2)
         for i, row in enumerate(values):
             for j, value in enumerate(row):
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
-        axes.set_xticks(range(len(STEPS)), [str(b) for b in STEPS])
+        axes.set_xticks(range(len(sizes)), [str(b) for b in sizes])
         axes.set_yticks(range(len(rows)), [row["delta"] for row in rows])
         axes.set(xlabel="batch size", title=f"{title} of a step / plain full fine-tuning")
         axes.title.set_fontsize(10)
