@@ -4,6 +4,10 @@ A vector is a linear combination of symbols, each of which lives in one of the o
 range of the projector P) and "Q" (its complement, Q = I - P). A form is linear in function values and
 quadratic in vectors. Everything is scaled to L = 1 (f / L), or to mu = 1 where there is no L.
 
+A witness is data that satisfy every inequality of a setting. Where these are interpolation inequalities for
+all pairs, a function of the class takes such data. In T03 and T04 a witness can only beat a rate above 1/2,
+because up to 1/2 the claim is a sum of the inequalities, and ||x||^2/2 beats such a rate.
+
 Sources: interpolation of smooth strongly convex functions after Taylor, Hendrickx, Glineur (2017), Theorem 4
 (mu = -L: smooth, not convex); performance estimation after Drori, Teboulle (2014).
 """

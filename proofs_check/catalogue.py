@@ -6,7 +6,7 @@ import importlib
 import json
 from pathlib import Path
 
-from proofs_check.verifier import Outcome, Verdict, verify, verify_file
+from proofs_check.verifier import Outcome, Verdict, verify
 
 FOLDER = Path(__file__).parent / "certificates"
 # theorem -> the modules of `prove/` that make its certificates
@@ -57,8 +57,3 @@ def stored(folder: Path = FOLDER) -> list[Path]:
 def missing(verdicts: dict[str, Verdict]) -> list[str]:
     """Return the theorems of the catalogue without a VERIFIED certificate among the verdicts."""
     return sorted(set(PROVERS) - {v.theorem for v in verdicts.values() if v.outcome is Outcome.VERIFIED})
-
-
-def verify_all(folder: Path = FOLDER) -> dict[str, Verdict]:
-    """Verify all stored certificates, by file name."""
-    return {path.stem: verify_file(path) for path in stored(folder)}

@@ -58,6 +58,13 @@ def _digest(body: dict) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def title(x: object) -> str:
+    """Return x if it is text."""
+    if type(x) is not str:
+        raise Undecided(f"expected a title, got {x!r}")
+    return x
+
+
 def integer(x: object) -> int:
     """Return x if it is an integer; True and False are none."""
     if type(x) is not int:

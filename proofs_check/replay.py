@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from proofs_check import expressions, intervals
-from proofs_check.certificate import Refuted, Undecided, integer, rational, vector
+from proofs_check.certificate import Refuted, Undecided, integer, rational, title, vector
 from proofs_check.enumerations import ENUMERATIONS
 from proofs_check.evaluations import EVALUATIONS
 
@@ -39,15 +39,16 @@ def interval(data: dict) -> tuple[str, str]:
 
 def identity(data: dict) -> tuple[str, str]:
     """Rational functions, expanded exactly; a witness is a rational point where the sides differ."""
+    name = title(data["name"])
     for left, right in data["pairs"]:
         if not expressions.equal(left, right):
             point, gap = _difference(left, right)
             where = ", ".join(f"{name}={value}" for name, value in point.items())
-            raise Refuted(f"the sides of {data['name']} differ by {gap} at {where}")
+            raise Refuted(f"the sides of {name} differ by {gap} at {where}")
     if not data["pairs"]:
         raise Undecided("no equality is given")
     equalities = "; ".join(" = ".join(map(expressions.text, pair)) for pair in data["pairs"])
-    return f"{data['name']}: {equalities}", f"{len(data['pairs'])} equalities expanded"
+    return f"{name}: {equalities}", f"{len(data['pairs'])} equalities expanded"
 
 
 def _difference(left: expressions.Tree, right: expressions.Tree) -> tuple[dict[str, Fraction], Fraction]:

@@ -2,7 +2,7 @@
 
 VERIFIED: the claim it prints follows from the certificate. REFUTED: the certificate's own witness, or a case
 of an enumeration, shows exactly that the claim is false. UNDECIDED: neither, which includes every damaged
-file. The claim is worded here from the data that were checked; only an identity's title is the file's own.
+file. The claim is worded here from the data that were checked; only a title is the file's own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from proofs_check import assembler, replay
-from proofs_check.certificate import Refuted, Undecided, integer, integers, rational, read, vector
+from proofs_check.certificate import Refuted, Undecided, integer, integers, rational, read, title, vector
 from proofs_check.rational import combination, inner, matrix, product, quadratic, semidefinite, transpose
 
 
@@ -116,7 +116,8 @@ def _lipschitz(data: dict) -> tuple[str, str]:
     w0, w1, scale = integers(data["inner"]), integers(data["outer"]), rational(data["scale"])
     bound, (low, high) = rational(data["bound"]), vector(data["slopes"])
     n, d, m, c, r = len(w0), len(w0[0]), len(w1), (low + high) / 2, (high - low) / 2
-    statement = f"W1 phi(W0 x + b), {d} -> {n} -> {m}, slopes in [{low}, {high}], is sqrt({bound})-Lipschitz"
+    block = f"{title(data['name'])}: W1 phi(W0 x + b), {d} -> {n} -> {m}, slopes in [{low}, {high}]"
+    statement = f"{block}, is sqrt({bound})-Lipschitz"
     slopes, v = vector(data["witness"]["slopes"]), vector(data["witness"]["direction"])
     if len(slopes) != n or len(v) != d or any(not low <= s <= high for s in slopes):
         raise Undecided("the witness needs a slope in range for each neuron, and a direction")

@@ -21,6 +21,7 @@ GELU_SLOPES = (1 - Fraction(1128904145187, 10**12), Fraction(1128904145187, 10**
 
 
 def certificate(
+    name: str,
     inner: np.ndarray,
     outer: np.ndarray,
     scale: Fraction,
@@ -33,6 +34,7 @@ def certificate(
     """Write a certificate in integers.
 
     Args:
+        name: what the block is.
         inner: W0 / scale, integers, units x inputs.
         outer: W1 / scale, integers, outputs x units.
         scale: what an integer stands for.
@@ -53,6 +55,7 @@ def certificate(
         bound = Fraction(int(value * 10**6 * (1 + 1e-6)) + 1, 10**6)
     pattern, direction = witness or ([0] * len(inner), [0] * inner.shape[1])
     data = {
+        "name": name,
         "inner": inner.astype(int).tolist(),
         "outer": outer.astype(int).tolist(),
         "scale": _pair(scale),
@@ -122,7 +125,10 @@ def block_of_minilm(layer: int, inputs: int, outputs: int, bits: int = 9) -> dic
     w0, w1 = _mlp_weights(layer)
     inner = np.rint(w0 @ np.linalg.svd(w0, full_matrices=False)[2][:inputs].T * 2**bits)
     outer = np.rint(np.linalg.svd(w1, full_matrices=False)[0][:, :outputs].T @ w1 * 2**bits)
-    return certificate(inner, outer, Fraction(1, 2**bits), GELU_SLOPES)
+    name = (
+        f"MiniLM, layer {layer}, leading {inputs} inputs and {outputs} outputs, weights rounded to 2^-{bits}"
+    )
+    return certificate(name, inner, outer, Fraction(1, 2**bits), GELU_SLOPES)
 
 
 def _mlp_weights(layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +146,8 @@ def two_units() -> dict:
     """Certify the ReLU network on which LipSDP's `network` mode answers 2: its constant is sqrt 32."""
     inner, outer = np.array([[-2, -2], [-2, -1]]), np.array([[-2, 2]])
     relu, t = (Fraction(0), Fraction(1)), np.array([2, 8 / 3])
-    return certificate(inner, outer, Fraction(1), relu, Fraction(32), ([1, 0], [1, 1]), t, unit=24)
+    name = "two ReLU units"
+    return certificate(name, inner, outer, Fraction(1), relu, Fraction(32), ([1, 0], [1, 1]), t, unit=24)
 
 
 def prove(theorem: str) -> Iterator[tuple[str, dict]]:

@@ -78,7 +78,7 @@ def test_a_false_identity_is_not_stored():
 def test_the_descent_of_the_certified_bound_is_certified_and_above_every_pattern():
     rng = np.random.default_rng(0)
     inner, outer = rng.integers(-9, 10, (24, 3)), rng.integers(-9, 10, (2, 24))
-    certificate = lipschitz.certificate(inner, outer, Fraction(1, 8), (Fraction(0), Fraction(1)))
+    certificate = lipschitz.certificate("random", inner, outer, Fraction(1, 8), (Fraction(0), Fraction(1)))
     assert verify(json.dumps(certificate)).outcome is Outcome.VERIFIED
     bound = float(Fraction(*certificate["data"]["bound"])) ** 0.5
     patterns = rng.integers(0, 2, (400, 24))
