@@ -71,8 +71,11 @@ def test_the_version_is_the_same_everywhere():
     assert releases[0] == "Unreleased" or Version(releases[0]) == Version(deltatheory.__version__)
 
 
-def test_the_page_template_is_in_the_package():
-    assert "{{ title }}" in (files("deltatheory") / "templates" / "dimension.html").read_text()
+def test_the_templates_are_in_the_package():
+    templates = files("deltatheory") / "templates"
+    assert "{{ title }}" in (templates / "page.html").read_text()
+    for name in ("dimension.html", "control.html"):
+        assert '{% extends "page.html" %}' in (templates / name).read_text()
 
 
 def test_constraints_pin_all_that_the_project_names_within_what_it_allows():
