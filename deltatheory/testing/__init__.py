@@ -1,4 +1,8 @@
-"""Property tests for anyone's bounds: domains, `check`, `falsify`, `write_tests`."""
+"""Property tests for anyone's bounds: domains, `check`, `falsify`, `write_tests`.
+
+On networks: `deltatheory.testing.on_models.check_on_model` measures theorems on a problem, and
+`deltatheory.testing.tiny` makes tiny random problems to test on.
+"""
 
 from deltatheory.testing.domains import (
     Domain,
