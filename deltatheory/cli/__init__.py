@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from deltatheory import __version__
-from deltatheory.cli import advise, control, dimension, explain, lists, steer, train
+from deltatheory.cli import advise, check, control, dimension, explain, lists, steer, train
 
 __all__ = ["app"]
 
@@ -49,6 +49,7 @@ for _command in (
     control.control,
     control.diagnose,
     steer.steer,
+    check.check,
     lists.tasks,
     lists.deltas,
     lists.projections,
