@@ -23,8 +23,9 @@ import typer
 app = typer.Typer(add_completion=False)
 Out = Annotated[Path, typer.Option(help="Folder of the study.")]
 
-RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
-DEFAULT = 0.01  # the one rate of somebody who does not tune
+# Five rates around the best ones; the default is the one rate of somebody who does not tune.
+RATES = {"classification": (0.01, 0.02, 0.05, 0.1, 0.2), "language": (0.05, 0.1, 0.2, 0.5, 1.0)}
+DEFAULT = {"classification": 0.01, "language": 0.05}
 LEVELS = {"classification": (0.3, 0.1, 0.03), "language": (0.85, 0.75, 0.65)}  # of language: times the start
 BUDGET = {"classification": 24.0, "language": 60.0}
 GAUSS = ("gauss-newton, full", "gauss-newton, incremental")
@@ -40,7 +41,7 @@ def _solvers(batch_size: int, budget: float, kind: str) -> dict[str, tuple[str, 
     adam = {
         f"adam, {form}, {rate}": ("adam", {"learning_rate": rate, **size})
         for form, size in (("full", {}), ("mini", {"batch_size": batch_size}))
-        for rate in RATES
+        for rate in RATES[kind]
     }
     if kind == "language":
         gauss = {GAUSS[0]: ("sampled-gauss-newton", {})}
@@ -261,9 +262,12 @@ def table(out: Out) -> None:
     cells: dict[tuple, dict[str, dict]] = {}
     for row in ResultLog(out / "runs.jsonl").rows():
         c = row["config"]
-        cells.setdefault((c["kind"], c["task"], c["seed"]), {})[c["solver"]] = row["result"]
+        if c["solver"] in _solvers(1, 1.0, c["kind"]):
+            cells.setdefault((c["kind"], c["task"], c["seed"]), {})[c["solver"]] = row["result"]
     cells = {
-        k: v for k, v in cells.items() if all(f"adam, {form}, {r}" in v for form in NAMES for r in RATES)
+        k: v
+        for k, v in cells.items()
+        if all(f"adam, {form}, {r}" in v for form in NAMES for r in RATES[k[0]])
     }
     lines, rows, summary = [], [], []
     for kind in LEVELS:
@@ -290,13 +294,13 @@ def _passes_to(curve: list, level: float) -> float | None:
     return None
 
 
-def _methods(runs: dict[str, dict], reach: Callable[[dict], float | None]) -> dict[str, float | None]:
+def _methods(kind: str, runs: dict[str, dict], reach: Callable) -> dict[str, float | None]:
     """Return the passes of each method; of Adam those of its best rate, with hindsight, and the default."""
     found = {label: reach(run) for label, run in runs.items() if not label.startswith("adam")}
     for form, name in NAMES.items():
-        reached = [p for rate in RATES if (p := reach(runs[f"adam, {form}, {rate}"])) is not None]
-        found[f"{name}, best of {len(RATES)}"] = min(reached, default=None)
-        found[f"{name}, rate {DEFAULT}"] = reach(runs[f"adam, {form}, {DEFAULT}"])
+        reached = [p for rate in RATES[kind] if (p := reach(runs[f"adam, {form}, {rate}"])) is not None]
+        found[f"{name}, best of {len(RATES[kind])}"] = min(reached, default=None)
+        found[f"{name}, rate {DEFAULT[kind]}"] = reach(runs[f"adam, {form}, {DEFAULT[kind]}"])
     return found
 
 
@@ -308,7 +312,7 @@ def _row(kind: str, cell: tuple, runs: dict[str, dict]) -> list[dict]:
             "task": cell[0],
             "seed": cell[1],
             "level": LEVELS[kind][k],
-            "passes": _methods(runs, lambda run, level=level: _passes_to(run["curve"], level)),
+            "passes": _methods(kind, runs, lambda run, level=level: _passes_to(run["curve"], level)),
         }
         for k, level in enumerate(levels)
     ]
@@ -344,7 +348,7 @@ def _summary(kind: str, rows: list[dict], runs: list[dict]) -> tuple[list[str], 
         f"[least to most]; what was not reached counts as the budget, {budget:.0f}. With its sweep charged,"
     ]
     lines += [
-        f"{len(RATES)} rates run side by side until the first arrives: {len(RATES)} times these numbers.",
+        f"{len(RATES[kind])} rates run side by side until the first arrives: {len(RATES[kind])} times these.",
         "",
     ]
     lines += ["| ours | Adam | " + " | ".join(shown) + " |", "|---" * (len(shown) + 2) + "|"]

@@ -136,7 +136,9 @@ class Objective:
         """
         problem = self.problem
         if not isinstance(problem, Problem):
-            raise ValueError(f"problem: {type(problem).__name__} has no classes; allowed is Problem.")
+            raise ValueError(
+                f"problem: {type(problem).__name__} has no classes; take Problem, or sampled Gauss-Newton."
+            )
         order, values, solved, pullbacks = [], [], [], []
         for part, batch, labels in self.chunks(places):
             fields = [batch.input_ids, batch.mask, batch.attention_mask, batch.position_ids]
