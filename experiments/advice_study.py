@@ -5,7 +5,7 @@
     python -m experiments.advice_study table --out FOLDER          # table.md, table.json, figure.png
 
 A TASK is what `deltatheory advise --task` takes. Every candidate climbs over the same learning rates, by dev
-accuracy with seed 0: upwards as long as that rises, or else downwards. Then come two more seeds; the score is
+accuracy with seed 0: downwards as long as that rises, or else upwards. Then come two more seeds; the score is
 the mean test accuracy of the three.
 """
 
@@ -120,7 +120,7 @@ def run(
                 return first[RATES[i]]["dev"]
 
             at = FIRST
-            for step in (1, -1):
+            for step in (-1, 1):
                 while 0 <= at + step < len(RATES) and dev(at + step) > dev(at):
                     at += step
             rate = RATES[at]
