@@ -29,6 +29,8 @@ FIRST = 2  # where the climb over the rates begins
 SEEDS = (0, 1, 2)
 # Candidates of `advise` that are not trained as well: neighbours of others, and six runs each.
 LEFT_OUT = ("prefix length=4 gate=values", "adapter bottleneck=8")
+_MODEL_SPREAD = 0.35  # what the intervals of these advices were made with, in logits
+_SPREADS = 1.645  # of a normal distribution to either side of its mean: 90 %
 # The two rules that advice has to beat.
 LARGEST = "full"
 ALWAYS = "lora r=8"
@@ -146,7 +148,7 @@ def table(out: Out) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows, points = [], []
+    rows, points, parts = [], [], []
     for path in sorted(out.glob("*/result.json")):
         result = json.loads(path.read_text())
         trained = {
@@ -159,6 +161,7 @@ def table(out: Out) -> None:
         rho = spearmanr([estimates[x]["score"] for x in labels], [trained[x] for x in labels])[0]
         covered = [estimates[x]["low"] <= trained[x] <= estimates[x]["high"] for x in labels]
         points += [(estimates[x]["score"], trained[x]) for x in labels]
+        parts.append([_standing(estimates[x], trained[x]) for x in labels])
         rows.append(
             {
                 "task": path.parent.name,
@@ -177,6 +180,12 @@ def table(out: Out) -> None:
             }
         )
     count = len(rows)
+    held_out = [
+        abs(residual)
+        <= _SPREADS * math.hypot(sampling, _spread([x for q in parts if q is not part for x in q]))
+        for part in parts
+        for residual, sampling in part
+    ]
     residuals = [_logit(t) - _logit(p) for p, t in points]
     summary = {
         "tasks": count,
@@ -188,6 +197,8 @@ def table(out: Out) -> None:
         "mean_loss_largest": mean(r["loss_largest"] for r in rows),
         "mean_loss_always": mean(r["loss_always"] for r in rows),
         "coverage": sum(r["covered"] for r in rows) / sum(r["candidates"] for r in rows),
+        "spread_for_90_percent": _spread([x for part in parts for x in part]),
+        "coverage_with_the_spread_of_the_other_tasks": mean(held_out),
         "logit_residual_mean": mean(residuals),
         "logit_residual_rms": math.sqrt(mean(x * x for x in residuals)),
     }
@@ -213,6 +224,20 @@ def table(out: Out) -> None:
     axes.plot([0, 1], [0, 1], color="0.5", lw=1)
     axes.set(xlabel="predicted score", ylabel="trained score", xlim=(0.3, 1), ylim=(0.3, 1))
     figure.savefig(out / "figure.png", dpi=120)
+
+
+def _standing(estimate: dict, trained: float) -> tuple[float, float]:
+    """Return the residual in logits, and the spread in it that sampling alone leaves."""
+    width = (_logit(estimate["high"]) - _logit(estimate["low"])) / 2 / _SPREADS
+    return _logit(trained) - _logit(estimate["score"]), math.sqrt(max(width**2 - _MODEL_SPREAD**2, 0.0))
+
+
+def _spread(points: list[tuple[float, float]]) -> float:
+    """Return the model spread with which 90 % of the residuals lie in their intervals."""
+    needed = sorted(
+        math.sqrt(max((residual / _SPREADS) ** 2 - sampling**2, 0.0)) for residual, sampling in points
+    )
+    return needed[min(len(needed) - 1, math.ceil(0.9 * len(needed)) - 1)]
 
 
 def _label(estimate: dict) -> str:
