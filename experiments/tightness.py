@@ -2,8 +2,8 @@
 
     python -m experiments.tightness TASK... --out FOLDER    # tightness.md, tightness.json
 
-A TASK is what `deltatheory check --task` takes. One line a theorem: how it was checked in general, whether it is
-vacuous somewhere, and its tightness (1 is attained) on every task.
+A TASK is what `deltatheory check --task` takes. One line a theorem: how it was checked in general, whether it
+is vacuous somewhere, and its tightness (1 is attained) on every task.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(
     lines = [
         f"# Tightness of {len(order)} theorems on {backbone.name}, {delta}",
         "",
-        "Tightness is the smaller side over the larger, as claimed: 1 is attained, above 1 would be a violation.",
+        "Tightness is the smaller side over the larger, as claimed: 1 is attained, above 1 a violation.",
         "Vacuous: below 1/100, or no better than what is known without the theorem.",
         "",
         "| theorem | checked | " + " | ".join(found) + " | verdict | hypotheses here |",
