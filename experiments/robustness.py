@@ -7,7 +7,7 @@ A TASK is what `deltatheory steer --task` takes. For each task and seed a prefix
 model, the prefix alone, robust prefix-tuning, PID and LQR are run on the test split, clean and under four
 disturbances. Every controller has three settings to choose from; the best mean accuracy over the five
 conditions on the dev split decides, once a task (seed 0), with other draws of the disturbances and another
-trigger than those of the test.
+trigger than those of the test. With `--alone`, feedback sees one text at a time instead of the batch.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ STRENGTHS = {
     "noise": {"scale": 0.7},
 }
 TUNED_SEED = 1000  # of the disturbances on dev
+ALONE = {
+    "pid": [{"setpoint": "class", "proportional": p} for p in (0.3, 0.45, 0.6)],
+    "lqr": [{"setpoint": "class", "control_weight": r} for r in (0.2, 0.5, 1.0)],
+}
 
 
 @app.command()
@@ -43,6 +47,7 @@ def run(
     test: int = 160,
     dev: int = 96,
     device: str = "cpu",
+    alone: Annotated[bool, typer.Option(help="No setpoint that looks at the batch.")] = False,
 ) -> None:
     """Train, tune and disturb, task after task and seed after seed."""
     import torch
@@ -51,7 +56,7 @@ def run(
     from deltatheory.backbones import load_backbone
     from deltatheory.control.disturbances import Disturbance, disturbed_batches, make_disturbance
     from deltatheory.control.setpoints import nominal_states
-    from deltatheory.control.steering import GRIDS, steer, tune
+    from deltatheory.control.steering import CONTROLLERS, GRIDS, steer, tune
     from deltatheory.deltas import make_delta
     from deltatheory.heads import make_head
     from deltatheory.problem import Problem
@@ -60,6 +65,7 @@ def run(
     from deltatheory.training import Training, train
 
     torch.set_num_threads(threads)
+    grids, controllers = (ALONE, ("tuned", *ALONE)) if alone else (GRIDS, tuple(CONTROLLERS))
     backbone = load_backbone(device=device)
     for name in tasks:
         folder = out / Path(name).name.split(".")[0]
@@ -75,7 +81,7 @@ def run(
                 "delta": {"length": 8, "gate": "values", "seed": seed},
                 "training": training.to_dict(),
                 "strengths": STRENGTHS,
-                "grids": GRIDS,
+                "grids": grids,
                 "dev": dev,
             }
             if seed == 0:
@@ -97,7 +103,7 @@ def run(
                 nominal = nominal_states(problem, x)
                 on_dev = [Disturbance(), *disturb(TUNED_SEED)]
                 batches = {d.name: (d, disturbed_batches(problem, problem.dev, d, 32)) for d in on_dev}
-                chosen = {n: tune(n, problem, x, nominal, batches) for n in GRIDS}
+                chosen = {n: tune(n, problem, x, nominal, batches, grid) for n, grid in grids.items()}
                 log.append(
                     first,
                     {
@@ -109,7 +115,8 @@ def run(
             result = steer(
                 problem,
                 x,
-                disturbances=disturb(seed),
+                controllers,
+                disturb(seed),
                 settings=settings,
                 timed=4,
                 clock=time.process_time,
@@ -136,7 +143,7 @@ def table(out: Out) -> None:
         runs = [r["result"] for r in ResultLog(path).rows() if "stage" not in r["config"]]
         chosen = [r["result"] for r in ResultLog(path).rows() if "stage" in r["config"]][-1]
         rows = {}
-        for controller in CONTROLLERS:
+        for controller in (name for name in CONTROLLERS if name in runs[0]["settings"]):
             scores = {c: [_accuracy(run, controller, c) for run in runs] for c in conditions}
             rows[controller] = {
                 "accuracy": {c: mean(v) for c, v in scores.items()},
