@@ -13,7 +13,7 @@ demo: install
 	$(BIN)/deltatheory dimension --steps 100 --out runs/demo
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 lint: .venv/.linters
 	$(BIN)/ruff check
