@@ -177,6 +177,10 @@ def table(out: Out) -> None:
                 f"| {controller} | " + " | ".join(cells) + f" | {share} | {r['energy']:.3g} "
                 f"| {r['seconds']:.3f} | {r['added']:+.0%} |"
             )
+        for controller in ("pid", "lqr"):
+            shares = rows[controller]["recovered_each"].items()
+            each = ", ".join(f"{c} {share:.0%}" for c, share in shares if share is not None)
+            lines += ["", f"Recovered by {controller}, one disturbance at a time: {each}."]
         lines.append("")
     reached = {
         task: {c: [s["rows"][c]["recovered"] >= 0.5, s["rows"][c]["added"] <= 0.15] for c in ("pid", "lqr")}
