@@ -170,14 +170,35 @@ def test_controls_that_move_nothing_and_cost_nothing_are_no_trouble():
     assert not found.value.any()
 
 
-def test_wrong_derivatives_stall():
+def wrong(d: Derivatives, what: str) -> Derivatives:
+    """Derivatives with one mistake; "" for none."""
+    signs = {"step": [-1, -1, -1], "control": [1, 1, -1], "rate": [1, 0.5, 1]}.get(what, [1, 1, 1])
+    sign = -1 if what == "terminal cost" else 1
+
+    def terminal(x):
+        gradient, hessian = d.terminal_cost(x)
+        return sign * gradient, hessian
+
+    return Derivatives(lambda t, x, u: d.step(t, x, u) * signs, d.running_cost, terminal, d.curvature)
+
+
+@pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
+@pytest.mark.parametrize("mistake", ["step", "control", "rate", "terminal cost", ""])
+def test_wrong_derivatives_stall_and_the_remedy_names_them(solver, mistake):
     true = pendulum(horizon=10)
-    d = true.derivatives
-    wrong = Derivatives(lambda t, x, u: -d.step(t, x, u), d.running_cost, d.terminal_cost, d.curvature)
-    system = AnalyticSystem(true._step, true._running, true._terminal, true.x0, 10, 1, derivatives=wrong)
-    found = ILQR().solve(system)
-    assert found.status is not Status.CONVERGED or found.details["stationarity"] > 1e-2
-    assert found.cost > ILQR().solve(true).cost * 1.01
+    derivatives = wrong(true.derivatives, mistake)
+    system = AnalyticSystem(
+        true._step, true._running, true._terminal, true.x0, 10, 1, derivatives=derivatives
+    )
+    found, optimum = solver.solve(system), by_scipy(true, np.zeros(10)).fun
+    if not mistake:
+        assert found.status is Status.CONVERGED
+        assert found.cost == pytest.approx(optimum, abs=1e-6)
+        return
+    assert found.status is Status.STALLED
+    assert "derivatives given by hand may be wrong" in found.remedy
+    assert found.cost > 1.2 * optimum
+    assert found.cost == pytest.approx(float(system.costs(found.details["states"], found.value)))
 
 
 @pytest.mark.parametrize(
