@@ -72,6 +72,13 @@ def integer(x: object) -> int:
     return x
 
 
+def among(x: object, least: int, most: int) -> int:
+    """Return x if it is an integer from `least` to `most`: what a certificate may ask for has an end."""
+    if not least <= integer(x) <= most:
+        raise Undecided(f"expected an integer from {least} to {most}, got {x!r:.20}")
+    return integer(x)
+
+
 def rational(pair: list) -> Fraction:
     """Return [numerator, denominator] as a fraction."""
     numerator, denominator = map(integer, pair)

@@ -1,7 +1,7 @@
 """Expressions as JSON trees: expanded as rational functions, at a rational point, or over intervals.
 
 A tree is an integer, a variable's name, or a list: ["+", a, b, ...], ["*", a, b, ...], ["/", a, b],
-["^", a, n] with an integer n from 0 to 99; over intervals ["exp", a], ["erf", a], ["sqrt", a] and ["pi"].
+["^", a, n] with an integer n from 0 to 9; over intervals ["exp", a], ["erf", a], ["sqrt", a] and ["pi"].
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def expand(tree: Tree) -> tuple[Polynomial, Polynomial]:
             if not p:
                 raise ValueError("a denominator is zero")
             return _times(n, q), _times(d, p)
-        case ["^", a, int(power)] if 0 <= power <= 99:
+        case ["^", a, int(power)] if 0 <= power <= 9:
             return expand(["*", 1, *[a] * power])
     raise ValueError(f"not a rational function: {tree!r}")
 

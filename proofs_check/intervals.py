@@ -91,6 +91,8 @@ def pi() -> Interval:
 @cache
 def _exp(numerator: int) -> Interval:
     """exp(numerator / 2^128): Taylor at x / 2^k <= 1/2, remainder <= 2 |last term|, then k squarings."""
+    if numerator > 4096 * ONE:
+        raise ValueError("exp is computed up to exp(4096)")
     k = max(0, abs(numerator).bit_length() - BITS + 1)
     x = Interval(numerator >> k, -(-numerator >> k))
     total, term = enclose(1), enclose(1)
@@ -114,9 +116,12 @@ def _erf(numerator: int) -> Interval:
     """erf(x) = 2/(sqrt(pi) exp(x^2)) sum_n 2^n x^(2n+1) / (1 3 ... (2n+1)), terms > 0 for x > 0.
 
     Summed until the ratio of terms is at most 1/2 and the term at most 2^-120: the rest is at most the term.
+    Beyond 16, 1 - erf(x) <= exp(-x^2) is far below 2^-128.
     """
     if numerator < 0:
         return -_erf(-numerator)
+    if numerator > 16 * ONE:
+        return Interval(ONE - 1, ONE)
     x = Interval(numerator, numerator)
     term = total = x
     square, n = x * x * enclose(2), 0

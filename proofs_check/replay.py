@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from proofs_check import expressions, intervals
-from proofs_check.certificate import Refuted, Undecided, integer, rational, title, vector
+from proofs_check.certificate import Refuted, Undecided, among, rational, title, vector
 from proofs_check.enumerations import ENUMERATIONS
 from proofs_check.evaluations import EVALUATIONS
 
@@ -41,6 +41,8 @@ def identity(data: dict) -> tuple[str, str]:
     """Rational functions, expanded exactly; a witness is a rational point where the sides differ."""
     name = title(data["name"])
     for left, right in data["pairs"]:
+        if left == right:
+            raise Undecided(f"{expressions.text(left)} = {expressions.text(right)} says nothing")
         if not expressions.equal(left, right):
             point, gap = _difference(left, right)
             where = ", ".join(f"{name}={value}" for name, value in point.items())
@@ -66,16 +68,16 @@ def _difference(left: expressions.Tree, right: expressions.Tree) -> tuple[dict[s
 
 def evaluation(data: dict) -> tuple[str, str]:
     """Exact evaluation at random rational points; the chance to miss a false identity is stated."""
-    run, missed = EVALUATIONS[data["name"]], Fraction(1)
-    parameters = {name: integer(size) for name, size in data["parameters"].items()}
-    for seed in range(integer(data["rounds"])):
+    run, sign, missed = EVALUATIONS[data["name"]], among(data["sign"], -1, 1), Fraction(1)
+    parameters = {name: among(size, 1, 12) for name, size in data["parameters"].items()}
+    for seed in range(among(data["rounds"], 1, 20)):
         rng = random.Random(seed)
 
         def draw(rows: int, columns: int, rng: random.Random = rng) -> list[list[Fraction]]:
             half = SPREAD // 2
             return [[Fraction(rng.randrange(-half, half)) for _ in range(columns)] for _ in range(rows)]
 
-        pairs, degree = run(draw, integer(data["sign"]), **parameters)
+        pairs, degree = run(draw, sign, **parameters)
         missed *= Fraction(degree, SPREAD)
         for i, (left, right) in enumerate(pairs):
             if left != right:
@@ -87,10 +89,12 @@ def evaluation(data: dict) -> tuple[str, str]:
 
 def enumeration(data: dict) -> tuple[str, str]:
     """Every case of a range, exactly."""
-    (run, _), constant, cases = ENUMERATIONS[data["name"]], rational(data["constant"]), 0
-    first, last = map(integer, data["range"])
+    (run, _, most), constant, cases = ENUMERATIONS[data["name"]], rational(data["constant"]), 0
+    first, last = (among(end, 1, most) for end in data["range"])
     for case, holds in run(first, last, constant):
         cases += 1
+        if holds is None:
+            raise Undecided(f"{data['name']} with the constant {constant} is too close to tell at {case}")
         if not holds:
             raise Refuted(f"{data['name']} with the constant {constant} fails at {case}")
     if not cases:

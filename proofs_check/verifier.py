@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from proofs_check import assembler, replay
-from proofs_check.certificate import Refuted, Undecided, integer, integers, rational, read, title, vector
+from proofs_check.certificate import Refuted, Undecided, among, integer, integers, rational, read, title, vector
 from proofs_check.rational import combination, inner, matrix, product, quadratic, semidefinite, transpose
 
 
@@ -74,7 +74,7 @@ def _require_semidefinite(a: list[list[Fraction]], what: str, strictly: bool = F
 
 def _claimed(data: dict, statement: str, tight: bool) -> str:
     """Add "(tight)" to the statement where that is claimed and the witness attains the constant."""
-    if integer(data["tight"]) and not tight:
+    if among(data["tight"], 0, 1) and not tight:
         raise Undecided("the constant is claimed to be tight, and the witness does not attain it")
     return statement + (" (tight)" if data["tight"] else "")
 
@@ -82,7 +82,8 @@ def _claimed(data: dict, statement: str, tight: bool) -> str:
 def _performance(data: dict) -> tuple[str, str]:
     """Check that the claim is a sum of valid inequalities, with weights >= 0, and a semidefinite form."""
     upper, build = assembler.SETTINGS[data["setting"]]
-    parameters = {k: rational(v) if type(v) is list else integer(v) for k, v in data["parameters"].items()}
+    given = data["parameters"].items()
+    parameters = {k: rational(v) if type(v) is list else among(v, 1, 60) for k, v in given}
     rates = vector(data["rates"])
     setting = build(rates, **parameters)
     vectors = {tuple(name.split(":")): vector(v) for name, v in data["witness"]["vectors"].items()}

@@ -78,3 +78,13 @@ def test_the_bound_of_a_box_is_above_and_close():
     assert Fraction(1, 4) <= bound <= Fraction(1, 2)
     narrow = bound_above(parabola, Fraction(499, 1000), Fraction(501, 1000))
     assert Fraction(1, 4) <= narrow <= Fraction(1, 4) + Fraction(1, 10**5)
+
+
+def test_far_out_the_answers_are_quick_and_hold():
+    far = intervals.erf(enclose(10**20))
+    assert far.low < 1
+    assert far.high == 1
+    assert intervals.erf(enclose(16)).low > 1 - Fraction(1, 10**30)
+    assert intervals.exp(enclose(-(10**20))).low == 0
+    with pytest.raises(ValueError, match="4096"):
+        intervals.exp(enclose(5000))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import random
 import re
 import sys
 from fractions import Fraction
@@ -121,6 +122,17 @@ def test_a_changed_integer_is_never_verified(name: str):
         for other in [value + 1, -value - 1] if isinstance(value, int) else [value + "0", value[:-1]]:
             verdict = verify(json.dumps(replaced(certificate, path, other)))
             assert verdict.outcome is UNDECIDED, path
+
+
+def test_a_random_integer_changed_in_any_certificate_is_never_verified():
+    rng = random.Random(0)
+    for path in stored():
+        certificate = load(path.stem)
+        at = rng.choice(leaves(certificate["data"]))
+        other = rng.choice([rng.randrange(-(10**6), 10**6), 10**300, -(10**300)])
+        if replaced(certificate, ("data", *at), other) != certificate:
+            verdict = verify(json.dumps(replaced(certificate, ("data", *at), other)))
+            assert verdict.outcome is UNDECIDED, (path.stem, at)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -312,3 +324,31 @@ def test_enumerations_and_evaluations_have_to_do_some_work():
     assert outcome(load("T11-enumeration"), range=[2, 12], constant=[4, 1]) is REFUTED
     assert outcome(load("T12-enumeration"), range=[4, 12], constant=[1, 9]) is REFUTED
     assert outcome(load("T20-evaluation"), parameters={"n": 2}) is UNDECIDED
+    shape = {"n": 3, "m": 2, "steps": 4}
+    assert outcome(load("T37-evaluation"), parameters=shape | {"samples": 3}) is VERIFIED
+    assert outcome(load("T37-evaluation"), parameters=shape | {"samples": -3}) is UNDECIDED  # no equalities
+
+
+def test_an_equality_of_a_side_with_itself_is_no_proof():
+    data = {"name": "nothing", "pairs": [[["+", "a", "b"], ["+", "a", "b"]]]}
+    verdict = verify(json.dumps(seal("T00", "identity", data)))
+    assert verdict.outcome is UNDECIDED
+    assert "says nothing" in verdict.reason
+
+
+def test_what_would_take_for_ever_is_undecided():
+    assert outcome(load("T20-evaluation"), parameters={"n": 10**9, "layers": 4}) is UNDECIDED
+    assert outcome(load("T20-evaluation"), rounds=10**9) is UNDECIDED
+    assert outcome(load("T06-enumeration"), range=[1, 10**9]) is UNDECIDED
+    assert outcome(load("T09-2-steps-1-1-sdp"), parameters={"h": [1, 1], "steps": 10**9}) is UNDECIDED
+    pairs = [[["^", ["+", *"abcdefgh"], 10**9], 0]]
+    assert verify(json.dumps(seal("T00", "identity", {"name": "", "pairs": pairs}))).outcome is UNDECIDED
+    breaks = copy.deepcopy(load("T48-gelu")["data"]["breaks"])
+    breaks[-1] = [10**30, 1]
+    assert outcome(load("T48-gelu"), breaks=breaks) is UNDECIDED
+    assert outcome(load("T48-silu"), breaks=breaks) is UNDECIDED
+
+
+def test_numbers_below_the_intervals_do_not_refute():
+    """At D = 42, d = 40 the bound of T12 is true, and smaller than what 128 bits tell from 0."""
+    assert outcome(load("T12-enumeration"), range=[42, 42]) is UNDECIDED
