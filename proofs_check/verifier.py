@@ -14,7 +14,17 @@ from fractions import Fraction
 from pathlib import Path
 
 from proofs_check import assembler, replay
-from proofs_check.certificate import Refuted, Undecided, among, integer, integers, rational, read, title, vector
+from proofs_check.certificate import (
+    Refuted,
+    Undecided,
+    among,
+    integer,
+    integers,
+    rational,
+    read,
+    title,
+    vector,
+)
 from proofs_check.rational import combination, inner, matrix, product, quadratic, semidefinite, transpose
 
 
