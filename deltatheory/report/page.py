@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -90,12 +91,13 @@ def svg(figure: Figure, label: str) -> str:
     return '" '.join(kept) + f' role="img" aria-label="{label}">' + rest
 
 
-def render(template: str, **values: Any) -> str:
-    """Return a page made of a template of the package; a name that the template uses must be given."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def render(template: str, folder: Path | None = None, **values: Any) -> str:
+    """Return a page made of a template of a folder or of the package; all names that it uses must be given."""
+    from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
+    here = [FileSystemLoader(folder)] if folder else []
     environment = Environment(
-        loader=PackageLoader("deltatheory"),
+        loader=ChoiceLoader([*here, PackageLoader("deltatheory")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

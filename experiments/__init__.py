@@ -1,0 +1,1 @@
+"""Studies and benchmarks: what was run, on what, and what came out."""

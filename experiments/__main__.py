@@ -1,0 +1,105 @@
+"""The study: `python -m experiments run NAME`, `report NAME`, `merge FILE...`, `list`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deltatheory.results import merge as merge_logs
+from experiments.kinds import Place
+from experiments.page import write_overview, write_page
+from experiments.runner import LOG, Cluster, Engine, Local, collect
+from experiments.runner import run as run_study
+from experiments.scope import Scope, choose_tasks
+from experiments.studies import STUDIES
+
+app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
+RESULTS = Path(__file__).parent / "results" / "study"
+Out = Annotated[Path, typer.Option(help="Folder of trials.jsonl, scope.json and the pages.")]
+
+
+class On(StrEnum):
+    """Where trials run."""
+
+    local = "local"
+    slurm = "slurm"
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="A study, or 'all'.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of COLLECTION/index.json and tasks.")] = None,
+    tasks: Annotated[str, typer.Option(help="A number (drawn by lot), names with commas, or 'all'.")] = "24",
+    models: Annotated[str, typer.Option(help="Backbones, with commas between them.")] = "gpt-1M,minilm",
+    seeds: Annotated[int, typer.Option(min=1, help="So many seeds where they matter.")] = 1,
+    on: Annotated[On, typer.Option(help="Here, or on a cluster.")] = On.local,
+    workers: Annotated[int, typer.Option(min=1, help="Processes here, or jobs there.")] = 1,
+    budget: Annotated[float | None, typer.Option(help="Minutes after which no trial is started.")] = None,
+    device: str = "cpu",
+    threads: int = 1,
+    out: Out = RESULTS,
+) -> None:
+    """Run what is missing of a study, and make its page."""
+    named = _named(name)
+    scope = Scope(tuple(models.split(",")), choose_tasks(data, tasks), tuple(range(seeds)))
+    engine: Engine = Local(workers) if on is On.local else Cluster(workers)
+    place = Place(data, device, threads)
+    _save(scope, out)
+    for study in named:
+        typer.echo(f"{study}:")
+        left = run_study(
+            STUDIES[study],
+            scope,
+            out,
+            place,
+            engine,
+            minutes=budget,
+            say=lambda text: typer.echo(f"  {text}"),
+        )
+        typer.echo(f"  {left} trials are missing" if left else "  all trials have run")
+    report(name, out)
+
+
+@app.command()
+def report(name: str, out: Out = RESULTS) -> None:
+    """Make the page of a study, its table and its numbers, from the log alone."""
+    named = _named(name)
+    collect(out)
+    scope = Scope.read(out / "scope.json")
+    for study in named:
+        typer.echo(f"{study}: {write_page(study, STUDIES[study], scope, out)}")
+    write_overview(out)
+
+
+@app.command()
+def merge(logs: list[Path], out: Out = RESULTS) -> None:
+    """Unite the logs of several machines, and what each of them covered."""
+    for log in logs:
+        if (other := log.parent / "scope.json").exists():
+            _save(Scope.read(other), out)
+    typer.echo(f"{merge_logs(logs, out / LOG)} trials in {out / LOG}")
+
+
+@app.command("list")
+def list_studies() -> None:
+    """Say which studies there are, and what each claims."""
+    for name, study in STUDIES.items():
+        typer.echo(f"{name}: {study.CLAIM} ({study.SOURCE})")
+
+
+def _named(name: str) -> list[str]:
+    if name != "all" and name not in STUDIES:
+        raise typer.BadParameter(f"{name!r} is no study; there are {', '.join(STUDIES)}, and 'all'.")
+    return list(STUDIES) if name == "all" else [name]
+
+
+def _save(scope: Scope, out: Path) -> None:
+    path = out / "scope.json"
+    (Scope.read(path).joined(scope) if path.exists() else scope).save(path)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m experiments")

@@ -1,0 +1,307 @@
+"""What each kind of trial does; every one returns plain numbers."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.trial import Trial
+
+if TYPE_CHECKING:
+    from deltatheory.kernel import TangentFeatures
+
+BACKBONES = Path(__file__).parent / "backbones"
+# Sizes of the sketches of JᵀJ and of the gradient that a kernel trial keeps, for angles between tasks.
+_TANGENT, _GRADIENT = 48, 256
+_SKETCH = 2048
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials run; it is not part of what they are.
+
+    Attributes:
+        data: folder of the tasks; `None` where only embedded ones are run.
+        device: "cpu" or "cuda".
+        threads: of torch, in each process.
+    """
+
+    data: Path | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+    def start(self) -> None:
+        """Prepare a process."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+
+    def backbone(self, name: str) -> Any:
+        """Load a backbone once in a process: one of this folder, or what `load_backbone` takes."""
+        folder = BACKBONES / name
+        return _backbone(str(folder) if folder.is_dir() else name, self.device)
+
+    def task(self, trial: Trial) -> Any:
+        """Load the task of a trial, cut to the trial's numbers of examples by a stratified draw."""
+        path = trial.task
+        if "/" in path:
+            if self.data is None:
+                raise ValueError(f"task={trial.task!r}: name the folder it lies in (--data).")
+            folder, name = trial.task.split("/")
+            path = str(self.data / folder / "tasks" / f"{name}.jsonl.gz")
+        numbers = {key: trial.settings.get(key) for key in ("train", "dev", "test")}
+        return _task(path, *numbers.values())
+
+    def problem(self, trial: Trial, delta: str = "", **options: Any) -> Any:
+        """Bind backbone, task and delta of a trial."""
+        from deltatheory.deltas import DELTAS, make_delta, split_size
+
+        name, size = split_size(delta or trial.delta)
+        arguments = {**size, **(options if delta else trial.options)}
+        backbone = self.backbone(trial.model)
+        if "seed" in DELTAS[name].__init__.__annotations__:
+            arguments["seed"] = trial.seed
+        return self.bound(trial, make_delta(name, backbone, **arguments))
+
+    def bound(self, trial: Trial, delta: Any, task: Any = None) -> Any:
+        """Bind a delta to the task of a trial, or to another one."""
+        from deltatheory.problem import Problem
+
+        task, length = task or self.task(trial), trial.settings["max_length"]
+        head = _head(delta.backbone, task, min(length, delta.backbone.max_length))
+        return Problem(delta.backbone, task, delta, head, max_length=length, check=False)
+
+
+@functools.lru_cache(maxsize=2)
+def _backbone(name: str, device: str) -> Any:
+    from deltatheory.backbones import load_backbone
+
+    return load_backbone(name, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _task(path: str, train: int | None, dev: int | None, test: int | None) -> Any:
+    from deltatheory.tasks import load_task
+
+    task = load_task(path)
+    least = {"train": min(train or len(task.train), len(task.train))}
+    least["test"] = min(test or len(task.test), len(task.test))
+    task = task.limited(least["train"], least["test"], 0)
+    return replace(task, dev=task.dev.subset(range(min(dev or len(task.dev), len(task.dev)))))
+
+
+_heads: dict[tuple[int, int, int], tuple[Any, Any, Any]] = {}  # its values keep alive what the keys number
+
+
+def _head(backbone: Any, task: Any, max_length: int) -> Any:
+    from deltatheory.heads import make_head
+
+    key = id(backbone), id(task), max_length
+    if key not in _heads:
+        head = make_head("label-words", backbone, task, max_length=max_length)
+        _heads[key] = head, backbone, task
+    return _heads[key][0]
+
+
+def _training(trial: Trial, **changed: Any) -> Any:
+    from deltatheory.training import Training
+
+    keys = ("steps", "batch_size", "learning_rate", "evaluate_every")
+    given = {key: trial.settings[key] for key in keys if key in trial.settings}
+    return Training(**{"seed": trial.seed, **given, **changed})
+
+
+def _row(problem: Any, outcome: Any) -> dict[str, Any]:
+    """Return what a training run came to, with the accuracy of its δ on training examples."""
+    fitted = problem.evaluate(outcome.delta, problem.train) if outcome.test else {}
+    problem.restore()
+    return {
+        "status": outcome.status,
+        "test": outcome.test and outcome.test["accuracy"],
+        "test_loss": outcome.test and outcome.test["loss"],
+        "train": fitted.get("accuracy"),
+        "train_loss": fitted.get("loss"),
+        "dev": [[row["step"], round(row["accuracy"], 4), round(row["loss"], 4)] for row in outcome.dev],
+        "losses": [round(loss, 4) for loss in outcome.losses if math.isfinite(loss)],
+        "parameters": outcome.tuned_parameters,
+        "optimizer_bytes": outcome.optimizer_state_bytes,
+        "seconds_per_step": outcome.seconds_per_step,
+        "movement": outcome.movement if math.isfinite(outcome.movement) else None,
+        "passes": outcome.passes,
+        "seconds": outcome.seconds,
+    }
+
+
+def frozen(trial: Trial, place: Place) -> dict[str, Any]:
+    """Evaluate the frozen backbone."""
+    problem = place.problem(trial, "bitfit")
+    splits = {"test": problem.test, "dev": problem.dev}
+    scores = {name: problem.evaluate(problem.delta.initial(), part) for name, part in splits.items()}
+    majority = max(np.bincount(problem.task.test.labels)) / len(problem.task.test)
+    return {name: score["accuracy"] for name, score in scores.items()} | {
+        "majority": float(majority),
+        "classes": problem.task.num_classes,
+        "examples_sha256": problem.task.provenance.get("examples_sha256"),
+    }
+
+
+def train(trial: Trial, place: Place) -> dict[str, Any]:
+    """Train one delta."""
+    from deltatheory import training
+
+    problem = place.problem(trial)
+    return _row(problem, training.train(problem, _training(trial)))
+
+
+def sequence(trial: Trial, place: Place) -> dict[str, Any]:
+    """Train the parts of a combination one after the other, each for its share of the steps."""
+    from deltatheory import training
+
+    combined = place.problem(trial).delta
+    parts, fixed, passes, seconds = len(combined.deltas), [], 0.0, 0.0
+    steps = trial.settings["steps"] // parts
+    rates = trial.settings["learning_rates"]
+    for i, rate in enumerate(rates):
+        problem = place.bound(trial, combined.stage(i, fixed))
+        outcome = training.train(problem, _training(trial, steps=steps, learning_rate=rate))
+        passes, seconds = passes + outcome.passes, seconds + outcome.seconds
+        if outcome.test is None:
+            break
+        fixed.append(outcome.delta)
+    return _row(problem, outcome) | {"passes": passes, "seconds": seconds}
+
+
+def transfer(trial: Trial, place: Place) -> dict[str, Any]:
+    """Train δ on one task, and evaluate it on others with their own heads."""
+    from deltatheory import training
+
+    problem = place.problem(trial)
+    outcome = training.train(problem, _training(trial))
+    row = _row(problem, outcome)
+    scores = {}
+    for name in trial.settings["targets"] if outcome.test else ():
+        target = place.task(Trial(trial.kind, trial.model, name, settings=trial.settings))
+        other = place.bound(trial, problem.delta, target)
+        scores[name] = other.evaluate(outcome.delta, other.test)["accuracy"]
+        other.restore()
+    return row | {"targets": scores}
+
+
+def dimension(trial: Trial, place: Place) -> dict[str, Any]:
+    """Predict d90 and measure it; the baseline is a score that full fine-tuning reached elsewhere."""
+    from deltatheory.dimension import Criterion, intrinsic_dimension
+
+    settings = trial.settings
+    result = intrinsic_dimension(
+        place.backbone(trial.model),
+        place.task(trial),
+        criterion=Criterion(baseline=settings["baseline"]),
+        steps=settings["steps"],
+        batch_size=settings["batch_size"],
+        train_examples=None,
+        max_length=settings["max_length"],
+        runs=settings["runs"],
+        seed=trial.seed,
+        device=place.device,
+    )
+    return result.to_dict()
+
+
+def kernel(trial: Trial, place: Place) -> dict[str, Any]:
+    """Predict from the kernels of several deltas at δ = 0, in one pass: score, speed, rank; and sketch one.
+
+    The speed is that of gradient flow on the squared loss of the margins: with eigenpairs (λ_i, u_i) of K and
+    the residual r it is the least t with Σ (u_i·r)² exp(-2λ_i t) ≤ Σ (u_i·r)²/10, in units of n/tr K.
+    """
+    from deltatheory.deltas import make_delta, split_size
+    from deltatheory.kernel import joint_features
+
+    backbone, labels = place.backbone(trial.model), trial.settings["deltas"]
+    deltas = {}
+    for label in labels:
+        name, size = split_size(label)
+        deltas[label] = make_delta(name, backbone, **{**size, **trial.settings["options"].get(name, {})})
+    exact = [label for label in labels if deltas[label].exact_zero]
+    features, passes, seconds = {}, 0.0, 0.0
+    for group in (exact, *([label] for label in labels if label not in exact)):
+        problem = place.bound(trial, make_delta("combined", backbone, deltas=[deltas[x] for x in group]))
+        sizes = [deltas[label].size for label in group]
+        found = joint_features(
+            problem, sizes, train=len(problem.train), test=0, outputs="margin", sketch=_SKETCH
+        )
+        features |= zip(group, found, strict=True)
+        passes, seconds = passes + problem.passes, seconds + found[0].seconds
+    return {
+        "predicted": {label: _predicted(features[label]) for label in labels},
+        "passes": passes,
+        "seconds": seconds,
+        **_sketched(features[trial.settings["sketched"]]),
+    }
+
+
+def _predicted(features: TangentFeatures) -> dict[str, Any]:
+    from deltatheory.kernel_fit import cross_fit
+
+    gram = features.kernel().cpu().numpy()
+    start, need = _start(features)
+    solved = cross_fit(gram, start) > need
+    values, vectors = np.linalg.eigh(gram)
+    values = np.clip(values, 0, None)
+    mean = float(values.mean()) or 1.0
+    return {
+        "score": float(solved.mean(1).max()),
+        "trace": mean,
+        "effective_rank": float(values.sum() ** 2 / max((values**2).sum(), 1e-30)),
+        "time": _time(values / mean, (vectors.T @ (1 / (1 + np.exp(start)))) ** 2),
+    }
+
+
+def _start(features: TangentFeatures) -> tuple[np.ndarray, np.ndarray]:
+    """Return the margins at δ = 0, and those above which an example is solved."""
+    assert features.slack is not None
+    return (
+        features.logits[:, 1].double().cpu().numpy(),
+        -features.slack.double().cpu().numpy(),
+    )
+
+
+def _sketched(features: TangentFeatures) -> dict[str, list[float]]:
+    """Return sketches of JᵀJ and of the gradient, of norm 1: their inner products are those of two tasks."""
+    rows = features.rows[:, 0].double().cpu().numpy()
+    lot = np.random.default_rng(0)
+    tangent = rows @ lot.standard_normal((rows.shape[1], _TANGENT))
+    fisher = tangent.T @ tangent
+    gradient = (
+        (1 / (1 + np.exp(_start(features)[0]))) @ rows @ lot.standard_normal((rows.shape[1], _GRADIENT))
+    )
+    upper = np.triu_indices(_TANGENT)
+    weights = np.where(upper[0] == upper[1], 1.0, math.sqrt(2.0))
+    return {
+        "tangent": _rounded(weights * fisher[upper] / np.linalg.norm(fisher)),
+        "gradient": _rounded(gradient / np.linalg.norm(gradient)),
+    }
+
+
+def _time(values: np.ndarray, weights: np.ndarray) -> float | None:
+    """Return when a tenth of Σ weights is left; `None` where the kernel cannot move so much of it."""
+    from scipy.optimize import brentq
+
+    def left(log_time: float) -> float:
+        return float(weights @ np.exp(-2 * values * math.exp(log_time)) / weights.sum()) - 0.1
+
+    return None if left(20.0) > 0 else math.exp(brentq(left, -20.0, 20.0))
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{x:.4g}") for x in values]
+
+
+KINDS: dict[str, Callable[[Trial, Place], dict[str, Any]]] = {
+    f.__name__: f for f in (frozen, train, sequence, transfer, dimension, kernel)
+}

@@ -1,0 +1,126 @@
+"""The page of a study: its claim, what was run, what was found, a verdict; and the overview of all of "
+"them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from deltatheory.report.page import render, svg
+from deltatheory.results import provenance, write_atomically, write_json
+from experiments.scope import Scope
+from experiments.trial import Known
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Verdict = Literal["agrees", "disagrees", "undecided"]
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page; None is written as a dash, numbers with three digits.
+
+    Attributes:
+        title: what it shows.
+        columns: heads.
+        rows: cells.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def texts(self) -> list[list[str]]:
+        """Return the cells as they are written."""
+        return [[_text(cell) for cell in row] for row in self.rows]
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        head = [self.columns, ["---"] * len(self.columns)]
+        lines = [f"| {' | '.join(row)} |" for row in [*head, *self.texts()]]
+        return "\n".join([f"**{self.title}**", "", *lines, ""])
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What came out of a study.
+
+    Attributes:
+        verdict: whether the claim holds here.
+        ran: what was run, in a sentence or two.
+        found: sentences with numbers.
+        numbers: what they rest on, for machines.
+        tables: tables.
+        figures: drawings, by caption.
+    """
+
+    verdict: Verdict
+    ran: str
+    found: Sequence[str]
+    numbers: dict[str, Any]
+    tables: Sequence[Table] = ()
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+def write_page(name: str, study: Any, scope: Scope, folder: Path) -> Verdict:
+    """Write report.html, table.md and result.json of a study into its folder, from the log alone."""
+    from markupsafe import Markup
+
+    from deltatheory.results import ResultLog
+    from experiments.runner import LOG
+
+    known = Known.read(ResultLog(folder / LOG))
+    findings: Findings = study.findings(scope, known)
+    command = f"python -m experiments report {name} --out {folder.name}"
+    result = {
+        "study": name,
+        "claim": study.CLAIM,
+        "source": study.SOURCE,
+        **{key: getattr(findings, key) for key in ("verdict", "ran", "found", "numbers")},
+        "tables": [asdict(table) for table in findings.tables],
+        "provenance": provenance(),
+    }
+    write_json(folder / name / "result.json", result)
+    parts = [
+        f"# {name}: {findings.verdict}",
+        f"Claim: {study.CLAIM} ({study.SOURCE})",
+        findings.ran,
+        "\n".join(f"- {sentence}" for sentence in findings.found),
+        *(table.markdown() for table in findings.tables),
+    ]
+    write_atomically(folder / name / "table.md", "\n\n".join(parts).rstrip() + "\n")
+    page = render(
+        "study.html",
+        Path(__file__).parent,
+        title=f"Study: {name}",
+        result=result,
+        tables=findings.tables,
+        figures=[(caption, Markup(svg(figure, caption))) for caption, figure in findings.figures.items()],
+        details={"Provenance": [(k, json.dumps(v)) for k, v in result["provenance"].items()]},
+        command=command,
+    )
+    write_atomically(folder / name / "report.html", page)
+    return findings.verdict
+
+
+def write_overview(folder: Path) -> None:
+    """Write README.md of a folder: the verdicts of all studies that have a page."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+    rows = [
+        [f"[{r['study']}]({r['study']}/table.md)", r["claim"], r["source"], r["verdict"], r["found"][0]]
+        for r in results
+    ]
+    table = Table("Verdicts", ["study", "claim", "source", "verdict", "what was found"], rows)
+    text = "Every number here and on the pages comes from trials.jsonl: `python -m experiments report all`."
+    write_atomically(folder / "README.md", f"# The study\n\n{text}\n\n{table.markdown()}")
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)

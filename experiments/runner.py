@@ -1,0 +1,199 @@
+"""Run what is missing of a study: here, or on a cluster; a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+from deltatheory.results import ResultLog, merge
+from experiments.kinds import KINDS, Place
+from experiments.scope import Scope
+from experiments.trial import Known, Trial
+
+LOG = "trials.jsonl"
+
+
+class Study(Protocol):
+    """A module of `experiments.studies`: what it claims, what it runs, and what came out."""
+
+    CLAIM: str
+    SOURCE: str
+
+    def trials(self, scope: Scope, known: Known) -> Iterable[Trial]:
+        """Yield what can be run, given what is known; more may follow from that."""
+        ...
+
+    def findings(self, scope: Scope, known: Known) -> Any:
+        """Return what came out."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs trials; each is in the log when it has finished."""
+
+    def __call__(self, trials: Sequence[Trial], folder: Path, place: Place, until: float) -> None:
+        """Run trials, starting none after the time `until`."""
+        ...
+
+
+def run(
+    study: Study,
+    scope: Scope,
+    folder: Path,
+    place: Place,
+    engine: Engine,
+    *,
+    minutes: float | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Run a study's trials that are not in the log of a folder, in waves, until no new one follows.
+
+    Args:
+        study: which.
+        scope: on what.
+        folder: where `trials.jsonl` is, or goes.
+        place: where the trials run.
+        engine: what runs them.
+        minutes: start none after so many.
+        say: told of each wave.
+
+    Returns:
+        How many trials are still missing; those that failed are among them.
+    """
+    collect(folder)
+    until = time.time() + 60 * minutes if minutes is not None else float("inf")
+    log, tried = ResultLog(folder / LOG), set()
+    while True:
+        missing = _missing(study, scope, log)
+        wave = [trial for trial in missing if trial.hash not in tried]
+        if not wave or time.time() >= until:
+            return len(missing)
+        say(f"{len(wave)} trials to run")
+        tried |= {trial.hash for trial in wave}
+        engine(wave, folder, place, until)
+
+
+def _missing(study: Study, scope: Scope, log: ResultLog) -> list[Trial]:
+    known = Known.read(log)
+    trials = {trial.hash: trial for trial in study.trials(scope, known) if known.get(trial) is None}
+    return sorted(trials.values(), key=lambda trial: (trial.model, trial.task))  # they share what is loaded
+
+
+def execute(trial: Trial, place: Place, log: ResultLog) -> dict[str, Any]:
+    """Run one trial and write its row; of one that fails the row says why."""
+    try:
+        result = KINDS[trial.kind](trial, place)
+    except (ValueError, RuntimeError, FloatingPointError, OSError, ImportError) as error:
+        result = {"error": f"{type(error).__name__}: {error}"}
+    return log.append(trial.config, result)
+
+
+class Local:
+    """On this machine, in one process or several.
+
+    Args:
+        workers: processes; on one GPU they share it.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        if workers < 1:
+            raise ValueError(f"workers={workers}: must be at least 1.")
+        self.workers = workers
+
+    def __call__(self, trials: Sequence[Trial], folder: Path, place: Place, until: float) -> None:
+        """Run trials in turn, or some at once."""
+        from tqdm import tqdm
+
+        with tqdm(total=len(trials), file=sys.stderr) as bar:
+            for trial, row in self._rows(trials, folder, place, until):
+                if error := row["result"].get("error"):
+                    bar.write(f"{trial}: {error}", file=sys.stderr)
+                bar.set_postfix_str(str(trial))
+                bar.update()
+
+    def _rows(
+        self, trials: Sequence[Trial], folder: Path, place: Place, until: float
+    ) -> Iterable[tuple[Trial, dict]]:
+        log = ResultLog(folder / LOG)
+        if self.workers == 1:
+            place.start()
+            for trial in trials:
+                if time.time() >= until:
+                    return
+                yield trial, execute(trial, place, log)
+            return
+        with ProcessPoolExecutor(self.workers, get_context("spawn"), place.start) as pool:
+            started = {pool.submit(_in_time, trial, place, log, until): trial for trial in trials}
+            for future in as_completed(started):
+                if row := future.result():
+                    yield started[future], row
+
+
+def _in_time(trial: Trial, place: Place, log: ResultLog, until: float) -> dict | None:
+    return execute(trial, place, log) if time.time() < until else None
+
+
+class Cluster:
+    """Through `submitit`: Slurm, or its local executor, which is what the tests use.
+
+    Every job has a log of its own, since network file systems do not lock; they are merged at the end, and
+    those of a run that was cut off before the next one.
+
+    Args:
+        jobs: how many at once.
+        cluster: "slurm" or "local".
+        minutes: time limit of a job.
+        options: further parameters of `submitit.AutoExecutor` (slurm_partition, gpus_per_node, ...).
+    """
+
+    def __init__(
+        self, jobs: int = 4, cluster: str = "slurm", minutes: int = 240, **options: str | int
+    ) -> None:
+        if jobs < 1:
+            raise ValueError(f"jobs={jobs}: must be at least 1.")
+        self.jobs, self.cluster, self.minutes, self.options = jobs, cluster, minutes, options
+
+    def __call__(self, trials: Sequence[Trial], folder: Path, place: Place, until: float) -> None:
+        """Deal the trials out to jobs, wait, merge."""
+        try:
+            from submitit import AutoExecutor
+        except ImportError as error:
+            raise ImportError("A cluster needs submitit: pip install submitit") from error
+        executor = AutoExecutor(folder / "jobs", cluster=self.cluster)
+        executor.update_parameters(
+            timeout_min=self.minutes, cpus_per_task=place.threads, slurm_array_parallelism=self.jobs
+        )
+        executor.update_parameters(**self.options)
+        with executor.batch():
+            jobs = [
+                executor.submit(_job, trials[k :: self.jobs], folder / f"part-{k}.jsonl", place, until)
+                for k in range(min(self.jobs, len(trials)))
+            ]
+        failed = [error for job in jobs if (error := job.exception())]
+        collect(folder)
+        if failed:
+            raise RuntimeError(
+                f"{len(failed)} of {len(jobs)} jobs failed; logs are in {folder / 'jobs'}: {failed[0]}"
+            )
+
+
+def collect(folder: Path) -> None:
+    """Merge what jobs left into the log of a folder; a job that still runs begins a new part."""
+    for part in folder.glob("part-*.jsonl"):
+        part.rename(part.with_suffix(".merging"))
+    if parts := sorted(folder.glob("part-*.merging")):
+        merge(parts, folder / LOG)
+        for part in parts:
+            part.unlink()
+
+
+def _job(trials: Sequence[Trial], path: Path, place: Place, until: float) -> None:
+    place.start()
+    for trial in trials:
+        if time.time() < until:
+            execute(trial, place, ResultLog(path))

@@ -1,0 +1,16 @@
+"""The studies, by name: each module says what it claims, yields its trials, and finds what came out."""
+
+from experiments.studies import (
+    combinations,
+    convergence,
+    dimension,
+    efficiency,
+    performance,
+    prediction,
+    transfer,
+)
+
+STUDIES = {
+    module.__name__.rsplit(".", 1)[-1]: module
+    for module in (performance, convergence, efficiency, combinations, transfer, dimension, prediction)
+}

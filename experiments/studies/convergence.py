@@ -1,0 +1,121 @@
+"""How fast the methods reach what they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from experiments.page import Findings, Table
+from experiments.scope import Scope, TaskInfo
+from experiments.studies.methods import (
+    BUDGET,
+    METHODS,
+    check_order,
+    frozen,
+    grid,
+    joint,
+    order_sentences,
+    spearman,
+    table_of,
+    with_interval,
+)
+from experiments.trial import Known, Trial
+
+CLAIM = (
+    "Convergence is fastest for fine-tuning, then adapter and LoRA, then prefix, then prompt; structure "
+    "decides it, not the number of parameters"
+)
+SOURCE = "Ding et al. 2023, section 4.1"
+ORDER = ("fine-tuning", "LoRA", "prefix", "prompt")
+LABELS = [method.label for method in METHODS]
+_GAIN = 0.03  # least gain of dev accuracy of which a share is looked for
+
+
+def trials(scope: Scope, known: Known) -> Iterator[Trial]:
+    """Yield all methods on all tasks: the trials of the study `performance`."""
+    yield from grid(scope, METHODS, known)
+
+
+def steps_to_90(result: dict, start: float) -> float | None:
+    """Return the steps to 90 % of the gain of dev accuracy, or `None` where there is hardly any."""
+    scores = [row[1] for row in result["dev"]]
+    if not scores or max(scores) - start < _GAIN:
+        return None
+    level = start + 0.9 * (max(scores) - start)
+    return next(row[0] for row in result["dev"] if row[1] >= level)
+
+
+def findings(scope: Scope, known: Known) -> Findings:
+    """Steps and passes to 90 % of the gain, by method."""
+    verdicts, found, numbers, tables = [], [], {}, []
+    for model in scope.models:
+
+        def steps(result: dict, task: TaskInfo, model: str = model) -> float | None:
+            return steps_to_90(result, (known.get(frozen(model, task)) or {"dev": 1.0})["dev"])
+
+        tasks, values = table_of(scope, model, METHODS, known, steps)
+        if not tasks:
+            found.append(f"{model}: no task is complete.")
+            continue
+        _, loss = table_of(scope, model, METHODS, known, lambda result, _: steps_of_loss(result["losses"]))
+        _, passes = table_of(
+            scope, model, METHODS, known, lambda result, _: result["passes"] / BUDGET["steps"]
+        )
+        _, sizes = table_of(scope, model, METHODS, known, lambda result, _: result["parameters"])
+        order = check_order(-loss, LABELS, ORDER)
+        verdicts.append(order.verdict)
+        means = np.nanmean(values, 0)
+        rho = spearman(np.log(sizes[0]).tolist(), np.nanmean(loss, 0).tolist())
+        said = ", ".join(f"{LABELS[i]} {means[i]:.0f}" for i in np.argsort(means))
+        found.append(f"{model}, {len(tasks)} tasks: mean steps to 90 % of the gain of dev accuracy: {said}.")
+        found += [
+            x.replace("(mean over", "(fewer steps to 90 % of the fall of training loss; mean over")
+            for x in order_sentences(model, order)
+        ]
+        found.append(
+            f"{model}: rank correlation of log parameters with the steps, over methods: "
+            + ("–" if rho is None else f"{rho:.2f}")
+            + "."
+        )
+        numbers[model] = {"steps": dict(zip(LABELS, means.tolist(), strict=True)), "parameters_rho": rho}
+        rows = [
+            [
+                label,
+                int(sizes[0, i]),
+                with_interval(values[np.isfinite(values[:, i]), i]),
+                with_interval(loss[np.isfinite(loss[:, i]), i]),
+                float(np.nanmean(loss[:, i] * passes[:, i])),
+                int(np.isfinite(values[:, i]).sum()),
+            ]
+            for i, label in enumerate(LABELS)
+        ]
+        columns = [
+            "method",
+            "parameters",
+            "steps to 90 % of the gain",
+            "steps to 90 % of the fall of the loss",
+            "the latter in passes",
+            "tasks with a gain",
+        ]
+        tables.append(Table(f"{model}: convergence", columns, rows))
+    ran = (
+        "The runs of the study `performance`. Steps to 90 % of the gain of dev accuracy over the frozen "
+        "model are "
+        f"looked for every 6 steps, where the gain is at least {_GAIN}; since 100 dev examples are noisy, "
+        f"the order is "
+        "judged by the training loss, smoothed over 10 steps: the steps to 90 % of its fall."
+    )
+    return Findings(joint(verdicts), ran, found, numbers, tables)
+
+
+def steps_of_loss(losses: list[float], width: int = 10) -> float | None:
+    """Return the step at which the smoothed loss has made 90 % of its fall, or `None` where it does not "
+    "fall."""
+    if len(losses) < 2 * width:
+        return None
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    low, start = smooth.min(), smooth[0]
+    if start <= low:
+        return None
+    return float(np.argmax(smooth <= start - 0.9 * (start - low)))

@@ -1,0 +1,199 @@
+"""What the studies share: the methods, their budget, and how a learning rate is chosen for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from experiments.page import Verdict
+from experiments.scope import Scope, TaskInfo
+from experiments.trial import Known, Trial
+
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+_FIRST = 3  # where the climb over the rates begins
+_TUNING_TASKS = 4
+DATA = {"train": 512, "dev": 100, "test": 400, "max_length": 48}
+BUDGET = {"steps": 60, "batch_size": 16, "evaluate_every": 6}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A delta as the studies train it.
+
+    Attributes:
+        label: what pages call it.
+        delta: name and size.
+        options: further arguments of its class.
+    """
+
+    label: str
+    delta: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS = (
+    Method("fine-tuning", "full"),
+    Method("LoRA", "lora:8"),
+    Method("adapter", "adapter:8"),
+    Method("prefix", "prefix:8", {"gate": "values"}),
+    Method("prompt", "prompt:8"),
+    Method("BitFit", "bitfit"),
+    Method("(IA)³", "ia3"),
+)
+
+
+def training(model: str, method: Method, task: TaskInfo, rate: float, seed: int) -> Trial:
+    """Return the trial that trains a method once."""
+    settings = {**DATA, **BUDGET, "learning_rate": rate}
+    return Trial("train", model, task.name, method.delta, dict(method.options), seed, settings)
+
+
+def frozen(model: str, task: TaskInfo) -> Trial:
+    """Return the trial that evaluates the frozen backbone."""
+    return Trial("frozen", model, task.name, settings=DATA)
+
+
+def tuned(scope: Scope, model: str, method: Method, known: Known) -> tuple[float | None, list[Trial]]:
+    """Return the method's learning rate on a backbone, or `None` and the trials it still needs.
+
+    The rate is that with the best mean dev accuracy on the first calibration tasks of the draw, with the
+    first seed: from the middle of `RATES` down as long as that rises, or else up. All methods alike.
+    """
+    half = [task for task in scope.tasks if task.half == "calibration"] or list(scope.tasks)
+    tasks, seed = half[:_TUNING_TASKS], scope.seeds[0]
+
+    def needed(i: int) -> list[Trial]:
+        trials = [training(model, method, task, RATES[i], seed) for task in tasks]
+        return [trial for trial in trials if known.get(trial) is None and known.error(trial) is None]
+
+    def score(i: int) -> float:
+        results = [known.get(training(model, method, task, RATES[i], seed)) for task in tasks]
+        return mean(max((row[1] for row in r["dev"]), default=0.0) if r else 0.0 for r in results)
+
+    at = _FIRST
+    for step in (-1, 1):
+        while 0 <= at + step < len(RATES):
+            if missing := needed(at) + needed(at + step):
+                return None, missing
+            if score(at + step) <= score(at):
+                break
+            at += step
+    return RATES[at], []
+
+
+def grid(scope: Scope, methods: Iterable[Method], known: Known) -> Iterator[Trial]:
+    """Yield the trials of methods on all backbones and tasks: first those that tune, then all seeds."""
+    for model in scope.models:
+        yield from (frozen(model, task) for task in scope.tasks)
+        for method in methods:
+            rate, missing = tuned(scope, model, method, known)
+            yield from missing
+            if rate is not None:
+                yield from (
+                    training(model, method, task, rate, seed) for task in scope.tasks for seed in scope.seeds
+                )
+
+
+def results(
+    scope: Scope, model: str, method: Method, task: TaskInfo, known: Known
+) -> list[dict[str, Any]] | None:
+    """Return the results of a tuned method on a task, one a seed, or `None` where some are missing."""
+    rate, _ = tuned(scope, model, method, known)
+    if rate is None:
+        return None
+    found = [known.get(training(model, method, task, rate, seed)) for seed in scope.seeds]
+    whole = [r for r in found if r]
+    return whole if len(whole) == len(found) else None
+
+
+def table_of(
+    scope: Scope, model: str, methods: Sequence[Method], known: Known, value: Any
+) -> tuple[list[TaskInfo], np.ndarray]:
+    """Return the tasks on which all methods ran, and the mean over seeds of `value(result, task)`.
+
+    The array has a row a task and a column a method; NaN where `value` is `None`.
+    """
+    tasks, rows = [], []
+    for task in scope.tasks:
+        cells = [results(scope, model, method, task, known) for method in methods]
+        if all(cells):
+            tasks.append(task)
+            values = [[value(r, task) for r in cell or ()] for cell in cells]
+            rows.append([np.nan if None in v else mean(v) for v in values])
+    return tasks, np.array(rows).reshape(len(tasks), len(methods))
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a mean over tasks."""
+    values = np.asarray(values, float)
+    if len(values) < 3 or np.ptp(values) == 0:
+        return float(values.mean()), float(values.mean())
+    found = stats.bootstrap((values,), np.mean, n_resamples=2000, rng=0).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def with_interval(values: np.ndarray) -> str:
+    """Write a mean and its 95 % interval."""
+    low, high = interval(values)
+    return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Return the rank correlation, or `None` where one side is constant."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(stats.spearmanr(x, y)[0])
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a claimed order of methods, best first, stands after paired comparisons over tasks.
+
+    Attributes:
+        verdict: "agrees" where every neighbour is ahead beyond chance, "disagrees" where one is behind beyond
+            chance, else "undecided".
+        rows: first, second, mean difference, low and high of its 95 % interval.
+    """
+
+    verdict: Verdict
+    rows: list[tuple[str, str, float, float, float]]
+
+
+def check_order(values: np.ndarray, labels: Sequence[str], claimed: Sequence[str]) -> Order:
+    """Compare each method of a claimed order with the next.
+
+    Args:
+        values: a row a task, a column a method; more is better.
+        labels: of the columns.
+        claimed: labels, best first.
+    """
+    rows = []
+    for first, second in pairwise(claimed):
+        gain = values[:, labels.index(first)] - values[:, labels.index(second)]
+        gain = gain[np.isfinite(gain)]
+        rows.append(
+            (first, second, float(gain.mean()), *interval(gain))
+            if len(gain)
+            else (first, second, 0.0, -1.0, 1.0)
+        )
+    if any(high < 0 for *_, high in rows):
+        return Order("disagrees", rows)
+    return Order("agrees" if all(low > 0 for *_, low, _ in rows) else "undecided", rows)
+
+
+def joint(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return one verdict for several backbones: where they differ it is undecided."""
+    found = set(verdicts)
+    return found.pop() if len(found) == 1 else "undecided"
+
+
+def order_sentences(model: str, order: Order) -> list[str]:
+    """Say how each pair of a claimed order came out."""
+    said = [f"{a} - {b}: {d:+.3f} ({low:+.3f} to {high:+.3f})" for a, b, d, low, high in order.rows]
+    return [f"{model}, {order.verdict}: {'; '.join(said)} (mean over tasks, 95 % interval)."]

@@ -1,0 +1,210 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from squares import SCOPE, Squares, Study, pair
+
+from deltatheory.results import ResultLog, merge
+from experiments.__main__ import app
+from experiments.page import write_overview, write_page
+from experiments.runner import LOG, Cluster, Local, collect, run
+from experiments.scope import Scope, TaskInfo, choose_tasks
+from experiments.studies import STUDIES
+from experiments.trial import Known, Trial
+
+ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # of processes of their own
+
+
+def results(folder):
+    """Return hash ↦ result, of trials that did not fail."""
+    rows = ResultLog(folder / LOG).rows()
+    return {row["hash"]: row["result"] for row in rows if "error" not in row["result"]}
+
+
+def finished(folder, engine=None, scope=SCOPE, study=None):
+    place = Squares()
+    place.start()
+    return run(study or Study(), scope, folder, place, engine or Local(), say=lambda _: None)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """The results of an undisturbed run."""
+    finished(tmp_path / "whole")
+    return results(tmp_path / "whole")
+
+
+def test_waves_follow_from_results(tmp_path, whole):
+    assert len(whole) == 36  # 10 tasks, 2 seeds, a square and its root; not of 3
+    assert sorted(r["root"] for r in whole.values() if "root" in r) == sorted([0, 1, 2, 4, 5, 6, 7, 8, 9] * 2)
+
+
+def test_a_second_run_runs_only_what_failed(tmp_path):
+    assert finished(tmp_path) == 2
+    before = len(ResultLog(tmp_path / LOG).rows())
+    assert finished(tmp_path) == 2
+    assert len(ResultLog(tmp_path / LOG).rows()) == before + 2
+    known = Known.read(ResultLog(tmp_path / LOG))
+    assert "3 is not liked" in known.error(pair(SCOPE.tasks[3], 0, known)[0])
+
+
+def test_workers_find_the_same(tmp_path, whole):
+    finished(tmp_path, Local(workers=2))
+    assert results(tmp_path) == whole
+
+
+def test_a_budget_ends_before_the_next_trial(tmp_path):
+    place = Squares()
+    place.start()
+    assert run(Study(), SCOPE, tmp_path, place, Local(), minutes=0.0, say=lambda _: None) == 20
+    assert not results(tmp_path)
+
+
+def test_five_kills_of_the_whole_group_lose_nothing(tmp_path):
+    """`kill -9` of all processes at random moments, then a run to the end: the rows of an undisturbed run."""
+    finished(tmp_path / "whole", study=Study(pause=0.05))
+    command = [sys.executable, str(ROOT / "tests" / "squares.py"), str(tmp_path / "killed")]
+    environment = {**os.environ, "PYTHONPATH": PATHS}
+    lot, counts = random.Random(0), []
+    for _ in range(5):
+        process = subprocess.Popen(
+            command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        begun, rows = time.monotonic(), len(results(tmp_path / "killed"))
+        while len(results(tmp_path / "killed")) == rows and time.monotonic() < begun + 60:
+            time.sleep(0.02)  # kills before the first row of a run would test little
+        time.sleep(lot.uniform(0, 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        counts.append(len(results(tmp_path / "killed")))
+    assert counts[0] < 36
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+
+
+def test_logs_of_two_machines_merge_without_loss_or_duplicates(tmp_path, whole):
+    halves = {"a": SCOPE.tasks[:6], "b": SCOPE.tasks[4:]}  # tasks 4 and 5 are run on both
+    for name, tasks in halves.items():
+        finished(tmp_path / name, scope=Scope(SCOPE.models, tasks, SCOPE.seeds))
+    merge([tmp_path / name / LOG for name in halves], tmp_path / LOG)
+    rows = ResultLog(tmp_path / LOG).rows()
+    assert results(tmp_path) == whole
+    assert len({row["hash"] for row in rows}) == len(rows)
+
+
+def test_a_corrupted_line_costs_that_line_only(tmp_path, whole):
+    finished(tmp_path)
+    lines = (tmp_path / LOG).read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2][:30] + b"\xff\x00" + lines[2][40:]
+    (tmp_path / LOG).write_bytes(b"".join(lines))
+    with pytest.warns(UserWarning, match="line 3"):
+        left = results(tmp_path)
+    assert len(left) == len(whole) - 1
+    with pytest.warns(UserWarning, match="line 3"):
+        finished(tmp_path)
+    with pytest.warns(UserWarning, match="line 3"):
+        again = results(tmp_path)
+    assert again == whole
+
+
+def test_a_cluster_finds_the_same(tmp_path, whole, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", PATHS)
+    finished(tmp_path, Cluster(jobs=2, cluster="local", minutes=2))
+    assert results(tmp_path) == whole
+    assert not list(tmp_path.glob("part-*"))
+
+
+def test_parts_of_a_run_that_was_cut_off_are_collected(tmp_path):
+    trial = Trial("square", "line", "1", settings={"pause": 0.0})
+    ResultLog(tmp_path / "part-0.jsonl").append(trial.config, {"square": 1})
+    collect(tmp_path)
+    assert Known.read(ResultLog(tmp_path / LOG)).get(trial) == {"square": 1}
+
+
+def test_pages_come_from_the_log_alone(tmp_path):
+    finished(tmp_path)
+    assert write_page("squares", Study(), SCOPE, tmp_path) == "agrees"
+    first = json.loads((tmp_path / "squares" / "result.json").read_text())
+    assert first["numbers"] == {"sum": sum(i * i for i in range(10)) - 9}
+    assert "9 squares." in (tmp_path / "squares" / "report.html").read_text()
+    write_overview(tmp_path)
+    assert "[squares](squares/table.md)" in (tmp_path / "README.md").read_text()
+
+
+def test_a_scope_comes_back_and_joins(tmp_path):
+    SCOPE.save(tmp_path / "scope.json")
+    assert Scope.read(tmp_path / "scope.json") == SCOPE
+    other = Scope(("line", "plane"), (TaskInfo("new", "number", "f", 0.5),), (1, 2))
+    joined = SCOPE.joined(other)
+    assert joined.models == ("line", "plane")
+    assert joined.seeds == (0, 1, 2)
+    assert len(joined.tasks) == 11
+
+
+def test_siblings_are_in_the_same_half():
+    halves = {TaskInfo(f"t{i}", "c", "one family", 0.5).half for i in range(20)}
+    assert len(halves) == 1
+    assert {TaskInfo("t", "c", f"family {i}", 0.5).half for i in range(20)} == {"calibration", "held-out"}
+
+
+@pytest.fixture
+def data(tmp_path):
+    entries = [
+        {
+            "kind": "classification",
+            "file": f"tasks/t{i}.jsonl.gz",
+            "category": "c",
+            "source_dataset": f"family {i % 3}",
+            "majority_rate": {"test": 0.5},
+            "mean_input_words": 10,
+            "labels": ["a", "b"],
+            "n": {"train": 500, "test": 200},
+        }
+        for i in range(9)
+    ]
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "index.json").write_text(json.dumps({"tasks": entries}))
+    return tmp_path
+
+
+def test_the_draw_takes_families_in_turn(data):
+    drawn = choose_tasks(data, "3")
+    assert len({task.family for task in drawn}) == 3
+    assert choose_tasks(data, "5")[:3] == drawn
+    assert len(choose_tasks(data, "all")) == 9
+    assert [t.name for t in choose_tasks(data, "some/t1,some/t0")] == ["some/t1", "some/t0"]
+
+
+def test_bad_arguments_name_themselves(data, tmp_path):
+    with pytest.raises(ValueError, match=r"there is no some/t99"):
+        choose_tasks(data, "some/t99")
+    with pytest.raises(ValueError, match=r"tasks=0"):
+        choose_tasks(data, "0")
+    with pytest.raises(ValueError, match=r"holds no COLLECTION/index.json"):
+        choose_tasks(tmp_path / "nowhere", "3")
+    with pytest.raises(ValueError, match=r"workers=0"):
+        Local(0)
+    with pytest.raises(ValueError, match=r"jobs=0"):
+        Cluster(0)
+
+
+def test_an_unknown_study_is_named():
+    from typer.testing import CliRunner
+
+    outcome = CliRunner().invoke(app, ["report", "nothing"])
+    assert outcome.exit_code == 2
+    assert "nothing" in outcome.output
+
+
+def test_every_study_speaks_of_an_empty_log():
+    for study in STUDIES.values():
+        findings = study.findings(SCOPE, Known([]))
+        assert findings.verdict == "undecided"

@@ -1,0 +1,61 @@
+"""A study of squares, for tests of the runner: quick trials in two waves, of which one fails."""
+
+import sys
+import time
+from pathlib import Path
+
+from experiments.kinds import KINDS, Place
+from experiments.page import Findings, Table
+from experiments.runner import Local, run
+from experiments.scope import Scope, TaskInfo
+from experiments.trial import Trial
+
+CLAIM = "Squares are not negative"
+SOURCE = "tests"
+SCOPE = Scope(("line",), tuple(TaskInfo(f"{i}", "number", f"family {i}", 0.5) for i in range(10)), (0, 1))
+
+
+def square(trial, place):
+    time.sleep(trial.settings["pause"])
+    if (number := int(trial.task)) == 3:
+        raise ValueError("3 is not liked")
+    return {"square": number**2}
+
+
+def root(trial, place):
+    return {"root": trial.settings["of"] ** 0.5}
+
+
+class Squares(Place):
+    """A place whose processes know the kinds of this module."""
+
+    def start(self):
+        KINDS.update(square=square, root=root)
+
+
+def pair(task, seed, known, pause=0.0):
+    first = Trial("square", "line", task.name, seed=seed, settings={"pause": pause})
+    result = known.get(first)
+    return first, result and Trial("root", "line", task.name, seed=seed, settings={"of": result["square"]})
+
+
+class Study:
+    CLAIM, SOURCE = CLAIM, SOURCE
+
+    def __init__(self, pause=0.0):
+        self.pause = pause
+
+    def trials(self, scope, known):
+        for task in scope.tasks:
+            for seed in scope.seeds:
+                yield from filter(None, pair(task, seed, known, self.pause))
+
+    def findings(self, scope, known):
+        squares = [known.get(pair(task, 0, known)[0]) for task in scope.tasks]
+        values = [result["square"] for result in squares if result]
+        table = Table("Squares", ["square"], [[v] for v in values])
+        return Findings("agrees", "Squares.", [f"{len(values)} squares."], {"sum": sum(values)}, [table])
+
+
+if __name__ == "__main__":
+    run(Study(pause=0.05), SCOPE, Path(sys.argv[1]), Squares(), Local(workers=2))
