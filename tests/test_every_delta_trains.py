@@ -48,6 +48,7 @@ CASES = {
     "bitfit": ({}, 0.01),
     "layernorm": ({}, 0.03),
     "last-layers": ({"k": 1}, 1e-3),
+    "random-modules": ({"share": 0.3}, 1e-3),
     "diff-pruning": ({}, 1e-3),
     "fisher-mask": ({"count": 20000}, 0.004),
     "unilora": ({"d": 256}, 0.3),

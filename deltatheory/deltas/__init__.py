@@ -21,7 +21,7 @@ from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.parallel_adapter import ParallelAdapter
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning
-from deltatheory.deltas.selected import BitFit, LastLayers, LayerNormOnly, Modules
+from deltatheory.deltas.selected import BitFit, LastLayers, LayerNormOnly, Modules, RandomModules
 from deltatheory.deltas.subspace import FullFineTuning, Subspace
 from deltatheory.deltas.unified_subspace import UnifiedSubspace
 from deltatheory.deltas.unilora import UniLoRA
@@ -43,6 +43,7 @@ DELTAS: dict[str, type[Delta]] = {
         BitFit,
         LayerNormOnly,
         LastLayers,
+        RandomModules,
         DiffPruning,
         FisherMask,
         UniLoRA,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from random import Random
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from deltatheory.deltas.base import Delta
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.subspace import scope_names
 
-__all__ = ["BitFit", "LastLayers", "LayerNormOnly", "Modules", "Selected"]
+__all__ = ["BitFit", "LastLayers", "LayerNormOnly", "Modules", "RandomModules", "Selected"]
 
 
 class Selected(Delta):
@@ -153,3 +154,33 @@ class LastLayers(Selected):
     def specification(self) -> dict:
         """Name and k."""
         return {"delta": self.name, "k": self.k}
+
+
+class RandomModules(Selected):
+    """Tune weight matrices of the blocks that are drawn by lot, across all layers.
+
+    Source: Ding et al. 2023, section 4.4 (selective module tuning).
+
+    Args:
+        backbone: what it changes.
+        share: of the matrices; at least one is drawn.
+        seed: of the draw.
+
+    Raises:
+        ValueError: for a share outside (0, 1].
+    """
+
+    name: ClassVar[str] = "random-modules"
+    acts: ClassVar[str] = "weight matrices drawn by lot"
+
+    def __init__(self, backbone: Backbone, *, share: float = 0.1, seed: int = 0) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share}: must lie in (0, 1].")
+        shapes = {name: backbone.model.get_parameter(name).shape for name in scope_names(backbone, "blocks")}
+        matrices = [name for name, shape in shapes.items() if len(shape) == 2]
+        super().__init__(backbone, Random(seed).sample(matrices, max(1, round(share * len(matrices)))))
+        self.share, self.seed = share, seed
+
+    def specification(self) -> dict:
+        """Name, share and seed."""
+        return {"delta": self.name, "share": self.share, "seed": self.seed}

@@ -44,6 +44,7 @@ DELTAS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "full": {},
     "last-layers": {"k": 1},
+    "random-modules": {"share": 0.1},
     "modules": {"patterns": ["*.query.weight", "*.value.weight"]},
     "bitfit": {},
     "layernorm": {},

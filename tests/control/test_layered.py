@@ -32,6 +32,7 @@ CASES = {
     "bitfit": {},
     "layernorm": {},
     "last-layers": {"k": 1},
+    "random-modules": {"share": 0.2},
     "diff-pruning": {},
     "fisher-mask": {"count": 40, "scope": "all"},
     "unilora": {"d": 12, "r": 2},

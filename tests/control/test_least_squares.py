@@ -23,6 +23,7 @@ OPTIONS = {
     "vera": {"r": 5},
     "modules": {"patterns": ["*.1.*weight"]},
     "last-layers": {"k": 1},
+    "random-modules": {"share": 0.2},
     "fisher-mask": {"count": 40, "scope": "all"},
     "adapter": {"bottleneck": 3},
     "parallel-adapter": {"bottleneck": 3},

@@ -10,7 +10,7 @@ from tiny_problems import toy_problem
 from deltatheory.deltas import DELTAS, make_delta
 from deltatheory.deltas.diff_pruning import DiffPruning
 from deltatheory.deltas.fisher_mask import FisherMask, diagonal_fisher
-from deltatheory.deltas.selected import BitFit, LastLayers, LayerNormOnly, Modules
+from deltatheory.deltas.selected import BitFit, LastLayers, LayerNormOnly, Modules, RandomModules
 from deltatheory.deltas.subspace import scope_names
 
 H, FFN, LAYERS = 16, 32, 2
@@ -114,6 +114,21 @@ def test_the_number_of_last_blocks_is_checked(k):
     with pytest.raises(ValueError, match=rf"k={k}: must lie in 1..2"):
         LastLayers(tiny("bert"), k=k)
     assert all(name.startswith("encoder.layer.1.") for name in LastLayers(tiny("bert"), k=1).matched)
+
+
+def test_random_modules_are_drawn_by_their_seed():
+    backbone = tiny("bert")
+    drawn = [tuple(RandomModules(backbone, share=0.5, seed=seed).matched) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(len(backbone.model.get_parameter(name).shape) == 2 for name in drawn[0])
+    assert len(RandomModules(backbone, share=1e-6).matched) == 1
+    assert len(RandomModules(backbone, share=1.0).matched) == 2 * len(drawn[0])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1])
+def test_a_share_of_modules_is_checked(share):
+    with pytest.raises(ValueError, match=rf"share={share}: must lie in \(0, 1\]"):
+        RandomModules(tiny("bert"), share=share)
 
 
 def pruned(**options):
