@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -302,6 +302,76 @@ def _rounded(values: np.ndarray) -> list[float]:
     return [float(f"{x:.4g}") for x in values]
 
 
+def subspaces(trial: Trial, place: Place) -> dict[str, Any]:
+    """Fit subspaces to deltas trained on some tasks, and train within them on others.
+
+    Of prompts: that of intrinsic prompt tuning, beside a random one of the same dimension. Of methods:
+    the unified subspace, in which each is trained alone, and evaluated at what another one found.
+    """
+    from deltatheory import training
+    from deltatheory.deltas import make_delta, split_size
+    from deltatheory.deltas.intrinsic_prompt import IntrinsicPromptTuning, fit_prompt_subspace
+    from deltatheory.deltas.unified_subspace import UnifiedSubspace, fit_unified_subspace
+
+    settings, backbone = trial.settings, place.backbone(trial.model)
+    spent = {"passes": 0.0, "seconds": 0.0}
+
+    def bound(task: str, delta: Any) -> Any:
+        return place.bound(trial, delta, place.task(replace(trial, task=task)))
+
+    def best(task: str, delta: Any, rates: Sequence[float]) -> Any:
+        """Return the run with the best dev accuracy over the rates."""
+        runs = []
+        for rate in rates:
+            problem = bound(task, delta)
+            runs.append(training.train(problem, _training(trial, learning_rate=rate)))
+            spent["passes"] += runs[-1].passes
+            spent["seconds"] += runs[-1].seconds
+        return max(runs, key=lambda run: max((row["accuracy"] for row in run.dev), default=0.0))
+
+    def accuracy(run: Any) -> float:
+        return run.test["accuracy"] if run.test else 0.0
+
+    methods: dict[str, tuple[str, float]] = settings["methods"]
+    parts = {}
+    for label, (text, _) in methods.items():
+        name, size = split_size(text)
+        parts[label] = make_delta(name, backbone, **{**size, **settings["options"].get(name, {})})
+    found = {x: [best(t, parts[x], [methods[x][1]]).delta for t in settings["sources"]] for x in parts}
+    prompt = parts[settings["prompt"]]
+    prompts = _stacked([prompt.prompt(delta).detach() for delta in found[settings["prompt"]]])
+    fitted = IntrinsicPromptTuning(backbone, subspace=fit_prompt_subspace(prompts, settings["d"]))
+    lot = IntrinsicPromptTuning(backbone, d=settings["d"], length=prompt.length)
+    unified = [label for label in parts if label != settings["prompt"]]
+    bases = fit_unified_subspace([_stacked(found[label]) for label in unified], settings["d"])
+    shared = {
+        label: UnifiedSubspace(backbone, deltas=[parts[label]], d=settings["d"], bases=[basis])
+        for label, basis in zip(unified, bases, strict=True)
+    }
+    targets = {}
+    for task in settings["targets"]:
+        own = {label: accuracy(best(task, parts[label], [methods[label][1]])) for label in parts}
+        within = {
+            "fitted": accuracy(best(task, fitted, settings["rates"])),
+            "random": accuracy(best(task, lot, settings["rates"])),
+        }
+        runs = {label: best(task, shared[label], settings["unified_rates"]) for label in unified}
+        moved = {}
+        for label in unified:
+            for other in unified:
+                problem = bound(task, shared[other])
+                moved[f"{label} in {other}"] = problem.evaluate(runs[label].delta, problem.test)["accuracy"]
+        targets[task] = {"own": own, "prompt": within, "unified": moved}
+    return {"targets": targets, **spent}
+
+
+def _stacked(rows: Sequence[Any]) -> Any:
+    """Stack tensors; torch is imported when a trial runs, not before."""
+    import torch
+
+    return torch.stack(list(rows))
+
+
 KINDS: dict[str, Callable[[Trial, Place], dict[str, Any]]] = {
-    f.__name__: f for f in (frozen, train, sequence, transfer, dimension, kernel)
+    f.__name__: f for f in (frozen, train, sequence, transfer, dimension, kernel, subspaces)
 }

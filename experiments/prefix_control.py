@@ -29,6 +29,9 @@ DEFAULT = {"classification": 0.01, "language": 0.05}
 LEVELS = {"classification": (0.3, 0.1, 0.03), "language": (0.85, 0.75, 0.65)}  # of language: times the start
 BUDGET = {"classification": 24.0, "language": 60.0}
 GAUSS = ("gauss-newton, full", "gauss-newton, incremental")
+# Beside the first ones tried, 1 and 0.1: whichever does best stands for the solver.
+SWEPT = {"msa": ("step_size", (0.3, 3.0, 10.0)), "e-msa": ("rho", (0.01, 1.0))}
+SWEPT_LABELS = [f"{name}, {value}" for name, (_, values) in SWEPT.items() for value in values]
 NAMES = {"full": "Adam, full batch", "mini": "Adam, mini-batch"}
 
 
@@ -49,6 +52,11 @@ def _solvers(batch_size: int, budget: float, kind: str) -> dict[str, tuple[str, 
     else:
         gauss = {GAUSS[0]: ("gauss-newton", {}), GAUSS[1]: ("gauss-newton", {"batch_size": batch_size})}
         layered = {"msa": ("msa", {"step_size": 1.0}), "e-msa": ("e-msa", {"rho": 0.1, "inner": 5})}
+        layered |= {
+            f"{name}, {value}": (name, {**layered[name][1], setting: value})
+            for name, (setting, values) in SWEPT.items()
+            for value in values
+        }
     others = {**gauss, "l-bfgs": ("l-bfgs", {}), **layered}
     return {
         label: (name, {"budget": budget, **settings}) for label, (name, settings) in (others | adam).items()
@@ -264,11 +272,7 @@ def table(out: Out) -> None:
         c = row["config"]
         if c["solver"] in _solvers(1, 1.0, c["kind"]):
             cells.setdefault((c["kind"], c["task"], c["seed"]), {})[c["solver"]] = row["result"]
-    cells = {
-        k: v
-        for k, v in cells.items()
-        if all(f"adam, {form}, {r}" in v for form in NAMES for r in RATES[k[0]])
-    }
+    cells = {k: v for k, v in cells.items() if all(label in v for label in _solvers(1, 1.0, k[0]))}
     lines, rows, summary = [], [], []
     for kind in LEVELS:
         chosen = {k[1:]: v for k, v in cells.items() if k[0] == kind}
@@ -296,7 +300,12 @@ def _passes_to(curve: list, level: float) -> float | None:
 
 def _methods(kind: str, runs: dict[str, dict], reach: Callable) -> dict[str, float | None]:
     """Return the passes of each method; of Adam those of its best rate, with hindsight, and the default."""
-    found = {label: reach(run) for label, run in runs.items() if not label.startswith("adam")}
+    found: dict[str, float | None] = {}
+    for label, run in runs.items():
+        if not label.startswith("adam"):
+            name = label.partition(", ")[0] if label.partition(", ")[0] in SWEPT else label
+            reached = [p for p in (found.get(name), reach(run)) if p is not None]
+            found[name] = min(reached, default=None)
     for form, name in NAMES.items():
         reached = [p for rate in RATES[kind] if (p := reach(runs[f"adam, {form}, {rate}"])) is not None]
         found[f"{name}, best of {len(RATES[kind])}"] = min(reached, default=None)
@@ -371,13 +380,14 @@ def _summary(kind: str, rows: list[dict], runs: list[dict]) -> tuple[list[str], 
                     "all": values,
                 }
             lines.append(f"| {ours} | {adam} | " + " | ".join(entries) + " |")
-    lines += ["", "Where each run ended (Adam: the rate with the lowest training loss), means:", ""]
+    lines += ["", "Where each run ended (the rate or step with the lowest training loss), means:", ""]
     lines += [
         "| solver | training loss | held-out loss | held-out accuracy | seconds |",
         "|---|---|---|---|---|",
     ]
     ends = {}
-    for name in [label for label in runs[0] if not label.startswith("adam")] + [f"adam, {f}" for f in NAMES]:
+    alone = [label for label in runs[0] if not label.startswith("adam") and label not in SWEPT_LABELS]
+    for name in [*alone, *(f"adam, {form}" for form in NAMES)]:
         last = [
             min(
                 (run for label, run in all_.items() if label.startswith(name)),
@@ -424,7 +434,7 @@ def _figure(cells: dict, out: Path) -> None:
         runs = cells[min(k for k in cells if k[:2] == (kind, task))]
         for label, run in runs.items():
             style = {"color": "0.7", "lw": 0.8, "ls": "-" if "full" in label else ":"}
-            if not label.startswith("adam"):
+            if not label.startswith("adam") and label not in SWEPT_LABELS:
                 style = {"label": label, "lw": 1.5}
             place.plot(*zip(*run["curve"], strict=True), **style)
         place.set(title=task, xlabel="passes over the training set", ylabel="training loss", yscale="log")

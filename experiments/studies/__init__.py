@@ -7,10 +7,22 @@ from experiments.studies import (
     efficiency,
     performance,
     prediction,
+    scale,
+    subspace,
     transfer,
 )
 
 STUDIES = {
     module.__name__.rsplit(".", 1)[-1]: module
-    for module in (performance, convergence, efficiency, combinations, transfer, dimension, prediction)
+    for module in (
+        performance,
+        convergence,
+        efficiency,
+        combinations,
+        scale,
+        transfer,
+        dimension,
+        prediction,
+        subspace,
+    )
 }
