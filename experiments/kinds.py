@@ -74,7 +74,7 @@ class Place:
         from deltatheory.problem import Problem
 
         task, length = task or self.task(trial), trial.settings["max_length"]
-        head = _head(delta.backbone, task, min(length, delta.backbone.max_length))
+        head = _head(trial.settings["head"], delta.backbone, task, min(length, delta.backbone.max_length))
         return Problem(delta.backbone, task, delta, head, max_length=length, check=False)
 
 
@@ -96,15 +96,15 @@ def _task(path: str, train: int | None, dev: int | None, test: int | None) -> An
     return replace(task, dev=task.dev.subset(range(min(dev or len(task.dev), len(task.dev)))))
 
 
-_heads: dict[tuple[int, int, int], tuple[Any, Any, Any]] = {}  # its values keep alive what the keys number
+_heads: dict[tuple, tuple[Any, Any, Any]] = {}  # its values keep alive what the keys number
 
 
-def _head(backbone: Any, task: Any, max_length: int) -> Any:
+def _head(kind: str, backbone: Any, task: Any, max_length: int) -> Any:
     from deltatheory.heads import make_head
 
-    key = id(backbone), id(task), max_length
+    key = kind, id(backbone), id(task), max_length
     if key not in _heads:
-        head = make_head("label-words", backbone, task, max_length=max_length)
+        head = make_head(kind, backbone, task, max_length=max_length)
         _heads[key] = head, backbone, task
     return _heads[key][0]
 
@@ -202,6 +202,7 @@ def dimension(trial: Trial, place: Place) -> dict[str, Any]:
         place.backbone(trial.model),
         place.task(trial),
         criterion=Criterion(baseline=settings["baseline"]),
+        head=settings["head"],
         steps=settings["steps"],
         batch_size=settings["batch_size"],
         train_examples=None,

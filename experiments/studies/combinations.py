@@ -11,10 +11,10 @@ from experiments.page import Findings, Table
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import (
     BUDGET,
-    DATA,
     METHODS,
     Method,
     check_order,
+    data,
     grid,
     interval,
     joint,
@@ -55,7 +55,7 @@ def _sequence(
     rates = [tuned(scope, model, method, known)[0] for method in pair]
     if None in rates:
         return None
-    settings = {**DATA, **BUDGET, "learning_rates": rates}
+    settings = {**data(model), **BUDGET, "learning_rates": rates}
     return Trial("sequence", model, task.name, "combined", _joined(pair, " then ").options, seed, settings)
 
 

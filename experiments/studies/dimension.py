@@ -9,7 +9,7 @@ import numpy as np
 from deltatheory.report.page import COLOURS, style
 from experiments.page import Findings, Table
 from experiments.scope import Scope, TaskInfo
-from experiments.studies.methods import BUDGET, DATA, METHODS, results, training, tuned
+from experiments.studies.methods import BUDGET, METHODS, data, results, training, tuned
 from experiments.trial import Known, Trial
 
 CLAIM = (
@@ -30,7 +30,7 @@ def trial(scope: Scope, model: str, task: TaskInfo, known: Known) -> Trial | Non
     baseline = float(np.mean([r["test"] for r in found]))
     budget = {key: BUDGET[key] for key in ("steps", "batch_size")}
     return Trial(
-        "dimension", model, task.name, settings={**DATA, **budget, "runs": _RUNS, "baseline": baseline}
+        "dimension", model, task.name, settings={**data(model), **budget, "runs": _RUNS, "baseline": baseline}
     )
 
 

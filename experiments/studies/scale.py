@@ -12,7 +12,7 @@ from experiments.page import Findings, Table, Verdict
 from experiments.scope import Scope
 from experiments.studies import dimension
 from experiments.studies.convergence import steps_of_loss
-from experiments.studies.methods import METHODS, Method, grid, interval, table_of, with_interval
+from experiments.studies.methods import FAMILY, METHODS, Method, grid, interval, table_of, with_interval
 from experiments.trial import Known, Trial
 
 CLAIM = (
@@ -30,7 +30,7 @@ LABELS = [method.label for method in METHODS_HERE]
 
 def family(scope: Scope) -> Scope:
     """Return the scope on backbones that name their size, as gpt-0.3M, the smallest first."""
-    sizes = {m: float(found[1]) for m in scope.models if (found := re.fullmatch(r"gpt-([\d.]+)M", m))}
+    sizes = {m: float(found[1]) for m in scope.models if (found := re.fullmatch(rf"{FAMILY}([\d.]+)M", m))}
     return replace(scope, models=tuple(sorted(sizes, key=lambda m: sizes[m])))
 
 

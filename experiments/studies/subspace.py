@@ -10,9 +10,9 @@ from experiments.page import Findings, Table, Verdict
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import (
     BUDGET,
-    DATA,
     METHODS,
     Method,
+    data,
     frozen,
     interval,
     joint,
@@ -45,7 +45,7 @@ def trial(scope: Scope, model: str, known: Known) -> Trial | None:
     if len(sources) < 3 or not targets or None in rates.values():
         return None
     settings = {
-        **DATA,
+        **data(model),
         **BUDGET,
         "sources": [t.name for t in sources],
         "targets": [t.name for t in targets],

@@ -9,7 +9,7 @@ import numpy as np
 from deltatheory.report.page import COLOURS, style
 from experiments.page import Findings, Table
 from experiments.scope import Scope, TaskInfo
-from experiments.studies.methods import BUDGET, DATA, METHODS, frozen, interval, joint, spearman, tuned
+from experiments.studies.methods import BUDGET, METHODS, data, frozen, interval, joint, spearman, tuned
 from experiments.trial import Known, Trial
 
 CLAIM = (
@@ -27,7 +27,7 @@ def trial(scope: Scope, model: str, task: TaskInfo, known: Known) -> Trial | Non
     if rate is None:
         return None
     targets = [other.name for other in scope.tasks]
-    settings = {**DATA, **BUDGET, "learning_rate": rate, "targets": targets}
+    settings = {**data(model), **BUDGET, "learning_rate": rate, "targets": targets}
     return Trial("transfer", model, task.name, LORA.delta, {}, scope.seeds[0], settings)
 
 
@@ -35,7 +35,7 @@ def kernel(model: str, task: TaskInfo) -> Trial:
     """Return the trial that predicts from kernels, and sketches that of LoRA."""
     some = [m for m in METHODS if m.label != "prompt"]  # a prompt has a reference point of its own
     settings = {
-        **DATA,
+        **data(model),
         "train": 256,
         "deltas": [m.delta for m in some],
         "options": {m.delta.partition(":")[0]: dict(m.options) for m in some if m.options},

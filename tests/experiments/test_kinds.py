@@ -1,0 +1,99 @@
+"""All studies on tiny networks, from the first trial to the page."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tiny_models import tiny
+from tiny_problems import toy_task
+
+from deltatheory.results import ResultLog
+from experiments.kinds import KINDS, Place
+from experiments.page import write_page
+from experiments.runner import LOG, Local, run
+from experiments.scope import Scope, TaskInfo
+from experiments.studies import STUDIES, methods
+from experiments.studies.convergence import steps_of_loss, steps_to_90
+from experiments.trial import Known
+
+NAMES = ["some/a", "some/b", "some/c", "some/d"]
+FAMILIES = [1, 4, 5, 0]  # three of the calibration half, one held out
+TASKS_HERE = [TaskInfo(n, "c", f"family {i}", 0.5) for n, i in zip(NAMES, FAMILIES, strict=True)]
+SCOPE = Scope(("gpt-1M",), tuple(TASKS_HERE), (0,))
+KINDS_OF = {
+    "performance": {"frozen", "train"},
+    "convergence": {"frozen", "train"},
+    "efficiency": {"frozen", "train"},
+    "combinations": {"frozen", "train", "sequence"},
+    "scale": {"frozen", "train", "dimension"},
+    "transfer": {"frozen", "train", "transfer", "kernel"},
+    "dimension": {"train", "dimension"},
+    "prediction": {"frozen", "train", "transfer", "kernel", "dimension"},
+    "subspace": {"frozen", "train", "subspaces"},
+}
+
+
+class Tiny(Place):
+    """Networks and tasks of the tests under the names of the scope."""
+
+    def backbone(self, name):
+        return BACKBONES[name]
+
+    def task(self, trial):
+        return TASKS[trial.task]
+
+
+BACKBONES = {"gpt-1M": tiny("gpt2")}
+TASKS = {name: replace(toy_task(2, train=24, test=60), name=name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The log of all studies."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(methods.BUDGET, "steps", 20)
+        patch.setitem(methods.BUDGET, "batch_size", 4)
+        patch.setitem(methods.BUDGET, "evaluate_every", 10)
+        patch.setitem(methods.DATA, "max_length", 12)
+        patch.setattr(methods, "RATES", (1e-3, 3e-3, 1e-2))
+        patch.setattr(methods, "_FIRST", 1)
+        patch.setattr(methods, "_TUNING_TASKS", 1)
+        left = {
+            name: run(study, SCOPE, folder, Tiny(), Local(), say=lambda _: None)
+            for name, study in STUDIES.items()
+        }
+        rows = ResultLog(folder / LOG).rows()
+        errors = [r["result"]["error"] for r in rows if "error" in r["result"]]
+        assert not errors
+        assert set(left.values()) == {0}
+        for name, study in STUDIES.items():
+            write_page(name, study, SCOPE, folder)
+        yield folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_study_runs_and_speaks(folder):
+    known = Known.read(ResultLog(folder / LOG))
+    kinds = {row["config"]["kind"] for row in ResultLog(folder / LOG).rows()}
+    assert kinds == set(KINDS)
+    for name, study in STUDIES.items():
+        assert {trial.kind for trial in study.trials(SCOPE, known)} == KINDS_OF[name]
+        result = json.loads((folder / name / "result.json").read_text())
+        assert result["numbers"], name
+        assert result["verdict"] in ("agrees", "disagrees", "undecided")
+        assert (
+            "<svg" in (folder / name / "report.html").read_text() or not study.findings(SCOPE, known).figures
+        )
+
+
+def test_steps_to_90_percent_are_those_of_a_hand():
+    dev = [[6, 0.5, 1.0], [12, 0.85, 0.6], [18, 0.9, 0.5], [24, 0.88, 0.4]]
+    assert steps_to_90({"dev": dev}, 0.5) == 18  # 0.5 + 0.9 x 0.4 = 0.86
+    assert steps_to_90({"dev": dev}, 0.3) == 12  # 0.3 + 0.9 x 0.6 = 0.84
+    assert steps_to_90({"dev": dev}, 0.89) is None
+    falling = [1.0 - 0.01 * i for i in range(100)]
+    assert steps_of_loss(falling) == 81  # of 90 windows, nine tenths of the way
+    assert steps_of_loss([1.0] * 40) is None
+    assert steps_of_loss(falling[:10]) is None
