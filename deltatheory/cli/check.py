@@ -45,17 +45,18 @@ def check(
 
         from deltatheory.problem import load_problem
         from deltatheory.results import provenance, write_json
-        from deltatheory.testing.on_models import ON_MODELS, check_on_model
+        from deltatheory.testing.on_models import check_on_model, measured
 
+        wanted = measured(ids or ())  # a typo is told before anything is loaded
         problem = load_problem(
             model, task, delta, options_of(option or []), head=head, max_length=max_length, device=device
         )
-        with tqdm(disable=not progress, total=len(ids or ON_MODELS), unit="theorem") as bar:
+        with tqdm(disable=not progress, total=len(wanted), unit="theorem") as bar:
 
             def count(_: Row) -> None:
                 bar.update()
 
-            rows = check_on_model(problem, ids or None, seed=seed, on_row=count)
+            rows = check_on_model(problem, wanted, seed=seed, on_row=count)
         settings = {**problem.identity(), "seed": seed}
         write_json(
             out / "check.json",

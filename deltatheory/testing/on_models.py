@@ -12,7 +12,7 @@ from deltatheory.testing import on_linearised, on_network
 from deltatheory.testing.measuring import Measurement, Probe
 from deltatheory.theorems import THEOREMS, get_theorem
 
-__all__ = ["ON_MODELS", "Row", "check_on_model"]
+__all__ = ["ON_MODELS", "Row", "check_on_model", "measured"]
 
 ON_MODELS: dict[str, Callable[[Probe], Measurement]] = {
     id: measure
@@ -56,6 +56,27 @@ class Row:
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
+def measured(ids: Sequence[str] = ()) -> list[str]:
+    """Return the theorems that are measured on models, of these: all by default.
+
+    Args:
+        ids: of theorems, or of statements: "T04" stands for its parts T04a and T04b.
+
+    Raises:
+        ValueError: for an id that is unknown, or of which nothing is measured.
+    """
+    found: list[str] = []
+    for id in ids:
+        parts = (
+            [id] if id in THEOREMS else [part for part in THEOREMS if part[:-1] == id and part[-1].isalpha()]
+        )
+        here = [part for part in parts or [get_theorem(id).id] if part in ON_MODELS]
+        if not here:
+            raise ValueError(f"id={id!r}: not measured on models; these are: {', '.join(sorted(ON_MODELS))}.")
+        found += [part for part in here if part not in found]
+    return found or [id for id in THEOREMS if id in ON_MODELS]
+
+
 def check_on_model(
     problem: Problem,
     ids: Sequence[str] | None = None,
@@ -70,7 +91,7 @@ def check_on_model(
 
     Args:
         problem: any; a backbone with separate query, key and value maps fills all rows.
-        ids: keys of `ON_MODELS`; all by default.
+        ids: as in `measured`; all by default.
         seed: of all random directions.
         on_row: called with every row, for progress.
 
@@ -80,19 +101,15 @@ def check_on_model(
     Raises:
         ValueError: for a theorem that is unknown or has no measurement, or fewer than 4 training examples.
     """
-    for id in ids or ():
-        get_theorem(id)
-        if id not in ON_MODELS:
-            raise ValueError(f"id={id!r}: not measured on models; these are: {', '.join(sorted(ON_MODELS))}.")
+    wanted = measured(ids or ())
     if len(problem.train) < 4:
         raise ValueError(f"problem: {len(problem.train)} training examples; at least 4 are needed.")
     probe = Probe(problem, seed)
     rows = []
-    for id in THEOREMS if ids is None else ids:
-        if id in ON_MODELS:
-            rows.append(_row(id, probe))
-            if on_row:
-                on_row(rows[-1])
+    for id in wanted:
+        rows.append(_row(id, probe))
+        if on_row:
+            on_row(rows[-1])
     return sorted(rows, key=lambda row: not row.vacuous)
 
 
@@ -100,11 +117,11 @@ def _row(id: str, probe: Probe) -> Row:
     theorem = get_theorem(id)
     about = (id, theorem.name, str(theorem.status), theorem.kind)
     try:
-        measured = ON_MODELS[id](probe)
+        found = ON_MODELS[id](probe)
     except ValueError as error:
         return Row(*about, f"not applicable: {error}", math.nan, math.nan, math.nan, None, False)
-    result = theorem.compare(measured.sides)
+    result = theorem.compare(found.sides)
     vacuous = theorem.kind != "identity" and result.ratio < _SAYS_NOTHING
-    if measured.trivial is not None:
-        vacuous = vacuous or result.right >= measured.trivial
-    return Row(*about, measured.hypotheses, result.left, result.right, result.ratio, result.holds, vacuous)
+    if found.trivial is not None:
+        vacuous = vacuous or result.right >= found.trivial
+    return Row(*about, found.hypotheses, result.left, result.right, result.ratio, result.holds, vacuous)

@@ -97,7 +97,7 @@ T18 = register(
                 edited(_coins, range=F(5)),
             ),
         ),
-        mutant=Mutant("4n in place of 2n", lambda x: _occam(x, 8), _coins),
+        mutant=Mutant("8n in place of 2n", lambda x: _occam(x, 8), _coins),
         proof="Hoeffding for each code, union over all codes.",
         source="classical (Blumer et al. 1987)",
         status=Status(Evidence.ENUMERATED, "180 binomial cases, n <= 30, up to 8 codes"),

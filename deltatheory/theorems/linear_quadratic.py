@@ -346,6 +346,6 @@ X2 = register(
         extremal=_slowest,
         proof="In the eigenbasis of W.",
         source="classical; Jacot et al. 2018",
-        status=searched(),
+        status=searched(19),
     )
 )

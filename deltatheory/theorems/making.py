@@ -56,9 +56,14 @@ def scaled(sides: SidesFunction, factor: Any, instance: Maker) -> Mutant:
     return Mutant(f"right side times {float(factor)!r}", mutant, instance)
 
 
-def searched() -> Status:
-    """Return the status of a bound with a short proof, evaluated exactly on sampled instances."""
-    return Status(Evidence.SEARCHED, f"{SEARCHED} exact instances")
+def searched(close: int = 0) -> Status:
+    """Return the status of a bound with a short proof, evaluated exactly on sampled instances.
+
+    Args:
+        close: on how many of them the sides are equal, or too near for the intervals to tell.
+    """
+    rest = f", {close} too close to tell" if close else ""
+    return Status(Evidence.SEARCHED, f"{SEARCHED} exact instances{rest}")
 
 
 def certified(detail: str) -> Status:

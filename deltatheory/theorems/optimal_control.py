@@ -380,6 +380,6 @@ T33 = register(
         extremal=lambda seed: _scalar_net(seed, 2),
         proof="Expand Φ at x_T; carry p·δ back through the layers; the first step has no drift yet.",
         source="own, with explicit constants; after Li et al. 2017, Li and Hao 2018",
-        status=searched(),
+        status=searched(8),
     )
 )

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from tiny_problems import toy_problem
+from typer.testing import CliRunner
 
 from deltatheory.testing import on_models
 from deltatheory.testing.measuring import Probe, operator_norm
-from deltatheory.testing.on_models import ON_MODELS, check_on_model
+from deltatheory.testing.on_models import ON_MODELS, check_on_model, measured
 from deltatheory.theorems import THEOREMS
 
 
@@ -78,6 +79,27 @@ def test_unknown_ids_are_told() -> None:
         check_on_model(problem, ["T99"])
     with pytest.raises(ValueError, match="not measured on models"):
         check_on_model(problem, ["T08"])
+
+
+def test_a_statement_stands_for_its_parts() -> None:
+    assert measured(["T04", "T02", "T04b"]) == ["T04a", "T04b", "T02"]
+    assert measured(["T01"]) == ["T01a", "T01b"]  # T01c is not measured
+    assert set(measured()) == set(ON_MODELS)
+    for unknown in ("T0", "", "T04z"):
+        with pytest.raises(ValueError, match="no such theorem"):
+            measured([unknown])
+
+
+def test_the_command_tells_a_typo_before_it_loads_a_model(monkeypatch) -> None:
+    from deltatheory.cli import app
+
+    def load(*_args, **_options):
+        raise AssertionError
+
+    monkeypatch.setattr("deltatheory.problem.load_problem", load)
+    done = CliRunner().invoke(app, ["check", "T99"])
+    assert done.exit_code == 2
+    assert "Error: id='T99': no such theorem" in done.stderr
 
 
 def test_operator_norm_is_the_largest_singular_value() -> None:
