@@ -63,7 +63,7 @@ def control(
 
             def show(row: dict[str, Any]) -> None:
                 bar.update()
-                bar.set_postfix(loss=f"{row['cost']:.4f}", passes=f"{row['passes']:.0f}")
+                bar.set_postfix(objective=f"{row['cost']:.4f}", passes=f"{row['passes']:.0f}")
 
             result = design_controller(
                 model,
@@ -85,7 +85,7 @@ def control(
     print_table(_layers(result))
     print(f"Status: {result.status}{'. ' + result.remedy if result.remedy else ''}")
     scores = f"{result.frozen['accuracy']:.3f} frozen, {result.test['accuracy']:.3f} under control"
-    print(f"Test accuracy: {scores}; training loss {result.cost:.4f}; energy {result.energy:.3g}")
+    print(f"Test accuracy: {scores}; objective {result.cost:.4f}; energy |δ|² {result.energy:.3g}")
     print(f"Report: {out / 'report.html'}")
 
 

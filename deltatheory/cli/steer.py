@@ -32,7 +32,8 @@ def steer(
     steps: Annotated[int, Option(help="Of that training.")] = 60,
     learning_rate: Annotated[float, Option(help="Of that training.")] = 1e-2,
     controller: Annotated[
-        list[str] | None, Option(help="none, tuned, robust-prefix, pid, lqr; all by default.")
+        list[str] | None,
+        Option(help="none, tuned, robust-prefix, pid, lqr; all that the delta takes by default."),
     ] = None,
     disturbance: Annotated[
         list[str] | None, Option(help="substitutions, typos, trigger, noise; all by default.")
@@ -56,11 +57,11 @@ def steer(
 
         from deltatheory.control.disturbances import DISTURBANCES
         from deltatheory.control.robustness import steer_task
-        from deltatheory.control.steering import CLEAN, CONTROLLERS, SteeringRow
+        from deltatheory.control.steering import CLEAN, SteeringRow
         from deltatheory.training import Training
 
-        controllers, disturbances = controller or list(CONTROLLERS), disturbance or list(DISTURBANCES)
-        with tqdm(disable=not progress, total=len(controllers) * (1 + len(disturbances)), unit="row") as bar:
+        disturbances = disturbance or list(DISTURBANCES)
+        with tqdm(disable=not progress, unit="row") as bar:
 
             def count(_: SteeringRow) -> None:
                 bar.update()
@@ -72,7 +73,7 @@ def steer(
                 options_of(option or []),
                 tuned=tuned,
                 training=Training(steps=steps, learning_rate=learning_rate, seed=seed),
-                controllers=controllers,
+                controllers=controller,
                 disturbances=disturbances,
                 examples=train_examples,
                 test_examples=test_examples,

@@ -208,11 +208,12 @@ def _by_torch(
         return z.expand(shape).clone(), unit.expand(shape).clone()
 
     def jacobian(f: Callable[[Tensor], Tensor], z: Tensor) -> ndarray:
-        return autodiff.jvp(f, *units(z))[1].movedim(0, -1).numpy()
+        return autodiff.jvp(f, *units(z))[1].movedim(0, -1).numpy(force=True)
 
     def second(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[ndarray, ndarray]:
         total = lambda y: f(y).sum()  # noqa: E731
-        return autodiff.grad(total, z).numpy(), autodiff.hvp(total, *units(z)).movedim(0, -1).numpy()
+        hessian = autodiff.hvp(total, *units(z)).movedim(0, -1)
+        return autodiff.grad(total, z).numpy(force=True), hessian.numpy(force=True)  # zeros may be lazy
 
     def joined(x: ndarray, u: ndarray) -> Tensor:
         return torch.from_numpy(np.concatenate([x, u], axis=-1))

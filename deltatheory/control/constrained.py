@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
-from deltatheory.control.objective import DeltaSolver, Objective, Run
+from deltatheory.control.objective import DeltaSolver, Objective, Run, require_finite
 from deltatheory.control.solution import Status
 from deltatheory.deltas import Delta, PrefixTuning, PromptTuning
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
@@ -60,6 +60,7 @@ class MinimumEnergy(DeltaSolver):
                 f"targets has shape {tuple(targets.shape)}: allowed are one number and {found.values.shape}."
             )
         while True:
+            require_finite(found.values)
             miss = (found.values - targets).flatten()
             largest = float(miss.abs().max())
             price, solved = objective.price(delta), float(found.solved.double().mean())
@@ -68,6 +69,7 @@ class MinimumEnergy(DeltaSolver):
             if run.spent:
                 return Status.BUDGET, f"targets missed by up to {largest:.3g}: raise the budget"
             rows = found.rows().flatten(0, 1).double()
+            require_finite(rows)
             wanted = rows @ delta.double() - miss
             values, vectors = torch.linalg.eigh(rows @ rows.T)
             kept = values > _RANK * values[-1]
@@ -233,6 +235,7 @@ class Constrained(DeltaSolver):
         values, solved, rows = self._half_spaces(run, delta)
         jacobian = None
         while True:
+            require_finite(values)
             short = float((self.margin - values).clamp(min=0).max())
             price = run.objective.price(delta)
             run.record(delta, price, solved, miss=short, radius=None if math.isinf(radius) else radius)
@@ -240,13 +243,19 @@ class Constrained(DeltaSolver):
             if run.spent:
                 return Status.BUDGET, f"targets missed by up to {short:.3g}: raise the budget"
             jacobian = rows() if jacobian is None else jacobian
+            require_finite(jacobian)
             found = _subproblem(jacobian, values - self.margin, delta, self.bounds, penalty, radius)
-            if found is None:
+            if isinstance(found, str):
                 if radius < math.inf:
                     radius *= 10
                     continue
-                names = ", ".join(bound.name for bound in self.bounds)
-                return Status.INFEASIBLE, f"no δ keeps within all of the bounds {names}: loosen one"
+                if found == "infeasible":
+                    names = ", ".join(bound.name for bound in self.bounds)
+                    return Status.INFEASIBLE, f"no δ keeps within all of the bounds {names}: loosen one"
+                return Status.ILL_CONDITIONED, (
+                    f"the cone program has no answer ({found}): its numbers are too far apart; lower margin, "
+                    f"now {self.margin:g}, or penalty, now {penalty:g}"
+                )
             trial, multipliers, prices, promised = found
             run.details.update(multipliers=multipliers, bound_multipliers=prices, miss=short)
             merit = price + penalty * float((self.margin - values).clamp(min=0).sum())
@@ -293,11 +302,12 @@ def _cells(size: int, bounds: Sequence[NormBound]) -> list[Tensor]:
 
 def _subproblem(
     rows: Tensor, slack: Tensor, delta: Tensor, bounds: Sequence[NormBound], penalty: float, radius: float
-) -> tuple[Tensor, Tensor, list[float], float] | None:
+) -> tuple[Tensor, Tensor, list[float], float] | str:
     """Solve min ½|x|² + ρ Σ max(0, -(slack + rows (x - δ))) under the bounds and |x - δ| ≤ radius.
 
     Returns:
-        x, the multipliers of the half-spaces and of the bounds, and the value; `None` if nothing is feasible.
+        x, the multipliers of the half-spaces and of the bounds, and the value; the status of the cone solver
+        if it has no answer, "infeasible" if nothing keeps within the bounds.
 
     Raises:
         ImportError: without cvxpy.
@@ -342,9 +352,12 @@ def _subproblem(
     within = [] if math.isinf(radius) else [cp.norm(x - point) <= radius]
     constraints = [half_spaces, *(c for c in cones if c is not None), *within]
     program = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x) + penalty * cp.sum(missing)), constraints)
-    program.solve(solver=cp.CLARABEL)
+    try:
+        program.solve(solver=cp.CLARABEL)
+    except cp.SolverError:
+        return "solver error"
     if x.value is None or program.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
-        return None
+        return program.status.removesuffix("_inaccurate")
     best = torch.zeros_like(here)
     answer = torch.from_numpy(x.value).to(here)
     for j, (cell, basis) in enumerate(bases):

@@ -15,7 +15,7 @@ from deltatheory.control.layered import LayeredSystem
 from deltatheory.control.pontryagin import MaximumPrinciple, maximum_principle
 from deltatheory.control.reachability import Gramian, MinimumEnergy, minimum_energy, output_gramian
 from deltatheory.control.solution import Solution
-from deltatheory.control.solve import solve
+from deltatheory.control.solve import make_solver, solve
 from deltatheory.deltas import split_size
 from deltatheory.peft_adapters import to_peft
 from deltatheory.problem import Problem, load_problem
@@ -171,6 +171,8 @@ def design_controller(
         seed=seed,
         device=device,
     )
+    settings = dict(settings or {})
+    make_solver(problem, solver, settings, energy=energy)  # bad settings are refused before all the work
     backbone, tuned, task = problem.backbone, problem.delta, problem.task
     clock = _Clock(problem)
     origin = tuned.initial()
@@ -186,7 +188,7 @@ def design_controller(
     )
     reach = minimum_energy(gramian, torch.full_like(gramian.start, _MARGIN))
     clock.lap("analysis at zero")
-    solution = solve(problem, solver, energy=energy, on_step=on_step, **(settings or {}))
+    solution = solve(problem, solver, energy=energy, on_step=on_step, **settings)
     clock.lap("solver")
     after = maximum_principle(system, system.split(solution.value))
     error = _linearization_error(problem, solution.value)
@@ -214,7 +216,7 @@ def design_controller(
         files=_save(folder, problem, solution),
         settings={
             **problem.identity(),
-            "solver": {"name": solver, **(settings or {})},
+            "solver": {"name": solver, **settings},
             "energy": energy,
             "seed": seed,
             "examples": len(problem.train),

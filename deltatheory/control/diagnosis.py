@@ -47,7 +47,7 @@ class Finding:
     Attributes:
         fault: what it would be.
         verdict: "found", "not found", or "not applicable".
-        number: what shows it.
+        number: what shows it; `None` also where that is infinite.
         limit: found where the number is above.
         says: what the number is, in a sentence.
         remedy: what to do; empty where nothing was found.
@@ -112,7 +112,8 @@ def diagnose(
         on_finding: called with each finding.
 
     Raises:
-        ValueError: for a δ of another length, or fewer than 2 examples, or no step.
+        ValueError: for a δ of another length, or where outputs are not finite, fewer than 2 examples, no
+            step, or a learning rate out of range.
     """
     origin = problem.delta.initial() if delta is None else delta
     if origin.shape != (problem.delta.size,):
@@ -121,9 +122,18 @@ def diagnose(
         raise ValueError(
             f"steps={steps}, examples={examples}: at least 1 step, and 2..{len(problem.train)} examples."
         )
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate={learning_rate}: must be above 0.")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate}: must be finite and above 0.")
     began, before = time.perf_counter(), problem.passes
+    batch, _ = problem.batch(problem.train, range(examples))
+    with torch.no_grad():
+        broken = int((~problem.logits(origin, batch).isfinite()).any(1).sum())
+    problem.passes += FORWARD * examples
+    if broken:
+        raise ValueError(
+            f"delta: the outputs of {broken} of {examples} examples are not finite there; look for NaN in "
+            "the weights, or take δ from before the run diverged, and a lower learning rate."
+        )
     findings = []
 
     def checks() -> Iterator[Finding]:
@@ -226,8 +236,9 @@ def diagnose_task(
 
 
 def _finding(fault: str, number: float, limit: float, says: str, remedy: str) -> Finding:
-    found = not number <= limit  # NaN is found
-    return Finding(fault, "found" if found else "not found", number, limit, says, remedy if found else "")
+    found = not number <= limit
+    shown = number if math.isfinite(number) else None
+    return Finding(fault, "found" if found else "not found", shown, limit, says, remedy if found else "")
 
 
 def _change(one: Tensor, other: Tensor) -> float:

@@ -52,17 +52,16 @@ def descend(
         batch_size: examples a step; `None` for all.
         seed: of the order of mini-batches.
     """
-    count, first = run.objective.count, None
+    count, norms = run.objective.count, []
     recent: deque[tuple[float, float]] = deque(maxlen=1 if batch_size is None else -(-count // batch_size))
     for places in batches(run, batch_size, seed):
         cost, metric, gradient = run.objective.gradient(delta, places)
         recent.append((cost, metric))
         means = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
         run.record(delta, *means, exact=places is None)
-        norm = float(gradient.norm())
-        first = norm if first is None else first
-        if places is None and norm <= solver.tolerance * first:
-            return Status.CONVERGED, ""
+        norms.append(float(gradient.norm()))
+        if places is None and (end := solver.settled(norms)):
+            return end
         if solver.over(run):
             return Status.BUDGET, _SPENT
         delta.grad = gradient
@@ -141,7 +140,7 @@ class LBFGS(Minimizer):
             cost, metric, delta.grad = run.objective.gradient(delta)
             run.record(delta, cost, metric)
             norms.append(float(delta.grad.norm()))
-            if norms[-1] <= self.tolerance * norms[0] or self.over(run):
+            if self.settled(norms) or self.over(run):
                 raise _Over
             return torch.tensor(cost, dtype=torch.float64)
 
@@ -157,7 +156,5 @@ class LBFGS(Minimizer):
         try:
             optimizer.step(closure)
         except _Over:
-            if norms[-1] <= self.tolerance * norms[0]:
-                return Status.CONVERGED, ""
-            return Status.BUDGET, "raise the budget, or take another solver"
+            return self.settled(norms) or (Status.BUDGET, "raise the budget, or take another solver")
         return Status.STALLED, "the line search found nothing lower: take float64, or another solver"

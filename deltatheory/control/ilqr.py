@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from deltatheory.control.analytic import AnalyticSystem, Expansion
 from deltatheory.control.riccati import Backward, recursion
+from deltatheory.control.settings import check_settings
 from deltatheory.control.solution import Solution, Status
 
 __all__ = ["DDP", "ILQR"]
@@ -24,8 +25,9 @@ _REMEDIES = {  # from the best to the worst
         "them out to compare), or the functions are not smooth"
     ),
     Status.ILL_CONDITIONED: (
-        "R + BᵀPB is not positive definite under any regularization: look for costs whose second derivatives "
-        "are infinite or of hugely different sizes, and rescale states and controls"
+        "R + BᵀPB is not positive definite where the iterations end, and regularization finds no lower cost: "
+        "the cost is not convex in the controls, which may sit at a bound or at a saddle. Give them a larger "
+        "positive cost, or rescale states and controls if second derivatives differ hugely or are infinite"
     ),
     Status.DIVERGED: (
         "states, costs or derivatives are not finite along the trajectory: pass `initial` controls that keep "
@@ -57,12 +59,7 @@ class _Iterative:
     _exact: ClassVar[tuple[bool, ...]] = (False,)
 
     def __post_init__(self) -> None:
-        for name in ("max_iterations", "step_sizes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: allowed is at least 1.")
-        for name in ("tolerance", "regularization"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: allowed is above 0.")
+        check_settings(self, ("max_iterations", "tolerance", "step_sizes", "regularization"))
 
     def solve(
         self,
@@ -203,6 +200,8 @@ class _Run:
             gradient = model.gradient[..., self.n :]
             gradient = gradient + (costates[1:, :, None, :] @ model.F[..., self.n :])[..., 0, :]
             backward = self._backward(self.X, self.U, model, np.zeros_like(self.mu))
+        stalled, indefinite = self.status == Status.STALLED, ~np.all(backward.definite, axis=0).any(0)
+        self.status[stalled & indefinite] = Status.ILL_CONDITIONED
         projected = self.U - self._clipped(self.U - gradient)
         worst = max(self.status, key=list(_REMEDIES).index)
         failed = int((self.status != Status.CONVERGED).sum())

@@ -68,8 +68,9 @@ class LayeredSystem(System):
         copies: shape (m,): in how many steps each coordinate of δ acts.
 
     Raises:
-        ValueError: for no example, an index outside the split, a negative energy, or a delta that no cut at
-            the layers expresses, because it acts on a block as a whole (ladder side-tuning).
+        ValueError: for no example, an index outside the split, a negative energy, states that are not finite,
+            or a delta that no cut at the layers expresses, because it acts on a block as a whole (ladder
+            side-tuning).
     """
 
     problem: Problem
@@ -199,6 +200,11 @@ class LayeredSystem(System):
             x = zero[:0]
             for t, where in enumerate(self._coordinates):
                 x = self._step(t, x, torch.zeros_like(zero).index_copy(0, where, delta[where]), few)
+                if not x.isfinite().all():
+                    raise ValueError(
+                        f"problem: what comes out of {self.names[t]!r} is not finite; look for NaN in the "
+                        "weights, or compute in a type with a wider range."
+                    )
             expected = self.problem.logits(delta, few)
         self.problem.passes += 2 * FORWARD * len(few)
         scale = float(expected.abs().max())

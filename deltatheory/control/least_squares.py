@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from deltatheory._shapes import Float
 from deltatheory.control.first_order import batches, descend
-from deltatheory.control.objective import Minimizer, Run
+from deltatheory.control.objective import NO_GRADIENT, Minimizer, Run
 from deltatheory.control.solution import Status
 
 __all__ = ["GaussNewton", "convex_step"]
@@ -126,7 +126,7 @@ class GaussNewton(Minimizer):
         if side == "auto":
             side = "primal" if len(run.value) <= count else "dual"
         base = trial = run.value
-        damping, growth, first, rejected = 0.0, 2.0, None, 0
+        damping, growth, rejected, norms = 0.0, 2.0, 0, []
         ratios: deque[float] = deque(maxlen=round(2 / share))
         for places in batches(run, self.batch_size, self.seed):
             chosen = torch.arange(count) if places is None else torch.tensor(places)
@@ -149,10 +149,11 @@ class GaussNewton(Minimizer):
             if rejected > _REJECTED:
                 return Status.STALLED, "no step lowers the objective: take float64, or an exact derivative"
             if places is None:
-                norm = model.gradient_norm(base, self.energy)
-                first = norm if first is None else first
-                if norm <= self.tolerance * first:
-                    return Status.CONVERGED, ""
+                norms.append(model.gradient_norm(base, self.energy))
+                if end := self.settled(norms):
+                    return end
+            elif not damping > 0:  # NaN where no margin of the batch moves
+                return NO_GRADIENT
             elif ratio is not None:
                 ratios.append(ratio)
                 if len(ratios) == ratios.maxlen and max(ratios) < _POOR:
@@ -204,8 +205,8 @@ class _Model:
 
     def _curvature(self) -> Tensor:
         """Return the diagonal of H: the second derivative of the mean loss in each known margin."""
-        chance = torch.sigmoid(-self.margins[self.known])
-        return chance * (1 - chance) / len(chance)
+        margins = self.margins[self.known]
+        return torch.sigmoid(margins) * torch.sigmoid(-margins) / len(margins)
 
     def metric(self) -> Tensor:
         """Return D."""

@@ -27,7 +27,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -37,7 +37,9 @@ from torch import Tensor
 from deltatheory import autodiff
 from deltatheory._shapes import Float
 from deltatheory.control.layered import LayeredSystem
+from deltatheory.control.objective import NAN_REMEDY, NO_GRADIENT
 from deltatheory.control.pontryagin import Sweep, count, projected, reduced, sweep
+from deltatheory.control.settings import check_settings
 from deltatheory.control.solution import Solution, Status
 from deltatheory.control.system import System
 from deltatheory.problem import BACKWARD
@@ -242,6 +244,7 @@ class Successive(ABC):
             a network have none.
         target: cost at which to stop.
         tolerance: converged where the largest residual of stationarity is below this times that at the start.
+        positive: names of the settings, here and in the subclasses, that must be above 0.
     """
 
     bounds: Bounds = None
@@ -249,18 +252,12 @@ class Successive(ABC):
     budget: float | None = None
     target: float | None = None
     tolerance: float = 1e-5
+    positive: ClassVar[tuple[str, ...]] = ("steps", "budget", "tolerance", "inner", "step_size", "rho")
 
     def __post_init__(self) -> None:
-        for name in self._positive():
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value}: must be above 0.")
+        check_settings(self, self.positive)
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise ValueError(f"bounds={self.bounds}: the first must be below the second.")
-
-    def _positive(self) -> tuple[str, ...]:
-        """Return the settings that must be above 0."""
-        return ("steps", "budget", "tolerance")
 
     @abstractmethod
     def _next(self, system: System, run: Sweep, memory: dict[str, float]) -> Sweep:
@@ -293,12 +290,18 @@ class Successive(ABC):
             cost, residual = float(run.trajectory.cost), max(self._residuals(system, run))
             row = {"iteration": len(history), "cost": cost, "residual": residual}
             row |= {"passes": _passes(system) - spent, "seconds": time.perf_counter() - began, **memory}
+            if not math.isfinite(cost) or not math.isfinite(residual):
+                what = f"residual became {residual}" if math.isfinite(cost) else f"cost became {cost}"
+                end = Status.DIVERGED, f"the {what}: {_DIVERGED if history else NAN_REMEDY}"
+                break
             history.append(row)
             if on_step:
                 on_step(row)
             if cost < float(best.trajectory.cost):
                 best = run
             end = self._end(history, most)
+            if residual == 0 and not history[1:] and isinstance(system, LayeredSystem):
+                end = NO_GRADIENT
             if end is None:
                 previous, run = run, self._next(system, run, memory)
                 end = (Status.STALLED, _STALLED) if run is previous else None
@@ -316,8 +319,6 @@ class Successive(ABC):
 
     def _end(self, history: Sequence[dict[str, Any]], most: float) -> tuple[Status, str] | None:
         first, last = history[0], history[-1]
-        if not math.isfinite(last["cost"]) or not math.isfinite(last["residual"]):
-            return Status.DIVERGED, f"the cost became {last['cost']}: {_DIVERGED}"
         reached = self.target is not None and last["cost"] <= self.target
         if reached or last["residual"] <= self.tolerance * first["residual"]:
             return Status.CONVERGED, ""
@@ -346,9 +347,6 @@ class MSA(Successive):
     step_size: float | Literal["argmin"] = 0.1
     inner: int = 20
 
-    def _positive(self) -> tuple[str, ...]:
-        return (*super()._positive(), "inner", *(() if self.step_size == "argmin" else ("step_size",)))
-
     def _next(self, system: System, run: Sweep, memory: dict[str, float]) -> Sweep:
         if self.step_size == "argmin":
             return sweep(system, minimize_hamiltonian(system, run, bounds=self.bounds, inner=self.inner))
@@ -369,9 +367,6 @@ class EMSA(Successive):
 
     rho: float | StepConstants = 0.01
     inner: int = 10
-
-    def _positive(self) -> tuple[str, ...]:
-        return (*super()._positive(), "inner", *(() if isinstance(self.rho, StepConstants) else ("rho",)))
 
     def _next(self, system: System, run: Sweep, memory: dict[str, float]) -> Sweep:
         before = run.trajectory.cost

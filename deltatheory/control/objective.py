@@ -16,12 +16,29 @@ from torch.nn.functional import cross_entropy
 from deltatheory import autodiff
 from deltatheory._shapes import Bool, Float
 from deltatheory.backbones import Batch
+from deltatheory.control.settings import check_settings
 from deltatheory.control.solution import Solution, Status
 from deltatheory.problem import BACKWARD, FORWARD, Problem, Trainable
 
-__all__ = ["DeltaSolver", "Minimizer", "Objective", "Outputs", "Run"]
+__all__ = [
+    "NAN_REMEDY",
+    "NO_GRADIENT",
+    "DeltaSolver",
+    "Minimizer",
+    "Objective",
+    "Outputs",
+    "Run",
+    "require_finite",
+]
 
 _CHUNK = 32  # examples a pass, sorted by length: less padding
+
+NAN_REMEDY = "look for NaN in the weights, or start from other controls"
+NO_GRADIENT = (  # 0 to the last digit: no optimum looks like that, a δ that moves nothing does
+    Status.ILL_CONDITIONED,
+    "the derivative of the objective is 0 where the run starts, so that no direction is better than another: "
+    "start from another δ, or take another delta, head or examples",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +194,16 @@ def _inverse(order: Sequence[int], wanted: Sequence[int]) -> Tensor:
     return torch.tensor([where[place] for place in wanted])
 
 
+def require_finite(values: Tensor) -> None:
+    """Refuse outputs, or rows of their Jacobian, that are not finite.
+
+    Raises:
+        FloatingPointError: if there are any.
+    """
+    if not values.isfinite().all():
+        raise FloatingPointError(f"outputs, or their derivatives, are not finite: {NAN_REMEDY}")
+
+
 @dataclass(eq=False)
 class Run:
     """One solver at work: the history it writes, and the best δ it met."""
@@ -226,7 +253,8 @@ class Run:
             FloatingPointError: for a cost that is not finite.
         """
         if not math.isfinite(cost):
-            raise FloatingPointError(f"the objective became {cost}: lower the step size")
+            remedy = "lower the step size" if self.history else f"at the start already: {NAN_REMEDY}"
+            raise FloatingPointError(f"the objective became {cost}: {remedy}")
         self.exact = exact
         if not exact or cost < self.cost:
             self.value, self.cost = delta.detach().clone(), cost
@@ -257,10 +285,7 @@ class DeltaSolver(ABC):
     positive: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for name in ("budget", "tolerance", *self.positive):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value}: must be above 0.")
+        check_settings(self, ("budget", "tolerance", *self.positive))
 
     def solve(
         self,
@@ -309,7 +334,7 @@ class Minimizer(DeltaSolver):
     """Minimizes F(δ) = mean cross-entropy + (energy/2)|δ|².
 
     Converged where F is at the target, or, with full batches, |∇F| is below `tolerance` times |∇F| at the
-    start.
+    start, unless that is 0: there δ moves nothing, and the solution says so.
 
     Attributes:
         energy: weight of ½|δ|².
@@ -332,6 +357,12 @@ class Minimizer(DeltaSolver):
 
     def _reached(self, cost: float) -> bool:
         return self.target is not None and cost <= self.target
+
+    def settled(self, norms: Sequence[float]) -> tuple[Status, str] | None:
+        """Return how a full-batch run ends, by |∇F| so far; `None` where it goes on."""
+        if norms[0] == 0:
+            return NO_GRADIENT
+        return (Status.CONVERGED, "") if norms[-1] <= self.tolerance * norms[0] else None
 
     def over(self, run: Run) -> bool:
         """Whether the budget is spent or the last row is at the target."""

@@ -263,18 +263,22 @@ def output_gramian(
     first = next(iter(features.values()))
     parts = {name: part.kernel() for name, part in features.items()}
     total = torch.stack(list(parts.values())).sum(0)
-    if not total.isfinite().all():
-        raise FloatingPointError(
-            "the Jacobian is not finite: look for NaN in the weights, or take another δ."
-        )
     return Gramian(
-        total=total,
+        total=_finite(total),
         start=(first.logits[:, 1:] - first.logits[:, :1]).flatten().double(),
         parts=parts,
         exact=sum(part.rows.shape[-1] for part in features.values()) == problem.delta.size,
         passes=first.passes,
         seconds=first.seconds,
     )
+
+
+def _finite(rows: Tensor) -> Tensor:
+    if not rows.isfinite().all():
+        raise FloatingPointError(
+            "the Jacobian is not finite: look for NaN in the weights, or take another δ."
+        )
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -383,7 +387,8 @@ def estimate_lipschitz(
         seed: of the points.
 
     Raises:
-        ValueError: for a radius that is not positive, or fewer than one draw.
+        ValueError: for a radius that is not positive, fewer than one draw, or a Jacobian of 0 at δ = 0.
+        FloatingPointError: if a Jacobian is not finite.
     """
     for name, value in (("radius", radius), ("draws", draws)):
         if not value > 0:
@@ -392,11 +397,13 @@ def estimate_lipschitz(
     def jacobian(at: Tensor) -> Tensor:
         size = problem.delta.size
         features = tangent_features(problem, train=examples, test=0, outputs=outputs, sketch=size, at=at)
-        return features.rows.flatten(0, 1)
+        return _finite(features.rows).flatten(0, 1)
 
     generator = torch.Generator().manual_seed(seed)
     points = [problem.delta.initial()]
     jacobians = [jacobian(points[0])]
+    if not jacobians[0].any():
+        raise ValueError("problem: its Jacobian at δ = 0 is 0: to first order no control acts.")
     for k in range(draws):
         mixed = jacobians[0].T @ torch.randn(len(jacobians[0]), generator=generator).to(jacobians[0])
         points.append((k + 1) / draws * radius * mixed / mixed.norm())

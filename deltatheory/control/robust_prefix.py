@@ -72,7 +72,10 @@ class RobustPrefix:
     def __post_init__(self) -> None:
         delta = self.problem.delta
         if not isinstance(delta, PrefixTuning) or delta.hidden is not None:
-            raise ValueError(f"problem.delta is {delta.specification()}: give a prefix with hidden=None.")
+            raise ValueError(
+                f"problem.delta is {delta.specification()}, and robust prefix-tuning moves the keys and "
+                "values of a prefix: give a prefix with hidden=None, or leave this controller out."
+            )
         if not 1 <= self.blocks <= len(self.bases):
             raise ValueError(f"blocks={self.blocks}: must lie in 1..{len(self.bases)}.")
         if self.iterations < 1:

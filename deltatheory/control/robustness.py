@@ -8,7 +8,7 @@ from typing import Any
 
 from deltatheory.backbones import Backbone
 from deltatheory.control.disturbances import DISTURBANCES
-from deltatheory.control.steering import CONTROLLERS, SteeringResult, SteeringRow, steer
+from deltatheory.control.steering import SteeringResult, SteeringRow, check_names, steer
 from deltatheory.deltas import split_size
 from deltatheory.problem import load_problem
 from deltatheory.saving import load_delta, save_delta
@@ -26,7 +26,7 @@ def steer_task(
     *,
     tuned: str | Path | None = None,
     training: Training | None = None,
-    controllers: Sequence[str] = tuple(CONTROLLERS),
+    controllers: Sequence[str] | None = None,
     disturbances: Sequence[str] = tuple(DISTURBANCES),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     examples: int | None = None,
@@ -50,7 +50,7 @@ def steer_task(
         tuned: a file with a trained δ of that delta, as `deltatheory train` writes it; it is trained here
             where there is none.
         training: how.
-        controllers: keys of `CONTROLLERS`.
+        controllers: keys of `CONTROLLERS`; all that the delta takes by default.
         disturbances: keys of `DISTURBANCES`.
         settings: controller ↦ its settings.
         examples: training examples; all by default.
@@ -63,8 +63,10 @@ def steer_task(
         on_row: called with each row.
 
     Raises:
-        ValueError: as `load_problem` and `steer`, or for a δ that is not of the delta's size.
+        ValueError: as `load_problem` and `steer`, for a δ that is not of the delta's size, or where the
+            training diverges.
     """
+    check_names(controllers or (), disturbances)
     if split_size(delta)[0] == "prefix":
         options = {"gate": "values", **(options or {})}
     problem = load_problem(
@@ -80,7 +82,10 @@ def steer_task(
         device=device,
     )
     if tuned is None:
-        value = train(problem, training or Training(learning_rate=1e-2, seed=seed)).delta
+        trained = train(problem, training or Training(learning_rate=1e-2, seed=seed))
+        if trained.test is None:
+            raise ValueError(f"training {trained.status}.")
+        value = trained.delta
     else:
         kept, value = load_delta(tuned, problem.backbone)
         asked = problem.delta.specification()

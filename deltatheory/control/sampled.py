@@ -56,7 +56,7 @@ class SampledGaussNewton(Minimizer):
         base = trial = run.value
         largest = torch.zeros_like(base, dtype=torch.float64)
         gradient, cost, metric, predicted = largest, float("inf"), 0.0, 0.0
-        damping, growth, rejected, first = 0.0, 2.0, 0, None
+        damping, growth, rejected, norms = 0.0, 2.0, 0, []
         while True:
             loss, right, finish = token_rows(objective, trial, generator)
             new = loss + objective.price(trial)
@@ -73,10 +73,9 @@ class SampledGaussNewton(Minimizer):
             else:
                 damping, growth, rejected = damping * growth, 2 * growth, rejected + 1
             run.record(base, cost, metric, damping=damping, ratio=ratio)
-            norm = float(gradient.norm())
-            first = norm if first is None else first
-            if norm <= self.tolerance * first:
-                return Status.CONVERGED, ""
+            norms.append(float(gradient.norm()))
+            if end := self.settled(norms):
+                return end
             if self.over(run):
                 return Status.BUDGET, "raise the budget, or take another solver"
             if rejected > _REJECTED:

@@ -101,7 +101,7 @@ def nominal_states(
     if len(found.labels.unique()) < 2:
         raise ValueError(
             f"examples={examples}: the tuned model gets texts of fewer than two classes right; train δ "
-            "longer, or give more examples."
+            "longer or at another learning rate, or give more examples."
         )
     return found
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
@@ -17,9 +18,10 @@ from deltatheory.control.msa import EMSA, MSA
 from deltatheory.control.objective import DeltaSolver, Minimizer
 from deltatheory.control.sampled import SampledGaussNewton
 from deltatheory.control.solution import Solution
+from deltatheory.generation import GenerationProblem
 from deltatheory.problem import Problem, Trainable
 
-__all__ = ["SOLVERS", "solve"]
+__all__ = ["SOLVERS", "make_solver", "solve"]
 
 # In the space of δ, over the layers of a network, and for small systems given as functions.
 SOLVERS: dict[str, type] = {
@@ -34,6 +36,16 @@ SOLVERS: dict[str, type] = {
     "e-msa": EMSA,
     "ilqr": ILQR,
     "ddp": DDP,
+}
+
+# What they solve; a `Problem` where nothing is said.
+_TAKES: dict[type, type] = {
+    SampledGaussNewton: GenerationProblem,
+    Adam: Trainable,
+    SGD: Trainable,
+    LBFGS: Trainable,
+    ILQR: AnalyticSystem,
+    DDP: AnalyticSystem,
 }
 
 
@@ -61,29 +73,46 @@ def solve(
     Raises:
         ValueError: for an unknown solver, a setting that it does not have, or a problem that is not its kind.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver={solver!r}: allowed are {', '.join(SOLVERS)}.")
-    kind = SOLVERS[solver]
-    unknown = sorted(options.keys() - kind.__dataclass_fields__.keys())
-    if unknown:
-        raise ValueError(
-            f"{unknown[0]}: {solver!r} has no such setting; it has {', '.join(kind.__dataclass_fields__)}."
-        )
-    small = issubclass(kind, (ILQR, DDP))
-    if small != isinstance(problem, AnalyticSystem):
-        right = "an AnalyticSystem" if small else "a Problem"
-        raise ValueError(f"problem is a {type(problem).__name__}: {solver!r} takes {right}.")
-    if watch is not None and not issubclass(kind, DeltaSolver):
+    made: Any = make_solver(problem, solver, options, energy=energy)
+    if watch is not None and not issubclass(SOLVERS[solver], DeltaSolver):
         raise ValueError(f"watch: {solver!r} does not take it; solvers in the space of δ do.")
-    if issubclass(kind, Minimizer):
-        options["energy"] = energy
-    elif energy and not issubclass(kind, (MSA, EMSA)):
-        raise ValueError(f"energy={energy}: {solver!r} takes none.")
-    made: Any = kind(**options)
     if isinstance(problem, AnalyticSystem):
         return made.solve(problem, on_step)
     if isinstance(made, DeltaSolver):
         return made.solve(problem, indices, on_step=on_step, watch=watch)
-    if not isinstance(problem, Problem):
-        raise ValueError(f"problem is a {type(problem).__name__}: {solver!r} takes a Problem.")
+    assert isinstance(problem, Problem)  # MSA and E-MSA take nothing else
     return made.solve(LayeredSystem(problem, indices, energy=energy), on_step=on_step)
+
+
+def make_solver(
+    problem: Trainable | AnalyticSystem, solver: str, options: Mapping[str, Any], *, energy: float = 0.0
+) -> Any:
+    """Return a solver with its settings; what does not fit is refused before anything is computed.
+
+    Args:
+        problem: that is to be solved.
+        solver: a key of `SOLVERS`.
+        options: settings of the solver.
+        energy: as in `solve`.
+
+    Raises:
+        ValueError: as `solve`.
+    """
+    fitting = [name for name, kind in SOLVERS.items() if isinstance(problem, _TAKES.get(kind, Problem))]
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r}: allowed are {', '.join(SOLVERS)}.")
+    if solver not in fitting:
+        raise ValueError(
+            f"solver={solver!r}: takes {_TAKES.get(SOLVERS[solver], Problem).__name__}; allowed for "
+            f"{type(problem).__name__} are {', '.join(fitting)}."
+        )
+    kind = SOLVERS[solver]
+    known = [field.name for field in fields(kind) if field.name != "energy"]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise ValueError(f"{unknown[0]}: {solver!r} has no such setting; it has {', '.join(known)}.")
+    if issubclass(kind, Minimizer):
+        return kind(**options, energy=energy)
+    if energy and not issubclass(kind, (MSA, EMSA)):
+        raise ValueError(f"energy={energy}: {solver!r} takes none.")
+    return kind(**options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -19,6 +19,7 @@ from deltatheory.control.disturbances import DISTURBANCES, Disturbance, disturbe
 from deltatheory.control.feedback import LQR, PID, Controller, lqr_gains, steered
 from deltatheory.control.robust_prefix import RobustPrefix, principal_bases
 from deltatheory.control.setpoints import Nominal, Setpoint, make_setpoint, nominal_states
+from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.problem import FORWARD, Problem, Split
 from deltatheory.results import provenance, write_json
 
@@ -163,9 +164,30 @@ def make_policy(
     Raises:
         ValueError: for an unknown name, or settings out of range.
     """
-    if name not in CONTROLLERS:
-        raise ValueError(f"controller={name!r}: allowed are {', '.join(CONTROLLERS)}.")
+    check_names([name], [])
     return CONTROLLERS[name](problem, delta, nominal, **settings)
+
+
+def check_names(controllers: Iterable[str], disturbances: Iterable[str | Disturbance]) -> None:
+    """Refuse a name that is no controller's or no disturbance's, before anything is run.
+
+    Raises:
+        ValueError: for such a name; it says which there are.
+    """
+    for kind, names, known in (
+        ("controller", controllers, CONTROLLERS),
+        ("disturbance", disturbances, DISTURBANCES),
+    ):
+        for name in names:
+            if isinstance(name, str) and name not in known:
+                raise ValueError(f"{kind}={name!r}: allowed are {', '.join(known)}.")
+
+
+def controllers_of(problem: Problem) -> list[str]:
+    """Return the controllers that the problem's delta takes: "robust-prefix" only a prefix without an MLP."""
+    delta = problem.delta
+    raw = isinstance(delta, PrefixTuning) and delta.hidden is None
+    return [name for name in CONTROLLERS if raw or name != "robust-prefix"]
 
 
 @dataclass(frozen=True)
@@ -378,7 +400,7 @@ class SteeringResult:
 def steer(
     problem: Problem,
     delta: Float[Tensor, " m"],
-    controllers: Sequence[str] = tuple(CONTROLLERS),
+    controllers: Sequence[str] | None = None,
     disturbances: Sequence[str | Disturbance] = tuple(DISTURBANCES),
     *,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -397,7 +419,7 @@ def steer(
     Args:
         problem: the task and its backbone.
         delta: δ of the tuned model.
-        controllers: keys of `CONTROLLERS`.
+        controllers: keys of `CONTROLLERS`; all that the delta takes by default.
         disturbances: keys of `DISTURBANCES`, with their defaults, or disturbances.
         settings: controller ↦ its settings, as in `make_policy`; see `tune`.
         split: what is disturbed; the test split by default.
@@ -415,6 +437,8 @@ def steer(
     if not disturbances:
         raise ValueError(f"disturbances: there are none; give some of {', '.join(DISTURBANCES)}.")
     chosen_split: Split = problem.test if split is None else split
+    controllers = controllers_of(problem) if controllers is None else controllers
+    check_names(controllers, disturbances)
     names = [TUNED, *(name for name in controllers if name != TUNED)]
     chosen = {name: dict((settings or {}).get(name, {})) for name in names}
     nominal = nominal_states(problem, delta, examples=examples, batch_size=batch_size)

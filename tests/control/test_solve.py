@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_refused():
         ((problem, "newton"), {}, "gauss-newton, adam"),
         ((problem, "adam"), {"damping": 1.0}, "damping.*learning_rate"),
         ((problem, "ilqr"), {}, "AnalyticSystem"),
-        ((pendulum(), "adam"), {}, "Problem"),
+        ((pendulum(), "adam"), {}, "allowed for AnalyticSystem are ilqr, ddp"),
         ((problem, "constrained"), {"energy": 1.0}, "energy"),
         ((problem, "msa"), {"watch": dict}, "watch"),
     ):

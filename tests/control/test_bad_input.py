@@ -1,0 +1,182 @@
+"""What cannot be solved ends with a status and a remedy, or is refused: never in silence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny
+from tiny_problems import toy_problem, toy_task
+
+from deltatheory.control.analytic import AnalyticSystem
+from deltatheory.control.constrained import Constrained
+from deltatheory.control.design import design_controller
+from deltatheory.control.diagnosis import diagnose
+from deltatheory.control.ilqr import DDP, ILQR
+from deltatheory.control.layered import LayeredSystem
+from deltatheory.control.msa import MSA
+from deltatheory.control.reachability import estimate_lipschitz
+from deltatheory.control.robustness import steer_task
+from deltatheory.control.solution import Status
+from deltatheory.control.solve import solve
+from deltatheory.control.steering import controllers_of
+from deltatheory.training import Training
+
+IN_DELTA = ["gauss-newton", "adam", "sgd", "l-bfgs", "minimum-energy", "constrained"]
+
+
+def prefix(**options):
+    return toy_problem("prefix", length=2, gate="values", **options)
+
+
+def broken():
+    """A network with one NaN in its last block."""
+    problem = prefix()
+    with torch.no_grad():
+        next(iter(problem.backbone.layers[1].parameters())).view(-1)[0] = float("nan")
+    return problem
+
+
+def motionless():
+    """A head of zeros: δ moves no logit."""
+    problem = prefix()
+    problem.head = dataclasses.replace(problem.head, weight=torch.zeros_like(problem.head.weight))
+    return problem
+
+
+@pytest.mark.parametrize("name", IN_DELTA)
+def test_nan_outputs_diverge_and_the_remedy_does_not_blame_the_step(name):
+    solution = solve(broken(), name, range(6), budget=6.0)
+    assert solution.status is Status.DIVERGED
+    assert "look for NaN in the weights" in solution.remedy
+    assert solution.history == []
+
+
+def test_a_step_that_is_too_large_is_blamed():
+    for name, settings in (("adam", {"learning_rate": 1e30}), ("msa", {"step_size": 1e30, "steps": 3})):
+        solution = solve(prefix(), name, range(6), **settings)
+        assert solution.status is Status.DIVERGED
+        assert "step" in solution.remedy
+        assert "weights" not in solution.remedy
+        json.dumps(solution.history, allow_nan=False)
+
+
+def test_the_layer_that_breaks_is_named():
+    with pytest.raises(ValueError, match="comes out of 'block 1' is not finite"):
+        LayeredSystem(broken())
+    with pytest.raises(FloatingPointError, match="Jacobian is not finite"):
+        estimate_lipschitz(broken(), examples=2, radius=1.0)
+    with pytest.raises(ValueError, match="outputs of 6 of 6 examples are not finite"):
+        diagnose(broken(), examples=6)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, {}) for name in IN_DELTA[:4]), ("gauss-newton", {"batch_size": 2}), ("msa", {}), ("e-msa", {})],
+)
+def test_a_start_where_nothing_moves_has_not_converged(name, settings):
+    stuck = solve(motionless(), name, range(6), budget=6.0, **settings)
+    assert stuck.status is Status.ILL_CONDITIONED
+    assert "derivative of the objective is 0" in stuck.remedy
+    assert solve(prefix(), name, range(6), budget=6.0, **settings).status is not Status.ILL_CONDITIONED
+
+
+def test_a_jacobian_of_zero_is_found_and_can_be_written():
+    problem = motionless()
+    finding = diagnose(problem, examples=6).findings[3]
+    assert (finding.fault, finding.verdict, finding.number) == ("ill-conditioned Jacobian", "found", None)
+    json.dumps(dataclasses.asdict(finding), allow_nan=False)
+    with pytest.raises(ValueError, match="Jacobian at δ = 0 is 0"):
+        estimate_lipschitz(problem, examples=2, radius=1.0)
+    with pytest.raises(ValueError, match="learning_rate=inf"):
+        diagnose(prefix(), examples=6, learning_rate=float("inf"))
+
+
+def test_a_cone_program_without_an_answer_does_not_blame_bounds_that_are_not_there():
+    pytest.importorskip("cvxpy")
+    solution = solve(prefix(), "constrained", range(6), margin=1e300, budget=20.0)
+    assert solution.status is Status.ILL_CONDITIONED
+    assert "lower margin" in solution.remedy
+    assert Constrained(margin=0.1, budget=40.0).solve(prefix(), range(2)).status is not Status.ILL_CONDITIONED
+
+
+def small(step, running, terminal, **options) -> AnalyticSystem:
+    return AnalyticSystem(step, running, terminal, [1.0], 20, 1, **options)
+
+
+@pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
+def test_a_cost_that_is_concave_in_bounded_controls_is_called_so(solver):
+    def solved(effort):
+        return solver.solve(
+            small(
+                lambda t, x, u: 0.9 * x + u,
+                lambda t, x, u: (x * x).sum(-1) + effort * (u * u).sum(-1),
+                lambda x: (x * x).sum(-1),
+                control_limits=(-1, 1),
+            )
+        )
+
+    concave = solved(-5.0)
+    assert concave.status is Status.ILL_CONDITIONED
+    assert "not convex in the controls" in concave.remedy
+    assert np.abs(concave.value).max() == 1.0
+    assert solved(5.0).status is Status.CONVERGED
+
+
+def test_a_terminal_cost_without_curvature_is_expanded():
+    system = small(
+        lambda t, x, u: x + u, lambda t, x, u: 0.01 * (u * u).sum(-1), lambda x: 3.0 * abs(x).sum(-1)
+    )
+    found = system.expand(np.ones((21, 1, 1)), np.zeros((20, 1, 1)))
+    assert found.terminal_gradient.tolist() == [[3.0]]
+    assert found.terminal_hessian.tolist() == [[[0.0]]]
+    assert ILQR().solve(system).status is Status.STALLED  # |x| has a kink where it ends
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (
+            {"solver": "ilqr"},
+            "solver='ilqr': takes AnalyticSystem; allowed for Problem are gauss",
+        ),
+        ({"solver": "sampled-gauss-newton"}, "takes GenerationProblem"),
+        ({"settings": {"positive": []}}, "positive: 'gauss-newton' has no such setting"),
+        ({"settings": {"energy": 1.0}}, "energy: 'gauss-newton' has no such setting"),
+        ({"solver": "constrained", "energy": 1.0}, "energy=1.0"),
+    ],
+)
+def test_a_bad_solver_is_refused_before_any_work(bad, said, tmp_path, monkeypatch):
+    def worked(*_):
+        raise AssertionError("evaluated before the settings were checked")
+
+    monkeypatch.setattr("deltatheory.problem.Problem.evaluate", worked)
+    with pytest.raises(ValueError, match=said):
+        design_controller(tiny("bert"), toy_task(), "prefix:2", examples=None, out=tmp_path, **bad)
+
+
+def test_steering_refuses_before_it_trains_and_says_that_training_diverged(tmp_path, monkeypatch):
+    def task(**options):
+        return steer_task(
+            tiny("bert"), toy_task(), "prefix:2", disturbances=["typos"], out=tmp_path, **options
+        )
+
+    with pytest.raises(ValueError, match="training diverged"):
+        task(controllers=["pid"], training=Training(steps=5, learning_rate=1e30))
+    monkeypatch.setattr("deltatheory.control.robustness.train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="controller='bang-bang'"):
+        task(controllers=["bang-bang"])
+
+
+def test_robust_prefix_tuning_is_not_offered_to_other_deltas():
+    assert "robust-prefix" in controllers_of(prefix())
+    assert "robust-prefix" not in controllers_of(prefix(hidden=4))
+    assert controllers_of(toy_problem("lora", r=1)) == ["none", "tuned", "pid", "lqr"]
+
+
+def test_msa_on_a_small_system_may_start_at_its_optimum():
+    system = small(lambda t, x, u: 0 * x + u, lambda t, x, u: (u * u).sum(-1), lambda x: (x * x).sum(-1))
+    assert MSA().solve(system).status is Status.CONVERGED
