@@ -15,6 +15,8 @@ from deltatheory.theorems import (
     lipschitz_networks,
     low_rank,
     optimal_control,
+    parametrizations,
+    random_embeddings,
     random_subspaces,
     reachability,
     subspace_descent,
@@ -49,8 +51,8 @@ __all__ = [
 
 # Modules by family; importing them registers their theorems.
 FAMILIES = {
-    "subspace optimization": (subspace_optimization, subspace_descent, random_subspaces),
-    "expressivity": (low_rank, linear_networks, adapters, attention),
+    "subspace optimization": (subspace_optimization, subspace_descent, random_subspaces, random_embeddings),
+    "expressivity": (low_rank, linear_networks, adapters, attention, parametrizations),
     "optimal control": (optimal_control, linear_quadratic, reachability, layer_choice),
     "Lipschitz facts": (lipschitz, lipschitz_attention, lipschitz_networks),
     "generalization": (generalization,),

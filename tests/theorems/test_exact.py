@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from deltatheory.theorems import get_theorem
 from deltatheory.theorems.exact import (
     Dual,
     as_float,
@@ -26,6 +27,8 @@ from deltatheory.theorems.exact import (
 )
 from deltatheory.theorems.functions import Curve, Separable, Spline, huber, parabola
 from deltatheory.theorems.intervals import Interval, exp, log, magnitude, normal_cdf, normal_pdf, sqrt
+from deltatheory.theorems.parametrizations import _hilbert, _loss_curvature, _residual
+from deltatheory.theorems.random_embeddings import _width, smallest_eigenvalue_tail
 from deltatheory.theorems.random_subspaces import beta_cdf, chi_squared_tail
 
 
@@ -126,6 +129,46 @@ def test_tails_agree_with_scipy() -> None:
     assert float(beta_cdf(3, 5, Fraction(2, 5))) == pytest.approx(stats.beta.cdf(0.4, 3, 5))
     with pytest.raises(ValueError, match="even"):
         chi_squared_tail(3, Fraction(1))
+
+
+@pytest.mark.parametrize("d", [5, 17])
+def test_the_smallest_eigenvalue_of_two_columns_agrees_with_draws(d) -> None:
+    draws = np.random.default_rng(0).standard_normal((40_000, d, 2))
+    least = np.linalg.svd(draws, compute_uv=False)[:, -1] ** 2
+    for x in (d / 4, d / 2, float(d)):
+        assert smallest_eigenvalue_tail(d, Fraction(x)).low == pytest.approx((least >= x).mean(), abs=0.01)
+    assert float(smallest_eigenvalue_tail(d, Fraction(0))) == 1
+    with pytest.raises(ValueError, match="odd"):
+        smallest_eigenvalue_tail(4, Fraction(1))
+
+
+def test_a_cap_is_met_as_often_as_drawn_and_its_width_is_not_underestimated() -> None:
+    cap = get_theorem("T14").sampler(3) | {"D": 12, "d": 4, "sin2": Fraction(1, 2)}
+    g = np.random.default_rng(0).standard_normal((40_000, 12))
+    captured = (g[:, :4] ** 2).sum(1) / (g**2).sum(1)
+    assert get_theorem("T14").bound(cap).left == pytest.approx((captured >= 0.5).mean(), abs=0.01)
+    first, rest = g[:, 0], np.linalg.norm(g[:, 1:], axis=1)
+    inside = np.arctan2(rest, first) <= math.pi / 4
+    width = np.where(inside, np.hypot(first, rest), (first + rest) / math.sqrt(2)).mean()
+    assert width <= _width(12, Fraction(1, 2)) <= width + 0.5
+
+
+def test_hilbert_steps_from_cell_to_neighbour_and_meets_all() -> None:
+    cells = np.array(_hilbert(3))
+    assert len({tuple(cell) for cell in cells}) == 64
+    assert np.all(abs(np.diff(cells, axis=0)).sum(1) == 1)
+
+
+def test_the_curvature_of_two_factors_agrees_with_differences() -> None:
+    x = get_theorem("X1").sampler(1)
+    rng = np.random.default_rng(0)
+    X, Y = fractions(rng, *x["B"].shape), fractions(rng, *x["A"].shape)
+
+    def loss(t):
+        return (_residual(x | {"B": x["B"] + t * X, "A": x["A"] + t * Y}) ** 2).sum() / 2
+
+    h = Fraction(1, 10**6)
+    assert float((loss(h) - 2 * loss(0) + loss(-h)) / h**2) == pytest.approx(float(_loss_curvature(x, X, Y)))
 
 
 SPLINES = [
