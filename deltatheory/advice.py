@@ -30,7 +30,7 @@ _SKETCH = 2048
 _BOOTSTRAP = 500
 # Spread of logit(trained score) around logit(predicted score) that linearization leaves, beside sampling: so
 # wide that 90 % of the trained scores of experiments/results/advice lie in their intervals.
-_MODEL_SPREAD = 1.05
+_MODEL_SPREAD = 1.45
 _TRUSTED_ERROR = 0.5
 _KEPT_GAIN = 0.9  # share of the log-det gain of all modules that those chosen must have
 
