@@ -203,7 +203,10 @@ class Bound:
         return self.compare(sides, exact=exact, unmet=self.unmet(instance))
 
     def _sides(self, instance: Instance) -> Sides:
-        left, right = self.sides(instance)
+        sides = self.sides(instance)
+        if not isinstance(sides, tuple) or len(sides) != 2:
+            raise ValueError(f"{self.label}: returned {sides!r:.60}; it must be a pair (left, right).")
+        left, right = sides
         if np.shape(left) != np.shape(right):
             raise ValueError(
                 f"{self.label}: the sides have shapes {np.shape(left)} and {np.shape(right)}; "

@@ -114,6 +114,9 @@ def test_bad_bounds_are_told(run) -> None:
     nan = claim("nan", lambda x: (float("nan"), 1.0), combine(v=vectors(1)))
     with pytest.raises(ValueError, match="left side is nan"):
         run(nan)
+    for sides in (3.0, (1, 2, 3), None):
+        with pytest.raises(ValueError, match=r"a pair \(left, right\)"):
+            run(claim("no pair", lambda x, sides=sides: sides, combine(v=vectors(1))))
     shapes = claim("shapes", lambda x: (np.zeros(2), np.zeros(3)), combine(v=vectors(1)))
     with pytest.raises(ValueError, match="one shape"):
         run(shapes)
