@@ -285,8 +285,13 @@ def find_trigger(
         seed: of the examples and the first trigger.
 
     Raises:
-        ValueError: for a count below 1.
+        ValueError: for a count below 1, or a delta with a prompt.
     """
+    if problem.delta.edit(delta).prompt is not None:  # its pass embeds words where no edit reaches them
+        raise ValueError(
+            f"disturbance='trigger': none can be searched for where the delta is {problem.delta.name!r}, "
+            "which has a prompt; name the other disturbances."
+        )
     counts = {"length": length, "rounds": rounds, "candidates": candidates, "examples": examples}
     for name, value in counts.items():
         if value < 1:

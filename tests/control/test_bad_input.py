@@ -15,6 +15,7 @@ from deltatheory.control.analytic import AnalyticSystem
 from deltatheory.control.constrained import Constrained
 from deltatheory.control.design import design_controller
 from deltatheory.control.diagnosis import diagnose
+from deltatheory.control.disturbances import find_trigger
 from deltatheory.control.ilqr import DDP, ILQR
 from deltatheory.control.layered import LayeredSystem
 from deltatheory.control.msa import MSA
@@ -175,6 +176,13 @@ def test_robust_prefix_tuning_is_not_offered_to_other_deltas():
     assert "robust-prefix" in controllers_of(prefix())
     assert "robust-prefix" not in controllers_of(prefix(hidden=4))
     assert controllers_of(toy_problem("lora", r=1)) == ["none", "tuned", "pid", "lqr"]
+
+
+def test_a_trigger_is_not_searched_for_through_a_prompt():
+    problem = toy_problem("prompt", length=2)
+    with pytest.raises(ValueError, match=r"disturbance='trigger'.*'prompt'"):
+        find_trigger(problem, problem.delta.initial())
+    assert len(find_trigger(prefix(), prefix().delta.initial(), length=1, candidates=1)) == 1
 
 
 def test_msa_on_a_small_system_may_start_at_its_optimum():
