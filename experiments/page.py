@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -81,8 +82,9 @@ def write_page(name: str, study: Any, scope: Scope, folder: Path) -> Verdict:
         "study": name,
         "claim": study.CLAIM,
         "source": study.SOURCE,
-        **{key: getattr(findings, key) for key in ("verdict", "ran", "found", "numbers")},
-        "tables": [asdict(table) for table in findings.tables],
+        **{key: getattr(findings, key) for key in ("verdict", "ran", "found")},
+        "numbers": _without_nan(findings.numbers),
+        "tables": _without_nan([asdict(table) for table in findings.tables]),
         "provenance": provenance(),
     }
     write_json(folder / name / "result.json", result)
@@ -120,7 +122,16 @@ def write_overview(folder: Path) -> None:
     write_atomically(folder / "README.md", f"# The study\n\n{text}\n\n{table.markdown()}")
 
 
+def _without_nan(value: Any) -> Any:
+    """Return nested values with `None` where a number is not known, which JSON has."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _text(cell: Cell) -> str:
-    if cell is None:
+    if cell is None or cell != cell:
         return "–"
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)

@@ -28,7 +28,7 @@ def errors_in_one_line() -> Iterator[None]:
     """Turn what the library raises about bad input into one red line and exit code 2."""
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         _fail(error)
     except RuntimeError as error:
         from deltatheory.autodiff import DerivativeError

@@ -68,9 +68,16 @@ def make_delta(name: str, backbone: Backbone, **options: Any) -> Delta:
         options: the arguments of the class.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name or option.
     """
-    return _kind(name)(backbone, **options)
+    kind = _kind(name)
+    allowed = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if unknown := [option for option in options if option not in allowed]:
+        raise ValueError(
+            f"option {unknown[0]!r}: the delta {name!r} has none of that name; it takes "
+            f"{', '.join(allowed) or 'no options'}."
+        )
+    return kind(backbone, **options)
 
 
 def _kind(name: str) -> type[Delta]:

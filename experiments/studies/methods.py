@@ -149,7 +149,9 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def with_interval(values: np.ndarray) -> str:
-    """Write a mean and its 95 % interval."""
+    """Write a mean and its 95 % interval; a dash where there are no values."""
+    if not len(values):
+        return "–"
     low, high = interval(values)
     return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"
 

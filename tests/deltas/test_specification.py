@@ -116,6 +116,13 @@ def test_the_number_of_last_blocks_is_checked(k):
     assert all(name.startswith("encoder.layer.1.") for name in LastLayers(tiny("bert"), k=1).matched)
 
 
+def test_an_unknown_option_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match=r"option 'rank': the delta 'lora' has none .* it takes r, "):
+        make_delta("lora", tiny("bert"), rank=3)
+    with pytest.raises(ValueError, match=r"'bitfit' has none of that name; it takes no options"):
+        make_delta("bitfit", tiny("bert"), r=3)
+
+
 def test_random_modules_are_drawn_by_their_seed():
     backbone = tiny("bert")
     drawn = [tuple(RandomModules(backbone, share=0.5, seed=seed).matched) for seed in (0, 0, 1)]
