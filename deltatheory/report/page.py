@@ -92,7 +92,7 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def render(template: str, folder: Path | None = None, **values: Any) -> str:
-    """Return a page made of a template of a folder or of the package; all names that it uses must be given."""
+    """Return a page made of a template of a folder or of the package; all names it uses must be given."""
     from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 
     here = [FileSystemLoader(folder)] if folder else []
