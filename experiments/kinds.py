@@ -211,7 +211,8 @@ def dimension(trial: Trial, place: Place) -> dict[str, Any]:
         seed=trial.seed,
         device=place.device,
     )
-    return result.to_dict()
+    kept = ("d90", "level", "baseline", "frozen", "D", "curve", "passes", "full_runs", "seconds", "diagnostics")
+    return {key: value for key, value in result.to_dict().items() if key in kept}
 
 
 def kernel(trial: Trial, place: Place) -> dict[str, Any]:
