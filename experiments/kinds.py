@@ -211,8 +211,8 @@ def dimension(trial: Trial, place: Place) -> dict[str, Any]:
         seed=trial.seed,
         device=place.device,
     )
-    kept = ("d90", "level", "baseline", "frozen", "D", "curve", "passes", "full_runs", "seconds", "diagnostics")
-    return {key: value for key, value in result.to_dict().items() if key in kept}
+    whole = result.to_dict()
+    return {key: value for key, value in whole.items() if key not in ("settings", "provenance")}
 
 
 def kernel(trial: Trial, place: Place) -> dict[str, Any]:
