@@ -44,7 +44,10 @@ def run(
 ) -> None:
     """Run what is missing of a study, and make its page."""
     named = _named(name)
-    scope = Scope(tuple(models.split(",")), choose_tasks(data, tasks), tuple(range(seeds)))
+    try:
+        scope = Scope(tuple(models.split(",")), choose_tasks(data, tasks), tuple(range(seeds)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     engine: Engine = Local(workers) if on is On.local else Cluster(workers)
     place = Place(data, device, threads)
     _save(scope, out)
@@ -68,6 +71,8 @@ def report(name: str, out: Out = RESULTS) -> None:
     """Make the page of a study, its table and its numbers, from the log alone."""
     named = _named(name)
     collect(out)
+    if not (out / "scope.json").exists():
+        raise typer.BadParameter(f"out={str(out)!r}: holds no scope.json; nothing has been run there.")
     scope = Scope.read(out / "scope.json")
     for study in named:
         typer.echo(f"{study}: {write_page(study, STUDIES[study], scope, out)}")

@@ -196,12 +196,21 @@ def test_bad_arguments_name_themselves(data, tmp_path):
         Cluster(0)
 
 
-def test_an_unknown_study_is_named():
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["report", "nothing"], "nothing"),
+        (["report", "performance", "--out", "nowhere"], "scope.json"),
+        (["run", "performance", "--data", "nowhere"], "index.json"),
+        (["run", "performance", "--tasks", "0"], "tasks=0"),
+    ],
+)
+def test_bad_arguments_are_told_in_one_line(arguments, said):
     from typer.testing import CliRunner
 
-    outcome = CliRunner().invoke(app, ["report", "nothing"])
+    outcome = CliRunner().invoke(app, arguments)
     assert outcome.exit_code == 2
-    assert "nothing" in outcome.output
+    assert said in outcome.output
 
 
 def test_every_study_speaks_of_an_empty_log():
