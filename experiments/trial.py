@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,10 +46,15 @@ class Trial:
 
 
 class Known:
-    """The results of a log, looked up by trial; a trial that failed is not known."""
+    """The results of a log, looked up by trial; a trial that failed is not known.
+
+    Attributes:
+        derived: what studies have worked out from these results, which do not change.
+    """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self._rows = {row["hash"]: row["result"] for row in rows}
+        self.derived: dict[Hashable, Any] = {}
 
     @classmethod
     def read(cls, log: ResultLog) -> Known:

@@ -75,6 +75,9 @@ def tuned(scope: Scope, model: str, method: Method, known: Known) -> tuple[float
     The rate is that with the best mean dev accuracy on the first calibration tasks of the draw, with the
     first seed: from the middle of `RATES` down as long as that rises, or else up. All methods alike.
     """
+    key = "rate", scope, model, method.label
+    if key in known.derived:
+        return known.derived[key], []
     half = [task for task in scope.tasks if task.half == "calibration"] or list(scope.tasks)
     tasks, seed = half[:_TUNING_TASKS], scope.seeds[0]
 
@@ -94,6 +97,7 @@ def tuned(scope: Scope, model: str, method: Method, known: Known) -> tuple[float
             if score(at + step) <= score(at):
                 break
             at += step
+    known.derived[key] = RATES[at]
     return RATES[at], []
 
 
