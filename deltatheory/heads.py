@@ -10,24 +10,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
 from deltatheory.tasks import Examples, Task
 from deltatheory.tokens import check_suffix, continuation
 
-__all__ = ["HEADS", "Head", "Verbalizer", "make_head"]
+__all__ = ["HEADS", "Head", "Verbalizer", "make_head", "unseen_logits"]
 
 # Logits are this times a cosine: the inverse temperature with which sentence encoders are trained.
 SCALE = 20.0
 _CHUNK = 64
+_FOLDS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,7 @@ def _label_words(backbone: Backbone, task: Task, seed: int, max_length: int | No
     )
 
 
-def _class_means(backbone: Backbone, task: Task, max_length: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _labelled(backbone: Backbone, task: Task, max_length: int | None) -> tuple[Tensor, Tensor]:
     missing = sorted(set(range(task.num_classes)) - set(task.train.labels or ()))
     if missing:
         raise ValueError(
@@ -112,26 +114,23 @@ def _class_means(backbone: Backbone, task: Task, max_length: int | None) -> tupl
             "class, or take head='label-words', which needs none."
         )
     features = _features(backbone, task.train, max_length)
-    centre = features.mean(0)
-    features = normalize(features - centre, dim=-1)
-    labels = torch.tensor(task.train.labels, device=features.device)
-    means = torch.stack([features[labels == c].mean(0) for c in range(task.num_classes)])
-    return features, centre, normalize(means, dim=-1)
+    return features, torch.tensor(task.train.labels, device=features.device)
 
 
-def _prototypes(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
+def _prototypes(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """W = the direction of each class's mean training feature (Snell et al. 2017)."""
-    features, centre, means = _class_means(backbone, task, max_length)
-    return Head("prototypes", SCALE * means, means.new_zeros(len(means)), centre, len(features))
+    centre = features.mean(0)
+    sums = one_hot(labels, classes).to(features).T @ normalize(features - centre, dim=-1)
+    means = normalize(sums, dim=-1)
+    return SCALE * means, means.new_zeros(classes), centre
 
 
-def _probe(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
+def _probe(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """W, b = ridge-regularized logistic regression on the frozen features, started at the prototypes."""
-    features, centre, means = _class_means(backbone, task, max_length)
-    x, y = features.double().cpu().numpy(), np.array(task.train.labels)
-    classes, width = means.shape
-    onehot = np.eye(classes)[y]
-    ridge = 0.01 / len(x)
+    weight, _, centre = _prototypes(features, labels, classes)
+    x = normalize(features - centre, dim=-1).double().cpu().numpy()
+    onehot = np.eye(classes)[labels.cpu().numpy()]
+    ridge, width = 0.01 / len(x), x.shape[1]
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weight, bias = flat[:-classes].reshape(classes, width), flat[-classes:]
@@ -142,10 +141,48 @@ def _probe(backbone: Backbone, task: Task, seed: int, max_length: int | None) ->
         loss = -(onehot * log_p).sum() / len(x) + 0.5 * ridge * (weight**2).sum()
         return loss, np.concatenate([(residual.T @ x + ridge * weight).ravel(), residual.sum(0)])
 
-    start = np.concatenate([SCALE * means.double().cpu().numpy().ravel(), np.zeros(classes)])
+    start = np.concatenate([weight.double().cpu().numpy().ravel(), np.zeros(classes)])
     solution = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
     weight = torch.from_numpy(solution[:-classes].reshape(classes, width)).to(features)
-    return Head("probe", weight, torch.from_numpy(solution[-classes:]).to(features), centre, len(features))
+    return weight, torch.from_numpy(solution[-classes:]).to(features), centre
+
+
+# What is fitted on training features and their labels: (features, labels, C) ↦ W, b, c.
+_FITTED = {"prototypes": _prototypes, "probe": _probe}
+
+
+def _fitted(kind: str, backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
+    features, labels = _labelled(backbone, task, max_length)
+    return Head(kind, *_FITTED[kind](features, labels, task.num_classes), len(features))
+
+
+def unseen_logits(
+    head: Head, backbone: Backbone, task: Task, max_length: int | None
+) -> Float[Tensor, "n C"] | None:
+    """Return the logits of each training example from a head fitted on the other folds of eight.
+
+    A fitted head has seen the labels of the training split: its own logits there say nothing of other
+    examples. Every eighth example is a fold.
+
+    Args:
+        head: made by `make_head`.
+        backbone: that it was made for.
+        task: that it was made for.
+        max_length: longer texts are cut here.
+
+    Returns:
+        `None` for a head that is not fitted.
+    """
+    if head.kind not in _FITTED:
+        return None
+    features, labels = _labelled(backbone, task, max_length)
+    logits = features.new_empty(len(features), task.num_classes)
+    for k in range(_FOLDS):
+        held = torch.arange(len(features), device=features.device) % _FOLDS == k
+        if held.any():
+            fitted = _FITTED[head.kind](features[~held], labels[~held], task.num_classes)
+            logits[held] = Head(head.kind, *fitted, len(features))(features[held])
+    return logits
 
 
 def _random(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
@@ -180,8 +217,7 @@ def _verbalizer(
 
 HEADS: dict[str, Callable[[Backbone, Task, int, int | None], Head]] = {
     "label-words": _label_words,
-    "prototypes": _prototypes,
-    "probe": _probe,
+    **{kind: partial(_fitted, kind) for kind in _FITTED},
     "random": _random,
     "verbalizer": _verbalizer,
 }

@@ -38,7 +38,8 @@ class TangentFeatures:
         logits: shape (n, outputs + 1): the logits f(0), or (0, m) for margins.
         labels: shape (n,): the class, or 1 for margins.
         slack: shape (n,): an example counts as solved where z_y - max_{c≠y} z_c > 0, which for margins is
-            m > -slack at δ = 0; `None` for logits.
+            m > -slack at δ = 0; `None` for logits. Where the head was fitted on training labels, z is that of
+            a head fitted without the example (`heads.unseen_logits`), so that held-out judgements are such.
         train: the first `train` examples are training examples, the others are held out.
         size: m, the number of columns of J.
         sketch: S, or `None` where the rows are J itself.
@@ -202,12 +203,13 @@ def joint_features(
     for size, out, projection in zip(sizes, rows, projections, strict=True):
         if projection:
             out *= (size / out.shape[-1]) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
-    slack = None
-    if outputs == "margin":
-        start, slack = as_margins(start, labels)
-        labels = torch.ones_like(labels)
-    passes = total * (FORWARD + width_out * BACKWARD)
+    slack, passes = None, total * (FORWARD + width_out * BACKWARD)
     problem.passes += passes
+    if outputs == "margin":
+        before = problem.passes
+        start, slack = as_margins(start, labels, problem.unseen(start, train))
+        passes += problem.passes - before
+        labels = torch.ones_like(labels)
     seconds = time.perf_counter() - began
     return [
         TangentFeatures(out, start, labels, slack, train, size, projection, passes, seconds)
@@ -216,12 +218,18 @@ def joint_features(
 
 
 def as_margins(
-    logits: Float[Tensor, "n C"], labels: Int[Tensor, " n"]
+    logits: Float[Tensor, "n C"], labels: Int[Tensor, " n"], judged: Float[Tensor, "n C"]
 ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-    """Return the logits (0, m) of margins, and the slack by which m may fall short of 0 for a solved one."""
+    """Return the logits (0, m) of margins, and the slack by which m may fall short of 0 for a solved one.
+
+    Args:
+        logits: whose margins are taken.
+        labels: y.
+        judged: the logits that decide what is solved, `Problem.unseen(logits, ...)`.
+    """
     margins = torch.stack([margin(z, int(y)) for z, y in zip(logits, labels, strict=True)])
-    others = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
-    slack = logits.gather(1, labels[:, None])[:, 0] - others - margins
+    others = judged.scatter(1, labels[:, None], float("-inf")).amax(1)
+    slack = judged.gather(1, labels[:, None])[:, 0] - others - margins
     return torch.stack([torch.zeros_like(margins), margins], 1), slack
 
 

@@ -19,7 +19,7 @@ from deltatheory import autodiff
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit, load_backbone
 from deltatheory.deltas import Delta, InPlaceDelta, make_delta, split_size
-from deltatheory.heads import Head, make_head
+from deltatheory.heads import Head, make_head, unseen_logits
 from deltatheory.tasks import Examples, Task, load_task
 from deltatheory.tasks.task import digest
 from deltatheory.tokens import batch_of, token_rows
@@ -277,6 +277,23 @@ class Problem(Trainable):
         if not outputs.isfinite().all():
             raise FloatingPointError(f"the logits are not finite: {NOT_FINITE}")
         return outputs
+
+    def unseen(self, logits: Float[Tensor, "n C"], train: int) -> Float[Tensor, "n C"]:
+        """Return logits of which the first are those of training examples, as of a head that has not seen them.
+
+        Args:
+            logits: of the first `train` training examples, then of others.
+            train: how many there are.
+
+        Returns:
+            The same logits where the head is not fitted; else those of `heads.unseen_logits` at θ₀ first.
+        """
+        length = min(self.max_length, self.backbone.max_length)
+        found = unseen_logits(self.head, self.backbone, self.task, length)
+        if found is None:
+            return logits
+        self.passes += FORWARD * len(found)
+        return torch.cat([found[:train].to(logits), logits[train:]])
 
     def evaluate(self, delta: Float[Tensor, " m"], split: Split) -> dict[str, float]:
         """Return accuracy and mean cross-entropy on a split; as `predict` otherwise."""

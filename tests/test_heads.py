@@ -9,7 +9,7 @@ from tiny_problems import toy_problem, toy_task
 from torch.nn.functional import cosine_similarity, normalize
 
 from deltatheory.deltas import LoRA, make_delta
-from deltatheory.heads import HEADS, Head, make_head
+from deltatheory.heads import HEADS, Head, make_head, unseen_logits
 from deltatheory.kernel import tangent_features
 from deltatheory.problem import Problem
 from deltatheory.tasks import Examples
@@ -244,3 +244,37 @@ def test_label_words_are_taken_as_they_stand_after_a_text():
     two = replace(toy_task(2), label_words=("good", "bad"))
     assert make_head("verbalizer", made, two).tokens == (4, 5)
     assert make_head("verbalizer", made, two, suffix=" :").tokens == (4, 5)
+
+
+@pytest.mark.parametrize("kind", ["prototypes", "probe"])
+def test_unseen_logits_are_those_of_a_head_made_without_the_example(backbone, task, features, kind):
+    head = make_head(kind, backbone, task)
+    found = unseen_logits(head, backbone, task, None)
+    for fold in (0, 3):
+        others = task.train.subset([i for i in range(len(task.train)) if i % 8 != fold])
+        without = make_head(kind, backbone, replace(task, train=others))
+        torch.testing.assert_close(found[fold::8], without(features[fold::8]), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["label-words", "random"])
+def test_a_head_that_is_not_fitted_has_seen_nothing(backbone, task, kind):
+    assert unseen_logits(make_head(kind, backbone, task), backbone, task, None) is None
+
+
+def test_a_class_that_only_one_fold_has(backbone, task):
+    keep = [i for i, y in enumerate(task.train.labels) if y != 1 or i == 1]
+    rare = replace(task, train=task.train.subset(keep))
+    assert unseen_logits(make_head("probe", backbone, rare), backbone, rare, None).isfinite().all()
+
+
+def test_a_probe_of_meaningless_labels_counts_as_chance_where_it_is_judged():
+    """The probe has learnt these labels by heart; a prediction from held-out examples must not believe it."""
+    task = toy_task(2, train=40)
+    lot = torch.randperm(40, generator=torch.Generator().manual_seed(0)).tolist()
+    train = replace(task.train, labels=tuple(task.train.labels[i] for i in lot))
+    problem = toy_problem("bitfit", task=replace(task, train=train), head="probe")
+    seen = problem.predict(problem.delta.initial(), problem.train).argmax(1) == problem.train.labels
+    features = tangent_features(problem, train=40, test=0, outputs="margin")
+    unseen = features.solved(features.logits)
+    assert seen.double().mean() > unseen.double().mean() + 0.2
+    assert unseen.double().mean() < 0.7

@@ -43,7 +43,7 @@ class Prediction:
         d90: the estimate, its interval and status.
         level: the accuracy to reach, 0.9 of the predicted baseline by default.
         baseline: the predicted accuracy without a limit on d.
-        frozen: accuracy of the frozen model on the kernel's examples.
+        frozen: accuracy of the frozen model on the kernel's examples, with a fitted head that has not seen them.
         learning_rate: the one of `LEARNING_RATES` with the better held-out accuracy near d90.
         curve: one row for each d and fold.
         diagnostics: rank, movement, linearization error, and sentences in "missed" and "checked".
@@ -131,7 +131,7 @@ def predict(
     if burn_in:
         start = problem.predict(problem.delta.initial(), _part(problem.train, list(range(examples))))
         problem.restore()
-        logits, slack = as_margins(start, problem.train.labels[:examples])
+        logits, slack = as_margins(start, problem.train.labels[:examples], problem.unseen(start, examples))
         features = replace(features, logits=logits, slack=slack)
     rank, frozen = features.rank(), float(features.solved(features.logits).double().mean())
     diagnostics: dict[str, Any] = {"rank": rank, "examples": examples, "missed": []}
