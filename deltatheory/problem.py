@@ -279,7 +279,7 @@ class Problem(Trainable):
         return outputs
 
     def unseen(self, logits: Float[Tensor, "n C"], train: int) -> Float[Tensor, "n C"]:
-        """Return logits of which the first are those of training examples, as of a head that has not seen them.
+        """Return logits, those of training examples as of a head that has not seen them.
 
         Args:
             logits: of the first `train` training examples, then of others.

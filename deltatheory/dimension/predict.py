@@ -43,7 +43,7 @@ class Prediction:
         d90: the estimate, its interval and status.
         level: the accuracy to reach, 0.9 of the predicted baseline by default.
         baseline: the predicted accuracy without a limit on d.
-        frozen: accuracy of the frozen model on the kernel's examples, with a fitted head that has not seen them.
+        frozen: accuracy of the frozen model on the kernel's examples, which a fitted head has not seen.
         learning_rate: the one of `LEARNING_RATES` with the better held-out accuracy near d90.
         curve: one row for each d and fold.
         diagnostics: rank, movement, linearization error, and sentences in "missed" and "checked".

@@ -25,7 +25,15 @@ from deltatheory.results import ResultLog
 from deltatheory.tasks import Examples, Task
 from deltatheory.training import Training
 
+predict_module = sys.modules["deltatheory.dimension.predict"]  # the package has a function of that name
 QUICK = {"steps": 12, "batch_size": 8, "head": "prototypes"}
+FOLDS = 3
+
+
+@pytest.fixture(autouse=True)
+def few_folds(monkeypatch):
+    """Eight folds cost most of what these tests would take."""
+    monkeypatch.setattr(predict_module, "FOLDS", FOLDS)
 
 
 def letters_task(train: int = 64, test: int = 60) -> Task:
@@ -99,9 +107,10 @@ def test_a_damaged_line_costs_that_line_only(tmp_path):
 _KILLED = """
 import sys; sys.path[:0] = {paths!r}
 import torch; torch.set_num_threads(1)
-from test_intrinsic_dimension import QUICK, letters_task
+from test_intrinsic_dimension import FOLDS, QUICK, letters_task, predict_module
 from tiny_models import tiny
 from deltatheory.dimension import intrinsic_dimension
+predict_module.FOLDS = FOLDS
 intrinsic_dimension(tiny("bert"), letters_task(), out={out!r}, **QUICK)
 """
 
@@ -155,7 +164,7 @@ def test_prediction_refuses_a_head_that_says_nothing():
 
 @pytest.mark.parametrize(("error", "movement"), [(1.5, 0.1), (0.1, 1.5), (1.5, 1.5)])
 def test_prediction_widens_its_interval_where_linearization_fails(monkeypatch, error, movement):
-    module, problem = sys.modules["deltatheory.dimension.predict"], problem_with(lambda w: w)
+    module, problem = predict_module, problem_with(lambda w: w)
 
     def diagnosed(error: float, movement: float) -> Prediction:
         monkeypatch.setattr(module, "_linearization_error", lambda *_: error)
@@ -177,7 +186,7 @@ def test_prediction_counts_its_passes():
     problem = problem_with(lambda w: w)
     got = predicted(problem)
     # One forward, one backward with weight gradients an example; one fold through the network at the end.
-    assert got.passes in (64 * 3, 64 * 3 + 8)
+    assert got.passes in (64 * 3, 64 * 3 + 22)
     assert Prediction.from_dict(json.loads(json.dumps(got.to_dict()))) == got
 
 
@@ -189,7 +198,7 @@ def test_a_lower_fraction_needs_no_more_dimensions():
 
 
 def test_d90_is_where_a_monotone_fit_crosses_the_level():
-    module = sys.modules["deltatheory.dimension.predict"]
+    module = predict_module
     solved = np.repeat([[0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]], 5, axis=1)  # .5 and .25 pool to .375
     crossing, level, baseline = module._d90(solved, [1, 2, 4], Criterion(fraction=0.6), 0.5)
     assert (level, baseline) == (pytest.approx(0.6), 1.0)
@@ -198,7 +207,7 @@ def test_d90_is_where_a_monotone_fit_crosses_the_level():
 
 
 def test_burn_in_moves_the_kernel_not_the_start(monkeypatch):
-    module, problem, seen = sys.modules["deltatheory.dimension.predict"], problem_with(lambda w: w), []
+    module, problem, seen = predict_module, problem_with(lambda w: w), []
     original = module._cross_fit
     monkeypatch.setattr(module, "_cross_fit", lambda f, *rest: seen.append(f) or original(f, *rest))
     predicted(problem)

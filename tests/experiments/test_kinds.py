@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 from tiny_models import tiny
@@ -61,6 +62,7 @@ def folder(tmp_path_factory):
         patch.setattr(combinations, "PAIRS", combinations.PAIRS[:1])
         patch.setattr(dimension, "_RUNS", 3.0)
         patch.setattr(methods, "_TUNING_TASKS", 1)
+        patch.setattr(import_module("deltatheory.dimension.predict"), "FOLDS", 3)
         patch.setattr(methods, "FAMILY", "no family")  # label words: a fitted probe leaves little to gain
         left = {
             name: run(study, SCOPE, folder, Tiny(), Local(), say=lambda _: None)
