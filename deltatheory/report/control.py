@@ -15,7 +15,7 @@ __all__ = ["control_figure", "control_page"]
 
 
 def control_figure(result: ControlResult) -> Figure:
-    """Return the figure: loss against passes, Gramian spectrum, and energy, costates, residuals by layer."""
+    """Return the figure: objective against passes, Gramian spectrum, and energy, costates, residuals by layer."""
     from matplotlib.figure import Figure
 
     first, second = COLOURS["predicted"], COLOURS["measured"]
@@ -25,8 +25,8 @@ def control_figure(result: ControlResult) -> Figure:
         figure = Figure(figsize=(9.0, 6.0), layout="constrained")
         loss, spectrum, energy, costate = figure.subplots(2, 2).flat
         passes = [row["passes"] for row in result.history]
-        loss.plot(passes, [row["cost"] for row in result.history], color=first)
-        loss.set(xlabel="passes", ylabel="training loss", yscale="log")
+        loss.plot(passes, [row["cost"] or None for row in result.history], color=first)
+        loss.set(xlabel="passes", ylabel="objective (loss and energy)", yscale="log")
         kept = result.spectrum[: result.rank]
         spectrum.plot(range(1, len(kept) + 1), kept, ".-", color=first)
         spectrum.set(xlabel="eigenvalue of the output Gramian", yscale="log")
