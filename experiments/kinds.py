@@ -240,6 +240,7 @@ def kernel(trial: Trial, place: Place) -> dict[str, Any]:
         features |= zip(group, found, strict=True)
         passes, seconds = passes + problem.passes, seconds + found[0].seconds
     return {
+        "frozen": float(np.greater(*_start(features[labels[0]])).mean()),
         "predicted": {label: _predicted(features[label]) for label in labels},
         "passes": passes,
         "seconds": seconds,

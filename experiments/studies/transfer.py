@@ -9,7 +9,17 @@ import numpy as np
 from deltatheory.report.page import COLOURS, style
 from experiments.page import Findings, Table
 from experiments.scope import Scope, TaskInfo
-from experiments.studies.methods import BUDGET, METHODS, data, frozen, interval, joint, spearman, tuned
+from experiments.studies.methods import (
+    BUDGET,
+    METHODS,
+    Method,
+    data,
+    frozen,
+    interval,
+    joint,
+    spearman,
+    tuned,
+)
 from experiments.trial import Known, Trial
 
 CLAIM = (
@@ -18,7 +28,8 @@ CLAIM = (
 )
 SOURCE = "Ding et al. 2023, section 4.5"
 LORA = next(m for m in METHODS if m.label == "LoRA")
-_GAIN = 0.05  # least gain of a task's own delta of which a share is counted
+RANKS = (*(Method(f"LoRA r = {r}", f"lora:{r}") for r in (1, 2, 4)), LORA)
+GAIN = 0.05  # least gain of a task's own delta of which a share is counted
 
 
 def trial(scope: Scope, model: str, task: TaskInfo, known: Known) -> Trial | None:
@@ -37,7 +48,7 @@ def kernel(model: str, task: TaskInfo) -> Trial:
     settings = {
         **data(model),
         "train": 256,
-        "deltas": [m.delta for m in some],
+        "deltas": [*(m.delta for m in some), *(m.delta for m in RANKS[:-1])],
         "options": {m.delta.partition(":")[0]: dict(m.options) for m in some if m.options},
         "sketched": LORA.delta,
     }
@@ -122,7 +133,7 @@ def findings(scope: Scope, known: Known) -> Findings:
     ran = (
         "LoRA r = 8, trained on each task as in `performance` with one seed, evaluated without more "
         "training on the test splits "
-        f"of all others with their own heads. Counted are targets whose own LoRA gains at least {_GAIN}; "
+        f"of all others with their own heads. Counted are targets whose own LoRA gains at least {GAIN}; "
         f"the share is "
         "(transferred - frozen)/(own - frozen). Angles are those of JᵀJ and of the gradient of the margin "
         "loss at δ = 0 over 256 "
@@ -141,7 +152,7 @@ def _pairs(scope: Scope, model: str, known: Known) -> list[dict]:
     pairs = []
     for target in scope.tasks:
         own, first = trained[target.name], start[target.name]
-        if not own or first is None or (gain := (own["test"] or 0.0) - first) < _GAIN:
+        if not own or first is None or (gain := (own["test"] or 0.0) - first) < GAIN:
             continue
         for source in scope.tasks:
             other, a, b = trained[source.name], kernels[source.name], kernels[target.name]
