@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from deltatheory.cli.common import errors_in_one_line, options_of
 from deltatheory.results import merge as merge_logs
 from experiments.kinds import Place
 from experiments.page import write_overview, write_page
@@ -37,6 +38,10 @@ def run(
     seeds: Annotated[int, typer.Option(min=1, help="So many seeds where they matter.")] = 1,
     on: Annotated[On, typer.Option(help="Here, or on a cluster.")] = On.local,
     workers: Annotated[int, typer.Option(min=1, help="Processes here, or jobs there.")] = 1,
+    job: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a cluster's jobs, as NAME=VALUE: gpus_per_node=1, timeout_min=60, ..."),
+    ] = None,
     budget: Annotated[float | None, typer.Option(help="Minutes after which no trial is started.")] = None,
     device: str = "cpu",
     threads: int = 1,
@@ -44,25 +49,23 @@ def run(
 ) -> None:
     """Run what is missing of a study, and make its page."""
     named = _named(name)
-    try:
+    with errors_in_one_line():
         scope = Scope(tuple(models.split(",")), choose_tasks(data, tasks), tuple(range(seeds)))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    engine: Engine = Local(workers) if on is On.local else Cluster(workers)
-    place = Place(data, device, threads)
-    _save(scope, out)
-    for study in named:
-        typer.echo(f"{study}:")
-        left = run_study(
-            STUDIES[study],
-            scope,
-            out,
-            place,
-            engine,
-            minutes=budget,
-            say=lambda text: typer.echo(f"  {text}"),
-        )
-        typer.echo(f"  {left} trials are missing" if left else "  all trials have run")
+        engine: Engine = Local(workers) if on is On.local else Cluster(workers, **options_of(job or []))
+        place = Place(data, device, threads)
+        _save(scope, out)
+        for study in named:
+            typer.echo(f"{study}:")
+            left = run_study(
+                STUDIES[study],
+                scope,
+                out,
+                place,
+                engine,
+                minutes=budget,
+                say=lambda text: typer.echo(f"  {text}"),
+            )
+            typer.echo(f"  {left} trials are missing" if left else "  all trials have run")
     report(name, out)
 
 

@@ -147,16 +147,13 @@ class Cluster:
     Args:
         jobs: how many at once.
         cluster: "slurm" or "local".
-        minutes: time limit of a job.
-        options: further parameters of `submitit.AutoExecutor` (slurm_partition, gpus_per_node, ...).
+        options: parameters of `submitit.AutoExecutor` (slurm_partition, gpus_per_node, timeout_min, ...).
     """
 
-    def __init__(
-        self, jobs: int = 4, cluster: str = "slurm", minutes: int = 240, **options: str | int
-    ) -> None:
+    def __init__(self, jobs: int = 4, cluster: str = "slurm", **options: Any) -> None:
         if jobs < 1:
             raise ValueError(f"jobs={jobs}: must be at least 1.")
-        self.jobs, self.cluster, self.minutes, self.options = jobs, cluster, minutes, options
+        self.jobs, self.cluster, self.options = jobs, cluster, {"timeout_min": 240, **options}
 
     def __call__(self, trials: Sequence[Trial], folder: Path, place: Place, until: float) -> None:
         """Deal the trials out to jobs, wait, merge."""
@@ -164,11 +161,12 @@ class Cluster:
             from submitit import AutoExecutor
         except ImportError as error:
             raise ImportError("A cluster needs submitit: pip install submitit") from error
-        executor = AutoExecutor(folder / "jobs", cluster=self.cluster)
-        executor.update_parameters(
-            timeout_min=self.minutes, cpus_per_task=place.threads, slurm_array_parallelism=self.jobs
-        )
-        executor.update_parameters(**self.options)
+        try:
+            executor = AutoExecutor(folder / "jobs", cluster=self.cluster)
+            executor.update_parameters(cpus_per_task=place.threads, slurm_array_parallelism=self.jobs)
+            executor.update_parameters(**self.options)
+        except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:  # submitit's ways
+            raise ValueError(f"cluster={self.cluster!r}, job={self.options}: {error}") from error
         with executor.batch():
             jobs = [
                 executor.submit(_job, trials[k :: self.jobs], folder / f"part-{k}.jsonl", place, until)

@@ -117,7 +117,7 @@ def test_a_corrupted_line_costs_that_line_only(tmp_path, whole):
 def test_a_cluster_finds_the_same(tmp_path, whole, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", PATHS)
-    finished(tmp_path, Cluster(jobs=2, cluster="local", minutes=2))
+    finished(tmp_path, Cluster(jobs=2, cluster="local", timeout_min=2))
     assert results(tmp_path) == whole
     assert not list(tmp_path.glob("part-*"))
 
@@ -217,3 +217,13 @@ def test_every_study_speaks_of_an_empty_log():
     for study in STUDIES.values():
         findings = study.findings(SCOPE, Known([]))
         assert findings.verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"no_such": 1}, "no_such"), ({"timeout_min": "long"}, "timeout_min"), ({"cluster": "moon"}, "'moon'")],
+)
+def test_what_the_cluster_does_not_take_is_named(tmp_path, options, message):
+    pytest.importorskip("submitit")
+    with pytest.raises(ValueError, match=message):
+        finished(tmp_path, Cluster(jobs=1, **{"cluster": "local", **options}))
