@@ -184,6 +184,12 @@ def predict(
             f"the frozen model lies above the level of {level:.3f}. Features that move may lift that: "
             "0 is a lower bound of d90; the interval reaches to where the linearized accuracy saturates."
         )
+    elif (best := float(isotonic_regression(solved.mean(1)).x[-1])) < level:
+        d90 = Interval(math.exp(crossing), low, None, f"at least: the largest d tried is {grid[-1]}")
+        diagnostics["missed"].append(
+            f"Level: linearized training reaches {best:.3f} at most, below the level of {level:.3f} that the "
+            "given baseline sets. Features that move may lift that: no upper bound follows."
+        )
     else:
         d90 = Interval(math.exp(crossing), low, high, "predicted")
     return Prediction(

@@ -15,7 +15,7 @@ __all__ = ["control_figure", "control_page"]
 
 
 def control_figure(result: ControlResult) -> Figure:
-    """Return the figure: objective against passes, Gramian spectrum, and energy, costates, residuals by layer."""
+    """Return the figure: objective against passes, Gramian spectrum; energy, costates, residuals by layer."""
     from matplotlib.figure import Figure
 
     first, second = COLOURS["predicted"], COLOURS["measured"]

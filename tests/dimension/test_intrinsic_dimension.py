@@ -228,6 +228,13 @@ def test_a_prediction_of_zero_says_what_it_does_not_know():
     assert missed(got, "Gain")
 
 
+def test_a_given_level_that_linearized_training_does_not_reach_is_said():
+    got = predicted(problem_with(lambda w: w), steps=1, baseline=1.0, fraction=1.0)
+    assert got.d90.high is None
+    assert got.d90.status.startswith("at least")
+    assert missed(got, "Level")
+
+
 def test_a_level_the_frozen_model_reaches_gives_zero(tmp_path):
     result = intrinsic_dimension(
         tiny("bert"),
