@@ -21,7 +21,7 @@ from deltatheory.kernel import TangentFeatures, as_margins, tangent_features
 from deltatheory.problem import FORWARD, Problem, Split, epochs
 from deltatheory.training import Training
 
-__all__ = ["LEARNING_RATES", "Prediction", "predict"]
+__all__ = ["LEARNING_RATES", "Prediction", "level_crossing", "predict"]
 
 # Rates for δ under an isometric P: with unit-norm columns one serves all d near d90.
 LEARNING_RATES = (0.3, 1.0)
@@ -153,13 +153,13 @@ def predict(
         for rate in LEARNING_RATES
     }
     solved = np.mean([curve.solved for curve in curves.values()], axis=0)
-    crossing, level, baseline = _d90(solved, grid, criterion, chance)
+    crossing, level, baseline = level_crossing(solved, grid, criterion, chance)
     rate = max(curves, key=lambda r: float(np.interp(crossing, np.log(grid), curves[r].solved.mean(1))))
     curve = curves[rate]
 
     rng = np.random.default_rng(training.seed)
     draws = (rng.integers(0, examples, examples) for _ in range(_BOOTSTRAP))
-    replicates = np.array([_d90(solved[:, draw], grid, criterion, chance)[0] for draw in draws])
+    replicates = np.array([level_crossing(solved[:, draw], grid, criterion, chance)[0] for draw in draws])
     nearest = grid[int(np.argmin(np.abs(np.log(grid) - crossing)))]
     movement = float(np.interp(crossing, np.log(grid), curve.movement)) / _origin_norm(problem)
     error = _linearization_error(
@@ -176,7 +176,7 @@ def predict(
     }
     if frozen >= level:
         # The level then says nothing of d; where the linearized accuracy stops rising bounds what it needs.
-        saturated = _d90(solved, grid, replace(criterion, fraction=1.0), chance)[0]
+        saturated = level_crossing(solved, grid, replace(criterion, fraction=1.0), chance)[0]
         high = math.exp(saturated + 1.645 * spread)
         d90 = Interval(0.0, 0.0, high, "the frozen model is predicted to reach the level already")
         diagnostics["missed"].append(
@@ -270,10 +270,17 @@ def _cross_fit(
     return _Curves(grid, solved, movement, points)
 
 
-def _d90(
+def level_crossing(
     solved: np.ndarray, grid: list[int], criterion: Criterion, chance: float
 ) -> tuple[float, float, float]:
-    """Return (ln d90, level, baseline) of one set of held-out judgements, by a monotone fit."""
+    """Return (ln d90, level, baseline) of one set of held-out judgements, by a monotone fit.
+
+    Args:
+        solved: shape (len(grid), n): what counts as solved at each dimension, or scores of n folds.
+        grid: dimensions, increasing.
+        criterion: with the score at the last dimension for its baseline, where it has none.
+        chance: majority rate, for a corrected criterion.
+    """
     score = isotonic_regression(solved.mean(1)).x
     baseline = criterion.baseline or float(score[-1])
     level = criterion.level(baseline, min(chance, baseline))

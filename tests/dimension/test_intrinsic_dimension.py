@@ -200,10 +200,10 @@ def test_a_lower_fraction_needs_no_more_dimensions():
 def test_d90_is_where_a_monotone_fit_crosses_the_level():
     module = predict_module
     solved = np.repeat([[0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]], 5, axis=1)  # .5 and .25 pool to .375
-    crossing, level, baseline = module._d90(solved, [1, 2, 4], Criterion(fraction=0.6), 0.5)
+    crossing, level, baseline = module.level_crossing(solved, [1, 2, 4], Criterion(fraction=0.6), 0.5)
     assert (level, baseline) == (pytest.approx(0.6), 1.0)
     assert crossing == pytest.approx(np.log(2) * (1 + (0.6 - 0.375) / (1 - 0.375)))
-    assert module._d90(solved, [1, 2, 4], Criterion(baseline=1.0, fraction=0.3), 0.5)[0] == 0
+    assert module.level_crossing(solved, [1, 2, 4], Criterion(baseline=1.0, fraction=0.3), 0.5)[0] == 0
 
 
 def test_burn_in_moves_the_kernel_not_the_start(monkeypatch):
