@@ -4,9 +4,10 @@ import sys
 import time
 from pathlib import Path
 
+from deltatheory.results import ResultLog
 from experiments.kinds import KINDS, Place
 from experiments.page import Findings, Table
-from experiments.runner import Local, run
+from experiments.runner import LOG, Local, run
 from experiments.scope import Scope, TaskInfo
 from experiments.trial import Trial
 
@@ -55,6 +56,12 @@ class Study:
         values = [result["square"] for result in squares if result]
         table = Table("Squares", ["square"], [[v] for v in values])
         return Findings("agrees", "Squares.", [f"{len(values)} squares."], {"sum": sum(values)}, [table])
+
+
+def results(folder):
+    """Return hash ↦ result, of trials that did not fail."""
+    rows = ResultLog(folder / LOG).rows()
+    return {row["hash"]: row["result"] for row in rows if "error" not in row["result"]}
 
 
 if __name__ == "__main__":

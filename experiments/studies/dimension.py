@@ -23,8 +23,7 @@ _LEAST = 10  # tasks with a d90 above 0 that a verdict needs
 
 
 def trial(scope: Scope, model: str, task: TaskInfo, known: Known) -> Trial | None:
-    """Return the trial that predicts and measures d90 against tuned fine-tuning; `None` before that has "
-    "run."""
+    """Return the trial of d90 against tuned fine-tuning; `None` before that has run."""
     found = results(scope, model, FULL, task, known)
     if not found or not all(r["test"] for r in found):
         return None

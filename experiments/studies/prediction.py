@@ -132,7 +132,7 @@ def _compared(model: str, rows: list[dict]) -> tuple[list[str], dict[str, Any], 
         )
         if (way, half) == (WAYS[0], HALVES[1]):
             holds.append(rho is not None and rho >= 0.8 and np.mean(inside) >= 0.8)
-    if judged := [row for row in rows if row["measured"]]:
+    if judged := [row for row in rows if row["measured"] and row[WAYS[1]] is not None]:
         covered = sum(r["low"] <= r["measured"] <= r["high"] for r in judged)
         numbers[f"{model}, interval"] = {"tasks": len(judged), "covers": covered / len(judged)}
         found.append(
@@ -158,19 +158,20 @@ def _compared(model: str, rows: list[dict]) -> tuple[list[str], dict[str, Any], 
 
 def _d90(task: TaskInfo, result: dict) -> dict[str, Any]:
     predicted, measured = result["d90"]["predicted"], result["d90"]["measured"]
+    value = predicted["value"]  # `None` where the prediction was refused: there is no curve then
     return {
         "task": task.name,
         "half": task.half,
-        WAYS[0]: _alone(result),
-        WAYS[1]: predicted["value"],
+        WAYS[0]: None if value is None else _alone(result),
+        WAYS[1]: value,
         "low": predicted["low"] or 0.0,
         "high": math.inf if predicted["high"] is None else predicted["high"],
         "measured": measured["value"],
-        "stuck": predicted["value"]
-        >= 0.999 * max(p["d"] for p in result["curve"] if p["method"] == "predict"),
+        "stuck": value is not None
+        and value >= 0.999 * max(p["d"] for p in result["curve"] if p["method"] == "predict"),
         "cost": {key: result[key]["predict"] / result[key]["measure"] for key in ("passes", "seconds")},
-        "error": result["diagnostics"]["linearization_error"],
-        "movement": result["diagnostics"]["movement"],
+        "error": result["diagnostics"].get("linearization_error"),
+        "movement": result["diagnostics"].get("movement"),
     }
 
 

@@ -164,14 +164,14 @@ def test_prediction_refuses_a_head_that_says_nothing():
 
 @pytest.mark.parametrize(("error", "movement"), [(1.5, 0.1), (0.1, 1.5), (1.5, 1.5)])
 def test_prediction_widens_its_interval_where_linearization_fails(monkeypatch, error, movement):
-    module, problem = predict_module, problem_with(lambda w: w)
+    problem = problem_with(lambda w: w)
 
     def diagnosed(error: float, movement: float) -> Prediction:
-        monkeypatch.setattr(module, "_linearization_error", lambda *_: error)
-        monkeypatch.setattr(module, "_origin_norm", lambda _: at_one / movement)
+        monkeypatch.setattr(predict_module, "_linearization_error", lambda *_: error)
+        monkeypatch.setattr(predict_module, "_origin_norm", lambda _: at_one / movement)
         return predicted(problem)
 
-    monkeypatch.setattr(module, "_origin_norm", lambda _: 1.0)
+    monkeypatch.setattr(predict_module, "_origin_norm", lambda _: 1.0)
     at_one = predicted(problem).diagnostics["movement"]
     sound, doubtful = diagnosed(0.1, 0.1), diagnosed(error, movement)
     factor = max(1, error / 0.5) * max(1, movement / 0.5)
@@ -198,18 +198,19 @@ def test_a_lower_fraction_needs_no_more_dimensions():
 
 
 def test_d90_is_where_a_monotone_fit_crosses_the_level():
-    module = predict_module
     solved = np.repeat([[0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]], 5, axis=1)  # .5 and .25 pool to .375
-    crossing, level, baseline = module.level_crossing(solved, [1, 2, 4], Criterion(fraction=0.6), 0.5)
+    crossing, level, baseline = predict_module.level_crossing(solved, [1, 2, 4], Criterion(fraction=0.6), 0.5)
     assert (level, baseline) == (pytest.approx(0.6), 1.0)
     assert crossing == pytest.approx(np.log(2) * (1 + (0.6 - 0.375) / (1 - 0.375)))
-    assert module.level_crossing(solved, [1, 2, 4], Criterion(baseline=1.0, fraction=0.3), 0.5)[0] == 0
+    assert (
+        predict_module.level_crossing(solved, [1, 2, 4], Criterion(baseline=1.0, fraction=0.3), 0.5)[0] == 0
+    )
 
 
 def test_burn_in_moves_the_kernel_not_the_start(monkeypatch):
-    module, problem, seen = predict_module, problem_with(lambda w: w), []
-    original = module._cross_fit
-    monkeypatch.setattr(module, "_cross_fit", lambda f, *rest: seen.append(f) or original(f, *rest))
+    problem, seen = problem_with(lambda w: w), []
+    original = predict_module._cross_fit
+    monkeypatch.setattr(predict_module, "_cross_fit", lambda f, *rest: seen.append(f) or original(f, *rest))
     predicted(problem)
     burnt = predicted(problem, burn_in=2)
     at_origin, after = seen[0], seen[-1]

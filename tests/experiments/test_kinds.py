@@ -13,7 +13,7 @@ from experiments.kinds import KINDS, Place
 from experiments.page import write_page
 from experiments.runner import LOG, Local, run
 from experiments.scope import Scope, TaskInfo
-from experiments.studies import STUDIES, combinations, dimension, methods
+from experiments.studies import STUDIES, combinations, dimension, methods, prediction
 from experiments.studies.convergence import steps_of_loss, steps_to_90
 from experiments.trial import Known
 
@@ -98,7 +98,26 @@ def test_steps_to_90_percent_are_those_of_a_hand():
     assert steps_to_90({"dev": dev}, 0.5) == 18  # 0.5 + 0.9 x 0.4 = 0.86
     assert steps_to_90({"dev": dev}, 0.3) == 12  # 0.3 + 0.9 x 0.6 = 0.84
     assert steps_to_90({"dev": dev}, 0.89) is None
-    falling = [1.0 - 0.01 * i for i in range(100)]
-    assert steps_of_loss(falling) in (81, 82)  # rounding decides; of 90 windows, nine tenths of the way
+    falling = [100.0 - i for i in range(100)]  # whole numbers: no rounding decides
+    assert steps_of_loss(falling) == 82  # of 90 windows, nine tenths of the way
     assert steps_of_loss([1.0] * 40) is None
     assert steps_of_loss(falling[:10]) is None
+
+
+def test_a_refused_prediction_is_a_row_without_one():
+    nothing = {"value": None, "low": None, "high": None}
+    costs = {"predict": 1.0, "measure": 2.0}
+    result = {
+        "d90": {"predicted": nothing, "measured": {"value": 5.0}},
+        "frozen": 0.5,
+        "curve": [],
+        "passes": costs,
+        "seconds": costs,
+        "diagnostics": {"rank": 1},
+    }
+    row = prediction._d90(TASKS_HERE[0], result)
+    assert [row[way] for way in prediction.WAYS] == [None, None]
+    found, numbers, holds = prediction._compared("gpt-1M", [row])
+    assert not numbers  # nothing is judged, the interval neither
+    assert not holds
+    assert all("0 of" in sentence for sentence in found)

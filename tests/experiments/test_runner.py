@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from squares import SCOPE, Squares, Study, pair
+from squares import SCOPE, Squares, Study, pair, results
 
 from deltatheory.results import ResultLog, merge
 from experiments.__main__ import app
@@ -20,12 +20,6 @@ from experiments.trial import Known, Trial
 
 ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # of processes of their own
-
-
-def results(folder):
-    """Return hash ↦ result, of trials that did not fail."""
-    rows = ResultLog(folder / LOG).rows()
-    return {row["hash"]: row["result"] for row in rows if "error" not in row["result"]}
 
 
 def finished(folder, engine=None, scope=SCOPE, study=None):

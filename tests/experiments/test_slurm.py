@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from squares import SCOPE, Squares, Study
+from squares import SCOPE, Squares, Study, results
 
 from deltatheory.results import ResultLog
 from experiments.runner import LOG, Cluster, Local, run
@@ -93,11 +93,6 @@ def slurm(monkeypatch):
             daemon.terminate()
             daemon.wait(20)
         shutil.rmtree(folder)
-
-
-def results(folder):
-    rows = ResultLog(folder / LOG).rows()
-    return {row["hash"]: row["result"] for row in rows if "error" not in row["result"]}
 
 
 @pytest.mark.slow
