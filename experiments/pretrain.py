@@ -162,8 +162,7 @@ class Run:
         if log["steps"] != self.recipe.steps and log["step"] > min(log["fall"], self.recipe.fall):
             raise ValueError(
                 f"steps={self.recipe.steps}: the run in {str(self.out)!r} ends after {log['steps']} steps, "
-                f"and its "
-                f"learning rate falls since {log['fall']}: give that number, or another folder."
+                f"and its learning rate falls since {log['fall']}: give that number, or another folder."
             )
         self.step, self.seconds = log["step"], log["seconds"]
         with torch.no_grad():

@@ -101,10 +101,9 @@ def findings(scope: Scope, known: Known) -> Findings:
         tables.append(Table(f"{model}: convergence", columns, rows))
     ran = (
         "The runs of the study `performance`. Steps to 90 % of the gain of dev accuracy over the frozen "
-        "model are "
-        f"looked for every 6 steps, where the gain is at least {_GAIN}; since 100 dev examples are noisy, "
-        f"the order is "
-        "judged by the training loss, smoothed over 10 steps: the steps to 90 % of its fall."
+        f"model are looked for every 6 steps, where the gain is at least {_GAIN}; since 100 dev examples are "
+        "noisy, the order is judged by the training loss, smoothed over 10 steps: the steps to 90 % of its "
+        "fall."
     )
     return Findings(joint(verdicts), ran, found, numbers, tables)
 

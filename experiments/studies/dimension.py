@@ -72,10 +72,9 @@ def findings(scope: Scope, known: Known) -> Findings:
             small.append(np.median(positive) <= 1000)
         found.append(
             f"{model}, {len(rows)} tasks: the median d90 is {np.median(positive):.0f} of D = "
-            f"{rows[0][1]['D']:,} (quartiles "
-            f"{np.quantile(positive, 0.25):.0f} and {np.quantile(positive, 0.75):.0f}); on {zero} tasks "
-            f"the frozen model is already "
-            f"at the level, on {missed} no d up to the largest tried reaches it."
+            f"{rows[0][1]['D']:,} (quartiles {np.quantile(positive, 0.25):.0f} and "
+            f"{np.quantile(positive, 0.75):.0f}); on {zero} tasks the frozen model is already at the level, "
+            f"on {missed} no d up to the largest tried reaches it."
         )
         numbers[model] = {
             "tasks": len(rows),

@@ -49,8 +49,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             )
         )
     ran = (
-        "The runs of the study `performance`; fine-tuning goes through the same trainer as a δ. Peak "
-        "memory of a "
-        "step, alone in its process, is in `experiments/results/benchmarks/efficiency-cpu.md`."
+        "The runs of the study `performance`; fine-tuning goes through the same trainer as a δ. Peak memory "
+        "of a step, alone in its process, is in `experiments/results/benchmarks/efficiency-cpu.md`."
     )
     return Findings(joint(verdicts), ran, found, numbers, tables)

@@ -99,10 +99,8 @@ def findings(scope: Scope, known: Known) -> Findings:
 RAN = (
     "Every method has the same 60 steps of 16 examples (at most 512 training examples, 48 tokens, AdamW, dev "
     "accuracy on 100 examples every 6 steps, the best δ there is tested on at most 400), {seeds} seed(s). "
-    "Its "
-    "learning rate is tuned by dev accuracy on four calibration tasks for each backbone, all methods over "
-    "the "
-    "same rates. Tasks are drawn by lot, families in turn."
+    "Its learning rate is tuned by dev accuracy on four calibration tasks for each backbone, all methods "
+    "over the same rates. Tasks are drawn by lot, families in turn."
 )
 
 

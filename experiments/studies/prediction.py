@@ -125,10 +125,9 @@ def _compared(model: str, rows: list[dict]) -> tuple[list[str], dict[str, Any], 
         }
         found.append(
             f"{model}, {way}, {half}: d90 on {len(some)} of {total} tasks with both: rank correlation "
-            f"{_number(rho)}, within a factor of two "
-            f"{sum(inside)} ({np.mean(inside):.0%}; {np.mean(shifted):.0%} with one factor, "
-            f"{shift:.2f}, from the calibration half), cost {cost['passes']:.1%} of the measurement's passes "
-            f"and {cost['seconds']:.0%} of its seconds."
+            f"{_number(rho)}, within a factor of two {sum(inside)} ({np.mean(inside):.0%}; "
+            f"{np.mean(shifted):.0%} with one factor, {shift:.2f}, from the calibration half), cost "
+            f"{cost['passes']:.1%} of the measurement's passes and {cost['seconds']:.0%} of its seconds."
         )
         if (way, half) == (WAYS[0], HALVES[1]):
             holds.append(rho is not None and rho >= 0.8 and np.mean(inside) >= 0.8)
@@ -214,10 +213,9 @@ def _methods(scope: Scope, model: str, known: Known) -> tuple[list[str], Table |
         return [f"{model}: methods are complete on {len(rows)} tasks."], None
     said = [
         f"{model}, {len(rows)} tasks: rank correlation of predicted and trained score over methods "
-        f"{with_interval(np.array(ranks))}, of "
-        f"predicted time and steps to 90 % of the fall of the loss {with_interval(np.array(speeds))} (mean "
-        f"over tasks, 95 % interval); "
-        f"following the prediction loses {np.mean(losses):.3f} against the best method."
+        f"{with_interval(np.array(ranks))}, of predicted time and steps to 90 % of the fall of the loss "
+        f"{with_interval(np.array(speeds))} (mean over tasks, 95 % interval); following the prediction loses "
+        f"{np.mean(losses):.3f} against the best method."
     ]
     columns = ["task", "half", "rank correlation of scores", "of times", "loss of the predicted best"]
     return said, Table(f"{model}: ranking and speed of methods", columns, rows)

@@ -74,16 +74,14 @@ def findings(scope: Scope, known: Known) -> Findings:
             checks.append("agrees" if low > 0 else "disagrees" if high < 0 else "undecided")
             found.append(
                 f"{label}: from {small} to {large} accuracy {with_interval(gain[:, i])}, steps to 90 % of "
-                f"the fall of "
-                f"the loss saved {quick.mean():.1f} ({len(common)} tasks)."
+                f"the fall of the loss saved {quick.mean():.1f} ({len(common)} tasks)."
             )
         verdict = "disagrees" if "disagrees" in checks else "agrees" if set(checks) == {"agrees"} else verdict
     else:
         found.append(f"{len(scores)} sizes are complete; two are needed, four are meant.")
     ran = (
         "Backbones of one recipe (`experiments/pretrain.py`), as in `performance`; random modules are a "
-        "tenth of "
-        "the weight matrices of the blocks. The verdict is on accuracy, the largest size against the "
-        "smallest."
+        "tenth of the weight matrices of the blocks. The verdict is on accuracy, the largest size against "
+        "the smallest."
     )
     return Findings(verdict, ran, found, {"models": list(here.models)}, tables)

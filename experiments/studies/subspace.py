@@ -115,12 +115,10 @@ def findings(scope: Scope, known: Known) -> Findings:
         verdicts.append(_verdict(gains))
     ran = (
         "Prompts, adapters, LoRA and prefixes are trained on the calibration half (as in `performance`); "
-        "their principal "
-        "components span the subspaces, linear where the papers train an encoder. On the held-out half "
-        "each is trained within, "
-        "at the better of two rates. The claim is taken to hold where the fitted subspace of prompts keeps "
-        "more of the gain "
-        "than a random one beyond chance, and δ of another method keeps some beyond chance."
+        "their principal components span the subspaces, linear where the papers train an encoder. On the "
+        "held-out half each is trained within, at the better of two rates. The claim is taken to hold where "
+        "the fitted subspace of prompts keeps more of the gain than a random one beyond chance, and δ of "
+        "another method keeps some beyond chance."
     )
     return Findings(joint(verdicts) if verdicts else "undecided", ran, found, numbers, tables)
 

@@ -96,9 +96,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         )
         found.append(
             f"{model}: rank correlation of that share with the cosine of the tasks' kernels JᵀJ "
-            f"{_number(rho['tangent'])}, with the "
-            f"cosine of their gradients at δ = 0 {_number(rho['gradient'])}; gradients, within each target "
-            f"{_number(partial)}."
+            f"{_number(rho['tangent'])}, with the cosine of their gradients at δ = 0 "
+            f"{_number(rho['gradient'])}; gradients, within each target {_number(partial)}."
         )
         numbers[model] = {"pairs": len(pairs), "rho": rho, "rho_within_target": partial}
         best = sorted(pairs, key=lambda p: -p["share"])
@@ -131,13 +130,10 @@ def findings(scope: Scope, known: Known) -> Findings:
             axes.legend()
         figures[f"{model}: transfer against the angle between tasks"] = figure
     ran = (
-        "LoRA r = 8, trained on each task as in `performance` with one seed, evaluated without more "
-        "training on the test splits "
-        f"of all others with their own heads. Counted are targets whose own LoRA gains at least {GAIN}; "
-        f"the share is "
-        "(transferred - frozen)/(own - frozen). Angles are those of JᵀJ and of the gradient of the margin "
-        "loss at δ = 0 over 256 "
-        "examples, through one fixed sketch."
+        "LoRA r = 8, trained on each task as in `performance` with one seed, evaluated without more training "
+        "on the test splits of all others with their own heads. Counted are targets whose own LoRA gains at "
+        f"least {GAIN}; the share is (transferred - frozen)/(own - frozen). Angles are those of JᵀJ and of "
+        "the gradient of the margin loss at δ = 0 over 256 examples, through one fixed sketch."
     )
     return Findings(joint(verdicts), ran, found, numbers, tables, figures)
 
