@@ -1,5 +1,4 @@
-"""The page of a study: its claim, what was run, what was found, a verdict; and the overview of all of "
-"them."""
+"""The page of a study: its claim, what was run, what was found, a verdict; and the overview of them all."""
 
 from __future__ import annotations
 

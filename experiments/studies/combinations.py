@@ -96,9 +96,8 @@ def findings(scope: Scope, known: Known) -> Findings:
             if "disagrees" in (*checks, single.verdict, every.verdict)
             else joint([*checks, single.verdict, every.verdict])
         )
-        found += [
-            f"{model}, {len(tasks)} tasks: {name}: {with_interval(gain)}." for name, gain in gains.items()
-        ]
+        said = "; ".join(f"{name} {with_interval(gain)}" for name, gain in gains.items())
+        found.append(f"{model}, {len(tasks)} tasks, test accuracy: {said}.")
         found.append(
             f"{model}: generalization gap (training - test accuracy): "
             + ", ".join(f"{label} {gaps[:, i].mean():.3f}" for i, label in enumerate(LABELS))

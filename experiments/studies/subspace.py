@@ -120,7 +120,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         "the fitted subspace of prompts keeps more of the gain than a random one beyond chance, and δ of "
         "another method keeps some beyond chance."
     )
-    return Findings(joint(verdicts) if verdicts else "undecided", ran, found, numbers, tables)
+    return Findings(joint(verdicts), ran, found, numbers, tables)
 
 
 def _verdict(gains: dict[tuple[str, str], list[float]]) -> Verdict:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table
+from experiments.page import Findings, Table, Verdict
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import (
     BUDGET,
@@ -19,6 +19,7 @@ from experiments.studies.methods import (
     joint,
     spearman,
     tuned,
+    with_interval,
 )
 from experiments.trial import Known, Trial
 
@@ -80,20 +81,19 @@ def findings(scope: Scope, known: Known) -> Findings:
         near = np.array([p["same"] for p in pairs])
         rho = {key: spearman([p[key] for p in pairs], share.tolist()) for key in ("tangent", "gradient")}
         partial = spearman(_centred(pairs, "gradient"), _centred(pairs, "share"))
-        across = interval(share[~near])
-        said = f"{share[~near].mean():.2f} ({across[0]:.2f} to {across[1]:.2f}) across categories"
-        if near.sum() >= 3:
-            within = interval(share[near])
-            inside = f"{share[near].mean():.2f} ({within[0]:.2f} to {within[1]:.2f}) within a category"
-            said = f"{inside} ({int(near.sum())} pairs), {said}"
-            verdicts.append(
-                "agrees" if within[0] > across[1] else "disagrees" if within[1] < across[0] else "undecided"
-            )
-        else:
-            verdicts.append("undecided")
+        within, across = share[near], share[~near]
         found.append(
-            f"{model}: share of the own gain that another task's LoRA brings: {said}; {len(pairs)} pairs."
+            f"{model}: share of the own gain that another task's LoRA brings: {with_interval(within)} within "
+            f"a category ({len(within)} pairs), {with_interval(across)} across categories ({len(across)})."
         )
+        verdict: Verdict = "undecided"
+        if min(len(within), len(across)) >= 3:
+            inside, outside = interval(within), interval(across)
+            if inside[0] > outside[1]:
+                verdict = "agrees"
+            elif inside[1] < outside[0]:
+                verdict = "disagrees"
+        verdicts.append(verdict)
         found.append(
             f"{model}: rank correlation of that share with the cosine of the tasks' kernels JᵀJ "
             f"{_number(rho['tangent'])}, with the cosine of their gradients at δ = 0 "

@@ -13,7 +13,7 @@ from experiments.kinds import KINDS, Place
 from experiments.page import write_page
 from experiments.runner import LOG, Local, run
 from experiments.scope import Scope, TaskInfo
-from experiments.studies import STUDIES, combinations, dimension, methods, prediction
+from experiments.studies import STUDIES, combinations, dimension, methods, prediction, pretraining
 from experiments.studies.convergence import steps_of_loss, steps_to_90
 from experiments.trial import Known
 
@@ -27,6 +27,7 @@ KINDS_OF = {
     "efficiency": {"frozen", "train"},
     "combinations": {"frozen", "train", "sequence"},
     "scale": {"frozen", "train", "dimension"},
+    "pretraining": {"train", "dimension"},
     "transfer": {"frozen", "transfer", "kernel"},
     "dimension": {"train", "dimension"},
     "prediction": {"frozen", "train", "transfer", "kernel", "dimension"},
@@ -38,7 +39,7 @@ class Tiny(Place):
     """Networks and tasks of the tests under the names of the scope."""
 
     def backbone(self, name):
-        return BACKBONES[name]
+        return BACKBONES[name.partition("/")[0]]  # a snapshot is its end, here
 
     def task(self, trial):
         return TASKS[trial.task]
@@ -61,6 +62,7 @@ def folder(tmp_path_factory):
         patch.setattr(methods, "_FIRST", 0)
         patch.setattr(combinations, "PAIRS", combinations.PAIRS[:1])
         patch.setattr(dimension, "_RUNS", 3.0)
+        patch.setattr(pretraining, "SNAPSHOTS", {"gpt-1M": (1,)})
         patch.setattr(methods, "_TUNING_TASKS", 1)
         patch.setattr(import_module("deltatheory.dimension.predict"), "FOLDS", 3)
         patch.setattr(methods, "FAMILY", "no family")  # label words: a fitted probe leaves little to gain
