@@ -10,12 +10,13 @@ import typer
 
 from deltatheory.cli.common import errors_in_one_line, options_of
 from deltatheory.results import merge as merge_logs
+from deltatheory.tasks.task import Kind
 from experiments.kinds import Place
 from experiments.page import write_overview, write_page
 from experiments.runner import LOG, Cluster, Engine, Local, collect
 from experiments.runner import run as run_study
 from experiments.scope import Scope, choose_tasks
-from experiments.studies import STUDIES
+from experiments.studies import GENERATION, STUDIES
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 RESULTS = Path(__file__).parent / "results" / "study"
@@ -34,6 +35,7 @@ def run(
     name: Annotated[str, typer.Argument(help="A study, or 'all'.")],
     data: Annotated[Path | None, typer.Option(help="Folder of COLLECTION/index.json and tasks.")] = None,
     tasks: Annotated[str, typer.Option(help="A number (drawn by lot), names with commas, or 'all'.")] = "24",
+    kind: Annotated[Kind, typer.Option(help="Of the tasks; each in a folder of its own.")] = "classification",
     models: Annotated[str, typer.Option(help="Backbones, with commas between them.")] = "gpt-1M,minilm",
     seeds: Annotated[int, typer.Option(min=1, help="So many seeds where they matter.")] = 1,
     on: Annotated[On, typer.Option(help="Here, or on a cluster.")] = On.local,
@@ -48,9 +50,9 @@ def run(
     out: Out = RESULTS,
 ) -> None:
     """Run what is missing of a study, and make its page."""
-    named = _named(name)
     with errors_in_one_line():
-        scope = Scope(tuple(models.split(",")), choose_tasks(data, tasks), tuple(range(seeds)))
+        scope = Scope(tuple(models.split(",")), choose_tasks(data, tasks, kind), tuple(range(seeds)))
+        named = _named(name, scope)
         engine: Engine = Local(workers) if on is On.local else Cluster(workers, **options_of(job or []))
         place = Place(data, device, threads)
         _save(scope, out)
@@ -72,12 +74,11 @@ def run(
 @app.command()
 def report(name: str, out: Out = RESULTS) -> None:
     """Make the page of a study, its table and its numbers, from the log alone."""
-    named = _named(name)
     collect(out)
     if not (out / "scope.json").exists():
         raise typer.BadParameter(f"out={str(out)!r}: holds no scope.json; nothing has been run there.")
     scope = Scope.read(out / "scope.json")
-    for study in named:
+    for study in _named(name, scope):
         typer.echo(f"{study}: {write_page(study, STUDIES[study], scope, out)}")
     write_overview(out)
 
@@ -85,9 +86,10 @@ def report(name: str, out: Out = RESULTS) -> None:
 @app.command()
 def merge(logs: list[Path], out: Out = RESULTS) -> None:
     """Unite the logs of several machines, and what each of them covered."""
-    for log in logs:
-        if (other := log.parent / "scope.json").exists():
-            _save(Scope.read(other), out)
+    with errors_in_one_line():
+        for log in logs:
+            if (other := log.parent / "scope.json").exists():
+                _save(Scope.read(other), out)
     typer.echo(f"{merge_logs(logs, out / LOG)} trials in {out / LOG}")
 
 
@@ -98,10 +100,13 @@ def list_studies() -> None:
         typer.echo(f"{name}: {study.CLAIM} ({study.SOURCE})")
 
 
-def _named(name: str) -> list[str]:
-    if name != "all" and name not in STUDIES:
-        raise typer.BadParameter(f"{name!r} is no study; there are {', '.join(STUDIES)}, and 'all'.")
-    return list(STUDIES) if name == "all" else [name]
+def _named(name: str, scope: Scope) -> list[str]:
+    known = list(GENERATION if scope.tasks[0].kind == "generation" else STUDIES)
+    if name != "all" and name not in known:
+        raise typer.BadParameter(
+            f"{name!r} is no study of {scope.tasks[0].kind} tasks; there are {', '.join(known)}, and 'all'."
+        )
+    return known if name == "all" else [name]
 
 
 def _save(scope: Scope, out: Path) -> None:

@@ -20,6 +20,7 @@ BACKBONES = Path(__file__).parent / "backbones"
 # Sizes of the sketches of JᵀJ and of the gradient that a kernel trial keeps, for angles between tasks.
 _TANGENT, _GRADIENT = 48, 256
 _SKETCH = 2048
+_SUFFIX = " Answer:"  # between the source of a generation task and its target
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,13 @@ class Place:
 
     def bound(self, trial: Trial, delta: Any, task: Any = None) -> Any:
         """Bind a delta to the task of a trial, or to another one."""
+        from deltatheory.generation import GenerationProblem
         from deltatheory.problem import Problem
 
         task, length = task or self.task(trial), trial.settings["max_length"]
+        if task.kind == "generation":
+            answers = {"suffix": _SUFFIX, "max_new_tokens": trial.settings["max_new_tokens"]}
+            return GenerationProblem(delta.backbone, task, delta, max_length=length, check=False, **answers)
         head = _head(trial.settings["head"], delta.backbone, task, min(length, delta.backbone.max_length))
         return Problem(delta.backbone, task, delta, head, max_length=length, check=False)
 
@@ -118,16 +123,17 @@ def _training(trial: Trial, **changed: Any) -> Any:
 
 
 def _row(problem: Any, outcome: Any) -> dict[str, Any]:
-    """Return what a training run came to, with the accuracy of its δ on training examples."""
+    """Return what a training run came to, with the score of its δ on training examples."""
+    metric = problem.metric
     fitted = problem.evaluate(outcome.delta, problem.train) if outcome.test else {}
     problem.restore()
     return {
         "status": outcome.status,
-        "test": outcome.test and outcome.test["accuracy"],
+        "test": outcome.test and outcome.test[metric],
         "test_loss": outcome.test and outcome.test["loss"],
-        "train": fitted.get("accuracy"),
+        "train": fitted.get(metric),
         "train_loss": fitted.get("loss"),
-        "dev": [[row["step"], round(row["accuracy"], 4), round(row["loss"], 4)] for row in outcome.dev],
+        "dev": [[row["step"], round(row[metric], 4), round(row["loss"], 4)] for row in outcome.dev],
         "losses": [round(loss, 4) for loss in outcome.losses if math.isfinite(loss)],
         "parameters": outcome.tuned_parameters,
         "optimizer_bytes": outcome.optimizer_state_bytes,
@@ -141,14 +147,13 @@ def _row(problem: Any, outcome: Any) -> dict[str, Any]:
 def frozen(trial: Trial, place: Place) -> dict[str, Any]:
     """Evaluate the frozen backbone."""
     problem = place.problem(trial, "bitfit")
-    splits = {"test": problem.test, "dev": problem.dev}
+    task, splits = problem.task, {"test": problem.test, "dev": problem.dev}
     scores = {name: problem.evaluate(problem.delta.initial(), part) for name, part in splits.items()}
-    majority = max(np.bincount(problem.task.test.labels)) / len(problem.task.test)
-    return {name: score["accuracy"] for name, score in scores.items()} | {
-        "majority": float(majority),
-        "classes": problem.task.num_classes,
-        "examples_sha256": problem.task.provenance.get("examples_sha256"),
-    }
+    found = {name: score[problem.metric] for name, score in scores.items()}
+    if task.kind == "classification":
+        majority = max(np.bincount(task.test.labels)) / len(task.test)
+        found |= {"majority": float(majority), "classes": task.num_classes}
+    return found | {"examples_sha256": task.provenance.get("examples_sha256")}
 
 
 def train(trial: Trial, place: Place) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from typing import Literal
 
 from deltatheory.results import write_json
 from deltatheory.tasks import EMBEDDED
+from deltatheory.tasks.task import Kind
 
 _LOT = 2026  # seed of the draw of tasks
 _LONGEST = 40.0  # mean words of a text: longer ones are cut by every trial
 _CLASSES = 30
+_LONGEST_ANSWER = 6.0  # mean words of a target
 _LEAST_TRAIN, _LEAST_TEST = 400, 150
 
 
@@ -27,13 +29,13 @@ class TaskInfo:
         name: COLLECTION/TASK, or the name of an embedded task.
         category: what it asks ("sentiment", "NLI", ...).
         family: the source that it shares with its siblings, which are not independent of it.
-        majority: share of the commonest class in the test split.
+        kind: "classification" or "generation".
     """
 
     name: str
     category: str
     family: str
-    majority: float
+    kind: Kind = "classification"
 
     @property
     def half(self) -> Literal["calibration", "held-out"]:
@@ -68,7 +70,16 @@ class Scope:
         write_json(path, asdict(self))
 
     def joined(self, other: Scope) -> Scope:
-        """Return what either covers, this one first."""
+        """Return what either covers, this one first.
+
+        Raises:
+            ValueError: if one has classification tasks and the other generation tasks: their scores are not
+                of a kind.
+        """
+        if len(kinds := {task.kind for task in self.tasks + other.tasks}) > 1:
+            raise ValueError(
+                f"tasks of two kinds, {' and '.join(sorted(kinds))}: keep each in its own folder."
+            )
         return replace(
             self,
             models=tuple(dict.fromkeys(self.models + other.models)),
@@ -77,34 +88,36 @@ class Scope:
         )
 
 
-def find_tasks(data: Path | None) -> list[TaskInfo]:
-    """Return the classification tasks of a data folder (COLLECTION/index.json), or the embedded ones."""
+def find_tasks(data: Path | None, kind: Kind = "classification") -> list[TaskInfo]:
+    """Return the tasks of a kind in a data folder (COLLECTION/index.json), or the embedded ones."""
+    if data is None and kind == "classification":
+        return [TaskInfo(name, "topic", name) for name in EMBEDDED]
     if data is None:
-        return [TaskInfo(name, "topic", name, 0.0) for name in EMBEDDED]
+        raise ValueError(f"kind={kind!r}: no such task is embedded; name a folder of tasks (--data).")
     found = []
     for index in sorted(data.glob("*/index.json")):
         for entry in json.loads(index.read_text()).get("tasks", ()):
-            if entry.get("kind") == "classification":
+            if entry.get("kind") == kind:
                 name = f"{index.parent.name}/{Path(entry['file']).name.split('.')[0]}"
-                rate = entry["majority_rate"]["test"]
-                found.append(TaskInfo(name, entry["category"], entry["source_dataset"], rate))
+                found.append(TaskInfo(name, entry["category"], entry["source_dataset"], kind))
     if not found:
-        raise ValueError(f"data={str(data)!r}: holds no COLLECTION/index.json with classification tasks.")
+        raise ValueError(f"data={str(data)!r}: holds no COLLECTION/index.json with {kind} tasks.")
     return found
 
 
-def choose_tasks(data: Path | None, asked: str) -> tuple[TaskInfo, ...]:
+def choose_tasks(data: Path | None, asked: str, kind: Kind = "classification") -> tuple[TaskInfo, ...]:
     """Choose tasks of a data folder.
 
     Args:
         data: the folder; `None` for the embedded tasks.
         asked: "all", names with commas between them, or a number: so many are drawn by lot, one of every
-            family before a second of any, from those with short texts and not too many classes.
+            family before a second of any, from those with short texts, and few classes or short targets.
+        kind: of the tasks.
 
     Raises:
         ValueError: for a name that is not there, or a number below 1.
     """
-    found = find_tasks(data)
+    found = find_tasks(data, kind)
     if asked == "all":
         return tuple(found)
     if not asked.isdigit():
@@ -122,9 +135,13 @@ def _handy(data: Path, task: TaskInfo) -> bool:
     folder, name = task.name.split("/")
     entries = json.loads((data / folder / "index.json").read_text())["tasks"]
     entry = next(e for e in entries if Path(e["file"]).name.split(".")[0] == name)
+    if task.kind == "classification":
+        easy = len(entry["labels"]) <= _CLASSES
+    else:
+        easy = entry["mean_target_words"] <= _LONGEST_ANSWER
     return (
-        entry["mean_input_words"] <= _LONGEST
-        and len(entry["labels"]) <= _CLASSES
+        easy
+        and entry["mean_input_words"] <= _LONGEST
         and entry["n"]["train"] >= _LEAST_TRAIN
         and entry["n"]["test"] >= _LEAST_TEST
     )

@@ -13,7 +13,7 @@ from experiments.trial import Trial
 
 CLAIM = "Squares are not negative"
 SOURCE = "tests"
-SCOPE = Scope(("line",), tuple(TaskInfo(f"{i}", "number", f"family {i}", 0.5) for i in range(10)), (0, 1))
+SCOPE = Scope(("line",), tuple(TaskInfo(f"{i}", "number", f"family {i}") for i in range(10)), (0, 1))
 
 
 def square(trial, place):

@@ -28,3 +28,5 @@ STUDIES = {
         subspace,
     )
 }
+# Those that need no labels: no kernel of margins, and no d90.
+GENERATION = ("performance", "convergence", "efficiency", "combinations")

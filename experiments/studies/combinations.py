@@ -55,7 +55,7 @@ def _sequence(
     rates = [tuned(scope, model, method, known)[0] for method in pair]
     if None in rates:
         return None
-    settings = {**data(model), **BUDGET, "learning_rates": rates}
+    settings = {**data(model, task), **BUDGET, "learning_rates": rates}
     return Trial("sequence", model, task.name, "combined", _joined(pair, " then ").options, seed, settings)
 
 
@@ -97,9 +97,9 @@ def findings(scope: Scope, known: Known) -> Findings:
             else joint([*checks, single.verdict, every.verdict])
         )
         said = "; ".join(f"{name} {with_interval(gain)}" for name, gain in gains.items())
-        found.append(f"{model}, {len(tasks)} tasks, test accuracy: {said}.")
+        found.append(f"{model}, {len(tasks)} tasks, test score: {said}.")
         found.append(
-            f"{model}: generalization gap (training - test accuracy): "
+            f"{model}: generalization gap (training - test score): "
             + ", ".join(f"{label} {gaps[:, i].mean():.3f}" for i, label in enumerate(LABELS))
             + "."
         )
@@ -124,13 +124,13 @@ def findings(scope: Scope, known: Known) -> Findings:
         tables.append(
             Table(
                 f"{model}: means over tasks with their 95 % intervals",
-                ["deltas", "test accuracy", "generalization gap"],
+                ["deltas", "test score", "generalization gap"],
                 rows,
             )
         )
     ran = (
-        "As in `performance`; a combination has a learning rate of its own, a sequence gives each part "
-        "half of the steps "
-        "and the rate it has alone. The gap is accuracy on the training examples less that on the test split."
+        "As in `performance`; a combination has a learning rate of its own, a sequence gives each part half "
+        "of the steps and the rate it has alone. The gap is the score on the training examples less that on "
+        "the test split."
     )
     return Findings(joint(verdicts), ran, found, numbers, tables)

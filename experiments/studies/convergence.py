@@ -29,7 +29,7 @@ CLAIM = (
 SOURCE = "Ding et al. 2023, section 4.1"
 ORDER = ("fine-tuning", "LoRA", "prefix", "prompt")
 LABELS = [method.label for method in METHODS]
-_GAIN = 0.03  # least gain of dev accuracy of which a share is looked for
+_GAIN = 0.03  # least gain of the dev score of which a share is looked for
 
 
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
@@ -38,7 +38,7 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
 
 
 def steps_to_90(result: dict, start: float) -> float | None:
-    """Return the steps to 90 % of the gain of dev accuracy, or `None` where there is hardly any."""
+    """Return the steps to 90 % of the gain of the dev score, or `None` where there is hardly any."""
     scores = [row[1] for row in result["dev"]]
     if not scores or max(scores) - start < _GAIN:
         return None
@@ -68,7 +68,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         means = np.nanmean(values, 0)
         rho = spearman(np.log(sizes[0]).tolist(), np.nanmean(loss, 0).tolist())
         said = ", ".join(f"{LABELS[i]} {means[i]:.0f}" for i in np.argsort(means))
-        found.append(f"{model}, {len(tasks)} tasks: mean steps to 90 % of the gain of dev accuracy: {said}.")
+        found.append(f"{model}, {len(tasks)} tasks: mean steps to 90 % of the gain of the dev score: {said}.")
         found += [
             x.replace("(mean over", "(fewer steps to 90 % of the fall of training loss; mean over")
             for x in order_sentences(model, order)
@@ -100,8 +100,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         ]
         tables.append(Table(f"{model}: convergence", columns, rows))
     ran = (
-        "The runs of the study `performance`. Steps to 90 % of the gain of dev accuracy over the frozen "
-        f"model are looked for every 6 steps, where the gain is at least {_GAIN}; since 100 dev examples are "
+        "The runs of the study `performance`. Steps to 90 % of the gain of the dev score over the frozen "
+        f"model are looked for every 6 steps, where the gain is at least {_GAIN}; since few dev examples are "
         "noisy, the order is judged by the training loss, smoothed over 10 steps: the steps to 90 % of its "
         "fall."
     )
@@ -109,8 +109,7 @@ def findings(scope: Scope, known: Known) -> Findings:
 
 
 def steps_of_loss(losses: list[float], width: int = 10) -> float | None:
-    """Return the step at which the smoothed loss has made 90 % of its fall, or `None` where it does not "
-    "fall."""
+    """Return the step at which the smoothed loss has made 90 % of its fall, `None` if it does not fall."""
     if len(losses) < 2 * width:
         return None
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")

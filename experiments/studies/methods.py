@@ -19,6 +19,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _FIRST = 3  # where the climb over the rates begins
 _TUNING_TASKS = 4
 DATA = {"train": 512, "dev": 100, "test": 400, "max_length": 48}
+ANSWERS = {**DATA, "dev": 50, "test": 200, "max_new_tokens": 12}  # each of its tokens costs a pass
 FAMILY = "gpt-"  # backbones of `experiments/pretrain.py`, named by their size
 BUDGET = {"steps": 60, "batch_size": 16, "evaluate_every": 6}
 
@@ -49,24 +50,27 @@ METHODS = (
 )
 
 
-def data(model: str) -> dict[str, Any]:
+def data(model: str, task: TaskInfo) -> dict[str, Any]:
     """Return the settings of data and head on a backbone.
 
     The head of a sentence encoder is the embeddings of the label words. Backbones of our own recipe are too
     small for that, their label words fall into pieces: they have a linear probe, fitted at θ₀ and frozen.
+    Generation has the head of the language model.
     """
+    if task.kind == "generation":
+        return ANSWERS
     return {**DATA, "head": "probe" if model.startswith(FAMILY) else "label-words"}
 
 
 def training(model: str, method: Method, task: TaskInfo, rate: float, seed: int) -> Trial:
     """Return the trial that trains a method once."""
-    settings = {**data(model), **BUDGET, "learning_rate": rate}
+    settings = {**data(model, task), **BUDGET, "learning_rate": rate}
     return Trial("train", model, task.name, method.delta, dict(method.options), seed, settings)
 
 
 def frozen(model: str, task: TaskInfo) -> Trial:
     """Return the trial that evaluates the frozen backbone."""
-    return Trial("frozen", model, task.name, settings=data(model))
+    return Trial("frozen", model, task.name, settings=data(model, task))
 
 
 def tuned(scope: Scope, model: str, method: Method, known: Known) -> tuple[float | None, list[Trial]]:

@@ -11,6 +11,8 @@ from deltatheory.report.page import COLOURS, style
 from experiments.page import Findings, Table
 from experiments.scope import Scope
 from experiments.studies.methods import (
+    ANSWERS,
+    DATA,
     METHODS,
     check_order,
     frozen,
@@ -62,8 +64,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         }
         tables.append(
             Table(
-                f"{model}: mean test accuracy with its 95 % interval over tasks",
-                ["method", "learning rate", "accuracy", "best on"],
+                f"{model}: mean test score with its 95 % interval over tasks",
+                ["method", "learning rate", "score", "best on"],
                 [[x, rates[x], with_interval(scores[:, i]), wins.get(x, 0)] for i, x in enumerate(LABELS)],
             )
         )
@@ -91,15 +93,17 @@ def findings(scope: Scope, known: Known) -> Findings:
                 color=COLOURS["measured"],
             )
             axes.set_xticks(range(len(LABELS)), LABELS)
-            axes.set_ylabel("accuracy gained over the frozen model")
+            axes.set_ylabel("score gained over the frozen model")
         figures[f"{model}: what each method gains on each task, and its mean"] = figure
-    return Findings(joint(verdicts), RAN.format(seeds=len(scope.seeds)), found, numbers, tables, figures)
+    ran = RAN.format(seeds=len(scope.seeds), **(DATA if scope.tasks[0].kind == "classification" else ANSWERS))
+    return Findings(joint(verdicts), ran, found, numbers, tables, figures)
 
 
 RAN = (
-    "Every method has the same 60 steps of 16 examples (at most 512 training examples, 48 tokens, AdamW, dev "
-    "accuracy on 100 examples every 6 steps, the best δ there is tested on at most 400), {seeds} seed(s). "
-    "Its learning rate is tuned by dev accuracy on four calibration tasks for each backbone, all methods "
+    "Every method has the same 60 steps of 16 examples (at most {train} training examples, {max_length} "
+    "tokens, AdamW, dev score on {dev} examples every 6 steps, the best δ there is tested on at most "
+    "{test}), {seeds} seed(s). Scores are accuracies, or ROUGE-L of greedy answers where a task asks for "
+    "text. The learning rate is tuned by dev score on four calibration tasks for each backbone, all methods "
     "over the same rates. Tasks are drawn by lot, families in turn."
 )
 

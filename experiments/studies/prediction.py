@@ -82,8 +82,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         if share:
             found.append(
                 f"{model}: transfer: rank correlation with the cosine of gradients "
-                f"{_number(share['rho']['gradient'])} over "
-                f"{share['pairs']} pairs, {_number(share['rho_within_target'])} within targets."
+                f"{_number(share['rho']['gradient'])} over {share['pairs']} pairs, "
+                f"{_number(share['rho_within_target'])} within targets."
             )
             numbers[f"{model}, transfer"] = share
     ran = (

@@ -45,7 +45,7 @@ def trial(scope: Scope, model: str, known: Known) -> Trial | None:
     if len(sources) < 3 or not targets or None in rates.values():
         return None
     settings = {
-        **data(model),
+        **data(model, sources[0]),
         **BUDGET,
         "sources": [t.name for t in sources],
         "targets": [t.name for t in targets],

@@ -39,7 +39,7 @@ def trial(scope: Scope, model: str, task: TaskInfo, known: Known) -> Trial | Non
     if rate is None:
         return None
     targets = [other.name for other in scope.tasks]
-    settings = {**data(model), **BUDGET, "learning_rate": rate, "targets": targets}
+    settings = {**data(model, task), **BUDGET, "learning_rate": rate, "targets": targets}
     return Trial("transfer", model, task.name, LORA.delta, {}, scope.seeds[0], settings)
 
 
@@ -47,7 +47,7 @@ def kernel(model: str, task: TaskInfo) -> Trial:
     """Return the trial that predicts from kernels, and sketches that of LoRA."""
     some = [m for m in METHODS if m.label != "prompt"]  # a prompt has a reference point of its own
     settings = {
-        **data(model),
+        **data(model, task),
         "train": 256,
         "deltas": [*(m.delta for m in some), *(m.delta for m in RANKS[:-1])],
         "options": {m.delta.partition(":")[0]: dict(m.options) for m in some if m.options},

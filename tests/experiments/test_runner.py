@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,17 +137,19 @@ def test_pages_come_from_the_log_alone(tmp_path):
 def test_a_scope_comes_back_and_joins(tmp_path):
     SCOPE.save(tmp_path / "scope.json")
     assert Scope.read(tmp_path / "scope.json") == SCOPE
-    other = Scope(("line", "plane"), (TaskInfo("new", "number", "f", 0.5),), (1, 2))
+    other = Scope(("line", "plane"), (TaskInfo("new", "number", "f"),), (1, 2))
     joined = SCOPE.joined(other)
     assert joined.models == ("line", "plane")
     assert joined.seeds == (0, 1, 2)
     assert len(joined.tasks) == 11
+    with pytest.raises(ValueError, match="two kinds"):
+        SCOPE.joined(replace(other, tasks=(TaskInfo("new", "number", "f", "generation"),)))
 
 
 def test_siblings_are_in_the_same_half():
-    halves = {TaskInfo(f"t{i}", "c", "one family", 0.5).half for i in range(20)}
+    halves = {TaskInfo(f"t{i}", "c", "one family").half for i in range(20)}
     assert len(halves) == 1
-    assert {TaskInfo("t", "c", f"family {i}", 0.5).half for i in range(20)} == {"calibration", "held-out"}
+    assert {TaskInfo("t", "c", f"family {i}").half for i in range(20)} == {"calibration", "held-out"}
 
 
 @pytest.fixture
@@ -157,12 +160,16 @@ def data(tmp_path):
             "file": f"tasks/t{i}.jsonl.gz",
             "category": "c",
             "source_dataset": f"family {i % 3}",
-            "majority_rate": {"test": 0.5},
             "mean_input_words": 10,
             "labels": ["a", "b"],
             "n": {"train": 500, "test": 200},
         }
         for i in range(9)
+    ]
+    text = {"kind": "generation", "file": "tasks/long.jsonl.gz", "mean_target_words": 20.0}
+    entries += [
+        entries[0] | text,
+        entries[1] | text | {"file": "tasks/short.jsonl.gz", "mean_target_words": 2.0},
     ]
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "index.json").write_text(json.dumps({"tasks": entries}))
@@ -175,6 +182,8 @@ def test_the_draw_takes_families_in_turn(data):
     assert choose_tasks(data, "5")[:3] == drawn
     assert len(choose_tasks(data, "all")) == 9
     assert [t.name for t in choose_tasks(data, "some/t1,some/t0")] == ["some/t1", "some/t0"]
+    assert [t.name for t in choose_tasks(data, "2", "generation")] == ["some/short"]
+    assert len(choose_tasks(data, "all", "generation")) == 2
 
 
 def test_bad_arguments_name_themselves(data, tmp_path):
@@ -197,6 +206,7 @@ def test_bad_arguments_name_themselves(data, tmp_path):
         (["report", "performance", "--out", "nowhere"], "scope.json"),
         (["run", "performance", "--data", "nowhere"], "index.json"),
         (["run", "performance", "--tasks", "0"], "tasks=0"),
+        (["run", "performance", "--kind", "generation"], "kind='generation'"),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(arguments, said):
