@@ -59,6 +59,15 @@ def _sequence(
     return Trial("sequence", model, task.name, "combined", _joined(pair, " then ").options, seed, settings)
 
 
+def _sequences(
+    scope: Scope, model: str, pair: Sequence[Method], tasks: list[TaskInfo], seed: int, known: Known
+) -> list[dict]:
+    """Return the results on all tasks, or none where one is missing."""
+    sequences = [_sequence(scope, model, pair, task, seed, known) for task in tasks]
+    found = [result for one in sequences if one and (result := known.get(one))]
+    return found if len(found) == len(tasks) else []
+
+
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     """Yield single deltas, all combinations of them, and pairs in sequence."""
     yield from grid(scope, METHODS_HERE, known)
@@ -106,15 +115,12 @@ def findings(scope: Scope, known: Known) -> Findings:
         rows = [[x, with_interval(scores[:, i]), with_interval(gaps[:, i])] for i, x in enumerate(LABELS)]
         for pair in PAIRS:
             label = " then ".join(m.label for m in pair)
-            found_here = [
-                known.get(t)
-                for task in tasks
-                for seed in scope.seeds
-                if (t := _sequence(scope, model, pair, task, seed, known))
-            ]
-            if found_here and all(found_here):
-                tests = np.array([r["test"] or 0.0 for r in found_here if r])
-                trains = np.array([r["train"] or 0.0 for r in found_here if r])
+            runs = [_sequences(scope, model, pair, tasks, seed, known) for seed in scope.seeds]
+            if whole := [run for run in runs if run]:
+                tests, trains = (
+                    np.mean([[r[key] or 0.0 for r in run] for run in whole], axis=0)
+                    for key in ("test", "train")
+                )
                 rows.append([label, with_interval(tests), with_interval(trains - tests)])
         numbers[model] = {
             "tasks": len(tasks),

@@ -119,30 +119,32 @@ def grid(scope: Scope, methods: Iterable[Method], known: Known) -> Iterator[Tria
 
 
 def results(
-    scope: Scope, model: str, method: Method, task: TaskInfo, known: Known
-) -> list[dict[str, Any]] | None:
-    """Return the results of a tuned method on a task, one a seed, or `None` where some are missing."""
-    rate, _ = tuned(scope, model, method, known)
-    if rate is None:
-        return None
-    found = [known.get(training(model, method, task, rate, seed)) for seed in scope.seeds]
-    whole = [r for r in found if r]
-    return whole if len(whole) == len(found) else None
+    scope: Scope, model: str, methods: Sequence[Method], task: TaskInfo, known: Known
+) -> list[list[dict[str, Any]]]:
+    """Return what tuned methods came to on a task: a list for each seed with which all of them have run."""
+    rates = [tuned(scope, model, method, known)[0] for method in methods]
+    found = [
+        [
+            rate and known.get(training(model, m, task, rate, seed))
+            for m, rate in zip(methods, rates, strict=True)
+        ]
+        for seed in scope.seeds
+    ]
+    return [[r for r in row if r] for row in found if all(row)]
 
 
 def table_of(
     scope: Scope, model: str, methods: Sequence[Method], known: Known, value: Any
 ) -> tuple[list[TaskInfo], np.ndarray]:
-    """Return the tasks on which all methods ran, and the mean over seeds of `value(result, task)`.
+    """Return the tasks on which all methods ran, and the mean of `value(result, task)` over `results`.
 
     The array has a row a task and a column a method; NaN where `value` is `None`.
     """
     tasks, rows = [], []
     for task in scope.tasks:
-        cells = [results(scope, model, method, task, known) for method in methods]
-        if all(cells):
+        if runs := results(scope, model, methods, task, known):
             tasks.append(task)
-            values = [[value(r, task) for r in cell or ()] for cell in cells]
+            values = [[value(r, task) for r in one] for one in zip(*runs, strict=True)]
             rows.append([np.nan if None in v else mean(v) for v in values])
     return tasks, np.array(rows).reshape(len(tasks), len(methods))
 

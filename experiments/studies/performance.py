@@ -19,6 +19,7 @@ from experiments.studies.methods import (
     grid,
     joint,
     order_sentences,
+    results,
     table_of,
     tuned,
     with_interval,
@@ -53,7 +54,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         said = ", ".join(f"{LABELS[i]} {means[i]:.3f}" for i in np.argsort(-means))
         best = [LABELS[i] for i in scores.argmax(1)]
         wins = {label: best.count(label) for label in LABELS if label in best}
-        found.append(f"{model}, {len(tasks)} tasks: {said}; frozen {np.nanmean(start):.3f}.")
+        seeds = min(len(results(scope, model, METHODS, task, known)) for task in tasks)
+        found.append(f"{model}, {len(tasks)} tasks, {seeds} seed(s): {said}; frozen {np.nanmean(start):.3f}.")
         found += order_sentences(model, order)
         found.append(f"{model}: best on {', '.join(f'{n} tasks {label}' for label, n in wins.items())}.")
         rates = {m.label: tuned(scope, model, m, known)[0] for m in METHODS}
@@ -95,16 +97,16 @@ def findings(scope: Scope, known: Known) -> Findings:
             axes.set_xticks(range(len(LABELS)), LABELS)
             axes.set_ylabel("score gained over the frozen model")
         figures[f"{model}: what each method gains on each task, and its mean"] = figure
-    ran = RAN.format(seeds=len(scope.seeds), **(DATA if scope.tasks[0].kind == "classification" else ANSWERS))
+    ran = RAN.format(**(DATA if scope.tasks[0].kind == "classification" else ANSWERS))
     return Findings(joint(verdicts), ran, found, numbers, tables, figures)
 
 
 RAN = (
     "Every method has the same 60 steps of 16 examples (at most {train} training examples, {max_length} "
     "tokens, AdamW, dev score on {dev} examples every 6 steps, the best δ there is tested on at most "
-    "{test}), {seeds} seed(s). Scores are accuracies, or ROUGE-L of greedy answers where a task asks for "
-    "text. The learning rate is tuned by dev score on four calibration tasks for each backbone, all methods "
-    "over the same rates. Tasks are drawn by lot, families in turn."
+    "{test}). Scores are accuracies, or ROUGE-L of greedy answers where a task asks for text. The learning "
+    "rate is tuned by dev score on four calibration tasks for each backbone, all methods over the same "
+    "rates. Tasks are drawn by lot, families in turn."
 )
 
 

@@ -195,12 +195,13 @@ def _methods(scope: Scope, model: str, known: Known) -> tuple[list[str], Table |
     rows, ranks, speeds, losses = [], [], [], []
     for task in scope.tasks:
         kernel = known.get(transfer.kernel(model, task))
-        trained = [results(scope, model, method, task, known) for method in PREDICTED]
-        if not kernel or not all(trained):
+        runs = results(scope, model, PREDICTED, task, known)
+        if not kernel or not runs:
             continue
         guess = [kernel["predicted"][m.delta] for m in PREDICTED]
-        scores = [float(np.mean([r["test"] or 0.0 for r in cell or ()])) for cell in trained]
-        times = [[steps_of_loss(r["losses"]) for r in cell or ()] for cell in trained]
+        trained = list(zip(*runs, strict=True))
+        scores = [float(np.mean([r["test"] or 0.0 for r in one])) for one in trained]
+        times = [[steps_of_loss(r["losses"]) for r in one] for one in trained]
         rank = spearman([g["score"] for g in guess], scores)
         at = [i for i, (g, t) in enumerate(zip(guess, times, strict=True)) if g["time"] and None not in t]
         speed = spearman([guess[i]["time"] for i in at], [float(np.mean(times[i])) for i in at])

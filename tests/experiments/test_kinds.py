@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from importlib import import_module
 
+import numpy as np
 import pytest
 from test_generation import copy_task
 from tiny_models import tiny
@@ -119,6 +120,19 @@ def test_studies_of_generation_are_judged_by_rouge(tmp_path, monkeypatch):
     problem = Tiny().bound(methods.frozen("gpt-1M", scope.tasks[0]), make_delta("bitfit", tiny("gpt2")))
     frozen = next(r["result"] for r in rows if r["config"]["kind"] == "frozen")
     assert frozen["test"] == problem.evaluate(problem.delta.initial(), problem.test)["rouge_l"]
+
+
+def test_methods_are_compared_on_the_seeds_that_all_have_run(monkeypatch):
+    monkeypatch.setattr(methods, "tuned", lambda *_: (0.1, []))
+    scope, two = replace(SCOPE, seeds=(0, 1, 2)), methods.METHODS[:2]
+    ran = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2)]  # the second method lacks seed 1
+    trials = [methods.training("gpt-1M", two[m], TASKS_HERE[0], 0.1, seed) for m, seed in ran]
+    known = Known(
+        {"hash": t.hash, "result": {"test": m + seed / 10}} for t, (m, seed) in zip(trials, ran, strict=True)
+    )
+    tasks, values = methods.table_of(scope, "gpt-1M", two, known, lambda result, _: result["test"])
+    assert tasks == TASKS_HERE[:1]
+    assert values == pytest.approx(np.array([[0.1, 1.1]]))
 
 
 def test_steps_to_90_percent_are_those_of_a_hand():
