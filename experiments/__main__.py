@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from deltatheory.cli.common import errors_in_one_line, options_of
+from deltatheory.results import ResultLog
 from deltatheory.results import merge as merge_logs
 from deltatheory.tasks.task import Kind
 from experiments.kinds import Place
@@ -17,6 +18,7 @@ from experiments.runner import LOG, Cluster, Engine, Local, collect
 from experiments.runner import run as run_study
 from experiments.scope import Scope, choose_tasks
 from experiments.studies import GENERATION, STUDIES
+from experiments.trial import Known
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 RESULTS = Path(__file__).parent / "results" / "study"
@@ -74,12 +76,14 @@ def run(
 @app.command()
 def report(name: str, out: Out = RESULTS) -> None:
     """Make the page of a study, its table and its numbers, from the log alone."""
-    collect(out)
     if not (out / "scope.json").exists():
         raise typer.BadParameter(f"out={str(out)!r}: holds no scope.json; nothing has been run there.")
     scope = Scope.read(out / "scope.json")
-    for study in _named(name, scope):
-        typer.echo(f"{study}: {write_page(study, STUDIES[study], scope, out)}")
+    named = _named(name, scope)
+    collect(out)
+    known = Known.read(ResultLog(out / LOG))
+    for study in named:
+        typer.echo(f"{study}: {write_page(study, STUDIES[study], scope, known, out)}")
     write_overview(out)
 
 

@@ -67,14 +67,10 @@ class Findings:
     figures: dict[str, Figure] = field(default_factory=dict)
 
 
-def write_page(name: str, study: Any, scope: Scope, folder: Path) -> Verdict:
-    """Write report.html, table.md and result.json of a study into its folder, from the log alone."""
+def write_page(name: str, study: Any, scope: Scope, known: Known, folder: Path) -> Verdict:
+    """Write report.html, table.md and result.json of a study into its folder, from what is known alone."""
     from markupsafe import Markup
 
-    from deltatheory.results import ResultLog
-    from experiments.runner import LOG
-
-    known = Known.read(ResultLog(folder / LOG))
     findings: Findings = study.findings(scope, known)
     command = f"python -m experiments report {name} --out {folder.name}"
     result = {

@@ -10,15 +10,20 @@ from experiments.page import write_page
 from experiments.runner import LOG
 from experiments.scope import Scope
 from experiments.studies import STUDIES
+from experiments.trial import Known
 
 STUDY = Path(__file__).parents[2] / "experiments" / "results" / "study"
 PAGES = sorted(path.parent.name for path in STUDY.glob("*/result.json"))
 
 
+@pytest.fixture(scope="module")
+def known():
+    return Known.read(ResultLog(STUDY / LOG))
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_comes_again_from_its_log(name, tmp_path):
-    (tmp_path / LOG).write_bytes((STUDY / LOG).read_bytes())
-    write_page(name, STUDIES[name], Scope.read(STUDY / "scope.json"), tmp_path)
+def test_a_page_comes_again_from_its_log(name, known, tmp_path):
+    write_page(name, STUDIES[name], Scope.read(STUDY / "scope.json"), known, tmp_path)
     stored, again = (json.loads((f / name / "result.json").read_text()) for f in (STUDY, tmp_path))
     assert stored["verdict"] == again["verdict"]
     assert stored["found"] == again["found"]

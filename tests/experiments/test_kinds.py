@@ -86,7 +86,7 @@ def folder(tmp_path_factory):
         assert not errors
         assert set(left.values()) == {0}
         for name, study in STUDIES.items():
-            write_page(name, study, SCOPE, folder)
+            write_page(name, study, SCOPE, Known(rows), folder)
         yield folder
 
 
@@ -114,9 +114,9 @@ def test_studies_of_generation_are_judged_by_rouge(tmp_path, monkeypatch):
     scope = Scope(("gpt-1M",), (TaskInfo("some/text", "c", "f", "generation"),), (0,))
     for name in GENERATION:
         assert run(STUDIES[name], scope, tmp_path, Tiny(), Local(), say=lambda _: None) == 0
-        write_page(name, STUDIES[name], scope, tmp_path)
+        rows = ResultLog(tmp_path / LOG).rows()
+        write_page(name, STUDIES[name], scope, Known(rows), tmp_path)
         assert json.loads((tmp_path / name / "result.json").read_text())["numbers"], name
-    rows = ResultLog(tmp_path / LOG).rows()
     problem = Tiny().bound(methods.frozen("gpt-1M", scope.tasks[0]), make_delta("bitfit", tiny("gpt2")))
     frozen = next(r["result"] for r in rows if r["config"]["kind"] == "frozen")
     assert frozen["test"] == problem.evaluate(problem.delta.initial(), problem.test)["rouge_l"]

@@ -126,7 +126,8 @@ def test_parts_of_a_run_that_was_cut_off_are_collected(tmp_path):
 
 def test_pages_come_from_the_log_alone(tmp_path):
     finished(tmp_path)
-    assert write_page("squares", Study(), SCOPE, tmp_path) == "agrees"
+    known = Known.read(ResultLog(tmp_path / LOG))
+    assert write_page("squares", Study(), SCOPE, known, tmp_path) == "agrees"
     first = json.loads((tmp_path / "squares" / "result.json").read_text())
     assert first["numbers"] == {"sum": sum(i * i for i in range(10)) - 9}
     assert "9 squares." in (tmp_path / "squares" / "report.html").read_text()
