@@ -14,6 +14,7 @@ from deltatheory.testing.domains import (
     pencils,
     projectors,
     psd_matrices,
+    quadratics,
     vectors,
 )
 from deltatheory.testing.falsify import Claim, Falsification, Report, check, claim, falsify
@@ -35,6 +36,7 @@ __all__ = [
     "pencils",
     "projectors",
     "psd_matrices",
+    "quadratics",
     "vectors",
     "write_tests",
 ]

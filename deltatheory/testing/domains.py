@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deltatheory.theorems.exact import exactly, inverse
-from deltatheory.theorems.functions import Quadratic
+from deltatheory.theorems.functions import Quadratic, Rotated, Separable, bend
 
 __all__ = [
     "Domain",
@@ -27,6 +27,7 @@ __all__ = [
     "pencils",
     "projectors",
     "psd_matrices",
+    "quadratics",
     "vectors",
 ]
 
@@ -194,7 +195,28 @@ def attention_heads(n: int, d: int) -> Domain:
     )
 
 
-def losses(D: int, L: Any, mu: Any) -> Domain:
+def _curvatures(D: int, L: Any, mu: Any) -> Domain:
+    """Return the domain of D numbers between mu and L.
+
+    Raises:
+        ValueError: unless 0 <= mu <= L, and D >= 2.
+    """
+    if not 0 <= mu <= L or D < 2:
+        raise ValueError(f"mu={mu}, L={L}, D={D}: must satisfy 0 <= mu <= L and D >= 2.")
+
+    def build(x: np.ndarray) -> np.ndarray:
+        one = x[0] * 0 + 1  # of the kind of x: a fraction times an array of floats is an array of objects
+        return Fraction(mu) * one + (Fraction(L) - Fraction(mu)) * one * abs(_squashed(x))
+
+    return vectors(D).map(build)
+
+
+def _with_constants(L: Any, mu: Any, f: Any, x: dict[str, np.ndarray]) -> dict[str, Any]:
+    one = x["centre"][0] * 0 + 1
+    return {"f": f, "L": Fraction(L) * one, "mu": Fraction(mu) * one, "x0": x["x0"], "star": x["centre"]}
+
+
+def quadratics(D: int, L: Any, mu: Any) -> Domain:
     """Return the domain {"f", "L", "mu", "x0", "star"} of quadratics with curvatures between mu and L.
 
     Args:
@@ -205,14 +227,36 @@ def losses(D: int, L: Any, mu: Any) -> Domain:
     Raises:
         ValueError: unless 0 <= mu <= L, and D >= 2.
     """
-    if not 0 <= mu <= L or D < 2:
-        raise ValueError(f"mu={mu}, L={L}, D={D}: must satisfy 0 <= mu <= L and D >= 2.")
-    L, mu = Fraction(L), Fraction(mu)
 
     def build(x: dict[str, np.ndarray]) -> dict[str, Any]:
-        one = x["centre"][0] * 0 + 1
-        curvatures = mu * one + (L - mu) * one * abs(_squashed(x["curvature"]))
-        f = Quadratic(x["U"] * curvatures @ x["U"].T, x["centre"], 0 * one)
-        return {"f": f, "L": L * one, "mu": mu * one, "x0": x["x0"], "star": x["centre"]}
+        f = Quadratic(x["U"] * x["curvature"] @ x["U"].T, x["centre"], x["centre"][0] * 0)
+        return _with_constants(L, mu, f, x)
 
-    return combine(U=_rotations(D), curvature=vectors(D), centre=vectors(D), x0=vectors(D)).map(build)
+    curvature = _curvatures(D, L, mu)
+    return combine(U=_rotations(D), curvature=curvature, centre=vectors(D), x0=vectors(D)).map(build)
+
+
+def losses(D: int, L: Any, mu: Any) -> Domain:
+    """Return the domain {"f", "L", "mu", "x0", "star"} of L-smooth, mu-strongly convex functions.
+
+    Along each of D orthogonal directions f has one curvature near its minimum and another far from it, all
+    between mu and L: quadratics, Huber functions, and what lies between them.
+
+    Args:
+        D: number of variables, at least 2.
+        L: smoothness.
+        mu: strong convexity, 0 for merely convex ones.
+
+    Raises:
+        ValueError: unless 0 <= mu <= L, and D >= 2.
+    """
+
+    def build(x: dict[str, np.ndarray]) -> dict[str, Any]:
+        near = 1 - abs(_squashed(x["near"]))  # where the curvature changes: above 0, at most 1
+        parts = (bend(a, b, c) for a, b, c in zip(x["inner"], x["outer"], near, strict=True))
+        return _with_constants(L, mu, Rotated(Separable(tuple(parts)), x["U"], x["centre"]), x)
+
+    inner, outer = _curvatures(D, L, mu), _curvatures(D, L, mu)
+    return combine(
+        U=_rotations(D), inner=inner, outer=outer, near=vectors(D), centre=vectors(D), x0=vectors(D)
+    ).map(build)

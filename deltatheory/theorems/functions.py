@@ -14,7 +14,17 @@ import numpy as np
 
 from deltatheory.theorems.exact import is_psd, solve
 
-__all__ = ["AbsoluteValue", "Curve", "Quadratic", "Separable", "Spline", "huber", "parabola"]
+__all__ = [
+    "AbsoluteValue",
+    "Curve",
+    "Quadratic",
+    "Rotated",
+    "Separable",
+    "Spline",
+    "bend",
+    "huber",
+    "parabola",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +207,52 @@ class Separable:
 
 
 @dataclass(frozen=True, eq=False)
+class Rotated:
+    """f(x) = g(Uᵀ(x - c)), with U orthogonal: what is known of g is known of f."""
+
+    g: Separable
+    U: np.ndarray
+    centre: np.ndarray
+
+    def _turned(self, x: np.ndarray) -> np.ndarray:
+        return self.U.T @ (x - self.centre)
+
+    def value(self, x: np.ndarray) -> Any:
+        """Return f(x)."""
+        return self.g.value(self._turned(x))
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        """Return ∇f(x)."""
+        return self.U @ self.g.gradient(self._turned(x))
+
+    @property
+    def minimum(self) -> Any:
+        """f*."""
+        return self.g.minimum
+
+    def is_smooth(self, L: Any) -> bool:
+        """Return whether ∇f is L-Lipschitz."""
+        return self.g.is_smooth(L)
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether f is convex."""
+        return self.g.is_convex
+
+    def is_strongly_convex(self, mu: Any) -> bool:
+        """Return whether f - μ/2 ‖x‖² is convex."""
+        return self.g.is_strongly_convex(mu)
+
+    def is_pl(self, mu: Any) -> bool:
+        """Return whether ½‖∇f‖² >= μ (f - f*)."""
+        return self.g.is_pl(mu)
+
+    def is_minimiser(self, x: np.ndarray) -> bool:
+        """Return whether x minimises f."""
+        return self.g.is_minimiser(self._turned(x))
+
+
+@dataclass(frozen=True, eq=False)
 class AbsoluteValue:
     """f(x) = c Σ_i |x_i|: convex, with no smoothness at all."""
 
@@ -274,10 +330,14 @@ class Curve:
         return self._residual(x) == 0
 
 
+def bend(inner: Any, outer: Any, c: Any) -> Spline:
+    """Return the function with minimum f(0) = 0 and curvature `inner` for |x| <= c, `outer` beyond."""
+    return Spline((-c, c), (outer, inner, outer), -inner * c, inner * c * c / 2)
+
+
 def huber(L: Any, c: Any) -> Spline:
     """Return the Huber function: ½ L x² for |x| <= c, and linear beyond."""
-    zero = L - L
-    return Spline((-c, c), (zero, L, zero), -L * c, L * c * c / 2)
+    return bend(L, L - L, c)
 
 
 def parabola(L: Any, centre: Any = Fraction(0)) -> Spline:
@@ -286,7 +346,7 @@ def parabola(L: Any, centre: Any = Fraction(0)) -> Spline:
 
 
 def _inside(t: Any, low: Any, high: Any) -> bool:
-    return (low is None or low <= t) and (high is None or t <= high)
+    return bool((low is None or low <= t) and (high is None or t <= high))
 
 
 def _axes(A: np.ndarray) -> set[int]:

@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deltatheory.testing import (
     Domain,
@@ -18,6 +19,7 @@ from deltatheory.testing import (
     pencils,
     projectors,
     psd_matrices,
+    quadratics,
     vectors,
 )
 from deltatheory.theorems.exact import as_float, eye, is_psd, rank
@@ -41,7 +43,7 @@ def test_projectors(P) -> None:
 
 
 @SETTINGS
-@given(losses(3, 4, Fraction(1, 2)).strategy())
+@given(st.one_of(kind(3, 4, Fraction(1, 2)).strategy() for kind in (quadratics, losses)))
 def test_losses(x) -> None:
     assert x["f"].is_smooth(x["L"])
     assert x["f"].is_strongly_convex(x["mu"])
@@ -61,7 +63,15 @@ def test_systems(stable, n) -> None:
 
 
 @pytest.mark.parametrize(
-    "domain", [pencils(2), projectors(3, 1), attention_heads(3, 2), losses(2, 3, 1), ltv_systems(2, 1, 2)]
+    "domain",
+    [
+        pencils(2),
+        projectors(3, 1),
+        attention_heads(3, 2),
+        quadratics(2, 3, 1),
+        losses(2, 3, 1),
+        ltv_systems(2, 1, 2),
+    ],
 )
 def test_floats_and_fractions_build_the_same(domain) -> None:
     vector = domain.vector(5)
@@ -71,8 +81,10 @@ def test_floats_and_fractions_build_the_same(domain) -> None:
         if isinstance(a, dict):
             for key in a:
                 compare(a[key], b[key])
-        elif hasattr(a, "H"):
-            np.testing.assert_allclose(a.H, b.H, atol=1e-12)
+        elif hasattr(a, "gradient"):
+            for x in np.array([[2.0, -3.0], [0.25, 0.0]]):
+                assert a.value(x) == pytest.approx(b.value(x))
+                np.testing.assert_allclose(a.gradient(x).astype(float), b.gradient(x), atol=1e-12)
         else:
             np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), atol=1e-12)
 

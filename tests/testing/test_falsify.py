@@ -17,6 +17,7 @@ from deltatheory.testing import (
     losses,
     ltv_systems,
     psd_matrices,
+    quadratics,
     vectors,
     write_tests,
 )
@@ -153,9 +154,20 @@ def test_users_bounds_on_losses() -> None:
 
         return sides
 
-    domain = losses(2, 4, 1)
-    assert check(claim("smooth", gap("L"), domain), examples=30).holds
-    assert falsify(claim("wrong", gap("mu"), domain), evaluations=300).refuted
+    for domain in (quadratics(2, 4, 1), losses(2, 4, 1)):
+        assert check(claim("smooth", gap("L"), domain), examples=30).holds
+        assert falsify(claim("wrong", gap("mu"), domain), evaluations=300).refuted
+
+
+def test_what_holds_for_quadratics_alone_falls_on_losses() -> None:
+    """f - f* <= ½ ∇f·(x - x*) is an equality for quadratics."""
+
+    def sides(x):
+        slope = x["f"].gradient(x["x0"]) @ (x["x0"] - x["star"])
+        return x["f"].value(x["x0"]) - x["f"].minimum, slope / 2
+
+    assert check(claim("half the slope", sides, quadratics(2, 4, 1)), examples=30).holds
+    assert falsify(claim("half the slope", sides, losses(2, 4, 1)), evaluations=300).refuted
 
 
 @pytest.mark.parametrize("id", ["T02", "T24", "T41"])
