@@ -99,10 +99,11 @@ def table(
     ]
     for row in rows:
         lines.append(
-            f"| {row['task']} | {row['frozen']:.3f} | {row['baseline']:.3f} "
-            f"({row['predicted_baseline']:.3f}) | {row['level']:.3f} | {_interval(row, 'predicted')} | "
-            f"{_interval(row, 'measured')} | {_number(row['ratio'], '.2f')} | {row['full_runs']:.1f} | "
-            f"{row['passes_ratio']:.0f} | {row['linearization_error']:.2f} | {row['movement']:.2f} |"
+            f"| {row['task']} | {row['frozen']:.3f} "
+            f"| {row['baseline']:.3f} ({row['predicted_baseline']:.3f}) "
+            f"| {row['level']:.3f} | {_interval(row, 'predicted')} | {_interval(row, 'measured')} "
+            f"| {_number(row['ratio'], '.2f')} | {row['full_runs']:.1f} | {row['passes_ratio']:.0f} "
+            f"| {row['linearization_error']:.2f} | {row['movement']:.2f} |"
         )
     lines += ["", "Summary: " + json.dumps(summary), ""]
     write_atomically(out / "table.md", "\n".join(lines))
