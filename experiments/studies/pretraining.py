@@ -89,6 +89,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         tables.append(Table(f"{model}: {len(whole)} tasks", heads, cells))
         every = [[task.name, *row] for (task, _), row in zip(whole, values, strict=True)]
         tables.append(Table(f"{model}: d90 of every task", ["task", *names], every))
+    if not found:
+        found.append(f"No backbone with snapshots is among {', '.join(scope.models)}.")
     ran = (
         "The search of `dimension` on snapshots of one pretraining run, all before its learning rate falls, "
         "and on the backbone at its end. The level is the same for all: 90 % of the test accuracy of tuned "

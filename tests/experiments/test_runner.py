@@ -222,6 +222,7 @@ def test_every_study_speaks_of_an_empty_log():
     for study in STUDIES.values():
         findings = study.findings(SCOPE, Known([]))
         assert findings.verdict == "undecided"
+        assert findings.found  # the overview shows the first sentence
 
 
 @pytest.mark.parametrize(
