@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from itertools import islice
 from statistics import mean, median
 
 import torch
 from torch import Tensor
 
+from deltatheory import parallel
 from deltatheory.problem import Trainable, epochs
 from deltatheory.saving import Checkpoint
 
@@ -180,6 +182,9 @@ def train(
 ) -> TrainingResult:
     """Train δ and evaluate it on the test split; the backbone is θ₀ again afterwards.
 
+    Called in all processes of a `torch.distributed` group, it shares every batch among them (data
+    parallelism); the first one evaluates and writes the checkpoints, and all return the same δ.
+
     Args:
         problem: what to train.
         training: how.
@@ -215,7 +220,7 @@ def train(
     order = islice(epochs(problem.train.lengths, training.batch_size, training.seed), log.step, None)
 
     def save() -> None:
-        if saved is not None:
+        if saved is not None and parallel.is_first():
             log.passes, log.seconds = problem.passes - before, time.perf_counter() - began
             tensors = {"delta": delta, **({"best": best} if log.dev else {}), **_state(optimizer, delta)}
             saved.save(tensors, asdict(log))
@@ -230,8 +235,7 @@ def train(
             step_began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = training.rate(log.step)
-            batch, labels = problem.batch(problem.train, next(order))
-            loss, accuracy, delta.grad = problem.loss_and_gradient(delta, batch, labels)
+            loss, accuracy, delta.grad = parallel.loss_and_gradient(problem, delta, next(order))
             if training.clip is not None:
                 torch.nn.utils.clip_grad_norm_([delta], training.clip)
             optimizer.step()
@@ -242,7 +246,8 @@ def train(
                 on_step(log.step, loss)
             log.step += 1
             if training.evaluates_after(log.step):
-                log.dev.append({"step": log.step, **problem.evaluate(delta, problem.dev)})
+                scores = parallel.from_first(partial(problem.evaluate, delta, problem.dev))
+                log.dev.append({"step": log.step, **scores})
                 if log.since_best(problem.metric) == 0:
                     best = delta.clone()
                 if on_evaluate:
@@ -251,7 +256,7 @@ def train(
                 save()
         save()
         final = best if log.dev else delta
-        test = problem.evaluate(final, problem.test)
+        test = parallel.from_first(partial(problem.evaluate, final, problem.test))
     except FloatingPointError as error:
         status = f"diverged: {error}"
     finally:

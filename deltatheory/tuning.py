@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deltatheory import parallel
 from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import DELTAS, Delta, make_delta
 from deltatheory.deltas.subspace import FullFineTuning
@@ -49,6 +50,8 @@ def tune(
 ) -> dict:
     """Train one delta and write `result.json` and `delta.safetensors`; a run that was stopped goes on.
 
+    The processes of `accelerate launch` share every batch (see `train`), and the first one writes.
+
     Args:
         model: a backbone, or what `load_backbone` takes.
         task: a task, or what `load_task` takes.
@@ -76,6 +79,8 @@ def tune(
         DerivativeError: if the backbone's derivatives fail the self-check.
     """
     training, out = training or Training(), Path(out)
+    parallel.join(device)
+    first = parallel.is_first()
     made_of = _checked(delta, dict(options or {}))
     task = load_task(task) if isinstance(task, str) else task
     task = task.limited(train_examples, test_examples, training.seed)
@@ -95,8 +100,8 @@ def tune(
     problem = problem_of(tuned, task, True)
     settings = {**problem.identity(), "training": training.to_dict(), "device": str(backbone.device)}
     with (
-        _Bar(problem, training.steps, progress) as bar,
-        Tracker(track, tuned.name, settings) as tracker,
+        _Bar(problem, training.steps, progress and first) as bar,
+        Tracker(track if first else None, tuned.name, settings) as tracker,
     ):
         outcome = train(
             problem,
@@ -113,15 +118,17 @@ def tune(
         "settings": settings,
         "provenance": {**provenance(), "task": {"name": task.name, **task.provenance}},
     }
-    if outcome.test is not None:
+    if outcome.test is not None and first:
         save_delta(out / "delta.safetensors", tuned, outcome.delta)
-    write_json(out / "result.json", result)
+    if first:
+        write_json(out / "result.json", result)
     if compare:
         full = FullFineTuning(backbone, scope=getattr(tuned, "scope", "blocks"))
         short = replace(training, steps=_TIMED, evaluate_every=None, patience=None, learning_rate=1e-5)
         costs = train(problem_of(full, task.limited(None, 1, training.seed), False), short)
         result["full"] = {name: getattr(costs, name) for name in _COSTS}
-        write_json(out / "result.json", result)
+        if first:
+            write_json(out / "result.json", result)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from deltatheory.results import merge as merge_logs
 from deltatheory.tasks.task import Kind
 from experiments.kinds import Place
 from experiments.page import write_overview, write_page
-from experiments.runner import LOG, Cluster, Engine, Local, collect
+from experiments.runner import LOG, Accelerated, Cluster, Engine, Local, collect
 from experiments.runner import run as run_study
 from experiments.scope import Scope, choose_tasks
 from experiments.studies import GENERATION, STUDIES
@@ -30,6 +31,7 @@ class On(StrEnum):
 
     local = "local"
     slurm = "slurm"
+    accelerate = "accelerate"
 
 
 @app.command()
@@ -40,7 +42,9 @@ def run(
     kind: Annotated[Kind, typer.Option(help="Of the tasks; each in a folder of its own.")] = "classification",
     models: Annotated[str, typer.Option(help="Backbones, with commas between them.")] = "gpt-1M,minilm",
     seeds: Annotated[int, typer.Option(min=1, help="So many seeds where they matter.")] = 1,
-    on: Annotated[On, typer.Option(help="Here, or on a cluster.")] = On.local,
+    on: Annotated[
+        On, typer.Option(help="Here, on a cluster, or on the GPUs of `accelerate launch` for one model.")
+    ] = On.local,
     workers: Annotated[int, typer.Option(min=1, help="Processes here, or jobs there.")] = 1,
     job: Annotated[
         list[str] | None,
@@ -55,8 +59,15 @@ def run(
     with errors_in_one_line():
         scope = Scope(tuple(models.split(",")), choose_tasks(data, tasks, kind), tuple(range(seeds)))
         named = _named(name, scope)
-        engine: Engine = Local(workers) if on is On.local else Cluster(workers, **options_of(job or []))
         place = Place(data, device, threads)
+        engines: dict[On, Callable[[], Engine]] = {
+            On.local: lambda: Local(workers),
+            On.slurm: lambda: Cluster(workers, **options_of(job or [])),
+            On.accelerate: lambda: Accelerated(device),
+        }
+        engine = engines[on]()
+        if isinstance(engine, Accelerated) and not engine.leads:
+            return engine.follow(place)
         _save(scope, out)
         for study in named:
             typer.echo(f"{study}:")
@@ -70,6 +81,8 @@ def run(
                 say=lambda text: typer.echo(f"  {text}"),
             )
             typer.echo(f"  {left} trials are missing" if left else "  all trials have run")
+        if isinstance(engine, Accelerated):
+            engine.dismiss()
     report(name, out)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +18,13 @@ from experiments.scope import Scope
 from experiments.trial import Known, Trial
 
 LOG = "trials.jsonl"
+FAILURES = (
+    ValueError,
+    RuntimeError,
+    FloatingPointError,
+    OSError,
+    ImportError,
+)  # of a trial; its row says why
 
 
 class Study(Protocol):
@@ -88,7 +97,7 @@ def execute(trial: Trial, place: Place, log: ResultLog) -> dict[str, Any]:
     """Run one trial and write its row; of one that fails the row says why."""
     try:
         result = KINDS[trial.kind](trial, place)
-    except (ValueError, RuntimeError, FloatingPointError, OSError, ImportError) as error:
+    except FAILURES as error:
         result = {"error": f"{type(error).__name__}: {error}"}
     return log.append(trial.config, result)
 
@@ -132,6 +141,48 @@ class Local:
             for future in as_completed(started):
                 if row := future.result():
                     yield started[future], row
+
+
+class Accelerated(Local):
+    """On several GPUs at once, each of which takes its share of every batch: under `accelerate launch`.
+
+    The first process runs the study, hands every trial to the others, which `follow`, and writes its row.
+
+    Args:
+        device: "cpu" or "cuda".
+
+    Attributes:
+        leads: whether this is the first process.
+    """
+
+    def __init__(self, device: str) -> None:
+        from deltatheory.parallel import from_first, is_first, join
+
+        super().__init__()
+        join(device)
+        self.leads, self._handed = is_first(), from_first
+
+    def _rows(
+        self, trials: Sequence[Trial], folder: Path, place: Place, until: float
+    ) -> Iterable[tuple[Trial, dict]]:
+        for trial in trials:
+            if time.time() < until:
+                self._hand(trial)
+                yield from super()._rows([trial], folder, place, math.inf)
+
+    def _hand(self, trial: Trial | None) -> Trial | None:
+        return self._handed(lambda: trial)
+
+    def follow(self, place: Place) -> None:
+        """Take part in every trial until there are no more."""
+        place.start()
+        while trial := self._hand(None):
+            with suppress(*FAILURES):  # the first process writes why
+                KINDS[trial.kind](trial, place)
+
+    def dismiss(self) -> None:
+        """Tell those that follow that there are no more trials."""
+        self._hand(None)
 
 
 def _in_time(trial: Trial, place: Place, log: ResultLog, until: float) -> dict | None:

@@ -71,6 +71,7 @@ def train(
 ) -> None:
     """Train one delta on a task; the same command goes on with a run that was stopped."""
     with errors_in_one_line():
+        from deltatheory.parallel import is_first
         from deltatheory.training import Training
         from deltatheory.tuning import tune
 
@@ -109,6 +110,8 @@ def train(
             )
         except KeyboardInterrupt:
             stopped(out)
+    if not is_first():
+        return
     print_table(_summary(result))
     print(f"Status: {result['status']}")
     if result["test"] is not None:
