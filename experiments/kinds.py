@@ -217,7 +217,13 @@ def dimension(trial: Trial, place: Place) -> dict[str, Any]:
         device=place.device,
     )
     whole = result.to_dict()
-    return {key: value for key, value in whole.items() if key not in ("settings", "provenance")}
+    folds: dict[int, list[float]] = {}
+    for point in result.curve:
+        if point.method == "predict" and point.test_metric is not None:
+            folds.setdefault(point.d, []).append(float(f"{point.test_metric:.5g}"))
+    kept = {key: value for key, value in whole.items() if key not in ("settings", "provenance")}
+    kept["curve"] = [vars(point) for point in result.curve if point.method != "predict"]
+    return kept | {"linearized": {"d": list(folds), "scores": list(folds.values())}}  # one a fold
 
 
 def kernel(trial: Trial, place: Place) -> dict[str, Any]:

@@ -166,6 +166,28 @@ def test_steps_to_90_percent_are_those_of_a_hand():
     assert steps_of_loss(falling[:10]) is None
 
 
+@pytest.mark.parametrize(
+    ("frozen", "full", "ways"),
+    [
+        (0.5, 1.0, (10, 7.0, 10**0.8)),  # levels .72, given, and .5 + .8 x .3 between .5 at 1 and .8 at 10
+        (0.4, 0.4, (10, 7.0, 0)),  # fine-tuning gains nothing: the frozen model is at the level
+        (0.9, 1.2, (0, 7.0, None)),  # the linearized network gains nothing
+    ],
+)
+def test_each_way_of_prediction_crosses_its_own_level(frozen, full, ways):
+    result = {
+        "d90": {"predicted": {"value": 7.0}},
+        "frozen": frozen,
+        "baseline": {"measured": full},
+        "level": {"measured": 0.9 * full},
+        "linearized": {"d": [1, 10], "scores": [[0.4, 0.6], [0.8, 0.8]]},
+    }
+    if ways[0]:
+        level = (0.72 - 0.5) / (0.8 - 0.5)
+        ways = (10**level, *ways[1:])
+    assert prediction._ways(result) == pytest.approx(ways)
+
+
 def test_a_refused_prediction_is_a_row_without_one():
     nothing = {"value": None, "low": None, "high": None}
     costs = {"predict": 1.0, "measure": 2.0}
@@ -173,12 +195,13 @@ def test_a_refused_prediction_is_a_row_without_one():
         "d90": {"predicted": nothing, "measured": {"value": 5.0}},
         "frozen": 0.5,
         "curve": [],
+        "linearized": {"d": [], "scores": []},
         "passes": costs,
         "seconds": costs,
         "diagnostics": {"rank": 1},
     }
     row = prediction._d90(TASKS_HERE[0], result)
-    assert [row[way] for way in prediction.WAYS] == [None, None]
+    assert [row[way] for way in prediction.WAYS] == [None, None, None]
     found, numbers, holds = prediction._compared("gpt-1M", [row])
     assert not numbers  # nothing is judged, the interval neither
     assert not holds
