@@ -91,8 +91,8 @@ def findings(scope: Scope, known: Known) -> Findings:
                 rows.append(("prompt", f"{label} subspace", start, row["own"]["prompt"], score))
             for pair, score in row["unified"].items():
                 first, _, second = pair.partition(" in ")
-                name = "same method" if first == second else "another method"
-                rows.append((second, f"unified, δ of the {name}", start, row["own"][second], score))
+                name = "the same method" if first == second else "another method"
+                rows.append((second, f"unified, δ of {name}", start, row["own"][second], score))
         gains: dict[tuple[str, str], list[float]] = {}
         for method, where, start, own, score in rows:
             if own - start >= _GAIN:
