@@ -18,13 +18,8 @@ from experiments.scope import Scope
 from experiments.trial import Known, Trial
 
 LOG = "trials.jsonl"
-FAILURES = (
-    ValueError,
-    RuntimeError,
-    FloatingPointError,
-    OSError,
-    ImportError,
-)  # of a trial; its row says why
+# What a trial may fail with; its row says why.
+FAILURES = (ValueError, RuntimeError, FloatingPointError, OSError, ImportError)
 
 
 class Study(Protocol):

@@ -189,7 +189,7 @@ def _ways(result: dict) -> tuple[float | None, ...]:
     by_share: float | None = 0.0
     if level > frozen:
         share = (level - frozen) / (result["baseline"]["measured"] - frozen)
-        crossing, own, best = level_crossing(scores, grid, Criterion(share, corrected=True), frozen)
+        crossing, _, best = level_crossing(scores, grid, Criterion(share, corrected=True), frozen)
         by_share = math.exp(crossing) if best > frozen else None
     return alone, result["d90"]["predicted"]["value"], by_share
 
