@@ -166,11 +166,14 @@ def test_steps_to_90_percent_are_those_of_a_hand():
     assert steps_of_loss(falling[:10]) is None
 
 
+_OWN = 10 ** ((0.72 - 0.5) / (0.8 - 0.5))  # where a line from .5 at 1 to .8 at 10 crosses .9 x .8
+
+
 @pytest.mark.parametrize(
     ("frozen", "full", "ways"),
     [
-        (0.5, 1.0, (10, 7.0, 10**0.8)),  # levels .72, given, and .5 + .8 x .3 between .5 at 1 and .8 at 10
-        (0.4, 0.4, (10, 7.0, 0)),  # fine-tuning gains nothing: the frozen model is at the level
+        (0.5, 1.0, (_OWN, 7.0, 10**0.8)),  # of .5 + .8 x .3
+        (0.4, 0.4, (_OWN, 7.0, 0)),  # fine-tuning gains nothing: the frozen model is at the level
         (0.9, 1.2, (0, 7.0, None)),  # the linearized network gains nothing
     ],
 )
@@ -182,9 +185,6 @@ def test_each_way_of_prediction_crosses_its_own_level(frozen, full, ways):
         "level": {"measured": 0.9 * full},
         "linearized": {"d": [1, 10], "scores": [[0.4, 0.6], [0.8, 0.8]]},
     }
-    if ways[0]:
-        level = (0.72 - 0.5) / (0.8 - 0.5)
-        ways = (10**level, *ways[1:])
     assert prediction._ways(result) == pytest.approx(ways)
 
 
