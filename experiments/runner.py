@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 from deltatheory.results import ResultLog, merge
@@ -131,11 +133,16 @@ class Local:
                     return
                 yield trial, execute(trial, place, log)
             return
-        with ProcessPoolExecutor(self.workers, get_context("spawn"), place.start) as pool:
+        with ProcessPoolExecutor(self.workers, get_context("spawn"), _start_worker, (place,)) as pool:
             started = {pool.submit(_in_time, trial, place, log, until): trial for trial in trials}
-            for future in as_completed(started):
-                if row := future.result():
-                    yield started[future], row
+            try:
+                for future in as_completed(started):
+                    if row := future.result():
+                        yield started[future], row
+            except BaseException:  # interrupted: the pool would run all trials before it ends
+                for worker in active_children():
+                    worker.terminate()
+                raise
 
 
 class Accelerated(Local):
@@ -178,6 +185,18 @@ class Accelerated(Local):
     def dismiss(self) -> None:
         """Tell those that follow that there are no more trials."""
         self._hand(None)
+
+
+def _start_worker(place: Place) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
+    place.start()
+
+
+def _end_with_parent() -> None:
+    """Leave when the process that deals out the trials is gone: a worker without one would wait for ever."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _in_time(trial: Trial, place: Place, log: ResultLog, until: float) -> dict | None:

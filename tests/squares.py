@@ -65,4 +65,4 @@ def results(folder):
 
 
 if __name__ == "__main__":
-    run(Study(pause=0.05), SCOPE, Path(sys.argv[1]), Squares(), Local(workers=2))
+    run(Study(pause=float(sys.argv[2])), SCOPE, Path(sys.argv[1]), Squares(), Local(workers=2))

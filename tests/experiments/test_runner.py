@@ -29,6 +29,14 @@ def finished(folder, engine=None, scope=SCOPE, study=None):
     return run(study or Study(), scope, folder, place, engine or Local(), say=lambda _: None)
 
 
+def group_lives(leader):
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.fixture
 def whole(tmp_path):
     """The results of an undisturbed run."""
@@ -65,7 +73,7 @@ def test_a_budget_ends_before_the_next_trial(tmp_path):
 def test_five_kills_of_the_whole_group_lose_nothing(tmp_path):
     """`kill -9` of all processes at random moments, then a run to the end: the rows of an undisturbed run."""
     finished(tmp_path / "whole", study=Study(pause=0.05))
-    command = [sys.executable, str(ROOT / "tests" / "squares.py"), str(tmp_path / "killed")]
+    command = [sys.executable, str(ROOT / "tests" / "squares.py"), str(tmp_path / "killed"), "0.05"]
     environment = {**os.environ, "PYTHONPATH": PATHS}
     lot, counts = random.Random(0), []
     for _ in range(5):
@@ -82,6 +90,24 @@ def test_five_kills_of_the_whole_group_lose_nothing(tmp_path):
     assert counts[0] < 36
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_runner_that_ends_takes_its_workers_along(tmp_path, sent):
+    """A signal to the runner alone: soon no process of its group is left, and most trials have not run."""
+    command = [sys.executable, str(ROOT / "tests" / "squares.py"), str(tmp_path), "1.0"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": PATHS}, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not results(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, sent)
+    process.wait(timeout=30)
+    while group_lives(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert 0 < len(results(tmp_path)) < 10
 
 
 def test_logs_of_two_machines_merge_without_loss_or_duplicates(tmp_path, whole):
