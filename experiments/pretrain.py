@@ -67,8 +67,9 @@ class Recipe:
         return self.learning_rate * min((step + 1) / self.warmup, rest, 1.0)
 
 
-# A step of the first two takes 0.08 and 0.18 s of a CPU core; the others are for a GPU.
+# A step of the first three takes up to 0.2 s of a CPU core; the last two are for a GPU.
 SIZES = {
+    "0.1M": Recipe(hidden=32, layers=2, heads=2, steps=8000, batch=4, learning_rate=8e-3),
     "0.3M": Recipe(hidden=64, layers=3, heads=4, steps=8000, batch=4, learning_rate=5e-3),
     "1M": Recipe(hidden=128, layers=4, heads=4, steps=6400, batch=4, learning_rate=3e-3),
     "4M": Recipe(hidden=256, layers=4, heads=4, steps=12800, batch=32, learning_rate=2e-3),
@@ -280,7 +281,7 @@ class Run:
             "time": f"{self.seconds / 60:.0f} minutes on {self.device}",
             "corpus": f"{self.about}; SHA-256 {self.corpus.digest[:16]}",
             "command": f"`python -m experiments.pretrain CORPUS --size {self.name} --steps {recipe.steps} "
-            f"--seed {self.seed} --device {self.device} --out FOLDER`",
+            f"--batch {recipe.batch} --seed {self.seed} --device {self.device} --out FOLDER`",
             "commit": origin["commit"],
             "versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items() if v),
         }
@@ -301,6 +302,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the model, its log and its checkpoint.")],
     tokens: Annotated[Path | None, typer.Option(help="Of all sizes; by default beside --out.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Windows a step, instead of the recipe's.")] = None,
     snapshots: Annotated[int | None, typer.Option(min=1, help="Keep the model at BASE, 2 BASE, ...")] = None,
     every: Annotated[int, typer.Option(min=1, help="Steps between validations and checkpoints.")] = 200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -312,7 +314,8 @@ def main(
     if size not in SIZES:
         raise typer.BadParameter(f"size={size!r}: allowed are {', '.join(SIZES)}.")
     torch.set_num_threads(threads)
-    recipe = replace(SIZES[size], steps=steps or SIZES[size].steps)
+    recipe = SIZES[size]
+    recipe = replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     text = load_corpus(corpus, tokens or out.parent / "tokens")
     options = {"seed": seed, "device": device, "every": every, "snapshots": snapshots, "about": about}
     Run(size, recipe, text, out, **options).finish()

@@ -232,7 +232,15 @@ def test_tokens_of_another_corpus_are_refused(folder, corpus, tmp_path):
         load_corpus(tmp_path, tmp_path / "tokens")
 
 
+def test_the_command_of_the_card_is_the_one_that_ran(folder, tmp_path):
+    said = ["--size", "0.1M", "--steps", "1", "--batch", "2", "--seed", "3", "--device", "cpu"]
+    assert CliRunner().invoke(app, [str(folder), *said, "--out", str(tmp_path / "x")]).exit_code == 0
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert f"CORPUS {' '.join(said)} --out FOLDER" in card
+    assert "1 steps of 2 x 256 tokens" in card
+
+
 def test_an_unknown_size_is_refused(folder, tmp_path):
     result = CliRunner().invoke(app, [str(folder), "--size", "2M", "--out", str(tmp_path / "x")])
     assert result.exit_code == 2
-    assert "allowed are 0.3M, 1M, 4M, 16M" in " ".join(result.output.split())
+    assert "allowed are 0.1M, 0.3M, 1M, 4M, 16M" in " ".join(result.output.split())
