@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table
+from experiments.page import Findings, Table, Verdict
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import BUDGET, METHODS, data, training, tuned
 from experiments.trial import Known, Trial
@@ -59,6 +63,34 @@ def measured(scope: Scope, model: str, known: Known) -> list[tuple[TaskInfo, dic
         if one and (result := known.get(one)):
             rows.append((task, result))
     return rows
+
+
+@dataclass(frozen=True)
+class Fall:
+    """On how many tasks d90 fell and rose, with the p-value of the sign test."""
+
+    fell: int
+    rose: int
+    p: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Say whether d90 fell on more tasks than it rose on, beyond chance."""
+        return "undecided" if self.p >= 0.05 else "agrees" if self.fell > self.rose else "disagrees"
+
+    def __str__(self) -> str:
+        return f"d90 falls on {self.fell} and rises on {self.rose} (sign test p = {self.p:.2g})"
+
+
+def with_unreached(values: Any) -> np.ndarray:
+    """Return measured d90 as an array, infinite where no d that was tried reaches the level."""
+    return np.nan_to_num(np.array(values, float), nan=math.inf)
+
+
+def fall(before: np.ndarray, after: np.ndarray) -> Fall:
+    """Compare d90 of the same tasks, as `with_unreached` has them."""
+    fell, rose = int((before > after).sum()), int((before < after).sum())
+    return Fall(fell, rose, float(stats.binomtest(fell, fell + rose).pvalue) if fell + rose else 1.0)
 
 
 def findings(scope: Scope, known: Known) -> Findings:

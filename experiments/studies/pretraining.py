@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
 
 from experiments.page import Findings, Table, Verdict
 from experiments.scope import Scope, TaskInfo
@@ -57,16 +56,11 @@ def findings(scope: Scope, known: Known) -> Findings:
             continue
         names = list(stages(model))
         values = [[r["d90"]["measured"]["value"] for r in row] for _, row in whole]
-        # A level that no d reaches is harder than one that some d reaches.
-        d90 = np.array([[np.inf if v is None else v for v in row] for row in values])
-        fell, rose = int((d90[:, 0] > d90[:, -1]).sum()), int((d90[:, 0] < d90[:, -1]).sum())
-        p = float(stats.binomtest(fell, fell + rose).pvalue) if fell + rose else 1.0
-        verdicts.append("undecided" if p >= 0.05 else "agrees" if fell > rose else "disagrees")
-        found.append(
-            f"{model}, {len(whole)} tasks: from {names[0]} to {names[-1]} d90 falls on {fell} and rises on "
-            f"{rose} (sign test p = {p:.2g})."
-        )
-        numbers[model] = {"tasks": len(whole), "fell": fell, "rose": rose, "p": p}
+        d90 = dimension.with_unreached(values)
+        fall = dimension.fall(d90[:, 0], d90[:, -1])
+        verdicts.append(fall.verdict)
+        found.append(f"{model}, {len(whole)} tasks: from {names[0]} to {names[-1]} {fall}.")
+        numbers[model] = {"tasks": len(whole), "fell": fall.fell, "rose": fall.rose, "p": fall.p}
         frozen = np.array([[r["frozen"] for r in row] for _, row in whole])
         medians = np.median(d90, axis=0)
         cells = [

@@ -1,6 +1,7 @@
 """All studies on tiny networks, from the first trial to the page."""
 
 import json
+import math
 from dataclasses import replace
 from importlib import import_module
 
@@ -164,6 +165,20 @@ def test_steps_to_90_percent_are_those_of_a_hand():
     assert steps_of_loss(falling) == 82  # of 90 windows, nine tenths of the way
     assert steps_of_loss([1.0] * 40) is None
     assert steps_of_loss(falling[:10]) is None
+
+
+def test_a_level_that_no_d_reaches_is_above_all_d():
+    before, after = (
+        dimension.with_unreached([5, None, 3, None, 8]),
+        dimension.with_unreached([1, 9, 4, None, 7]),
+    )
+    assert before.tolist() == [5, math.inf, 3, math.inf, 8]
+    fall = dimension.fall(before, after)
+    assert (fall.fell, fall.rose) == (3, 1)
+    assert fall.p == pytest.approx(10 / 16)  # P(no or one of four coins, or all or all but one)
+    assert fall.verdict == "undecided"
+    assert dimension.fall(np.ones(8), np.zeros(8)).verdict == "agrees"
+    assert dimension.fall(np.zeros(8), np.ones(8)).verdict == "disagrees"
 
 
 _OWN = 10 ** ((0.72 - 0.5) / (0.8 - 0.5))  # where a line from .5 at 1 to .8 at 10 crosses .9 x .8
