@@ -44,8 +44,15 @@ class Place:
         torch.set_num_threads(self.threads)
 
     def backbone(self, name: str) -> Any:
-        """Load a backbone once in a process: one of this folder, or what `load_backbone` takes."""
+        """Load a backbone once in a process: one of this folder, or what `load_backbone` takes.
+
+        Raises:
+            FileNotFoundError: where this folder has its card alone, without its weights.
+        """
         folder = BACKBONES / name
+        if folder.is_dir() and not (folder / "model.safetensors").exists():
+            card = folder / "README.md"
+            raise FileNotFoundError(f"models={name!r}: not here; the command in {card} makes it.")
         return _backbone(str(folder) if folder.is_dir() else name, self.device)
 
     def task(self, trial: Trial) -> Any:

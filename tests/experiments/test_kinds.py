@@ -156,6 +156,13 @@ def test_pretraining_is_judged_by_the_sign_of_the_change(monkeypatch, first, las
     assert pretraining.findings(scope, Known(rows)).verdict == verdict
 
 
+def test_a_card_without_weights_says_what_makes_them(tmp_path, monkeypatch):
+    (tmp_path / "gpt-4M").mkdir()
+    monkeypatch.setattr(kinds, "BACKBONES", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"models='gpt-4M'.*gpt-4M/README\.md"):
+        Place().backbone("gpt-4M")
+
+
 def test_steps_to_90_percent_are_those_of_a_hand():
     dev = [[6, 0.5, 1.0], [12, 0.85, 0.6], [18, 0.9, 0.5], [24, 0.88, 0.4]]
     assert steps_to_90({"dev": dev}, 0.5) == 18  # 0.5 + 0.9 x 0.4 = 0.86
