@@ -113,6 +113,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             + "."
         )
         rows = [[x, with_interval(scores[:, i]), with_interval(gaps[:, i])] for i, x in enumerate(LABELS)]
+        behind = []
         for pair in PAIRS:
             label = " then ".join(m.label for m in pair)
             runs = [_sequences(scope, model, pair, tasks, seed, known) for seed in scope.seeds]
@@ -122,6 +123,13 @@ def findings(scope: Scope, known: Known) -> Findings:
                     for key in ("test", "train")
                 )
                 rows.append([label, with_interval(tests), with_interval(trains - tests)])
+                better = max((scores[:, LABELS.index(m.label)] for m in pair), key=np.mean)
+                behind.append(f"{label} {with_interval(tests - better)}")
+        if behind:
+            found.append(
+                f"{model}, one after the other, less the part with the better mean alone: "
+                f"{'; '.join(behind)}."
+            )
         numbers[model] = {
             "tasks": len(tasks),
             "scores": dict(zip(LABELS, scores.mean(0).tolist(), strict=True)),
