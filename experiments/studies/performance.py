@@ -54,8 +54,9 @@ def findings(scope: Scope, known: Known) -> Findings:
         said = ", ".join(f"{LABELS[i]} {means[i]:.3f}" for i in np.argsort(-means))
         best = [LABELS[i] for i in scores.argmax(1)]
         wins = {label: best.count(label) for label in LABELS if label in best}
-        seeds = min(len(results(scope, model, METHODS, task, known)) for task in tasks)
-        found.append(f"{model}, {len(tasks)} tasks, {seeds} seed(s): {said}; frozen {np.nanmean(start):.3f}.")
+        runs = [len(results(scope, model, METHODS, task, known)) for task in tasks]
+        seeds = f"{min(runs)} to {max(runs)} seeds" if min(runs) < max(runs) else f"seeds: {min(runs)}"
+        found.append(f"{model}, {len(tasks)} tasks, {seeds}: {said}; frozen {np.nanmean(start):.3f}.")
         found += order_sentences(model, order)
         found.append(f"{model}: best on {', '.join(f'{n} tasks {label}' for label, n in wins.items())}.")
         rates = {m.label: tuned(scope, model, m, known)[0] for m in METHODS}
