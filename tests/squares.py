@@ -1,5 +1,6 @@
 """A study of squares, for tests of the runner: quick trials in two waves, of which one fails."""
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -65,4 +66,5 @@ def results(folder):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start jobs in the background without
     run(Study(pause=float(sys.argv[2])), SCOPE, Path(sys.argv[1]), Squares(), Local(workers=2))

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-STEPS, BETWEEN, MARGIN = 18, 4, 0.05
+STEPS, BETWEEN, MARGIN = 30, 4, 0.05  # the task differs a little between versions of Python
 PAIR = [("lora", {"r": 4}), ("bitfit", {})]
 # Options and learning rate.
 CASES = {
