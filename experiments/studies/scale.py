@@ -87,17 +87,17 @@ def findings(scope: Scope, known: Known) -> Findings:
     if len(of) >= 2:
         small, large = next(iter(of)), list(of)[-1]
         common = [name for name in of[small] if name in of[large]]
-        gain, saved = (
+        gain, later = (
             np.array([np.subtract(of[large][name][i], of[small][name][i]) for name in common]) for i in (0, 1)
         )
         checks = []
         for i, label in enumerate(LABELS):
             low, high = interval(gain[:, i])
             checks.append("agrees" if low > 0 else "disagrees" if high < 0 else "undecided")
-            quick = -saved[np.isfinite(saved[:, i]), i]
+            saved = -later[np.isfinite(later[:, i]), i]
             found.append(
                 f"{label}: from {small} to {large} accuracy {with_interval(gain[:, i])}, steps to 90 % of "
-                f"the fall of the loss saved {with_interval(quick)} ({len(common)} tasks)."
+                f"the fall of the loss saved {with_interval(saved)} ({len(common)} tasks)."
             )
         both = [name for name, d in d90[small].items() if d != 0 and d90[large].get(name, 0) != 0]
         fall = dimension.fall(
