@@ -311,9 +311,7 @@ def _fits(
             seed=seed,
             on_example=on_example,
         )
-        slack = features[0].slack
-        assert slack is not None
-        start, need = (x.double().cpu().numpy() for x in (features[0].logits[:, 1], -slack))
+        start, need = (x[:, 1].double().cpu().numpy() for x in (features[0].logits, -features[0].slack))
         pieces = iter(features)
         for i, modules in parts.items():
             kernels = {name: next(pieces).kernel().cpu().numpy() for name in modules}

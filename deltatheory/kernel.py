@@ -6,8 +6,9 @@ output-controllability Gramian of the frozen network with δ as its control.
 
 Outputs are either the logit differences z_c - z_0, c = 1 .. C-1 (cross-entropy sees nothing else), or the
 margin m = z_y - log Σ_{c≠y} exp z_c, in which cross-entropy is softplus(-m) exactly: one backward pass an
-example for any number of classes. Linearizing m ignores how the competitors' weights move, so with three or
-more classes it is a little optimistic; with two it is the logit difference itself.
+example for any number of classes. With two classes m is the logit difference itself. With more, linearizing m
+fixes the weights of the competitors, and the row of a held-out example then knows which class to raise above
+all of them together: held-out scores of margins are optimistic, those of logit differences are not.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class TangentFeatures:
         rows: shape (n, outputs, s), scaled so that rows · rowsᵀ is K, or an unbiased estimate of it.
         logits: shape (n, outputs + 1): the logits f(0), or (0, m) for margins.
         labels: shape (n,): the class, or 1 for margins.
-        slack: shape (n,): an example counts as solved where z_y - max_{c≠y} z_c > 0, which for margins is
-            m > -slack at δ = 0; `None` for logits. Where the head was fitted on training labels, z is that of
-            a head fitted without the example (`heads.unseen_logits`), so that held-out judgements are such.
+        slack: shape (n, outputs + 1): what is added to the logits before an example is judged: 0, or (0, x)
+            with which the margin m has the sign of z_y - max_{c≠y} z_c at δ = 0. Where the head was fitted on
+            training labels, z is that of a head fitted without the example (`heads.unseen_logits`), so that
+            held-out judgements are such.
         train: the first `train` examples are training examples, the others are held out.
         size: m, the number of columns of J.
         sketch: S, or `None` where the rows are J itself.
@@ -50,7 +52,7 @@ class TangentFeatures:
     rows: Float[Tensor, "n outputs s"]
     logits: Float[Tensor, "n C"]
     labels: Int[Tensor, " n"]
-    slack: Float[Tensor, " n"] | None
+    slack: Float[Tensor, "n C"]
     train: int
     size: int
     sketch: Projection | None
@@ -74,9 +76,7 @@ class TangentFeatures:
 
     def solved(self, logits: Float[Tensor, "*s n C"]) -> Bool[Tensor, "*s n"]:
         """Return which examples the outputs of a linearized run solve."""
-        if self.slack is None:
-            return logits.argmax(-1) == self.labels
-        return logits[..., 1] - logits[..., 0] > -self.slack
+        return (logits + self.slack).argmax(-1) == self.labels
 
     def restricted(self, d: int) -> tuple[Float[Tensor, "n outputs d"], Projection]:
         """Return J P_d and P_d, for the subspace of dimension d that the sketch contains (its own seed).
@@ -203,13 +203,14 @@ def joint_features(
     for size, out, projection in zip(sizes, rows, projections, strict=True):
         if projection:
             out *= (size / out.shape[-1]) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
-    slack, passes = None, total * (FORWARD + width_out * BACKWARD)
-    problem.passes += passes
+    before = problem.passes
+    problem.passes += total * (FORWARD + width_out * BACKWARD)
+    judged = problem.unseen(start, train)
+    slack = judged - start
     if outputs == "margin":
-        before = problem.passes
-        start, slack = as_margins(start, labels, problem.unseen(start, train))
-        passes += problem.passes - before
+        start, slack = as_margins(start, labels, judged)
         labels = torch.ones_like(labels)
+    passes = problem.passes - before
     seconds = time.perf_counter() - began
     return [
         TangentFeatures(out, start, labels, slack, train, size, projection, passes, seconds)
@@ -219,8 +220,8 @@ def joint_features(
 
 def as_margins(
     logits: Float[Tensor, "n C"], labels: Int[Tensor, " n"], judged: Float[Tensor, "n C"]
-) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-    """Return the logits (0, m) of margins, and the slack by which m may fall short of 0 for a solved one.
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]:
+    """Return the logits (0, m) of margins, and the slack (0, x) by which m may fall short of 0 where solved.
 
     Args:
         logits: whose margins are taken.
@@ -230,7 +231,8 @@ def as_margins(
     margins = torch.stack([margin(z, int(y)) for z, y in zip(logits, labels, strict=True)])
     others = judged.scatter(1, labels[:, None], float("-inf")).amax(1)
     slack = judged.gather(1, labels[:, None])[:, 0] - others - margins
-    return torch.stack([torch.zeros_like(margins), margins], 1), slack
+    zero = torch.zeros_like(margins)
+    return torch.stack([zero, margins], 1), torch.stack([zero, slack], 1)
 
 
 def margin(logits: Float[Tensor, " C"], label: int) -> Float[Tensor, ""]:

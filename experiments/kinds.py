@@ -206,13 +206,14 @@ def transfer(trial: Trial, place: Place) -> dict[str, Any]:
 
 
 def dimension(trial: Trial, place: Place) -> dict[str, Any]:
-    """Predict d90 and measure it; the baseline is a score that full fine-tuning reached elsewhere."""
+    """Predict d90 and, but for a trial of that alone, measure it; full fine-tuning has set the baseline."""
     from deltatheory.dimension import Criterion, intrinsic_dimension
 
     settings = trial.settings
     result = intrinsic_dimension(
         place.backbone(trial.model),
         place.task(trial),
+        method="predict" if trial.kind == "prediction" else "both",
         criterion=Criterion(baseline=settings["baseline"]),
         head=settings["head"],
         steps=settings["steps"],
@@ -285,10 +286,9 @@ def _predicted(features: TangentFeatures) -> dict[str, Any]:
 
 def _start(features: TangentFeatures) -> tuple[np.ndarray, np.ndarray]:
     """Return the margins at δ = 0, and those above which an example is solved."""
-    assert features.slack is not None
     return (
         features.logits[:, 1].double().cpu().numpy(),
-        -features.slack.double().cpu().numpy(),
+        -features.slack[:, 1].double().cpu().numpy(),
     )
 
 
@@ -395,4 +395,4 @@ def _stacked(rows: Sequence[Any]) -> Any:
 
 KINDS: dict[str, Callable[[Trial, Place], dict[str, Any]]] = {
     f.__name__: f for f in (frozen, train, sequence, transfer, dimension, kernel, subspaces)
-}
+} | {"prediction": dimension}

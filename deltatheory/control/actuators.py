@@ -186,17 +186,16 @@ def rank_layers(features: Mapping[str, TangentFeatures], *, epsilon: float | Non
     if not features:
         raise ValueError("features={}: give at least one place.")
     first = next(iter(features.values()))
+    if first.logits[:, 0].any():
+        raise ValueError("features: are of logits; compute them with outputs='margin'.")
     for name, part in features.items():
-        if part.slack is None:
-            raise ValueError(f"features[{name!r}]: are of logits; compute them with outputs='margin'.")
         if not torch.equal(part.logits, first.logits):
             raise ValueError(f"features[{name!r}]: have other examples, or another δ_0, than the first.")
     used = slice(first.train)
     gramians = {n: f.rows[used].flatten(0, 1).double() for n, f in features.items()}
     gramians = {name: rows @ rows.T for name, rows in gramians.items()}
     selection = greedy_log_det(gramians, len(gramians), epsilon=epsilon)
-    assert first.slack is not None
-    start, need = (x.double().cpu().numpy() for x in (first.logits[used, 1], -first.slack[used]))
+    start, need = (x[used, 1].double().cpu().numpy() for x in (first.logits, -first.slack))
     pull = 1 / (1 + np.exp(start))
     places = []
     for name, gramian in gramians.items():

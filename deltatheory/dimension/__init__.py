@@ -32,7 +32,8 @@ __all__ = [
 
 Method = Literal["predict", "measure", "both"]
 
-_KERNEL_EXAMPLES = 448  # rows of the kernel: more barely move the prediction and cost as much again
+_KERNEL_EXAMPLES = 448  # of the kernel: more barely move the prediction and cost as much again
+_KERNEL_ROWS = 6 * _KERNEL_EXAMPLES  # of J, a backward pass each: over seven classes get fewer examples
 _LEAST_TEST = 50  # with fewer, one example moves accuracy by more than the interval is wide
 
 
@@ -122,7 +123,8 @@ def intrinsic_dimension(
     }
     predicted = measured = None
     if method != "measure":
-        examples = min(_KERNEL_EXAMPLES, len(task.train))
+        affordable = max(2, _KERNEL_ROWS // (task.num_classes - 1))
+        examples = min(_KERNEL_EXAMPLES, affordable, len(task.train))
         config = {
             **identity,
             "prediction": {
@@ -323,8 +325,8 @@ def _assemble(
 _ASSUMPTIONS = [
     "The head is frozen: full fine-tuning and every subspace tune the same function f(x; θ).",
     "Every run has the same step budget; with more steps d90 falls.",
-    "The prediction linearizes the margin z_y - log Σ exp z_c at θ₀ and trains that model, in Gaussian "
-    "subspaces, with the optimizer, steps and batch size of the measurement.",
+    "The prediction linearizes the logits at θ₀ and trains that model, in Gaussian subspaces, with the "
+    "optimizer, steps and batch size of the measurement.",
     "The predicted baseline is the same linearized model without a limit on d, not full fine-tuning.",
     "The predicted interval has sampling (examples and folds) and a factor of two for linearization; the "
     "measured one has runs (subspace and data order), not the choice of test examples.",

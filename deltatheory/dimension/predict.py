@@ -17,7 +17,7 @@ from deltatheory.dimension.criterion import Criterion, Interval
 from deltatheory.dimension.linearized import root, subspaces, train_linearized
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.search import log_grid
-from deltatheory.kernel import TangentFeatures, as_margins, tangent_features
+from deltatheory.kernel import TangentFeatures, tangent_features
 from deltatheory.problem import FORWARD, Problem, Split, epochs
 from deltatheory.training import Training
 
@@ -105,7 +105,7 @@ def predict(
         alternatives: (d, seed) ↦ the subspace delta whose linearization is checked against the network.
         criterion: what counts as solved.
         training: the step budget and batch size to predict for; its learning rate is not used.
-        examples: training examples to compute kernel rows of.
+        examples: training examples to compute kernel rows of, a backward pass for each class but one.
         chance: majority rate, for a corrected criterion.
         burn_in: linearize after so many steps of full fine-tuning instead of at θ₀; the linearized network
             still starts at the frozen model's outputs. The kernel has then seen labels of held-out
@@ -122,7 +122,6 @@ def predict(
         problem,
         train=examples,
         test=0,
-        outputs="margin",
         sketch=_SKETCH,
         seed=training.seed,
         at=_burnt_in(problem, training, burn_in) if burn_in else None,
@@ -131,14 +130,20 @@ def predict(
     if burn_in:
         start = problem.predict(problem.delta.initial(), _part(problem.train, list(range(examples))))
         problem.restore()
-        logits, slack = as_margins(start, problem.train.labels[:examples], problem.unseen(start, examples))
-        features = replace(features, logits=logits, slack=slack)
+        features = replace(features, logits=start, slack=problem.unseen(start, examples) - start)
     rank, frozen = features.rank(), float(features.solved(features.logits).double().mean())
-    diagnostics: dict[str, Any] = {"rank": rank, "examples": examples, "missed": []}
-    if rank < examples // 2:
+    differences, columns = features.rows.shape[:2].numel(), features.rows.shape[2]
+    full = min(differences, columns)
+    diagnostics: dict[str, Any] = {
+        "rank": rank,
+        "examples": examples,
+        "logit_differences": differences,
+        "missed": [],
+    }
+    if rank < full // 2:
         status = (
-            f"refused: the Jacobian of {examples} margins has rank {rank}; a head that is zero, or the same "
-            "for all classes, does that: take head='label-words', 'prototypes' or 'probe'"
+            f"refused: the Jacobian of {differences} logit differences has rank {rank}; a head that is zero, "
+            "or the same for all classes, does that: take head='label-words', 'prototypes' or 'probe'"
         )
         nothing = Interval(None, None, None, status)
         seconds = time.perf_counter() - began
@@ -148,10 +153,7 @@ def predict(
 
     square_root = root(features)
     grid = log_grid(1, min(features.size, _SKETCH), ratio=2.0)
-    curves = {
-        rate: _cross_fit(features, square_root, grid, replace(training, learning_rate=rate))
-        for rate in LEARNING_RATES
-    }
+    curves = _cross_fit(features, square_root, grid, training)
     solved = np.mean([curve.solved for curve in curves.values()], axis=0)
     crossing, level, baseline = level_crossing(solved, grid, criterion, chance)
     rate = max(curves, key=lambda r: float(np.interp(crossing, np.log(grid), curves[r].solved.mean(1))))
@@ -172,7 +174,7 @@ def predict(
         "movement": movement,
         "linearization_error": error,
         "model_spread": spread,
-        **_verdicts(examples, rank, error, movement),
+        **_verdicts(full, rank, error, movement),
     }
     if frozen >= level:
         # The level then says nothing of d; where the linearized accuracy stops rising bounds what it needs.
@@ -236,38 +238,41 @@ def _folds(examples: int) -> list[tuple[list[int], list[int]]]:
 
 def _cross_fit(
     features: TangentFeatures, square_root: torch.Tensor, grid: list[int], training: Training
-) -> _Curves:
-    examples = len(features.labels)
-    solved = np.zeros((len(grid), examples))
-    movement = np.zeros(len(grid))
-    points = []
-    folds = _folds(examples)
+) -> dict[float, _Curves]:
+    """Return the cross-fitted runs of each of `LEARNING_RATES`, in the same subspaces."""
+    examples, folds = len(features.labels), _folds(len(features.labels))
+    curves = {
+        rate: _Curves(grid, np.zeros((len(grid), examples)), np.zeros(len(grid)), [])
+        for rate in LEARNING_RATES
+    }
     for k, (kept, held) in enumerate(folds):
         order = kept + held
         part = replace(
             features,
             logits=features.logits[order],
             labels=features.labels[order],
-            slack=None if features.slack is None else features.slack[order],
+            slack=features.slack[order],
             train=len(kept),
         )
         for i, d in enumerate(grid):
             jacobian = subspaces(square_root[order], features.size, d, 1, seed=training.seed + 1000 * k + i)
-            run = train_linearized(part, jacobian, replace(training, seed=training.seed + k))
-            right = part.solved(run.logits)[0].double().cpu().numpy()
-            solved[i, held] = right[len(kept) :]
-            movement[i] += float(run.delta.norm()) / len(folds)
-            points.append(
-                CurvePoint(
-                    d=d,
-                    method="predict",
-                    seed=training.seed + k,
-                    train_loss=float(run.train_loss[0]),
-                    train_metric=float(right[: len(kept)].mean()),
-                    test_metric=float(right[len(kept) :].mean()),
+            for rate, curve in curves.items():
+                schedule = replace(training, seed=training.seed + k, learning_rate=rate)
+                run = train_linearized(part, jacobian, schedule)
+                right = part.solved(run.logits)[0].double().cpu().numpy()
+                curve.solved[i, held] = right[len(kept) :]
+                curve.movement[i] += float(run.delta.norm()) / len(folds)
+                curve.points.append(
+                    CurvePoint(
+                        d=d,
+                        method="predict",
+                        seed=training.seed + k,
+                        train_loss=float(run.train_loss[0]),
+                        train_metric=float(right[: len(kept)].mean()),
+                        test_metric=float(right[len(kept) :].mean()),
+                    )
                 )
-            )
-    return _Curves(grid, solved, movement, points)
+    return curves
 
 
 def level_crossing(
@@ -302,7 +307,9 @@ def _origin_norm(problem: Problem) -> float:
 def _linearization_error(
     problem: Problem, delta: Delta, features: TangentFeatures, training: Training
 ) -> float:
-    """Return rms(network - linear) / rms(linear - start) of held-out margins at the linearized optimum.
+    """Return rms(network - linear) / rms(linear - start) of held-out logits at the linearized optimum.
+
+    The mean over the classes, which cross-entropy does not see, is taken off first.
 
     The subspace is the one that the sketch contains, so the δ that solves the linearized problem can be put
     into the network: one forward pass over one fold.
@@ -312,31 +319,27 @@ def _linearization_error(
     kept, held = _folds(len(features.labels))[0]
     order = kept + held
     rows, _ = features.restricted(delta.size)
-    part = replace(
-        features, logits=features.logits[order], labels=features.labels[order], slack=None, train=len(kept)
-    )
+    part = replace(features, logits=features.logits[order], labels=features.labels[order], train=len(kept))
     run = train_linearized(part, rows[order][None], training)
-    linear = run.logits[0, len(kept) :, 1]
-    start = part.logits[len(kept) :, 1]
     tuned = Problem(
         problem.backbone, problem.task, delta, problem.head, max_length=problem.max_length, check=False
     )
-    subset = _part(problem.train, held)
-    logits = tuned.predict(run.delta[0], subset)
+    network = tuned.predict(run.delta[0], _part(problem.train, held))
     tuned.restore()
     problem.passes += FORWARD * len(held)
-    others = logits.scatter(1, subset.labels[:, None], float("-inf")).logsumexp(1)
-    actual = logits.gather(1, subset.labels[:, None])[:, 0] - others
-    return float((actual - linear).norm() / (linear - start).norm())
+    linear, start, network = (
+        x - x.mean(1, keepdim=True) for x in (run.logits[0, len(kept) :], features.logits[held], network)
+    )
+    return float((network - linear).norm() / (linear - start).norm())
 
 
-def _verdicts(examples: int, rank: int, error: float, movement: float) -> dict[str, list[str]]:
+def _verdicts(full: int, rank: int, error: float, movement: float) -> dict[str, list[str]]:
     """Return what the prediction rests on, in sentences: what missed, and what was checked and held."""
     findings = [
-        (rank == examples, f"Rank: the Jacobian of {examples} margins has rank {rank}.", 1.0),
+        (rank == full, f"Rank: the Jacobian of the logits has rank {rank}, of {full} at most.", 1.0),
         (
             error <= _TRUSTED_ERROR,
-            f"Linearization: at the predicted d90 the network's margins differ from the linearized ones by "
+            f"Linearization: at the predicted d90 the network's logits differ from the linearized ones by "
             f"{error:.0%} of their change (trusted up to {_TRUSTED_ERROR:.0%}).",
             error / _TRUSTED_ERROR,
         ),

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_models import tiny
+from tiny_problems import toy_problem, toy_task
 
 import deltatheory.dimension as dimension_module
 from deltatheory.deltas import make_delta
@@ -142,13 +144,15 @@ def problem_with(head_change) -> Problem:
     return Problem(backbone, task, make_delta("full", backbone), changed, check=False)
 
 
-def predicted(problem: Problem, steps: int = 12, burn_in: int = 0, **measure) -> Prediction:
+def predicted(
+    problem: Problem, steps: int = 12, burn_in: int = 0, examples: int = 64, **measure
+) -> Prediction:
     def subspace(d: int, seed: int):
         return make_delta("subspace", problem.backbone, d=d, seed=seed)
 
     training = Training(steps=steps, batch_size=8)
     criterion = Criterion(**measure)
-    return predict(problem, subspace, criterion, training, examples=64, chance=0.5, burn_in=burn_in)
+    return predict(problem, subspace, criterion, training, examples=examples, chance=0.5, burn_in=burn_in)
 
 
 def missed(prediction: Prediction, *topics: str) -> bool:
@@ -188,6 +192,24 @@ def test_prediction_counts_its_passes():
     # One forward, one backward with weight gradients an example; one fold through the network at the end.
     assert got.passes in (64 * 3, 64 * 3 + 22)
     assert Prediction.from_dict(json.loads(json.dumps(got.to_dict()))) == got
+
+
+@pytest.mark.parametrize(("outputs", "honest"), [("logits", True), ("margin", False)])
+def test_labels_by_lot_are_foretold_at_chance(monkeypatch, outputs, honest):
+    """Texts say nothing of eight classes: the rows of held-out margins know them, those of logits do not."""
+    examples, classes = 96, 8
+    task = toy_task(classes, train=examples)
+    lot = np.random.default_rng(1).permutation(task.train.labels)
+    task = replace(task, train=Examples(task.train.texts, labels=tuple(lot.tolist())))
+    original = predict_module.tangent_features
+    monkeypatch.setattr(
+        predict_module, "tangent_features", lambda *a, **k: original(*a, **k, outputs=outputs)
+    )
+    monkeypatch.setattr(predict_module, "_linearization_error", lambda *_: 0.0)  # is of logits
+    problem = toy_problem("full", task=task, head="random")
+    found = predicted(problem, steps=60, examples=examples)
+    error = (1 / classes * (1 - 1 / classes) / examples) ** 0.5
+    assert (found.baseline < 1 / classes + 3 * error) == honest
 
 
 def test_a_lower_fraction_needs_no_more_dimensions():

@@ -76,7 +76,7 @@ def test_the_root_is_one_of_the_kernel(columns):
         rows,
         torch.zeros(5, 3, dtype=rows.dtype),
         torch.zeros(5, dtype=torch.long),
-        None,
+        torch.zeros(5, 3, dtype=rows.dtype),
         3,
         columns,
         None,

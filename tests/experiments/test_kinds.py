@@ -96,7 +96,7 @@ def folder(tmp_path_factory):
 def test_every_study_runs_and_speaks(folder):
     known = Known.read(ResultLog(folder / LOG))
     ran = {row["config"]["kind"] for row in ResultLog(folder / LOG).rows()}
-    assert ran == {name for name, f in KINDS.items() if f.__module__ == "experiments.kinds"}
+    assert ran == {name for name, f in KINDS.items() if f.__module__ == "experiments.kinds"} - {"prediction"}
     for name, study in STUDIES.items():
         assert {trial.kind for trial in study.trials(SCOPE, known)} == KINDS_OF[name]
         result = json.loads((folder / name / "result.json").read_text())
@@ -105,6 +105,28 @@ def test_every_study_runs_and_speaks(folder):
         assert (
             "<svg" in (folder / name / "report.html").read_text() or not study.findings(SCOPE, known).figures
         )
+
+
+@pytest.mark.slow
+def test_what_margins_said_of_more_than_two_classes_is_predicted_anew(folder):
+    rows = ResultLog(folder / LOG).rows()
+    for row in rows:
+        if row["config"]["task"] == NAMES[0] and row["config"]["kind"] == "frozen":
+            row["result"]["classes"] = 3
+        elif row["config"]["kind"] == "dimension":
+            del row["result"]["diagnostics"]["logit_differences"]
+    known = Known(rows)
+    (again,) = (trial for trial in prediction.trials(SCOPE, known) if trial.kind == "prediction")
+    assert [row["task"] for row in prediction._rows(SCOPE, "gpt-1M", known)] == NAMES[1:]
+    result = kinds.KINDS["prediction"](again, Tiny())
+    assert "measured" not in result["d90"]
+    result["d90"]["predicted"]["value"] = 12345.0
+    known = Known([*rows, {"hash": again.hash, "result": result}])
+    first, *others = prediction._rows(SCOPE, "gpt-1M", known)
+    search = dimension.trial(SCOPE, "gpt-1M", TASKS_HERE[0], known)
+    assert first[prediction.WAYS[1]] == 12345.0 != others[0][prediction.WAYS[1]]
+    assert first["measured"] == known.get(search)["d90"]["measured"]["value"]
+    assert first["cost"]["passes"] == result["passes"]["predict"] / known.get(search)["passes"]["measure"]
 
 
 @pytest.mark.slow
