@@ -10,7 +10,7 @@ BIN := .venv/bin
 .PHONY: demo test lint install clean
 
 demo: install
-	$(BIN)/deltatheory dimension --steps 80 --out runs/demo
+	$(BIN)/deltatheory dimension --steps 70 --out runs/demo
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal

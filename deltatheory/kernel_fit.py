@@ -2,7 +2,8 @@
 
 With the kernel K of the margins m at δ = 0 (`kernel.py`, outputs="margin") the linearized margins are
 m₀ + Kα, and the loss of an example is softplus(-m). The best ridge stands for the best learning rate and
-number of steps.
+number of steps. With more than two classes held-out scores are optimistic, as `kernel.py` says: they serve to
+compare deltas on the same examples.
 """
 
 from __future__ import annotations
