@@ -212,6 +212,17 @@ def test_labels_by_lot_are_foretold_at_chance(monkeypatch, outputs, honest):
     assert (found.baseline < 1 / classes + 3 * error) == honest
 
 
+def test_classes_are_paid_for_with_examples(monkeypatch):
+    """A row for each class but one: 30 rows are 10 examples of 4 classes, or as many as there are of 2."""
+    monkeypatch.setattr(dimension_module, "_KERNEL_ROWS", 30)
+    for classes, examples in ((4, 10), (2, 24)):
+        task = toy_task(classes, train=24, test=60)
+        result = predict_dimension(tiny("bert"), task, **QUICK | {"head": "random"})
+        assert result.diagnostics["examples"] == examples
+        assert result.diagnostics["logit_differences"] == examples * (classes - 1)
+        assert result.passes["predict"] >= examples * (1 + 2 * (classes - 1))
+
+
 def test_a_lower_fraction_needs_no_more_dimensions():
     problem = problem_with(lambda w: w)
     values = [predicted(problem, steps=60, fraction=f).d90.value for f in (0.99, 0.9, 0.7)]
