@@ -38,10 +38,10 @@ class TangentFeatures:
         rows: shape (n, outputs, s), scaled so that rows · rowsᵀ is K, or an unbiased estimate of it.
         logits: shape (n, outputs + 1): the logits f(0), or (0, m) for margins.
         labels: shape (n,): the class, or 1 for margins.
-        slack: shape (n, outputs + 1): what is added to the logits before an example is judged: 0, or (0, x)
-            with which the margin m has the sign of z_y - max_{c≠y} z_c at δ = 0. Where the head was fitted on
-            training labels, z is that of a head fitted without the example (`heads.unseen_logits`), so that
-            held-out judgements are such.
+        slack: shape (n, outputs + 1): what is added to the logits before an example is judged. 0; for margins
+            (0, x), with which m has the sign of z_y - max_{c≠y} z_c at δ = 0, z being the logits of a head
+            fitted without the example where heads are fitted (`heads.unseen_logits`), so that held-out
+            judgements are such.
         train: the first `train` examples are training examples, the others are held out.
         size: m, the number of columns of J.
         sketch: S, or `None` where the rows are J itself.
@@ -203,12 +203,10 @@ def joint_features(
     for size, out, projection in zip(sizes, rows, projections, strict=True):
         if projection:
             out *= (size / out.shape[-1]) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
-    before = problem.passes
+    before, slack = problem.passes, torch.zeros_like(start)
     problem.passes += total * (FORWARD + width_out * BACKWARD)
-    judged = problem.unseen(start, train)
-    slack = judged - start
     if outputs == "margin":
-        start, slack = as_margins(start, labels, judged)
+        start, slack = as_margins(start, labels, problem.unseen(start, train))
         labels = torch.ones_like(labels)
     passes = problem.passes - before
     seconds = time.perf_counter() - began

@@ -127,10 +127,11 @@ def predict(
         at=_burnt_in(problem, training, burn_in) if burn_in else None,
         on_example=on_example,
     )
+    start = features.logits
     if burn_in:
         start = problem.predict(problem.delta.initial(), _part(problem.train, list(range(examples))))
         problem.restore()
-        features = replace(features, logits=start, slack=problem.unseen(start, examples) - start)
+    features = replace(features, logits=start, slack=problem.unseen(start, examples) - start)
     rank, frozen = features.rank(), float(features.solved(features.logits).double().mean())
     differences, columns = features.rows.shape[:2].numel(), features.rows.shape[2]
     full = min(differences, columns)

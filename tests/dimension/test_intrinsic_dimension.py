@@ -194,8 +194,11 @@ def test_prediction_counts_its_passes():
     assert Prediction.from_dict(json.loads(json.dumps(got.to_dict()))) == got
 
 
-@pytest.mark.parametrize(("outputs", "honest"), [("logits", True), ("margin", False)])
-def test_labels_by_lot_are_foretold_at_chance(monkeypatch, outputs, honest):
+@pytest.mark.parametrize(
+    ("outputs", "head", "honest"),
+    [("logits", "random", True), ("logits", "probe", True), ("margin", "random", False)],
+)
+def test_labels_by_lot_are_foretold_at_chance(monkeypatch, outputs, head, honest):
     """Texts say nothing of eight classes: the rows of held-out margins know them, those of logits do not."""
     examples, classes = 96, 8
     task = toy_task(classes, train=examples)
@@ -206,7 +209,7 @@ def test_labels_by_lot_are_foretold_at_chance(monkeypatch, outputs, honest):
         predict_module, "tangent_features", lambda *a, **k: original(*a, **k, outputs=outputs)
     )
     monkeypatch.setattr(predict_module, "_linearization_error", lambda *_: 0.0)  # is of logits
-    problem = toy_problem("full", task=task, head="random")
+    problem = toy_problem("full", task=task, head=head)
     found = predicted(problem, steps=60, examples=examples)
     error = (1 / classes * (1 - 1 / classes) / examples) ** 0.5
     assert (found.baseline < 1 / classes + 3 * error) == honest
