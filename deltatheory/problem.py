@@ -136,7 +136,7 @@ class Trainable(ABC):
             logits, right = self._answers(batch, labels, None)
             loss = cross_entropy(logits, right)
             loss.backward()
-            gradient = self.delta.gradient(delta)
+            gradient = self.delta.gradient(delta).clone()
         else:
             leaf = delta.detach().requires_grad_()
             logits, right = self._answers(batch, labels, leaf)

@@ -19,6 +19,7 @@ _LONGEST = 40.0  # mean words of a text: longer ones are cut by every trial
 _CLASSES = 30
 _LONGEST_ANSWER = 6.0  # mean words of a target
 _LEAST_TRAIN, _LEAST_TEST = 400, 150
+_ROUND = 24
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,14 @@ class Scope:
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""
         write_json(path, asdict(self))
+
+    def peers(self, task: TaskInfo) -> tuple[TaskInfo, ...]:
+        """Return the tasks that one is compared with, itself among them: those of the same round of 24.
+
+        Trials that name several tasks stay what they are when more are drawn, and grow linearly with them.
+        """
+        first = self.tasks.index(task) // _ROUND * _ROUND
+        return self.tasks[first : first + _ROUND]
 
     def joined(self, other: Scope) -> Scope:
         """Return what either covers, this one first.

@@ -79,7 +79,7 @@ class InPlaceDelta(Delta):
     def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         """Return ∂ψᵀ g for the gradient g that `backward()` has left since `clear()`; g is used up.
 
-        δ must be what was last written.
+        δ must be what was last written. It may be g itself, which the next `clear` sets to zero.
         """
 
     @abstractmethod

@@ -185,10 +185,6 @@ class FullFineTuning(Subspace):
         D = FlatOrigin.of(backbone, scope).theta0.numel()
         super().__init__(backbone, d=D, projection="identity", scope=scope)
 
-    def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        """Return a copy of g: the next `clear` sets g itself to zero."""
-        return super().gradient(delta).clone()
-
     def specification(self) -> dict:
         """Name and scope."""
         return {"delta": self.name, "scope": self.scope}

@@ -33,7 +33,8 @@ _GAIN = 0.03  # least gain of a task's own delta of which a share is counted
 
 
 def _split(scope: Scope) -> tuple[list[TaskInfo], list[TaskInfo]]:
-    halves = [[t for t in scope.tasks if t.half == half] for half in ("calibration", "held-out")]
+    first = scope.peers(scope.tasks[0])
+    halves = [[t for t in first if t.half == half] for half in ("calibration", "held-out")]
     return halves[0], halves[1]
 
 

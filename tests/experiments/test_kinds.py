@@ -130,6 +130,17 @@ def test_what_margins_said_of_more_than_two_classes_is_predicted_anew(folder):
 
 
 @pytest.mark.slow
+def test_tasks_drawn_later_leave_earlier_trials_as_they_are(folder, monkeypatch):
+    """Also those that name several tasks; a round of 4 is full here, a fifth task begins the next."""
+    monkeypatch.setattr(import_module("experiments.scope"), "_ROUND", 4)
+    known = Known(ResultLog(folder / LOG).rows())
+    more = replace(SCOPE, tasks=(*SCOPE.tasks, TaskInfo("some/e", "c", "family 1")))
+    for name, study in STUDIES.items():
+        before = {trial.hash for trial in study.trials(SCOPE, known)}
+        assert before <= {trial.hash for trial in study.trials(more, known)}, name
+
+
+@pytest.mark.slow
 def test_studies_of_generation_are_judged_by_rouge(tmp_path, monkeypatch):
     shorten(monkeypatch)
     evaluate, others = GenerationProblem.evaluate, {"exact_match": -1.0, "token_f1": -1.0}
