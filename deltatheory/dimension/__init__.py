@@ -128,6 +128,7 @@ def intrinsic_dimension(
         config = {
             **identity,
             "prediction": {
+                "outputs": "logits",
                 "examples": examples,
                 "scope": scope,
                 "criterion": criterion.to_dict(),

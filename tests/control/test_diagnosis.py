@@ -78,9 +78,8 @@ def test_contradicting_labels_are_out_of_reach():
 def test_steps_that_gradient_descent_needs_have_a_closed_form():
     small = 1e-2
     rows = torch.diag(torch.tensor([1.0, small])).double()[:, None]
-    features = TangentFeatures(
-        rows, torch.zeros(2, 2).double(), torch.ones(2).long(), None, 2, 2, None, 0.0, 0.0
-    )
+    start = torch.zeros(2, 2).double()
+    features = TangentFeatures(rows, start, torch.ones(2).long(), start, 2, 2, None, 0.0, 0.0)
     # Residuals are equal: the second alone makes a half, so (1 - s²)^{2k} = 0.2.
     k = float(torch.log(torch.tensor(0.2)) / (2 * torch.log1p(torch.tensor(-(small**2)))))
     finding = diagnosis._conditioning(features, steps=100)
