@@ -67,7 +67,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         verdicts.append(order.verdict)
         means = np.nanmean(values, 0)
         rho = spearman(np.log(sizes[0]).tolist(), np.nanmean(loss, 0).tolist())
-        said = ", ".join(f"{LABELS[i]} {means[i]:.0f}" for i in np.argsort(means))
+        said = ", ".join(f"{LABELS[i]} {means[i]:.0f}".replace("nan", "–") for i in np.argsort(means))
         found.append(f"{model}, {len(tasks)} tasks: mean steps to 90 % of the gain of the dev score: {said}.")
         found += [
             x.replace("(mean over", "(fewer steps to 90 % of the fall of training loss; mean over")

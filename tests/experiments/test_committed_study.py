@@ -1,6 +1,7 @@
-"""The committed pages say what the committed log says."""
+"""The committed pages say what the committed logs say."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,26 +13,31 @@ from experiments.scope import Scope
 from experiments.studies import STUDIES
 from experiments.trial import Known
 
-STUDY = Path(__file__).parents[2] / "experiments" / "results" / "study"
-PAGES = sorted(path.parent.name for path in STUDY.glob("*/result.json"))
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
+FOLDERS = ("study", "study-generation")
+PAGES = sorted(
+    (path.parents[1].name, path.parent.name) for f in FOLDERS for path in RESULTS.glob(f"{f}/*/result.json")
+)
 
 
-@pytest.fixture(scope="module")
-def known():
-    return Known.read(ResultLog(STUDY / LOG))
+@cache
+def known(folder):
+    return Known.read(ResultLog(RESULTS / folder / LOG))
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_comes_again_from_its_log(name, known, tmp_path):
-    write_page(name, STUDIES[name], Scope.read(STUDY / "scope.json"), known, tmp_path)
-    stored, again = (json.loads((f / name / "result.json").read_text()) for f in (STUDY, tmp_path))
+@pytest.mark.parametrize(("folder", "name"), PAGES)
+def test_a_page_comes_again_from_its_log(folder, name, tmp_path):
+    scope = Scope.read(RESULTS / folder / "scope.json")
+    write_page(name, STUDIES[name], scope, known(folder), tmp_path)
+    stored, again = (json.loads((f / name / "result.json").read_text()) for f in (RESULTS / folder, tmp_path))
     assert stored["verdict"] == again["verdict"]
     assert stored["found"] == again["found"]
     assert stored["numbers"] == again["numbers"]
     assert stored["tables"] == again["tables"]
 
 
-def test_no_row_of_the_log_is_damaged(recwarn):
-    rows = ResultLog(STUDY / LOG).rows()
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_row_of_a_log_is_damaged(folder, recwarn):
+    rows = ResultLog(RESULTS / folder / LOG).rows()
     assert rows
     assert not [w for w in recwarn if "skipped" in str(w.message)]
