@@ -21,6 +21,7 @@ BACKBONES = Path(__file__).parent / "backbones"
 _TANGENT, _GRADIENT = 48, 256
 _SKETCH = 2048
 _SUFFIX = " Answer:"  # between the source of a generation task and its target
+_D90 = {"dimension": "both", "prediction": "predict", "measurement": "measure"}  # what each kind asks for
 
 
 @dataclass(frozen=True)
@@ -206,14 +207,14 @@ def transfer(trial: Trial, place: Place) -> dict[str, Any]:
 
 
 def dimension(trial: Trial, place: Place) -> dict[str, Any]:
-    """Predict d90 and, but for a trial of that alone, measure it; full fine-tuning has set the baseline."""
+    """Predict d90 and measure it, or one of the two; full fine-tuning has set the baseline."""
     from deltatheory.dimension import Criterion, intrinsic_dimension
 
     settings = trial.settings
     result = intrinsic_dimension(
         place.backbone(trial.model),
         place.task(trial),
-        method="predict" if trial.kind == "prediction" else "both",
+        method=_D90[trial.kind],
         criterion=Criterion(baseline=settings["baseline"]),
         head=settings["head"],
         steps=settings["steps"],
@@ -394,5 +395,5 @@ def _stacked(rows: Sequence[Any]) -> Any:
 
 
 KINDS: dict[str, Callable[[Trial, Place], dict[str, Any]]] = {
-    f.__name__: f for f in (frozen, train, sequence, transfer, dimension, kernel, subspaces)
-} | {"prediction": dimension}
+    f.__name__: f for f in (frozen, train, sequence, transfer, kernel, subspaces)
+} | dict.fromkeys(_D90, dimension)

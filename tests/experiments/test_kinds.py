@@ -96,7 +96,8 @@ def folder(tmp_path_factory):
 def test_every_study_runs_and_speaks(folder):
     known = Known.read(ResultLog(folder / LOG))
     ran = {row["config"]["kind"] for row in ResultLog(folder / LOG).rows()}
-    assert ran == {name for name, f in KINDS.items() if f.__module__ == "experiments.kinds"} - {"prediction"}
+    ours = {name for name, f in KINDS.items() if f.__module__ == "experiments.kinds"}
+    assert ran == ours - {"prediction", "measurement"}
     for name, study in STUDIES.items():
         assert {trial.kind for trial in study.trials(SCOPE, known)} == KINDS_OF[name]
         result = json.loads((folder / name / "result.json").read_text())
@@ -105,6 +106,54 @@ def test_every_study_runs_and_speaks(folder):
         assert (
             "<svg" in (folder / name / "report.html").read_text() or not study.findings(SCOPE, known).figures
         )
+
+
+@pytest.mark.slow
+def test_d90_is_measured_again_with_another_seed_and_without_a_prediction(folder):
+    rows = ResultLog(folder / LOG).rows()
+    scope, known = replace(SCOPE, seeds=(0, 1)), Known(rows)
+    wanted = [t for t in dimension.trials(scope, known) if t.kind == "measurement"]
+    assert [(t.task, t.seed) for t in wanted] == [(name, 1) for name in NAMES]
+    result = kinds.KINDS["measurement"](wanted[0], Tiny())
+    first = known.get(dimension.trial(scope, "gpt-1M", TASKS_HERE[0], known))
+    assert set(result["d90"]) == {"measured"}
+    assert result["level"]["measured"] == first["level"]["measured"]
+    assert [p["seed"] for p in result["curve"]] != [p["seed"] for p in first["curve"]]
+    assert dimension.remeasured(scope, "gpt-1M", TASKS_HERE[0], known) == []
+
+    def with_d90(trial, value):
+        return {"hash": trial.hash, "result": {**first, "d90": {**first["d90"], "measured": d90(value)}}}
+
+    def d90(value):
+        return {"value": value, "low": None, "high": None}
+
+    searches = [dimension.trial(scope, "gpt-1M", task, known) for task in TASKS_HERE]
+    rows += [with_d90(t, v) for t, v in zip(searches, (10.0, 20.0, 40.0, None), strict=True)]
+    rows += [with_d90(t, v) for t, v in zip(wanted, (10.0, 60.0, 50.0, 80.0), strict=True)]
+    numbers = dimension.findings(scope, Known(rows)).numbers["gpt-1M, measured again"]
+    within = pytest.approx(2 / 3)
+    assert numbers == {
+        "pairs": 3,
+        "once": 1,
+        "spearman": 0.5,
+        "within_factor_two": within,
+        "median_factor": 1.25,
+    }
+
+
+def test_what_the_first_search_could_lead_is_told_from_what_it_could_not():
+    values = {"half": "held-out", **dict.fromkeys(prediction.WAYS)}
+    pairs = [(100, 120.0, [90.0]), (10, 12.0, [13.0]), (50, 40.0, [200.0, 60.0]), (7, 9.0, [])]
+    rows = [{**values, prediction.WAYS[0]: a, "measured": b, "again": c} for a, b, c in pairs]
+    rows.append({**values, prediction.WAYS[0]: 5, "measured": 5.0, "again": [9e9], "half": "calibration"})
+    _, numbers = prediction._ceiling("m", rows)
+    assert set(numbers) == {f"m, {x}, against d90 measured again" for x in ("measured", prediction.WAYS[0])}
+    first, predicted = (
+        numbers[f"m, {x}, against d90 measured again"] for x in ("measured", prediction.WAYS[0])
+    )
+    assert (first["pairs"], first["within_factor_two"]) == (4, 0.75)
+    assert first["median_factor"] == pytest.approx(math.sqrt(1.5 * 4 / 3))
+    assert predicted["median_factor"] == pytest.approx(math.sqrt(1.2 * 1.3))
 
 
 @pytest.mark.slow
