@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from torch import Tensor
 
 from deltatheory._shapes import Float
@@ -19,7 +20,7 @@ from deltatheory.control.actuators import greedy_log_det
 from deltatheory.deltas import Delta, LoRA, make_delta
 from deltatheory.heads import make_head
 from deltatheory.kernel import joint_features
-from deltatheory.kernel_fit import cross_fit, fit_path, folds
+from deltatheory.kernel_fit import Frozen, cross_fit, fit_path, folds
 from deltatheory.problem import BACKWARD, FORWARD, Problem
 from deltatheory.results import provenance, write_json
 from deltatheory.tasks import Task, load_task
@@ -161,9 +162,10 @@ def advise(
     """Predict, before training, the score of every candidate, and rank them.
 
     All deltas are joined into one, so one forward and one backward pass an example give every Jacobian J_i at
-    δ = 0. For each K_i = J_i J_iᵀ the linearized margins m = m₀ + Kα are fitted by ridge-regularized logistic
-    regression, min Σ softplus(-m) + nλ/2 αᵀKα, and judged on held-out folds; the best λ stands for the best
-    learning rate and number of steps.
+    δ = 0, of a contrast of the logits by lot (`kernel.py`). With each K_i = J_i J_iᵀ the linearized logits
+    z_c = z⁰_c + ½Kα_c are fitted by ridge-regularized logistic regression and judged on held-out folds; the
+    best ridge stands for the best learning rate and number of steps. With two classes that is exact; with
+    more, K stands for the kernels of all their differences.
 
     Args:
         model: a backbone, or what `load_backbone` takes.
@@ -238,8 +240,8 @@ def advise(
         passes += examples * (FORWARD + BACKWARD)
         if error > _TRUSTED_ERROR:
             findings.append(
-                f"Linearization: at the fitted δ of {estimates[best].label} the network's margins differ "
-                f"from the linearized ones by {error:.0%} of their change (trusted to {_TRUSTED_ERROR:.0%}): "
+                f"Linearization: at the fitted δ of {estimates[best].label} the network's logits differ "
+                f"from the fitted ones by {error:.0%} of their change (trusted to {_TRUSTED_ERROR:.0%}): "
                 "the order of methods is better known than their scores."
             )
         if isinstance(chosen := deltas[best], LoRA):
@@ -248,7 +250,7 @@ def advise(
     frozen = next((fit for fit, delta in zip(fits, deltas, strict=True) if delta.exact_zero), fits[0])
     return Advice(
         ranked=[estimates[i] for i in order],
-        frozen=float((frozen.start > frozen.need).mean()),
+        frozen=float(frozen.start.solved(frozen.start.logits).mean()),
         winner=None if best is None else estimates[best].label,
         adapter_config=config,
         findings=findings,
@@ -266,19 +268,18 @@ def advise(
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """What a candidate's linearized margins m₀ + Kα need: K by module, m₀, and where an example is solved."""
+    """What a candidate's linearized logits need: K by module, and where they begin."""
 
     modules: dict[str, np.ndarray]
-    start: np.ndarray
-    need: np.ndarray
+    start: Frozen
 
     @property
     def kernel(self) -> np.ndarray:
-        return sum(self.modules.values(), np.zeros((len(self.start),) * 2))
+        return sum(self.modules.values(), np.zeros((len(self.start.labels),) * 2))
 
     def solved(self) -> np.ndarray:
         """Return whether each example, held out, is solved by the fit with each ridge, shape (ridges, n)."""
-        return cross_fit(self.kernel, self.start) > self.need
+        return self.start.solved(cross_fit(self.kernel, self.start.logits, self.start.labels))
 
 
 def _fits(
@@ -306,16 +307,15 @@ def _fits(
             [size for modules in parts.values() for size in modules.values()],
             train=examples,
             test=0,
-            outputs="margin",
+            outputs="contrast",
             sketch=_SKETCH,
             seed=seed,
             on_example=on_example,
         )
-        start, need = (x[:, 1].double().cpu().numpy() for x in (features[0].logits, -features[0].slack))
-        pieces = iter(features)
+        start, pieces = Frozen.of(features[0]), iter(features)
         for i, modules in parts.items():
             kernels = {name: next(pieces).kernel().cpu().numpy() for name in modules}
-            fits[i] = _Fit(kernels, start, need)
+            fits[i] = _Fit(kernels, start)
         passes += problem.passes
     return [fits[i] for i in range(len(deltas))], passes
 
@@ -379,39 +379,35 @@ def _seconds_per_step(problem: Problem, batch_size: int) -> float:
 
 
 def _linearization_error(problem: Problem, fit: _Fit) -> float:
-    """Return rms(network - linear) / rms(linear - start) of held-out margins at the fitted δ = Jᵀα.
+    """Return rms(network - fit) / rms(fit - start) of held-out logits' differences at the fitted δ = Jᵀα.
 
-    Jᵀα is the gradient of Σ α_i m_i, so it costs one pass over the examples and no stored row.
+    Jᵀα is the gradient of Σ α_ic z_ic, so it costs one pass over the examples and no stored row.
     """
-    kernel, start = fit.kernel, fit.start
+    kernel, start, labels = fit.kernel, fit.start.logits, fit.start.labels
     held = folds(len(start))[0]
     kept = np.setdiff1d(np.arange(len(start)), held)
-    fold = kernel[np.ix_(kept, kept)]
-    alphas = fit_path(fold, start[kept])
-    heldout = [start[held] + kernel[np.ix_(held, kept)] @ alpha for alpha in alphas]
-    losses = [np.log1p(np.exp(-m)).mean() for m in heldout]
+    alphas = fit_path(kernel[np.ix_(kept, kept)], start[kept], labels[kept])
+    heldout = [start[held] + kernel[np.ix_(held, kept)] @ alpha / 2 for alpha in alphas]
+    losses = [-log_softmax(z, axis=1)[np.arange(len(held)), labels[held]].mean() for z in heldout]
     best = int(np.argmin(losses))
     delta = torch.zeros_like(problem.delta.initial())
     for first in range(0, len(kept), 32):
         indices = kept[first : first + 32].tolist()
         weights = torch.tensor(alphas[best][first : first + 32]).to(delta)
         leaf = problem.delta.initial().requires_grad_()
-        (gradient,) = torch.autograd.grad((_margins(problem, leaf, indices) * weights).sum(), leaf)
+        (gradient,) = torch.autograd.grad((_logits(problem, leaf, indices) * weights).sum(), leaf)
         delta += gradient
     with torch.no_grad():
         actual = torch.cat(
-            [_margins(problem, delta, held[first : first + 32].tolist()) for first in range(0, len(held), 32)]
+            [_logits(problem, delta, held[first : first + 32].tolist()) for first in range(0, len(held), 32)]
         )
     problem.restore()
-    change = heldout[best] - start[held]
-    return float(np.linalg.norm(actual.double().cpu().numpy() - heldout[best]) / np.linalg.norm(change))
+    miss, change = actual.double().cpu().numpy() - heldout[best], heldout[best] - start[held]
+    return float(np.linalg.norm(miss - miss.mean(1, keepdims=True)) / np.linalg.norm(change))
 
 
-def _margins(problem: Problem, delta: Tensor, indices: list[int]) -> Float[Tensor, " n"]:
-    batch, labels = problem.batch(problem.train, indices)
-    logits = problem.logits(delta, batch)
-    others = logits.scatter(1, labels[:, None], float("-inf")).logsumexp(1)
-    return logits.gather(1, labels[:, None])[:, 0] - others
+def _logits(problem: Problem, delta: Tensor, indices: list[int]) -> Float[Tensor, "n C"]:
+    return problem.logits(delta, problem.batch(problem.train, indices)[0])
 
 
 def _adapter_config(delta: LoRA, fit: _Fit, base: str) -> tuple[dict[str, Any], str]:
@@ -422,8 +418,8 @@ def _adapter_config(delta: LoRA, fit: _Fit, base: str) -> tuple[dict[str, Any], 
     loss's gradient in each module, and equal ranks in the modules that a log-det selection takes first.
     """
     kernels = fit.modules
-    p = 1 / (1 + np.exp(fit.start))
-    energy = {name: float(p @ kernel @ p) for name, kernel in kernels.items()}
+    pull = fit.start.residual()
+    energy = {name: float((pull * (kernel @ pull)).sum()) for name, kernel in kernels.items()}
     total = delta.r * len(energy)
     selection = greedy_log_det({n: torch.from_numpy(k) for n, k in kernels.items()}, len(kernels))
     kept = 1 + int(np.searchsorted(np.cumsum(selection.gains), _KEPT_GAIN * selection.value))
@@ -439,7 +435,7 @@ def _adapter_config(delta: LoRA, fit: _Fit, base: str) -> tuple[dict[str, Any], 
         tried[rule] = {n: rank for n, rank in ranks.items() if rank}
     scores = {
         rule: float(
-            _Fit({n: rank / delta.r * kernels[n] for n, rank in ranks.items()}, fit.start, fit.need)
+            _Fit({n: rank / delta.r * kernels[n] for n, rank in ranks.items()}, fit.start)
             .solved()
             .mean(1)
             .max()

@@ -4,11 +4,18 @@ J is the Jacobian of the logits in δ, one row an example and output. K is all t
 random subspace can depend on (for a Gaussian P the rows of J P are distributed as K^½ G), and it is the
 output-controllability Gramian of the frozen network with δ as its control.
 
-Outputs are either the logit differences z_c - z_0, c = 1 .. C-1 (cross-entropy sees nothing else), or the
-margin m = z_y - log Σ_{c≠y} exp z_c, in which cross-entropy is softplus(-m) exactly: one backward pass an
-example for any number of classes. With two classes m is the logit difference itself. With more, linearizing m
-fixes the weights of the competitors, and the row of a held-out example then knows which class to raise above
-all of them together: held-out scores of margins are optimistic, those of logit differences are not.
+Outputs are one of
+
+- "logits": the differences z_c - z_0, c = 1 .. C-1; cross-entropy sees nothing else.
+- "margin": m = z_y - log Σ_{c≠y} exp z_c, in which cross-entropy is softplus(-m) exactly: one backward pass
+  an example for any number of classes. With more than two, linearizing m fixes the weights of the
+  competitors, and the row of a held-out example then knows which class to raise above all of them together:
+  held-out scores of margins are optimistic, those of the others are not.
+- "contrast": v·z for one direction v drawn by lot, Σ v_c = 0 and |v|² = 2, the same for all examples: one
+  backward pass, and no label. Its kernel stands for that of every difference of logits, as K ⊗ (I - 11ᵀ/C)/2
+  for all logits: the sum of the logits serves so in the pseudo-kernel of Mohamadi, Bae and Sutherland (2023).
+
+With two classes the three are the same, but for signs.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,6 +35,8 @@ from deltatheory.deltas import InPlaceDelta
 from deltatheory.problem import BACKWARD, FORWARD, Problem
 from deltatheory.projections import Projection, make_projection
 
+Outputs = Literal["logits", "margin", "contrast"]
+
 __all__ = ["TangentFeatures", "as_margins", "joint_features", "tangent_features"]
 
 
@@ -36,12 +46,12 @@ class TangentFeatures:
 
     Attributes:
         rows: shape (n, outputs, s), scaled so that rows · rowsᵀ is K, or an unbiased estimate of it.
-        logits: shape (n, outputs + 1): the logits f(0), or (0, m) for margins.
+        logits: shape (n, C): the logits f(0); (0, m) for margins.
         labels: shape (n,): the class, or 1 for margins.
-        slack: shape (n, outputs + 1): what is added to the logits before an example is judged. 0; for margins
-            (0, x), with which m has the sign of z_y - max_{c≠y} z_c at δ = 0, z being the logits of a head
-            fitted without the example where heads are fitted (`heads.unseen_logits`), so that held-out
-            judgements are such.
+        slack: shape (n, C): what is added to the logits before an example is judged. With it they are those
+            of a head fitted without the example where heads are fitted (`heads.unseen_logits`), so that
+            held-out judgements are such. For margins (0, x): m then has the sign of z_y - max_{c≠y} z_c.
+            For "logits" 0.
         train: the first `train` examples are training examples, the others are held out.
         size: m, the number of columns of J.
         sketch: S, or `None` where the rows are J itself.
@@ -100,7 +110,7 @@ def tangent_features(
     *,
     train: int,
     test: int,
-    outputs: Literal["logits", "margin"] = "logits",
+    outputs: Outputs = "logits",
     sketch: int = 4096,
     seed: int = 0,
     at: Tensor | None = None,
@@ -115,7 +125,7 @@ def tangent_features(
         problem: whose delta is tuned; `FullFineTuning` for the kernel of all parameters.
         train: number of training examples.
         test: number of held-out examples.
-        outputs: "logits" (C-1 rows an example) or "margin" (one).
+        outputs: "logits" (C-1 rows an example), "margin" or "contrast" (one).
         sketch: longest row to keep.
         seed: of the sketch.
         at: the δ to differentiate at; δ = 0, the frozen backbone, by default.
@@ -143,7 +153,7 @@ def joint_features(
     *,
     train: int,
     test: int,
-    outputs: Literal["logits", "margin"] = "logits",
+    outputs: Outputs = "logits",
     sketch: int = 4096,
     seed: int = 0,
     at: Tensor | None = None,
@@ -159,7 +169,7 @@ def joint_features(
         sizes: length of each part.
         train: as the other arguments, see `tangent_features`.
         test: number of held-out examples.
-        outputs: "logits" or "margin".
+        outputs: "logits", "margin" or "contrast".
         sketch: longest row to keep of each part.
         seed: of the sketches.
         at: the δ to differentiate at.
@@ -187,15 +197,16 @@ def joint_features(
     rows = [blank.new_empty(total, width_out, min(size, sketch)) for size in sizes]
     start = blank.new_empty(total, problem.task.num_classes)
     labels = torch.cat([problem.train.labels[:train], problem.test.labels[:test]])
+    of_logits = differences if outputs == "logits" else contrast(problem.task.num_classes, seed)
     origin = problem.delta.initial() if at is None else at
     if isinstance(problem.delta, InPlaceDelta):
         problem.delta.write(origin)
     try:
         for i in range(total):
             split, index = (problem.train, i) if i < train else (problem.test, i - train)
-            label = int(labels[i]) if outputs == "margin" else None
+            wanted = partial(margin, label=int(labels[i])) if outputs == "margin" else of_logits
             batch, _ = problem.batch(split, [index])
-            for c, (start[i], row) in enumerate(_rows(problem, origin, batch, label)):
+            for c, (start[i], row) in enumerate(_rows(problem, origin, batch, wanted)):
                 for out, part, projection in zip(rows, row.split(list(sizes)), projections, strict=True):
                     out[i, c] = projection.adjoint(part.contiguous()) if projection else part
             if on_example:
@@ -210,6 +221,8 @@ def joint_features(
     if outputs == "margin":
         start, slack = as_margins(start, labels, problem.unseen(start, train))
         labels = torch.ones_like(labels)
+    elif outputs == "contrast":
+        slack = problem.unseen(start, train) - start
     passes = problem.passes - before
     seconds = time.perf_counter() - began
     return [
@@ -241,8 +254,21 @@ def margin(logits: Float[Tensor, " C"], label: int) -> Float[Tensor, ""]:
     return logits[label] - others.logsumexp(0)
 
 
+def differences(logits: Float[Tensor, " C"]) -> Float[Tensor, " C-1"]:
+    """Return z_c - z_0 for c = 1 .. C-1."""
+    return logits[1:] - logits[0]
+
+
+def contrast(classes: int, seed: int) -> Callable[[Tensor], Tensor]:
+    """Return z ↦ v·z for a direction by lot with Σ v_c = 0 and |v|² = 2, the length of a difference."""
+    v = torch.randn(classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    v -= v.mean()
+    v *= 2**0.5 / v.norm()
+    return lambda logits: logits @ v.to(logits)
+
+
 def _rows(
-    problem: Problem, origin: Tensor, batch: Batch, label: int | None
+    problem: Problem, origin: Tensor, batch: Batch, of_logits: Callable[[Tensor], Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield one example's logits and a row of J for each of its outputs."""
     in_place = problem.delta if isinstance(problem.delta, InPlaceDelta) else None
@@ -252,7 +278,7 @@ def _rows(
     else:
         leaf = origin.clone().requires_grad_()
         logits = problem.logits(leaf, batch)[0]
-    values = list(logits[1:] - logits[0]) if label is None else [margin(logits, label)]
+    values = of_logits(logits).reshape(-1)
     for i, value in enumerate(values):
         keep = i < len(values) - 1
         if in_place:

@@ -20,6 +20,7 @@ BACKBONES = Path(__file__).parent / "backbones"
 # Sizes of the sketches of JᵀJ and of the gradient that a kernel trial keeps, for angles between tasks.
 _TANGENT, _GRADIENT = 48, 256
 _SKETCH = 2048
+_CHUNK = 32  # examples of a batch of the gradient
 _SUFFIX = " Answer:"  # between the source of a generation task and its target
 _D90 = {"dimension": "both", "prediction": "predict", "measurement": "measure"}  # what each kind asks for
 
@@ -238,11 +239,13 @@ def dimension(trial: Trial, place: Place) -> dict[str, Any]:
 def kernel(trial: Trial, place: Place) -> dict[str, Any]:
     """Predict from the kernels of several deltas at δ = 0, in one pass: score, speed, rank; and sketch one.
 
-    The speed is that of gradient flow on the squared loss of the margins: with eigenpairs (λ_i, u_i) of K and
-    the residual r it is the least t with Σ (u_i·r)² exp(-2λ_i t) ≤ Σ (u_i·r)²/10, in units of n/tr K.
+    The kernels are those of a contrast of the logits. The speed is that of gradient flow on the squared loss:
+    with eigenpairs (λ_i, u_i) of K and the residuals r_c it is the least t with
+    Σ (u_i·r_c)² exp(-2λ_i t) ≤ Σ (u_i·r_c)²/10, in units of n/tr K.
     """
     from deltatheory.deltas import make_delta, split_size
     from deltatheory.kernel import joint_features
+    from deltatheory.kernel_fit import Frozen
 
     backbone, labels = place.backbone(trial.model), trial.settings["deltas"]
     deltas = {}
@@ -255,25 +258,27 @@ def kernel(trial: Trial, place: Place) -> dict[str, Any]:
         problem = place.bound(trial, make_delta("combined", backbone, deltas=[deltas[x] for x in group]))
         sizes = [deltas[label].size for label in group]
         found = joint_features(
-            problem, sizes, train=len(problem.train), test=0, outputs="margin", sketch=_SKETCH
+            problem, sizes, train=len(problem.train), test=0, outputs="contrast", sketch=_SKETCH
         )
         features |= zip(group, found, strict=True)
         passes, seconds = passes + problem.passes, seconds + found[0].seconds
+    start, sketched = Frozen.of(features[labels[0]]), trial.settings["sketched"]
+    problem = place.bound(trial, deltas[sketched])
+    sketches = _sketches(features[sketched], _gradient(problem))
     return {
-        "frozen": float(np.greater(*_start(features[labels[0]])).mean()),
+        "frozen": float(start.solved(start.logits).mean()),
         "predicted": {label: _predicted(features[label]) for label in labels},
-        "passes": passes,
+        "passes": passes + problem.passes,
         "seconds": seconds,
-        **_sketched(features[trial.settings["sketched"]]),
+        **sketches,
     }
 
 
 def _predicted(features: TangentFeatures) -> dict[str, Any]:
-    from deltatheory.kernel_fit import cross_fit
+    from deltatheory.kernel_fit import Frozen, cross_fit
 
-    gram = features.kernel().cpu().numpy()
-    start, need = _start(features)
-    solved = cross_fit(gram, start) > need
+    gram, start = features.kernel().cpu().numpy(), Frozen.of(features)
+    solved = start.solved(cross_fit(gram, start.logits, start.labels))
     values, vectors = np.linalg.eigh(gram)
     values = np.clip(values, 0, None)
     mean = float(values.mean()) or 1.0
@@ -281,27 +286,29 @@ def _predicted(features: TangentFeatures) -> dict[str, Any]:
         "score": float(solved.mean(1).max()),
         "trace": mean,
         "effective_rank": float(values.sum() ** 2 / max((values**2).sum(), 1e-30)),
-        "time": _time(values / mean, (vectors.T @ (1 / (1 + np.exp(start)))) ** 2),
+        "time": _time(values / mean, ((vectors.T @ start.residual()) ** 2).sum(1)),
     }
 
 
-def _start(features: TangentFeatures) -> tuple[np.ndarray, np.ndarray]:
-    """Return the margins at δ = 0, and those above which an example is solved."""
-    return (
-        features.logits[:, 1].double().cpu().numpy(),
-        -features.slack[:, 1].double().cpu().numpy(),
-    )
+def _gradient(problem: Any) -> Any:
+    """Return -∇L at δ = 0 over the training examples."""
+    total = 0.0
+    for first in range(0, len(problem.train), _CHUNK):
+        batch, labels = problem.batch(problem.train, range(first, min(first + _CHUNK, len(problem.train))))
+        total = total - len(labels) * problem.loss_and_gradient(problem.delta.initial(), batch, labels)[2]
+    problem.restore()
+    return total
 
 
-def _sketched(features: TangentFeatures) -> dict[str, list[float]]:
+def _sketches(features: TangentFeatures, gradient: Any) -> dict[str, list[float]]:
     """Return sketches of JᵀJ and of the gradient, of norm 1: their inner products are those of two tasks."""
     rows = features.rows[:, 0].double().cpu().numpy()
     lot = np.random.default_rng(0)
     tangent = rows @ lot.standard_normal((rows.shape[1], _TANGENT))
     fisher = tangent.T @ tangent
-    gradient = (
-        (1 / (1 + np.exp(_start(features)[0]))) @ rows @ lot.standard_normal((rows.shape[1], _GRADIENT))
-    )
+    if features.sketch:
+        gradient = features.sketch.adjoint(gradient)
+    gradient = gradient.double().cpu().numpy() @ lot.standard_normal((rows.shape[1], _GRADIENT))
     upper = np.triu_indices(_TANGENT)
     weights = np.where(upper[0] == upper[1], 1.0, math.sqrt(2.0))
     return {

@@ -150,6 +150,34 @@ def test_margins_give_the_same_loss_and_the_same_solved_examples(problem, exact)
         torch.testing.assert_close(features.rows[i, 0], row, rtol=0, atol=1e-8)
 
 
+def test_a_contrast_is_one_direction_of_all_logits(problem, exact):
+    features, other = (
+        tangent_features(problem, train=TRAIN, test=0, outputs="contrast", sketch=problem.delta.size, seed=s)
+        for s in (0, 1)
+    )
+    assert features.passes == TRAIN * (1 + 2)
+    assert torch.equal(features.labels, exact.labels[:TRAIN])
+    torch.testing.assert_close(features.logits, exact.logits[:TRAIN], rtol=0, atol=1e-8)
+    full = exact.rows[:TRAIN].flatten(0, 1).T.reshape(problem.delta.size, TRAIN, CLASSES - 1)
+    wanted = features.rows[:, 0].T
+    v, *_ = torch.linalg.lstsq(full.flatten(0, 1), wanted.flatten()[:, None])
+    torch.testing.assert_close(full @ v[:, 0], wanted, rtol=0, atol=1e-8)
+    v = torch.cat([-v.sum(0), v[:, 0]])  # of all logits: exact rows are differences to the first
+    assert float(v.square().sum()) == pytest.approx(2)
+    assert not torch.allclose(other.rows, features.rows, rtol=0.1)
+
+
+def test_of_two_classes_a_contrast_has_the_kernel_of_the_margin_and_of_the_logits():
+    problem = toy_problem("bitfit", task=toy_task(2, train=12), dtype=torch.float64)
+    kernels = {
+        outputs: tangent_features(problem, train=12, test=0, outputs=outputs).kernel()
+        for outputs in ("logits", "margin", "contrast")
+    }
+    torch.testing.assert_close(kernels["contrast"], kernels["logits"])
+    sign = 2.0 * problem.train.labels - 1
+    torch.testing.assert_close(kernels["margin"], sign[:, None] * kernels["logits"] * sign)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -20,7 +20,7 @@ from torch import Tensor
 from deltatheory._shapes import Float, Int
 from deltatheory.control.reachability import NOWHERE, coordinate_groups, part_features
 from deltatheory.kernel import TangentFeatures
-from deltatheory.kernel_fit import cross_fit
+from deltatheory.kernel_fit import Frozen, cross_fit
 from deltatheory.problem import Problem
 
 __all__ = ["Place", "Ranking", "Selection", "greedy_log_det", "log_det_gain", "rank_actuators", "rank_layers"]
@@ -195,26 +195,26 @@ def rank_layers(features: Mapping[str, TangentFeatures], *, epsilon: float | Non
     gramians = {n: f.rows[used].flatten(0, 1).double() for n, f in features.items()}
     gramians = {name: rows @ rows.T for name, rows in gramians.items()}
     selection = greedy_log_det(gramians, len(gramians), epsilon=epsilon)
-    start, need = (x[used, 1].double().cpu().numpy() for x in (first.logits, -first.slack))
-    pull = 1 / (1 + np.exp(start))
+    frozen = Frozen.of(first)
+    pull = frozen.residual()[:, 1]
     places = []
     for name, gramian in gramians.items():
         kernel = gramian.cpu().numpy()
-        margins = cross_fit(kernel, start)
+        fitted = cross_fit(kernel, frozen.logits, frozen.labels)
         places.append(
             Place(
                 name=name,
                 size=features[name].size,
                 gain=log_det_gain(gramians, [name], selection.epsilon),
                 energy=float(pull @ kernel @ pull),
-                score=float((margins > need).mean(1).max()),
-                loss=float(np.logaddexp(0, -margins).mean(1).min()),
+                score=float(frozen.solved(fitted).mean(1).max()),
+                loss=float(np.logaddexp(0, fitted[..., 0] - fitted[..., 1]).mean(1).min()),
             )
         )
     return Ranking(
         places=sorted(places, key=lambda place: place.loss),
         selection=selection,
-        frozen=float((start > need).mean()),
+        frozen=float(frozen.solved(frozen.logits).mean()),
         passes=first.passes,
         seconds=first.seconds,
     )
