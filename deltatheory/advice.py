@@ -261,7 +261,13 @@ def advise(
             "model": backbone.provenance,
             "task": {"name": task.name, **task.provenance},
             "seed": seed,
-            "settings": {"examples": examples, "head": head, "steps": steps, "batch_size": batch_size},
+            "settings": {
+                "examples": examples,
+                "head": head,
+                "steps": steps,
+                "batch_size": batch_size,
+                "model_spread": _MODEL_SPREAD,
+            },
         },
     )
 

@@ -29,7 +29,6 @@ FIRST = 2  # where the climb over the rates begins
 SEEDS = (0, 1, 2)
 # Candidates of `advise` that are not trained as well: neighbours of others, and six runs each.
 LEFT_OUT = ("prefix length=4 gate=values", "adapter bottleneck=8")
-_MODEL_SPREAD = 0.35  # what the intervals of these advices were made with, in logits
 _SPREADS = 1.645  # of a normal distribution to either side of its mean: 90 %
 # The two rules that advice has to beat.
 LARGEST = "full"
@@ -161,7 +160,8 @@ def table(out: Out) -> None:
         rho = spearmanr([estimates[x]["score"] for x in labels], [trained[x] for x in labels])[0]
         covered = [estimates[x]["low"] <= trained[x] <= estimates[x]["high"] for x in labels]
         points += [(estimates[x]["score"], trained[x]) for x in labels]
-        parts.append([_standing(estimates[x], trained[x]) for x in labels])
+        model = result["advice"]["provenance"]["settings"]["model_spread"]
+        parts.append([_standing(estimates[x], trained[x], model) for x in labels])
         rows.append(
             {
                 "task": path.parent.name,
@@ -226,10 +226,10 @@ def table(out: Out) -> None:
     figure.savefig(out / "figure.png", dpi=120)
 
 
-def _standing(estimate: dict, trained: float) -> tuple[float, float]:
-    """Return the residual in logits, and the spread in it that sampling alone leaves."""
+def _standing(estimate: dict, trained: float, model: float) -> tuple[float, float]:
+    """Return the residual in logits, and the spread in it that sampling alone leaves, beside the model's."""
     width = (_logit(estimate["high"]) - _logit(estimate["low"])) / 2 / _SPREADS
-    return _logit(trained) - _logit(estimate["score"]), math.sqrt(max(width**2 - _MODEL_SPREAD**2, 0.0))
+    return _logit(trained) - _logit(estimate["score"]), math.sqrt(max(width**2 - model**2, 0.0))
 
 
 def _spread(points: list[tuple[float, float]]) -> float:

@@ -173,7 +173,8 @@ def rank_layers(features: Mapping[str, TangentFeatures], *, epsilon: float | Non
     """Rank places from the columns of the margins' Jacobian that belong to each.
 
     For each place alone the linearized margins m₀ + W_i α are fitted by ridge-regularized logistic regression
-    and judged on held-out folds (`kernel_fit.cross_fit`).
+    and judged on held-out folds (`kernel_fit.cross_fit`). With more than two classes the scores are
+    optimistic, as `kernel.py` says of margins: they serve to compare places on the same examples.
 
     Args:
         features: name ↦ J_i over the same training examples, as `part_features` or `joint_features` with
