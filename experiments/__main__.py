@@ -40,7 +40,7 @@ def run(
     data: Annotated[Path | None, typer.Option(help="Folder of COLLECTION/index.json and tasks.")] = None,
     tasks: Annotated[str, typer.Option(help="A number (drawn by lot), names with commas, or 'all'.")] = "24",
     kind: Annotated[Kind, typer.Option(help="Of the tasks; each in a folder of its own.")] = "classification",
-    models: Annotated[str, typer.Option(help="Backbones, with commas between them.")] = "gpt-1M,minilm",
+    models: Annotated[str, typer.Option(help="Backbones, with commas between them.")] = "minilm,gpt-1M",
     seeds: Annotated[int, typer.Option(min=1, help="So many seeds where they matter.")] = 1,
     on: Annotated[
         On, typer.Option(help="Here, on a cluster, or on the GPUs of `accelerate launch` for one model.")

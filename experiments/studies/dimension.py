@@ -53,8 +53,8 @@ def repeated(scope: Scope, model: str, task: TaskInfo, known: Known) -> list[Tri
     return [replace(first, kind="measurement", seed=seed) for seed in scope.seeds[1:]] if first else []
 
 
-def trials(scope: Scope, known: Known) -> Iterator[Trial]:
-    """Yield fine-tuning where it is missing, then a search for each task and seed."""
+def searches(scope: Scope, known: Known) -> Iterator[Trial]:
+    """Yield fine-tuning where it is missing, then one search a task."""
     for model in scope.models:
         rate, missing = tuned(scope, model, FULL, known)
         yield from missing
@@ -62,7 +62,14 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
             yield training(model, FULL, task, rate, scope.seeds[0])
             if one := trial(scope, model, task, known):
                 yield one
-                yield from repeated(scope, model, task, known)
+
+
+def trials(scope: Scope, known: Known) -> Iterator[Trial]:
+    """Yield one search a task, and what measures d90 again with the other seeds."""
+    yield from searches(scope, known)
+    for model in scope.models:
+        for task in scope.tasks:
+            yield from repeated(scope, model, task, known)
 
 
 def measured(scope: Scope, model: str, known: Known) -> list[tuple[TaskInfo, dict]]:

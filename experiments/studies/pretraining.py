@@ -38,7 +38,7 @@ def _searches(scope: Scope, model: str, known: Known) -> Iterator[tuple[TaskInfo
 
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     """Yield fine-tuning of the whole backbone where it is missing, then one search a task and stage."""
-    yield from dimension.trials(_here(scope), known)
+    yield from dimension.searches(_here(scope), known)
     for model in _here(scope).models:
         for _, searches in _searches(scope, model, known):
             yield from searches
