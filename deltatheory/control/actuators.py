@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
@@ -171,27 +170,25 @@ class Ranking:
 
 
 def rank_layers(features: Mapping[str, TangentFeatures], *, epsilon: float | None = None) -> Ranking:
-    """Rank places from the columns of the Jacobian that belong to each.
+    """Rank places from the columns of the margins' Jacobian that belong to each.
 
-    For each place alone the linearized logits z⁰_c + ½W_i α_c are fitted by ridge-regularized logistic
-    regression and judged on held-out folds (`kernel_fit.cross_fit`).
+    For each place alone the linearized margins m₀ + W_i α are fitted by ridge-regularized logistic regression
+    and judged on held-out folds (`kernel_fit.cross_fit`). With more than two classes the scores are
+    optimistic, as `kernel.py` says of margins: they serve to compare places on the same examples.
 
     Args:
         features: name ↦ J_i over the same training examples, as `part_features` or `joint_features` with
-            outputs="contrast" return them; with "margin" scores are optimistic, as `kernel.py` says, and the
-            energy is exact.
+            outputs="margin" return them.
         epsilon: ε of the log det, as in `greedy_log_det`.
 
     Raises:
-        ValueError: for no place, features of several outputs, or of different examples.
+        ValueError: for no place, features of logits, or of different examples.
     """
     if not features:
         raise ValueError("features={}: give at least one place.")
     first = next(iter(features.values()))
-    if first.rows.shape[1] > 1:
-        raise ValueError(
-            f"features: have {first.rows.shape[1]} outputs an example; compute them with outputs='contrast'."
-        )
+    if first.logits[:, 0].any():
+        raise ValueError("features: are of logits; compute them with outputs='margin'.")
     for name, part in features.items():
         if not torch.equal(part.logits, first.logits):
             raise ValueError(f"features[{name!r}]: have other examples, or another δ_0, than the first.")
@@ -200,7 +197,7 @@ def rank_layers(features: Mapping[str, TangentFeatures], *, epsilon: float | Non
     gramians = {name: rows @ rows.T for name, rows in gramians.items()}
     selection = greedy_log_det(gramians, len(gramians), epsilon=epsilon)
     frozen = Frozen.of(first)
-    pull, own = frozen.residual(), np.arange(first.train)
+    pull = frozen.residual()[:, 1]
     places = []
     for name, gramian in gramians.items():
         kernel = gramian.cpu().numpy()
@@ -210,9 +207,9 @@ def rank_layers(features: Mapping[str, TangentFeatures], *, epsilon: float | Non
                 name=name,
                 size=features[name].size,
                 gain=log_det_gain(gramians, [name], selection.epsilon),
-                energy=float((pull * (kernel @ pull)).sum() / 2),
+                energy=float(pull @ kernel @ pull),
                 score=float(frozen.solved(fitted).mean(1).max()),
-                loss=float(-log_softmax(fitted, axis=-1)[:, own, frozen.labels].mean(1).max()),
+                loss=float(np.logaddexp(0, fitted[..., 0] - fitted[..., 1]).mean(1).min()),
             )
         )
     return Ranking(
@@ -256,7 +253,7 @@ def rank_actuators(
         problem,
         chosen,
         train=examples,
-        outputs="contrast",
+        outputs="margin",
         sketch=sketch,
         seed=seed,
         on_example=on_example,

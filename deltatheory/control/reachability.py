@@ -21,7 +21,7 @@ from torch import Tensor
 from deltatheory._shapes import Float, Int
 from deltatheory.control.layered import LayeredSystem
 from deltatheory.control.solution import Status
-from deltatheory.kernel import Outputs, TangentFeatures, joint_features, tangent_features
+from deltatheory.kernel import TangentFeatures, joint_features, tangent_features
 from deltatheory.problem import Problem
 
 __all__ = [
@@ -166,7 +166,7 @@ def part_features(
     *,
     train: int,
     test: int = 0,
-    outputs: Outputs = "logits",
+    outputs: Literal["logits", "margin"] = "logits",
     sketch: int | None = None,
     seed: int = 0,
     at: Tensor | None = None,
@@ -179,7 +179,7 @@ def part_features(
         groups: name ↦ coordinates; every coordinate of δ is in exactly one.
         train: number of training examples.
         test: number of held-out examples.
-        outputs: "logits" (differences z_c - z_0), "margin" or "contrast", as in `kernel.tangent_features`.
+        outputs: "logits" (differences z_c - z_0) or "margin", as in `kernel.tangent_features`.
         sketch: longest row to keep of each run of neighbouring coordinates; `None` for J itself, which takes
             (train + test) · outputs · m numbers.
         seed: of the sketches.
