@@ -239,8 +239,9 @@ def advise(
         error = _linearization_error(problem_of(deltas[best]), fits[best])
         passes += examples * (FORWARD + BACKWARD)
         if error > _TRUSTED_ERROR:
+            causes = "Linearization" + (task.num_classes > 2) * ", and one kernel for all classes"
             findings.append(
-                f"Linearization: at the fitted δ of {estimates[best].label} the network's logits differ "
+                f"{causes}: at the fitted δ of {estimates[best].label} the network's logits differ "
                 f"from the fitted ones by {error:.0%} of their change (trusted to {_TRUSTED_ERROR:.0%}): "
                 "the order of methods is better known than their scores."
             )
@@ -387,7 +388,8 @@ def _seconds_per_step(problem: Problem, batch_size: int) -> float:
 def _linearization_error(problem: Problem, fit: _Fit) -> float:
     """Return rms(network - fit) / rms(fit - start) of held-out logits' differences at the fitted δ = Jᵀα.
 
-    Jᵀα is the gradient of Σ α_ic z_ic, so it costs one pass over the examples and no stored row.
+    Jᵀα is the gradient of Σ α_ic z_ic, so it costs one pass over the examples and no stored row. With more
+    than two classes part of it is that one kernel stands for those of all differences, however small δ is.
     """
     kernel, start, labels = fit.kernel, fit.start.logits, fit.start.labels
     held = folds(len(start))[0]

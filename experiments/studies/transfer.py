@@ -133,8 +133,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         "LoRA r = 8, trained on each task as in `performance` with one seed, evaluated without more training "
         "on the test splits of the others of the same 24 of the draw with their own heads. Counted are "
         f"targets whose own LoRA gains at least {GAIN}; the share is (transferred - frozen)/(own - frozen). "
-        "Angles are those of JᵀJ and of the gradient of the margin loss at δ = 0 over 256 examples, through "
-        "one fixed sketch."
+        "Angles are those of JᵀJ, J being that of a contrast of the logits, and of the gradient of the loss "
+        "at δ = 0 over 256 examples, through one fixed sketch."
     )
     return Findings(joint(verdicts), ran, found, numbers, tables, figures)
 
