@@ -14,7 +14,6 @@ import torch
 from scipy.special import log_softmax
 from torch import Tensor
 
-from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.control.actuators import greedy_log_det
 from deltatheory.deltas import Delta, LoRA, make_delta
@@ -236,14 +235,14 @@ def advise(
         findings.append("Budget: no candidate keeps to it; add smaller ones, or raise it.")
     else:
         findings += _ties(estimates, solved, order)
-        error = _linearization_error(problem_of(deltas[best]), fits[best])
-        passes += examples * (FORWARD + BACKWARD)
+        judged = problem_of(deltas[best])
+        error = judged.linearization_error(_fitted(judged, fits[best]), folds(examples)[0].tolist())
+        passes += judged.passes
         if error > _TRUSTED_ERROR:
-            causes = "Linearization" + (task.num_classes > 2) * ", and one kernel for all classes"
             findings.append(
-                f"{causes}: at the fitted δ of {estimates[best].label} the network's logits differ "
-                f"from the fitted ones by {error:.0%} of their change (trusted to {_TRUSTED_ERROR:.0%}): "
-                "the order of methods is better known than their scores."
+                f"Linearization: at the fitted δ of {estimates[best].label} the network's logits differ from "
+                f"the linearized ones by {error:.0%} of their change (trusted to {_TRUSTED_ERROR:.0%}): the "
+                "order of methods is better known than their scores."
             )
         if isinstance(chosen := deltas[best], LoRA):
             config, finding = _adapter_config(chosen, fits[best], backbone.name)
@@ -385,11 +384,10 @@ def _seconds_per_step(problem: Problem, batch_size: int) -> float:
     return min(seconds[1:])
 
 
-def _linearization_error(problem: Problem, fit: _Fit) -> float:
-    """Return rms(network - fit) / rms(fit - start) of held-out logits' differences at the fitted δ = Jᵀα.
+def _fitted(problem: Problem, fit: _Fit) -> Tensor:
+    """Return the fitted δ = Jᵀα without the first fold, with the ridge whose loss is least there.
 
-    Jᵀα is the gradient of Σ α_ic z_ic, so it costs one pass over the examples and no stored row. With more
-    than two classes part of it is that one kernel stands for those of all differences, however small δ is.
+    Jᵀα is the gradient of Σ α_ic z_ic, so it costs one pass over the examples and no stored row.
     """
     kernel, start, labels = fit.kernel, fit.start.logits, fit.start.labels
     held = folds(len(start))[0]
@@ -397,25 +395,15 @@ def _linearization_error(problem: Problem, fit: _Fit) -> float:
     alphas = fit_path(kernel[np.ix_(kept, kept)], start[kept], labels[kept])
     heldout = [start[held] + kernel[np.ix_(held, kept)] @ alpha / 2 for alpha in alphas]
     losses = [-log_softmax(z, axis=1)[np.arange(len(held)), labels[held]].mean() for z in heldout]
-    best = int(np.argmin(losses))
+    alpha = torch.from_numpy(alphas[int(np.argmin(losses))])
     delta = torch.zeros_like(problem.delta.initial())
     for first in range(0, len(kept), 32):
-        indices = kept[first : first + 32].tolist()
-        weights = torch.tensor(alphas[best][first : first + 32]).to(delta)
         leaf = problem.delta.initial().requires_grad_()
-        (gradient,) = torch.autograd.grad((_logits(problem, leaf, indices) * weights).sum(), leaf)
+        logits = problem.logits(leaf, problem.batch(problem.train, kept[first : first + 32].tolist())[0])
+        (gradient,) = torch.autograd.grad((logits * alpha[first : first + 32].to(logits)).sum(), leaf)
         delta += gradient
-    with torch.no_grad():
-        actual = torch.cat(
-            [_logits(problem, delta, held[first : first + 32].tolist()) for first in range(0, len(held), 32)]
-        )
-    problem.restore()
-    miss, change = actual.double().cpu().numpy() - heldout[best], heldout[best] - start[held]
-    return float(np.linalg.norm(miss - miss.mean(1, keepdims=True)) / np.linalg.norm(change))
-
-
-def _logits(problem: Problem, delta: Tensor, indices: list[int]) -> Float[Tensor, "n C"]:
-    return problem.logits(delta, problem.batch(problem.train, indices)[0])
+    problem.passes += (FORWARD + BACKWARD) * len(kept)
+    return delta
 
 
 def _adapter_config(delta: LoRA, fit: _Fit, base: str) -> tuple[dict[str, Any], str]:

@@ -61,15 +61,34 @@ def test_one_pass_for_all_gives_each_its_own_kernel():
     assert not np.allclose(fits[0].kernel, fits[1].kernel, rtol=0.1)
 
 
-def test_the_fit_is_judged_by_the_network_too(monkeypatch):
-    """At a small δ linearized and true margins agree; a kernel that is wrong by a factor shows."""
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fit_is_judged_by_the_network_too(monkeypatch, classes):
+    """At a small δ linearized and true logits agree, whatever the number of classes; at a large one not."""
+    backbone, task = tiny("bert", dtype=torch.float64), toy_task(classes, train=32)
+    problem = Problem(backbone, task, make_delta("bitfit", backbone), "label-words", check=False)
+    (fit,), _ = advice._fits(lambda _: problem, [problem.delta], 32, 0, None)
+    held = kernel_fit.folds(32)[0]
     monkeypatch.setattr(kernel_fit, "RIDGES", np.array([1e4]))
+    small = advice._fitted(problem, fit)
+    assert problem.linearization_error(small, held.tolist()) < 0.05
+    assert problem.linearization_error(1e6 * small, held.tolist()) > 0.5
+
+
+def test_the_fitted_delta_is_that_of_the_kernel(monkeypatch):
+    """J δ = ½Kα on the fold that was left out, where the contrast's kernel is that of all logits."""
+    monkeypatch.setattr(kernel_fit, "RIDGES", np.array([1.0]))
     backbone, task = tiny("bert", dtype=torch.float64), toy_task(2, train=32)
     problem = Problem(backbone, task, make_delta("bitfit", backbone), "label-words", check=False)
     (fit,), _ = advice._fits(lambda _: problem, [problem.delta], 32, 0, None)
-    assert advice._linearization_error(problem, fit) < 0.05
-    wrong = advice._Fit({"": 4 * fit.kernel}, fit.start)
-    assert advice._linearization_error(problem, wrong) > 0.5
+    held = kernel_fit.folds(32)[0]
+    kept = np.setdiff1d(np.arange(32), held)
+    (alpha,) = kernel_fit.fit_path(
+        fit.kernel[np.ix_(kept, kept)], fit.start.logits[kept], fit.start.labels[kept]
+    )
+    batch, _ = problem.batch(problem.train, held.tolist())
+    _, moved = problem.jvp(problem.delta.initial(), advice._fitted(problem, fit), batch)
+    expected = fit.kernel[np.ix_(held, kept)] @ alpha / 2
+    np.testing.assert_allclose(moved - moved.mean(1, keepdim=True), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_budget_sorts_out_what_it_does_not_pay():

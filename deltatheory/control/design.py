@@ -27,6 +27,7 @@ __all__ = ["ControlResult", "Layer", "design_controller"]
 
 _MARGIN = 1.0  # the target of every example's margin: its loss is then 0.31
 _SKETCH = 4096  # longest row of the Jacobian that is kept for a layer's Gramian
+_CHECKED = 64  # examples on which the controller is compared with its linearization
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class ControlResult:
         spectrum: eigenvalues of the output Gramian of the margins at δ = 0, largest first.
         rank: of that Gramian.
         reachability: least energy that brings every linearized margin to 1, and whether any does.
-        linearization_error: ‖m(δ) - m(0) - Jδ‖ / ‖m(δ) - m(0)‖ of the margins m at the controller found.
+        linearization_error: ‖f(δ) - f(0) - Jδ‖ / ‖Jδ‖ of the logits at the controller found.
         passes: forward-equivalents over single examples, by what they were spent on.
         seconds: time taken, by the same.
         files: what was written beside this.
@@ -191,7 +192,7 @@ def design_controller(
     solution = solve(problem, solver, energy=energy, on_step=on_step, **settings)
     clock.lap("solver")
     after = maximum_principle(system, system.split(solution.value))
-    error = _linearization_error(problem, solution.value)
+    error = problem.linearization_error(solution.value, range(min(len(problem.train), _CHECKED)))
     clock.lap("analysis of the controller")
     test = problem.evaluate(solution.value, problem.test)
     clock.lap("evaluation")
@@ -279,26 +280,6 @@ def _layers(
 def _reachability(reach: MinimumEnergy) -> dict[str, Any]:
     values = {name: value for name, value in vars(reach).items() if name != "multipliers"}
     return {**values, "status": str(reach.status), "target_margin": _MARGIN}
-
-
-def _linearization_error(problem: Problem, delta: torch.Tensor) -> float:
-    """Compare what the margins did with what the derivative at 0 says of them, on up to 64 examples."""
-    count = min(len(problem.train), 64)
-    batch, labels = problem.batch(problem.train, range(count))
-    start, moved = problem.jvp(problem.delta.initial(), delta, batch)
-    with torch.no_grad():
-        end = problem.logits(delta, batch)
-    problem.passes += count
-
-    def margins(logits: torch.Tensor) -> torch.Tensor:
-        right = logits.gather(1, labels[:, None])[:, 0]
-        others = logits.scatter(1, labels[:, None], float("-inf"))
-        return right - others.logsumexp(1)
-
-    weights = start.scatter(1, labels[:, None], float("-inf")).softmax(1)
-    linear = moved.gather(1, labels[:, None])[:, 0] - (weights * moved).sum(1)
-    change = margins(end) - margins(start)
-    return float((change - linear).norm() / change.norm().clamp(min=1e-12))
 
 
 def _save(folder: Path, problem: Problem, solution: Solution) -> list[str]:
