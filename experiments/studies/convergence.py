@@ -65,8 +65,10 @@ def findings(scope: Scope, known: Known) -> Findings:
         _, sizes = table_of(scope, model, METHODS, known, lambda result, _: result["parameters"])
         order = check_order(-loss, LABELS, ORDER)
         verdicts.append(order.verdict)
-        means = np.nanmean(values, 0)
-        rho = spearman(np.log(sizes[0]).tolist(), np.nanmean(loss, 0).tolist())
+        means, slowness, work = (  # nan where no task has a gain
+            np.ma.masked_invalid(x).mean(0).filled(np.nan) for x in (values, loss, loss * passes)
+        )
+        rho = spearman(np.log(sizes[0]).tolist(), slowness.tolist())
         said = ", ".join(f"{LABELS[i]} {means[i]:.0f}".replace("nan", "–") for i in np.argsort(means))
         found.append(f"{model}, {len(tasks)} tasks: mean steps to 90 % of the gain of the dev score: {said}.")
         found += [
@@ -85,7 +87,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                 int(sizes[0, i]),
                 with_interval(values[np.isfinite(values[:, i]), i]),
                 with_interval(loss[np.isfinite(loss[:, i]), i]),
-                float(np.nanmean(loss[:, i] * passes[:, i])),
+                float(work[i]),
                 int(np.isfinite(values[:, i]).sum()),
             ]
             for i, label in enumerate(LABELS)
