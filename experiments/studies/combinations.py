@@ -18,6 +18,7 @@ from experiments.studies.methods import (
     grid,
     interval,
     joint,
+    seeds_run,
     table_of,
     tuned,
     with_interval,
@@ -106,7 +107,8 @@ def findings(scope: Scope, known: Known) -> Findings:
             else joint([*checks, single.verdict, every.verdict])
         )
         said = "; ".join(f"{name} {with_interval(gain)}" for name, gain in gains.items())
-        found.append(f"{model}, {len(tasks)} tasks, test score: {said}.")
+        seeds = seeds_run(scope, model, METHODS_HERE, tasks, known)
+        found.append(f"{model}, {len(tasks)} tasks, {seeds}, test score: {said}.")
         found.append(
             f"{model}: generalization gap (training - test score): "
             + ", ".join(f"{label} {gaps[:, i].mean():.3f}" for i, label in enumerate(LABELS))

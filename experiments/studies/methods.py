@@ -149,6 +149,14 @@ def table_of(
     return tasks, np.array(rows).reshape(len(tasks), len(methods))
 
 
+def seeds_run(
+    scope: Scope, model: str, methods: Sequence[Method], tasks: list[TaskInfo], known: Known
+) -> str:
+    """Say with how many seeds all methods have run on the tasks."""
+    runs = [len(results(scope, model, methods, task, known)) for task in tasks]
+    return f"{min(runs)} to {max(runs)} seeds" if min(runs) < max(runs) else f"seeds: {min(runs)}"
+
+
 def interval(values: np.ndarray) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of a mean over tasks."""
     values = np.asarray(values, float)

@@ -19,7 +19,7 @@ from experiments.studies.methods import (
     grid,
     joint,
     order_sentences,
-    results,
+    seeds_run,
     table_of,
     tuned,
     with_interval,
@@ -54,8 +54,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         said = ", ".join(f"{LABELS[i]} {means[i]:.3f}" for i in np.argsort(-means))
         best = [LABELS[i] for i in scores.argmax(1)]
         wins = {label: best.count(label) for label in LABELS if label in best}
-        runs = [len(results(scope, model, METHODS, task, known)) for task in tasks]
-        seeds = f"{min(runs)} to {max(runs)} seeds" if min(runs) < max(runs) else f"seeds: {min(runs)}"
+        seeds = seeds_run(scope, model, METHODS, tasks, known)
         found.append(f"{model}, {len(tasks)} tasks, {seeds}: {said}; frozen {np.nanmean(start):.3f}.")
         found += order_sentences(model, order)
         found.append(f"{model}: best on {', '.join(f'{n} tasks {label}' for label, n in wins.items())}.")
