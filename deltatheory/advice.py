@@ -235,9 +235,9 @@ def advise(
         findings.append("Budget: no candidate keeps to it; add smaller ones, or raise it.")
     else:
         findings += _ties(estimates, solved, order)
-        judged = problem_of(deltas[best])
-        error = judged.linearization_error(_fitted(judged, fits[best]), folds(examples)[0].tolist())
-        passes += judged.passes
+        winner = problem_of(deltas[best])
+        error = winner.linearization_error(_fitted(winner, fits[best]), folds(examples)[0].tolist())
+        passes += winner.passes
         if error > _TRUSTED_ERROR:
             findings.append(
                 f"Linearization: at the fitted δ of {estimates[best].label} the network's logits differ from "
@@ -396,7 +396,7 @@ def _fitted(problem: Problem, fit: _Fit) -> Tensor:
     heldout = [start[held] + kernel[np.ix_(held, kept)] @ alpha / 2 for alpha in alphas]
     losses = [-log_softmax(z, axis=1)[np.arange(len(held)), labels[held]].mean() for z in heldout]
     alpha = torch.from_numpy(alphas[int(np.argmin(losses))])
-    delta = torch.zeros_like(problem.delta.initial())
+    delta = problem.delta.initial()
     for first in range(0, len(kept), 32):
         leaf = problem.delta.initial().requires_grad_()
         logits = problem.logits(leaf, problem.batch(problem.train, kept[first : first + 32].tolist())[0])
