@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -70,6 +71,22 @@ def test_the_self_check_runs_when_a_problem_is_built(monkeypatch):
     with pytest.raises(autodiff.DerivativeError, match="finite difference"):
         Problem(backbone, toy_task(), delta)
     Problem(backbone, toy_task(), delta, check=False)
+
+
+def test_the_self_check_holds_where_a_head_fits_its_examples(monkeypatch):
+    """The loss of their labels is flat there: its differences are rounding, and derivatives look wrong."""
+    problem = toy_problem("lora", r=2)
+    margins = problem.predict(problem.delta.initial(), problem.train).diff(dim=1)[:, 0]
+    head = problem.head
+    scale = 10 / float(margins.abs().min())
+    problem.head = replace(head, weight=scale * head.weight, bias=scale * head.bias)
+    problem.train.labels[:] = (margins > 0).long()
+    assert problem.evaluate(problem.delta.initial(), problem.train)["loss"] < 1e-4
+    assert problem.check().passed
+    kept = LoRA.parameters
+    monkeypatch.setattr(LoRA, "parameters", lambda self, x: kept(self, x.detach() + 0 * x))
+    with pytest.raises(autodiff.DerivativeError, match="finite difference"):
+        problem.check()
 
 
 def test_texts_are_cut_at_the_limit():

@@ -16,6 +16,7 @@ from experiments.studies.methods import (
     grid,
     joint,
     order_sentences,
+    seeds_run,
     spearman,
     table_of,
     with_interval,
@@ -70,7 +71,10 @@ def findings(scope: Scope, known: Known) -> Findings:
         )
         rho = spearman(np.log(sizes[0]).tolist(), slowness.tolist())
         said = ", ".join(f"{LABELS[i]} {means[i]:.0f}".replace("nan", "–") for i in np.argsort(means))
-        found.append(f"{model}, {len(tasks)} tasks: mean steps to 90 % of the gain of the dev score: {said}.")
+        seeds = seeds_run(scope, model, METHODS, tasks, known)
+        found.append(
+            f"{model}, {len(tasks)} tasks, {seeds}: mean steps to 90 % of the gain of the dev score: {said}."
+        )
         found += [
             x.replace("(mean over", "(fewer steps to 90 % of the fall of training loss; mean over")
             for x in order_sentences(model, order)

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from experiments.page import Findings, Table
 from experiments.scope import Scope
-from experiments.studies.methods import METHODS, check_order, grid, joint, table_of, with_interval
+from experiments.studies.methods import (
+    METHODS,
+    check_order,
+    grid,
+    joint,
+    seeds_run,
+    table_of,
+    with_interval,
+)
 from experiments.trial import Known, Trial
 
 CLAIM = "Deltas save time and memory of training, most of it the optimizer's state and the weights' gradients"
@@ -35,7 +43,11 @@ def findings(scope: Scope, known: Known) -> Findings:
         verdicts.append(joint(saves))
         means = ratio.mean(0)
         said = ", ".join(f"{label} {means[i]:.2f}" for i, label in enumerate(LABELS) if i)
-        found.append(f"{model}: seconds a step as a share of fine-tuning's (same trainer): {said}.")
+        seeds = seeds_run(scope, model, METHODS, tasks, known)
+        found.append(
+            f"{model}, {len(tasks)} tasks, {seeds}: seconds a step as a share of fine-tuning's (same "
+            f"trainer): {said}."
+        )
         numbers[model] = {"seconds_ratio": dict(zip(LABELS, means.tolist(), strict=True))}
         rows = [
             [label, int(sizes[0, i]), float(state[0, i] / 1e6), with_interval(ratio[:, i])]

@@ -18,7 +18,16 @@ from experiments.kinds import KINDS, Place
 from experiments.page import write_page
 from experiments.runner import LOG, Local, run
 from experiments.scope import Scope, TaskInfo
-from experiments.studies import GENERATION, STUDIES, combinations, dimension, methods, prediction, pretraining
+from experiments.studies import (
+    GENERATION,
+    STUDIES,
+    combinations,
+    dimension,
+    methods,
+    prediction,
+    pretraining,
+    scale,
+)
 from experiments.studies.convergence import steps_of_loss, steps_to_90
 from experiments.trial import Known, Trial
 
@@ -236,6 +245,45 @@ def test_pretraining_is_judged_by_the_sign_of_the_change(monkeypatch, first, las
                 {"hash": trial.hash, "result": {"frozen": 0.5, "d90": {"measured": {"value": value}}}}
             )
     assert pretraining.findings(scope, Known(rows)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("score", "speed", "d90", "verdict"),
+    [
+        (0.9, 2.0, 9.0, "agrees"),
+        (0.4, 2.0, 9.0, "disagrees"),
+        (0.9, 0.5, 9.0, "disagrees"),
+        (0.9, 2.0, None, "disagrees"),
+        (0.5, 2.0, 9.0, "undecided"),
+        (0.9, 1.0, 9.0, "undecided"),
+        (0.9, 2.0, 0.0, "undecided"),
+    ],
+)
+def test_scale_is_judged_by_accuracy_steps_and_d90(monkeypatch, score, speed, d90, verdict):
+    monkeypatch.setattr(methods, "tuned", lambda *_: (0.1, []))
+    level = Trial("dimension", "", "")
+    monkeypatch.setattr(
+        dimension, "trial", lambda scope, model, task, known: replace(level, model=model, task=task.name)
+    )
+    tasks = [TaskInfo(f"t{i}", "c", f"f{i}") for i in range(9)]
+    rows = []
+    for model, of, (test, rate, value) in (
+        ("gpt-1M", tasks[:8], (0.5, 1.0, 90.0)),
+        ("gpt-4M", tasks[1:], (score, speed, d90)),
+    ):
+        losses = [math.exp(-rate * step / 30) for step in range(200)]
+        for task in of:
+            search = {"frozen": 0.3, "d90": {"measured": {"value": value}}}
+            rows.append({"hash": replace(level, model=model, task=task.name).hash, "result": search})
+            for method in scale.METHODS_HERE:
+                trial = methods.training(model, method, task, 0.1, 0)
+                rows.append({"hash": trial.hash, "result": {"test": test, "losses": losses}})
+    scope = replace(SCOPE, models=("minilm", "gpt-4M", "gpt-1M"), tasks=tuple(tasks))
+    found = scale.findings(scope, Known(rows))
+    assert found.verdict == verdict
+    assert found.numbers["gpt-4M"] == {"tasks": 7, "mean": dict.fromkeys(scale.LABELS, pytest.approx(score))}
+    apart = scale.findings(replace(scope, tasks=(tasks[0], tasks[8])), Known(rows))
+    assert apart.verdict == "undecided"  # two sizes, without a task in common
 
 
 def test_a_card_without_weights_says_what_makes_them(tmp_path, monkeypatch):
