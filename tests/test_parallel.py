@@ -22,14 +22,23 @@ def found(tmp_path_factory):
     for name in ("one", "two"):
         (folder / name).mkdir()
     main(folder / "one")
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [sys.executable, *several, str(HERE / "shared_batches.py"), str(folder / "two")],
+    # the address of this host itself: what its name resolves to is not the test's concern
+    several = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            *several,
+            str(HERE / "shared_batches.py"),
+            str(folder / "two"),
+        ],
         env={**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"},
-        check=True,
         capture_output=True,
+        text=True,
         timeout=300,
     )
+    assert ended.returncode == 0, ended.stderr[-5000:]
     return folder
 
 
