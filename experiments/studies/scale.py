@@ -111,7 +111,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         verdict = _whole(parts.values())
         found.insert(0, f"{small} to {large}: {', '.join(f'{part} {v}' for part, v in parts.items())}.")
     else:
-        found.append(f"{len(of)} sizes are complete; two are needed, four are meant.")
+        found.append(f"{len(of)} sizes share {len(shared)} tasks; two sizes are needed, four are meant.")
     ran = (
         "Backbones of one recipe (`experiments/pretrain.py`), as in `performance`; random modules are a "
         "tenth of the weight matrices of the blocks. d90 is to 90 % of each size's own fine-tuning; where it "
