@@ -10,28 +10,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deltatheory.adapters import explain, from_peft, load_adapter, to_peft
     from deltatheory.advice import advise
     from deltatheory.backbones import load_backbone, load_checkpoint, prepare
     from deltatheory.deltas import make_delta
-    from deltatheory.dimension import intrinsic_dimension, predict_dimension
-    from deltatheory.dimension.criterion import Criterion
-    from deltatheory.explanation import explain
-    from deltatheory.generation import GenerationProblem
-    from deltatheory.kernel import tangent_features
-    from deltatheory.peft_adapters import from_peft, load_adapter, to_peft
-    from deltatheory.problem import Problem
+    from deltatheory.deltas.files import load_delta, save_delta
+    from deltatheory.dimension import Criterion, intrinsic_dimension, predict_dimension
+    from deltatheory.linearization import tangent_rows
+    from deltatheory.problems import ClassificationProblem, GenerationProblem
     from deltatheory.projections import make_projection
     from deltatheory.results import ResultLog
-    from deltatheory.saving import load_delta, save_delta
     from deltatheory.tasks import Task, load_task
     from deltatheory.training import Training, train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClassificationProblem",
     "Criterion",
     "GenerationProblem",
-    "Problem",
     "ResultLog",
     "Task",
     "Training",
@@ -50,34 +47,34 @@ __all__ = [
     "predict_dimension",
     "prepare",
     "save_delta",
-    "tangent_features",
+    "tangent_rows",
     "to_peft",
     "train",
 ]
 
 _MODULES = {
-    "Criterion": "dimension.criterion",
-    "GenerationProblem": "generation",
-    "Problem": "problem",
+    "Criterion": "dimension",
+    "GenerationProblem": "problems",
+    "ClassificationProblem": "problems",
     "ResultLog": "results",
     "Task": "tasks",
     "Training": "training",
     "advise": "advice",
-    "explain": "explanation",
-    "from_peft": "peft_adapters",
+    "explain": "adapters",
+    "from_peft": "adapters",
     "intrinsic_dimension": "dimension",
-    "load_adapter": "peft_adapters",
+    "load_adapter": "adapters",
     "load_backbone": "backbones",
     "load_checkpoint": "backbones",
-    "load_delta": "saving",
+    "load_delta": "deltas.files",
     "load_task": "tasks",
     "make_delta": "deltas",
     "make_projection": "projections",
     "predict_dimension": "dimension",
     "prepare": "backbones",
-    "save_delta": "saving",
-    "tangent_features": "kernel",
-    "to_peft": "peft_adapters",
+    "save_delta": "deltas.files",
+    "tangent_rows": "linearization",
+    "to_peft": "adapters",
     "train": "training",
 }
 

@@ -13,7 +13,7 @@ from deltatheory.cli.common import errors_in_one_line, options_of
 from deltatheory.results import ResultLog
 from deltatheory.results import merge as merge_logs
 from deltatheory.tasks.task import Kind
-from experiments.kinds import Place
+from experiments.kinds import Environment
 from experiments.page import write_overview, write_page
 from experiments.runner import LOG, Accelerated, Cluster, Engine, Local, collect
 from experiments.runner import run as run_study
@@ -59,7 +59,7 @@ def run(
     with errors_in_one_line():
         scope = Scope(tuple(models.split(",")), choose_tasks(data, tasks, kind), tuple(range(seeds)))
         named = _named(name, scope)
-        place = Place(data, device, threads)
+        place = Environment(data, device, threads)
         engines: dict[On, Callable[[], Engine]] = {
             On.local: lambda: Local(workers),
             On.slurm: lambda: Cluster(workers, **options_of(job or [])),

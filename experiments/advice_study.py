@@ -59,14 +59,14 @@ def run(
     """Advise on and train tasks one after the other."""
     import torch
 
-    from deltatheory.advice import CANDIDATES, advise
+    from deltatheory.advice.ranking import CANDIDATES, advise
     from deltatheory.backbones import load_backbone
     from deltatheory.deltas import make_delta
-    from deltatheory.heads import make_head
-    from deltatheory.problem import Problem
+    from deltatheory.problems.classification import ClassificationProblem
+    from deltatheory.problems.heads import make_head
     from deltatheory.results import ResultLog, write_json
     from deltatheory.tasks import load_task
-    from deltatheory.training import Training, train
+    from deltatheory.training.trainer import Training, train
 
     torch.set_num_threads(threads)
     backbone = load_backbone(device=device)
@@ -97,7 +97,7 @@ def run(
             if candidate.method not in ("layernorm", "bitfit", "ia3", "full"):
                 options["seed"] = seed
             delta = make_delta(candidate.method, backbone, **options)
-            problem = Problem(backbone, task, delta, head, check=False)
+            problem = ClassificationProblem(backbone, task, delta, head, check=False)
             outcome = train(problem, training)
             dev = problem.evaluate(outcome.delta, problem.dev)["accuracy"] if outcome.test else 0.0
             problem.restore()

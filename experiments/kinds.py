@@ -14,7 +14,7 @@ import numpy as np
 from experiments.trial import Trial
 
 if TYPE_CHECKING:
-    from deltatheory.kernel import TangentFeatures
+    from deltatheory.linearization.tangent import TangentRows
 
 BACKBONES = Path(__file__).parent / "backbones"
 # Sizes of the sketches of JᵀJ and of the gradient that a kernel trial keeps, for angles between tasks.
@@ -26,7 +26,7 @@ _D90 = {"dimension": "both", "prediction": "predict", "measurement": "measure"} 
 
 
 @dataclass(frozen=True)
-class Place:
+class Environment:
     """Where trials run; it is not part of what they are.
 
     Attributes:
@@ -81,15 +81,15 @@ class Place:
 
     def bound(self, trial: Trial, delta: Any, task: Any = None) -> Any:
         """Bind a delta to the task of a trial, or to another one."""
-        from deltatheory.generation import GenerationProblem
-        from deltatheory.problem import Problem
+        from deltatheory.problems.classification import ClassificationProblem
+        from deltatheory.problems.generation import GenerationProblem
 
         task, length = task or self.task(trial), trial.settings["max_length"]
         if task.kind == "generation":
             answers = {"suffix": _SUFFIX, "max_new_tokens": trial.settings["max_new_tokens"]}
             return GenerationProblem(delta.backbone, task, delta, max_length=length, check=False, **answers)
         head = _head(trial.settings["head"], delta.backbone, task, min(length, delta.backbone.max_length))
-        return Problem(delta.backbone, task, delta, head, max_length=length, check=False)
+        return ClassificationProblem(delta.backbone, task, delta, head, max_length=length, check=False)
 
 
 @functools.lru_cache(maxsize=2)
@@ -114,7 +114,7 @@ _heads: dict[tuple, tuple[Any, Any, Any]] = {}  # its values keep alive what the
 
 
 def _head(kind: str, backbone: Any, task: Any, max_length: int) -> Any:
-    from deltatheory.heads import make_head
+    from deltatheory.problems.heads import make_head
 
     key = kind, id(backbone), id(task), max_length
     if key not in _heads:
@@ -124,7 +124,7 @@ def _head(kind: str, backbone: Any, task: Any, max_length: int) -> Any:
 
 
 def _training(trial: Trial, **changed: Any) -> Any:
-    from deltatheory.training import Training
+    from deltatheory.training.trainer import Training
 
     keys = ("steps", "batch_size", "learning_rate", "evaluate_every")
     given = {key: trial.settings[key] for key in keys if key in trial.settings}
@@ -153,7 +153,7 @@ def _row(problem: Any, outcome: Any) -> dict[str, Any]:
     }
 
 
-def frozen(trial: Trial, place: Place) -> dict[str, Any]:
+def frozen(trial: Trial, place: Environment) -> dict[str, Any]:
     """Evaluate the frozen backbone."""
     problem = place.problem(trial, "bitfit")
     task, splits = problem.task, {"test": problem.test, "dev": problem.dev}
@@ -165,17 +165,17 @@ def frozen(trial: Trial, place: Place) -> dict[str, Any]:
     return found | {"examples_sha256": task.provenance.get("examples_sha256")}
 
 
-def train(trial: Trial, place: Place) -> dict[str, Any]:
+def train(trial: Trial, place: Environment) -> dict[str, Any]:
     """Train one delta."""
-    from deltatheory import training
+    from deltatheory.training import trainer as training
 
     problem = place.problem(trial)
     return _row(problem, training.train(problem, _training(trial)))
 
 
-def sequence(trial: Trial, place: Place) -> dict[str, Any]:
+def sequence(trial: Trial, place: Environment) -> dict[str, Any]:
     """Train the parts of a combination one after the other, each for its share of the steps."""
-    from deltatheory import training
+    from deltatheory.training import trainer as training
 
     combined = place.problem(trial).delta
     parts, fixed, passes, seconds = len(combined.deltas), [], 0.0, 0.0
@@ -191,9 +191,9 @@ def sequence(trial: Trial, place: Place) -> dict[str, Any]:
     return _row(problem, outcome) | {"passes": passes, "seconds": seconds}
 
 
-def transfer(trial: Trial, place: Place) -> dict[str, Any]:
+def transfer(trial: Trial, place: Environment) -> dict[str, Any]:
     """Train δ on one task, and evaluate it on others with their own heads."""
-    from deltatheory import training
+    from deltatheory.training import trainer as training
 
     problem = place.problem(trial)
     outcome = training.train(problem, _training(trial))
@@ -207,7 +207,7 @@ def transfer(trial: Trial, place: Place) -> dict[str, Any]:
     return row | {"targets": scores}
 
 
-def dimension(trial: Trial, place: Place) -> dict[str, Any]:
+def dimension(trial: Trial, place: Environment) -> dict[str, Any]:
     """Predict d90 and measure it, or one of the two; full fine-tuning has set the baseline."""
     from deltatheory.dimension import Criterion, intrinsic_dimension
 
@@ -236,7 +236,7 @@ def dimension(trial: Trial, place: Place) -> dict[str, Any]:
     return kept | {"linearized": {"d": list(folds), "scores": list(folds.values())}}  # one a fold
 
 
-def kernel(trial: Trial, place: Place) -> dict[str, Any]:
+def kernel(trial: Trial, place: Environment) -> dict[str, Any]:
     """Predict from the kernels of several deltas at δ = 0, in one pass: score, speed, rank; and sketch one.
 
     The kernels are those of a contrast of the logits. The speed is that of gradient flow on the squared loss:
@@ -244,8 +244,8 @@ def kernel(trial: Trial, place: Place) -> dict[str, Any]:
     Σ (u_i·r_c)² exp(-2λ_i t) ≤ Σ (u_i·r_c)²/10, in units of n/tr K.
     """
     from deltatheory.deltas import make_delta, split_size
-    from deltatheory.kernel import joint_features
-    from deltatheory.kernel_fit import Frozen
+    from deltatheory.linearization.ridge import LinearizationStart
+    from deltatheory.linearization.tangent import joint_tangent_rows
 
     backbone, labels = place.backbone(trial.model), trial.settings["deltas"]
     deltas = {}
@@ -257,12 +257,12 @@ def kernel(trial: Trial, place: Place) -> dict[str, Any]:
     for group in (exact, *([label] for label in labels if label not in exact)):
         problem = place.bound(trial, make_delta("combined", backbone, deltas=[deltas[x] for x in group]))
         sizes = [deltas[label].size for label in group]
-        found = joint_features(
+        found = joint_tangent_rows(
             problem, sizes, train=len(problem.train), test=0, outputs="contrast", sketch=_SKETCH
         )
         features |= zip(group, found, strict=True)
         passes, seconds = passes + problem.passes, seconds + found[0].seconds
-    start, sketched = Frozen.of(features[labels[0]]), trial.settings["sketched"]
+    start, sketched = LinearizationStart.of(features[labels[0]]), trial.settings["sketched"]
     problem = place.bound(trial, deltas[sketched])
     sketches = _sketches(features[sketched], _gradient(problem))
     return {
@@ -274,11 +274,11 @@ def kernel(trial: Trial, place: Place) -> dict[str, Any]:
     }
 
 
-def _predicted(features: TangentFeatures) -> dict[str, Any]:
-    from deltatheory.kernel_fit import Frozen, cross_fit
+def _predicted(features: TangentRows) -> dict[str, Any]:
+    from deltatheory.linearization.ridge import LinearizationStart, cross_fitted_logits
 
-    gram, start = features.kernel().cpu().numpy(), Frozen.of(features)
-    solved = start.solved(cross_fit(gram, start.logits, start.labels))
+    gram, start = features.kernel().cpu().numpy(), LinearizationStart.of(features)
+    solved = start.solved(cross_fitted_logits(gram, start.logits, start.labels))
     values, vectors = np.linalg.eigh(gram)
     values = np.clip(values, 0, None)
     mean = float(values.mean()) or 1.0
@@ -300,7 +300,7 @@ def _gradient(problem: Any) -> Any:
     return total
 
 
-def _sketches(features: TangentFeatures, gradient: Any) -> dict[str, list[float]]:
+def _sketches(features: TangentRows, gradient: Any) -> dict[str, list[float]]:
     """Return sketches of JᵀJ and of the gradient, of norm 1: their inner products are those of two tasks."""
     rows = features.rows[:, 0].double().cpu().numpy()
     lot = np.random.default_rng(0)
@@ -331,16 +331,16 @@ def _rounded(values: np.ndarray) -> list[float]:
     return [float(f"{x:.4g}") for x in values]
 
 
-def subspaces(trial: Trial, place: Place) -> dict[str, Any]:
+def subspaces(trial: Trial, place: Environment) -> dict[str, Any]:
     """Fit subspaces to deltas trained on some tasks, and train within them on others.
 
     Of prompts: that of intrinsic prompt tuning, beside a random one of the same dimension. Of methods:
     the unified subspace, in which each is trained alone, and evaluated at what another one found.
     """
-    from deltatheory import training
     from deltatheory.deltas import make_delta, split_size
     from deltatheory.deltas.intrinsic_prompt import IntrinsicPromptTuning, fit_prompt_subspace
     from deltatheory.deltas.unified_subspace import UnifiedSubspace, fit_unified_subspace
+    from deltatheory.training import trainer as training
 
     settings, backbone = trial.settings, place.backbone(trial.model)
     spent = {"passes": 0.0, "seconds": 0.0}
@@ -401,6 +401,6 @@ def _stacked(rows: Sequence[Any]) -> Any:
     return torch.stack(list(rows))
 
 
-KINDS: dict[str, Callable[[Trial, Place], dict[str, Any]]] = {
+KINDS: dict[str, Callable[[Trial, Environment], dict[str, Any]]] = {
     f.__name__: f for f in (frozen, train, sequence, transfer, kernel, subspaces)
 } | dict.fromkeys(_D90, dimension)

@@ -69,8 +69,8 @@ def _levels(kind: str, curve: list) -> list[float]:
 
 def _measure(problem: Any, solver: str, settings: dict, kind: str, held_out: Callable) -> dict:
     """Return the curve (passes, loss) of one solver down to the lowest level, and what is left at its end."""
-    from deltatheory.control.objective import Objective
-    from deltatheory.control.solve import solve
+    from deltatheory.control.solvers.objective import Objective
+    from deltatheory.control.solvers.solve import solve
 
     objective, count = Objective(problem), len(problem.train)
     mini = settings.get("batch_size", count) < count
@@ -130,7 +130,7 @@ def run(
 
     from deltatheory.backbones import load_backbone
     from deltatheory.deltas import make_delta
-    from deltatheory.problem import Problem
+    from deltatheory.problems.classification import ClassificationProblem
     from deltatheory.results import ResultLog
     from deltatheory.tasks import load_task
 
@@ -141,7 +141,7 @@ def run(
             whole = load_task(name)
             task = whole.limited(examples, min(held_out, len(whole.test)), seed)
             delta = make_delta("prefix", backbone, length=length, gate="values", seed=seed)
-            problem = Problem(backbone, task, delta, max_length=max_length, check=False)
+            problem = ClassificationProblem(backbone, task, delta, max_length=max_length, check=False)
 
             def scores(d, problem=problem) -> dict:
                 found = problem.evaluate(d, problem.test)
@@ -169,7 +169,7 @@ def language(
     import torch
 
     from deltatheory.deltas import make_delta
-    from deltatheory.generation import GenerationProblem
+    from deltatheory.problems.generation import GenerationProblem
     from deltatheory.results import ResultLog
     from deltatheory.tasks import Examples, Task
 

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from deltatheory.deltas.files import Checkpoint
 from deltatheory.results import ResultLog, provenance, write_atomically
-from deltatheory.saving import Checkpoint
 from experiments.corpus import CONTEXT, Corpus, load_corpus
 
 ABOUT = "public-domain English novels and textbooks by OpenStax, Rice University (CC BY 4.0)"
@@ -102,7 +102,7 @@ def _new_model(recipe: Recipe, tokenizer: Any, seed: int) -> nn.Module:
         return GPT2LMHeadModel(config)
 
 
-class Run:
+class Pretraining:
     """One pretraining run, which goes on where its checkpoint in `out` stands.
 
     Args:
@@ -318,7 +318,7 @@ def main(
     recipe = replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     text = load_corpus(corpus, tokens or out.parent / "tokens")
     options = {"seed": seed, "device": device, "every": every, "snapshots": snapshots, "about": about}
-    Run(size, recipe, text, out, **options).finish()
+    Pretraining(size, recipe, text, out, **options).finish()
 
 
 if __name__ == "__main__":

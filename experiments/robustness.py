@@ -54,18 +54,18 @@ def run(
     from safetensors.torch import load_file, save_file
 
     from deltatheory.backbones import load_backbone
-    from deltatheory.control.disturbances import Disturbance, disturbed_batches, make_disturbance
-    from deltatheory.control.setpoints import nominal_states
-    from deltatheory.control.steering import CONTROLLERS, GRIDS, steer, tune
+    from deltatheory.control.feedback.disturbances import Disturbance, disturbed_batches, make_disturbance
+    from deltatheory.control.feedback.setpoints import nominal_states
+    from deltatheory.control.feedback.steering import GRIDS, POLICIES, steer, tune
     from deltatheory.deltas import make_delta
-    from deltatheory.heads import make_head
-    from deltatheory.problem import Problem
+    from deltatheory.problems.classification import ClassificationProblem
+    from deltatheory.problems.heads import make_head
     from deltatheory.results import ResultLog, configuration_hash, provenance, write_json
     from deltatheory.tasks import load_task
-    from deltatheory.training import Training, train
+    from deltatheory.training.trainer import Training, train
 
     torch.set_num_threads(threads)
-    grids, controllers = (ALONE, ("tuned", *ALONE)) if alone else (GRIDS, tuple(CONTROLLERS))
+    grids, controllers = (ALONE, ("tuned", *ALONE)) if alone else (GRIDS, tuple(POLICIES))
     backbone = load_backbone(device=device)
     for name in tasks:
         folder = out / Path(name).name.split(".")[0]
@@ -89,7 +89,7 @@ def run(
             if log.find(config):
                 continue
             delta = make_delta("prefix", backbone, **config["delta"])
-            problem = Problem(backbone, task, delta, head, check=False)
+            problem = ClassificationProblem(backbone, task, delta, head, check=False)
             weights = folder / f"prefix-{configuration_hash(config['training'])}.safetensors"
             if not weights.exists():
                 folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def table(out: Out) -> None:
     """Make the table and the figure of all runs that are finished."""
     import matplotlib
 
-    from deltatheory.control.steering import CLEAN, CONTROLLERS, TUNED
+    from deltatheory.control.feedback.steering import CLEAN, POLICIES, TUNED
     from deltatheory.results import ResultLog, provenance, write_atomically, write_json
 
     matplotlib.use("Agg")
@@ -143,7 +143,7 @@ def table(out: Out) -> None:
         runs = [r["result"] for r in ResultLog(path).rows() if "stage" not in r["config"]]
         chosen = [r["result"] for r in ResultLog(path).rows() if "stage" in r["config"]][-1]
         rows = {}
-        for controller in (name for name in CONTROLLERS if name in runs[0]["settings"]):
+        for controller in (name for name in POLICIES if name in runs[0]["settings"]):
             scores = {c: [_accuracy(run, controller, c) for run in runs] for c in conditions}
             rows[controller] = {
                 "accuracy": {c: mean(v) for c, v in scores.items()},

@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any, Protocol
 
 from deltatheory.results import ResultLog, merge
-from experiments.kinds import KINDS, Place
+from experiments.kinds import KINDS, Environment
 from experiments.scope import Scope
 from experiments.trial import Known, Trial
 
@@ -42,7 +42,7 @@ class Study(Protocol):
 class Engine(Protocol):
     """Runs trials; each is in the log when it has finished."""
 
-    def __call__(self, trials: Sequence[Trial], folder: Path, place: Place, until: float) -> None:
+    def __call__(self, trials: Sequence[Trial], folder: Path, place: Environment, until: float) -> None:
         """Run trials, starting none after the time `until`."""
         ...
 
@@ -51,7 +51,7 @@ def run(
     study: Study,
     scope: Scope,
     folder: Path,
-    place: Place,
+    place: Environment,
     engine: Engine,
     *,
     minutes: float | None = None,
@@ -90,7 +90,7 @@ def _missing(study: Study, scope: Scope, log: ResultLog) -> list[Trial]:
     return sorted(trials.values(), key=lambda trial: (trial.model, trial.task))  # they share what is loaded
 
 
-def execute(trial: Trial, place: Place, log: ResultLog) -> dict[str, Any]:
+def execute(trial: Trial, place: Environment, log: ResultLog) -> dict[str, Any]:
     """Run one trial and write its row; of one that fails the row says why."""
     try:
         result = KINDS[trial.kind](trial, place)
@@ -111,7 +111,7 @@ class Local:
             raise ValueError(f"workers={workers}: must be at least 1.")
         self.workers = workers
 
-    def __call__(self, trials: Sequence[Trial], folder: Path, place: Place, until: float) -> None:
+    def __call__(self, trials: Sequence[Trial], folder: Path, place: Environment, until: float) -> None:
         """Run trials in turn, or some at once."""
         from tqdm import tqdm
 
@@ -123,7 +123,7 @@ class Local:
                 bar.update()
 
     def _rows(
-        self, trials: Sequence[Trial], folder: Path, place: Place, until: float
+        self, trials: Sequence[Trial], folder: Path, place: Environment, until: float
     ) -> Iterable[tuple[Trial, dict]]:
         log = ResultLog(folder / LOG)
         if self.workers == 1:
@@ -158,14 +158,14 @@ class Accelerated(Local):
     """
 
     def __init__(self, device: str) -> None:
-        from deltatheory.parallel import from_first, is_first, join
+        from deltatheory.training.parallel import from_first, is_first, join
 
         super().__init__()
         join(device)
         self.leads, self._handed = is_first(), from_first
 
     def _rows(
-        self, trials: Sequence[Trial], folder: Path, place: Place, until: float
+        self, trials: Sequence[Trial], folder: Path, place: Environment, until: float
     ) -> Iterable[tuple[Trial, dict]]:
         for trial in trials:
             if time.time() < until:
@@ -175,7 +175,7 @@ class Accelerated(Local):
     def _hand(self, trial: Trial | None) -> Trial | None:
         return self._handed(lambda: trial)
 
-    def follow(self, place: Place) -> None:
+    def follow(self, place: Environment) -> None:
         """Take part in every trial until there are no more."""
         place.start()
         while trial := self._hand(None):
@@ -187,7 +187,7 @@ class Accelerated(Local):
         self._hand(None)
 
 
-def _start_worker(place: Place) -> None:
+def _start_worker(place: Environment) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     place.start()
 
@@ -199,7 +199,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _in_time(trial: Trial, place: Place, log: ResultLog, until: float) -> dict | None:
+def _in_time(trial: Trial, place: Environment, log: ResultLog, until: float) -> dict | None:
     return execute(trial, place, log) if time.time() < until else None
 
 
@@ -220,7 +220,7 @@ class Cluster:
             raise ValueError(f"jobs={jobs}: must be at least 1.")
         self.jobs, self.cluster, self.options = jobs, cluster, {"timeout_min": 240, **options}
 
-    def __call__(self, trials: Sequence[Trial], folder: Path, place: Place, until: float) -> None:
+    def __call__(self, trials: Sequence[Trial], folder: Path, place: Environment, until: float) -> None:
         """Deal the trials out to jobs, wait, merge."""
         try:
             from submitit import AutoExecutor
@@ -255,7 +255,7 @@ def collect(folder: Path) -> None:
             part.unlink()
 
 
-def _job(trials: Sequence[Trial], path: Path, place: Place, until: float) -> None:
+def _job(trials: Sequence[Trial], path: Path, place: Environment, until: float) -> None:
     place.start()
     for trial in trials:
         if time.time() < until:

@@ -22,11 +22,11 @@ from deltatheory.backbones import Backbone, Batch, load_backbone
 from deltatheory.deltas import Delta
 from deltatheory.deltas.subspace import FullFineTuning, Subspace
 from deltatheory.dimension import Criterion
-from deltatheory.heads import make_head
-from deltatheory.problem import BACKWARD, FORWARD, Problem
+from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems.heads import make_head
 from deltatheory.results import ResultLog, provenance, write_atomically, write_json
 from deltatheory.tasks import load_task
-from deltatheory.training import Training, train
+from deltatheory.training.trainer import Training, train
 
 TASK, HEAD, MAX_LENGTH = "stdlib-topics-2", "label-words", 64
 STEPS, BATCH_SIZE, EVERY, SUBSAMPLE = 120, 32, 10, 100
@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False)
 Out = Annotated[Path, typer.Option(help="Folder for trials.jsonl, table.md, table.json and figure.png.")]
 
 
-class Watched(Problem):
+class Watched(ClassificationProblem):
     """A problem that looks at the test split each `EVERY` steps of its trainer."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -81,7 +81,9 @@ class Study:
             "max_length": MAX_LENGTH,
         }
 
-    def problem(self, delta: Delta, kind: type[Problem] = Problem) -> Problem:
+    def problem(
+        self, delta: Delta, kind: type[ClassificationProblem] = ClassificationProblem
+    ) -> ClassificationProblem:
         return kind(self.backbone, self.task, delta, self.head, max_length=MAX_LENGTH, check=False)
 
     def subspace(self, d: int, seed: int) -> Subspace:
@@ -98,7 +100,7 @@ class Study:
         }
         if row := self.log.find(config):
             return row["result"]
-        problem = self.problem(delta, Watched if part == "zero" else Problem)
+        problem = self.problem(delta, Watched if part == "zero" else ClassificationProblem)
         outcome = train(problem, training, start=start)
         if outcome.test is None:
             raise RuntimeError(f"{part} {delta.specification()}: {outcome.status}")
@@ -166,7 +168,7 @@ class Study:
         typer.echo(f"vmap {batch_size} x {LENGTH}, k={k}: {medians}, gradient error {float(error):.1e}")
 
 
-def _vmapped(problems: list[Problem], batches: list[Batch], labels: torch.Tensor) -> Any:
+def _vmapped(problems: list[ClassificationProblem], batches: list[Batch], labels: torch.Tensor) -> Any:
     """Return (δ_1, ..., δ_k) ↦ their k gradients, by one vmap over stacked parameters and batches."""
     spaces = [p.delta for p in problems]
     first, origin = problems[0], spaces[0].origin  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ class Trial:
 
     Attributes:
         kind: a key of `experiments.kinds.KINDS`, which says what is done.
-        model: a backbone, as `Place.backbone` finds it.
+        model: a backbone, as `Environment.backbone` finds it.
         task: COLLECTION/TASK of a data folder, or the name of an embedded task.
         delta: what is tuned, with its size after a colon ("lora:8"); empty where the kind takes none.
         options: further arguments of its class.

@@ -47,14 +47,14 @@ def run(
     import torch
 
     from deltatheory.backbones import load_backbone
-    from deltatheory.control.actuators import rank_actuators
-    from deltatheory.control.reachability import coordinate_groups
+    from deltatheory.control.reach.actuators import rank_actuators
+    from deltatheory.control.reach.gramian import coordinate_groups
     from deltatheory.deltas import make_delta
-    from deltatheory.heads import make_head
-    from deltatheory.problem import Problem
+    from deltatheory.problems.classification import ClassificationProblem
+    from deltatheory.problems.heads import make_head
     from deltatheory.results import ResultLog, write_json
     from deltatheory.tasks import load_task
-    from deltatheory.training import Training, train
+    from deltatheory.training.trainer import Training, train
 
     torch.set_num_threads(threads)
     backbone = load_backbone(device=device)
@@ -75,9 +75,9 @@ def run(
         log = ResultLog(folder / "trials.jsonl")
         head = make_head("label-words", backbone, task, max_length=max_length)
 
-        def problem_of(targets: list[str], seed: int, task=task, head=head) -> Problem:  # type: ignore
+        def problem_of(targets: list[str], seed: int, task=task, head=head) -> ClassificationProblem:  # type: ignore
             delta = make_delta("lora", backbone, r=RANK, targets=targets, seed=seed)
-            return Problem(backbone, task, delta, head, max_length=max_length, check=False)
+            return ClassificationProblem(backbone, task, delta, head, max_length=max_length, check=False)
 
         def trained(targets: list[str], rate: float, seed: int, task=task, log=log) -> dict:  # type: ignore
             training = Training(steps=steps, batch_size=batch_size, learning_rate=rate, seed=seed)

@@ -4,15 +4,15 @@ import dataclasses
 
 import numpy as np
 
-from deltatheory.dimension.criterion import Interval
+from deltatheory.dimension.criterion import DimensionEstimate
 from deltatheory.dimension.result import CurvePoint, DimensionResult
 
-PREDICTED = Interval(190.0, 90.0, 400.0, "predicted")
-MEASURED = Interval(240.0, 180.0, 310.0, "reached")
-UNREACHED = Interval(None, 3300.0, None, "the level 0.8 is not reached at d <= 4096")
-REFUSED = Interval(None, None, None, "refused: the Jacobian has rank 3")
-OPEN = Interval(2500.0, 900.0, None, "reached; the interval passes the largest d, 4096")
-FROZEN_IS_ENOUGH = Interval(0.0, 0.0, 12.0, "the frozen model reaches the level already")
+PREDICTED = DimensionEstimate(190.0, 90.0, 400.0, "predicted")
+MEASURED = DimensionEstimate(240.0, 180.0, 310.0, "reached")
+UNREACHED = DimensionEstimate(None, 3300.0, None, "the level 0.8 is not reached at d <= 4096")
+REFUSED = DimensionEstimate(None, None, None, "refused: the Jacobian has rank 3")
+OPEN = DimensionEstimate(2500.0, 900.0, None, "reached; the interval passes the largest d, 4096")
+FROZEN_IS_ENOUGH = DimensionEstimate(0.0, 0.0, 12.0, "the frozen model reaches the level already")
 
 
 def accuracy(d: int) -> float:
@@ -20,7 +20,7 @@ def accuracy(d: int) -> float:
 
 
 def a_result(
-    predicted: Interval | None = PREDICTED, measured: Interval | None = MEASURED, **changes
+    predicted: DimensionEstimate | None = PREDICTED, measured: DimensionEstimate | None = MEASURED, **changes
 ) -> DimensionResult:
     size = 10_646_784
     curve = [CurvePoint(0, "frozen", 0, None, None, 0.62)]

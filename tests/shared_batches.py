@@ -6,14 +6,13 @@ from pathlib import Path
 
 import torch
 from squares import SCOPE, Squares, Study
-from test_generation import copy_task
 from tiny_models import tiny
-from tiny_problems import toy_problem, toy_task
+from tiny_problems import copy_task, toy_problem, toy_task
 
-from deltatheory import parallel
 from deltatheory.deltas import make_delta
-from deltatheory.generation import GenerationProblem
-from deltatheory.training import Training, train
+from deltatheory.problems.generation import GenerationProblem
+from deltatheory.training import parallel
+from deltatheory.training.trainer import Training, train
 from experiments.runner import Accelerated, run
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from deltatheory.results import ResultLog
-from experiments.kinds import KINDS, Place
+from experiments.kinds import KINDS, Environment
 from experiments.page import Findings, Table
 from experiments.runner import LOG, Local, run
 from experiments.scope import Scope, TaskInfo
@@ -28,7 +28,7 @@ def root(trial, place):
     return {"root": trial.settings["of"] ** 0.5}
 
 
-class Squares(Place):
+class Squares(Environment):
     """A place whose processes know the kinds of this module."""
 
     def start(self):

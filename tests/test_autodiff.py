@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from deltatheory import autodiff
 from deltatheory.autodiff import DerivativeError, require, self_check
-from deltatheory.flat import flatten_parameters
+from deltatheory.deltas.flat import flatten_parameters
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

@@ -8,7 +8,7 @@ from tiny_models import tiny
 
 from deltatheory.backbones import Backbone
 from deltatheory.deltas import make_delta
-from deltatheory.problem import Problem
+from deltatheory.problems.classification import ClassificationProblem
 from deltatheory.tasks import Examples, Task
 
 LETTERS = "abcdefghijklmnop"
@@ -48,10 +48,30 @@ def toy_problem(
     task: Task | None = None,
     head: str = "label-words",
     **options,
-) -> Problem:
+) -> ClassificationProblem:
     backbone = tiny(family, dtype=dtype)
-    return Problem(backbone, task or toy_task(), make_delta(delta, backbone, **options), head, check=False)
+    return ClassificationProblem(
+        backbone, task or toy_task(), make_delta(delta, backbone, **options), head, check=False
+    )
 
 
 def origin(backbone: Backbone) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in backbone.model.named_parameters()}
+
+
+def copy_task(train: int = 48, test: int = 12) -> Task:
+    """Say the last letter of the source again, twice."""
+    rng = np.random.default_rng(0)
+
+    def examples(count: int) -> Examples:
+        texts = [" ".join(rng.choice(list(LETTERS[:4]), 1 + i % 3)) for i in range(count)]
+        return Examples(tuple(texts), targets=tuple(f"{t[-1]} {t[-1]}" for t in texts))
+
+    return Task("copy", "generation", (), examples(train), examples(6), examples(test), {})
+
+
+def same_run(a, b):
+    assert torch.equal(a.delta, b.delta)
+    assert a.losses == b.losses
+    assert (a.train_loss, a.train_accuracy, a.test, a.dev) == (b.train_loss, b.train_accuracy, b.test, b.dev)
+    assert (a.passes, a.optimizer_state_bytes) == (b.passes, b.optimizer_state_bytes)

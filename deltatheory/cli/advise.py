@@ -45,8 +45,8 @@ def advise(
     with errors_in_one_line():
         from tqdm import tqdm
 
-        from deltatheory.advice import CANDIDATES, Candidate
-        from deltatheory.advice import advise as compare
+        from deltatheory.advice.ranking import CANDIDATES, Candidate
+        from deltatheory.advice.ranking import advise as compare
 
         given = [one.split() for one in candidate or []]
         with tqdm(desc="kernels", disable=not progress) as bar:

@@ -21,7 +21,7 @@ from deltatheory.cli.common import (
 from deltatheory.cli.control import DeltaName, DeltaOption
 
 if TYPE_CHECKING:
-    from deltatheory.testing.on_models import Row
+    from deltatheory.testing.on_models import ModelCheck
 
 
 def check(
@@ -43,7 +43,7 @@ def check(
     with errors_in_one_line():
         from tqdm import tqdm
 
-        from deltatheory.problem import load_problem
+        from deltatheory.problems.classification import load_problem
         from deltatheory.results import provenance, write_json
         from deltatheory.testing.on_models import check_on_model, measured
 
@@ -53,7 +53,7 @@ def check(
         )
         with tqdm(disable=not progress, total=len(wanted), unit="theorem") as bar:
 
-            def count(_: Row) -> None:
+            def count(_: ModelCheck) -> None:
                 bar.update()
 
             rows = check_on_model(problem, wanted, seed=seed, on_row=count)
@@ -76,7 +76,7 @@ def check(
     print(f"Numbers: {out / 'check.json'}")
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: ModelCheck) -> str:
     if row.holds is None:
         return "not measured"
     if not row.holds:

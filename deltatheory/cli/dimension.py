@@ -22,7 +22,7 @@ from deltatheory.cli.common import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from deltatheory.dimension.criterion import Interval
+    from deltatheory.dimension.criterion import DimensionEstimate
     from deltatheory.dimension.result import DimensionResult
 
 
@@ -106,7 +106,7 @@ def dimension(
 
 def _summary(result: DimensionResult) -> Table:
     table = table_of("", "d90", "90 % interval", "level", "passes", "seconds", "status")
-    rows: tuple[tuple[str, str, str, Interval | None], ...] = (
+    rows: tuple[tuple[str, str, str, DimensionEstimate | None], ...] = (
         ("predicted before training", "predicted", "predict", result.predicted),
         ("measured by training", "measured", "measure", result.measured),
     )

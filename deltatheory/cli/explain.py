@@ -29,7 +29,7 @@ def explain(
 ) -> None:
     """Say what a trained adapter uses: ranks, movement, and the smallest ranks that keep its effect."""
     with errors_in_one_line():
-        from deltatheory.explanation import explain as read
+        from deltatheory.adapters.explanation import explain as read
 
         found = read(
             adapter,

@@ -55,10 +55,10 @@ def steer(
     with errors_in_one_line():
         from tqdm import tqdm
 
-        from deltatheory.control.disturbances import DISTURBANCES
-        from deltatheory.control.robustness import steer_task
-        from deltatheory.control.steering import CLEAN, SteeringRow
-        from deltatheory.training import Training
+        from deltatheory.control.feedback.disturbances import DISTURBANCES
+        from deltatheory.control.feedback.robustness import steer_task
+        from deltatheory.control.feedback.steering import CLEAN, SteeringRow
+        from deltatheory.training.trainer import Training
 
         disturbances = disturbance or list(DISTURBANCES)
         with tqdm(disable=not progress, unit="row") as bar:

@@ -71,9 +71,9 @@ def train(
 ) -> None:
     """Train one delta on a task; the same command goes on with a run that was stopped."""
     with errors_in_one_line():
-        from deltatheory.parallel import is_first
-        from deltatheory.training import Training
-        from deltatheory.tuning import tune
+        from deltatheory.training.parallel import is_first
+        from deltatheory.training.trainer import Training
+        from deltatheory.training.tuning import tune
 
         training = Training(
             steps=steps,

@@ -1,10 +1,9 @@
 """The frozen layers as a dynamical system, and a delta as its control."""
 
-from deltatheory.control.actuators import greedy_log_det, rank_actuators, rank_layers
-from deltatheory.control.analytic import AnalyticSystem
 from deltatheory.control.design import ControlResult, design_controller
 from deltatheory.control.diagnosis import Diagnosis, diagnose, diagnose_task
-from deltatheory.control.layered import LayeredSystem
+from deltatheory.control.feedback.robustness import steer_task
+from deltatheory.control.feedback.steering import SteeringResult, steer
 from deltatheory.control.pontryagin import (
     MaximumPrinciple,
     costates,
@@ -12,20 +11,21 @@ from deltatheory.control.pontryagin import (
     maximum_principle,
     stationarity,
 )
-from deltatheory.control.prompt_reachability import prefix_reach_bound
-from deltatheory.control.reachability import (
+from deltatheory.control.reach.actuators import greedy_log_det, rank_actuators, rank_layers
+from deltatheory.control.reach.gramian import (
     Gramian,
     estimate_lipschitz,
     minimum_energy,
     output_gramian,
     reachability_ball,
 )
-from deltatheory.control.riccati import lqr
-from deltatheory.control.robustness import steer_task
-from deltatheory.control.solution import Solution, Status
-from deltatheory.control.solve import SOLVERS, solve
-from deltatheory.control.steering import SteeringResult, steer
-from deltatheory.control.system import Linearization, LinearMap, System, Trajectory
+from deltatheory.control.reach.prompts import prefix_reach_bound
+from deltatheory.control.solvers.riccati import lqr
+from deltatheory.control.solvers.solution import Solution, Status
+from deltatheory.control.solvers.solve import SOLVERS, solve
+from deltatheory.control.systems.analytic import AnalyticSystem
+from deltatheory.control.systems.layered import LayeredSystem
+from deltatheory.control.systems.system import Linearization, LinearMap, System, Trajectory
 
 __all__ = [
     "SOLVERS",

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
+from deltatheory.adapters.peft_format import to_peft
 from deltatheory.backbones import Backbone
-from deltatheory.control.layered import LayeredSystem
 from deltatheory.control.pontryagin import MaximumPrinciple, maximum_principle
-from deltatheory.control.reachability import Gramian, MinimumEnergy, minimum_energy, output_gramian
-from deltatheory.control.solution import Solution
-from deltatheory.control.solve import make_solver, solve
+from deltatheory.control.reach.gramian import Gramian, LeastEnergy, minimum_energy, output_gramian
+from deltatheory.control.solvers.solution import Solution
+from deltatheory.control.solvers.solve import make_solver, solve
+from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.deltas import split_size
-from deltatheory.peft_adapters import to_peft
-from deltatheory.problem import Problem, load_problem
+from deltatheory.deltas.files import save_delta
+from deltatheory.problems.classification import ClassificationProblem, load_problem
 from deltatheory.results import provenance, write_atomically, write_json
-from deltatheory.saving import save_delta
 from deltatheory.tasks import Task
 
 __all__ = ["ControlResult", "Layer", "design_controller"]
@@ -147,7 +147,7 @@ def design_controller(
         settings: its settings.
         examples: training examples, a stratified draw; `None` for all.
         test_examples: test examples for the scores; `None` for all.
-        head: a key of `deltatheory.heads.HEADS`.
+        head: a key of `deltatheory.problems.heads.HEADS`.
         max_length: longer texts are cut here.
         energy: weight of |δ|²/2.
         seed: of the draws, of the delta's start, and of the solver where it draws.
@@ -239,7 +239,7 @@ def design_controller(
 class _Clock:
     """Passes and seconds since the last lap, by name."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: ClassificationProblem) -> None:
         self.problem = problem
         self.passes: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
@@ -277,12 +277,12 @@ def _layers(
     ]
 
 
-def _reachability(reach: MinimumEnergy) -> dict[str, Any]:
+def _reachability(reach: LeastEnergy) -> dict[str, Any]:
     values = {name: value for name, value in vars(reach).items() if name != "multipliers"}
     return {**values, "status": str(reach.status), "target_margin": _MARGIN}
 
 
-def _save(folder: Path, problem: Problem, solution: Solution) -> list[str]:
+def _save(folder: Path, problem: ClassificationProblem, solution: Solution) -> list[str]:
     """Write δ, and its PEFT form where there is one."""
     save_delta(folder / "delta.safetensors", problem.delta, solution.value)
     try:

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float
+from deltatheory.adapters.peft_format import to_peft
 from deltatheory.backbones import Backbone, Batch
-from deltatheory.control.solve import solve
+from deltatheory.control.solvers.solve import solve
 from deltatheory.deltas import split_size
+from deltatheory.deltas.files import save_delta
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning, start_embeddings, start_tokens
-from deltatheory.kernel import TangentFeatures, tangent_features
-from deltatheory.peft_adapters import to_peft
-from deltatheory.problem import BACKWARD, FORWARD, Problem, load_problem
+from deltatheory.linearization.tangent import TangentRows, tangent_rows
+from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem, load_problem
+from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import provenance, write_json
-from deltatheory.saving import save_delta
 from deltatheory.tasks import Task
-from deltatheory.tokens import batch_of, token_rows
 
 __all__ = ["Diagnosis", "Finding", "diagnose", "diagnose_task"]
 
@@ -86,7 +86,7 @@ class Diagnosis:
 
 
 def diagnose(
-    problem: Problem,
+    problem: ClassificationProblem,
     delta: Float[Tensor, " m"] | None = None,
     *,
     learning_rate: float = 1e-2,
@@ -139,7 +139,7 @@ def diagnose(
     def checks() -> Iterator[Finding]:
         yield _masking(problem, origin)
         yield _cloud(problem, origin)
-        features = tangent_features(problem, train=examples, test=0, outputs="margin", at=origin)
+        features = tangent_rows(problem, train=examples, test=0, outputs="margin", at=origin)
         yield _reach(problem, origin, features)
         yield _conditioning(features, steps)
         yield _step_size(problem, origin, examples, learning_rate)
@@ -182,7 +182,7 @@ def diagnose_task(
         learning_rate: of the run that does not converge, with Adam.
         steps: its budget.
         examples: training examples to look at and to start on, a stratified draw; `None` for all.
-        head: a key of `deltatheory.heads.HEADS`.
+        head: a key of `deltatheory.problems.heads.HEADS`.
         max_length: longer texts are cut here.
         seed: of the draw of examples and of the delta's start.
         device: "cpu" or "cuda".
@@ -246,7 +246,7 @@ def _change(one: Tensor, other: Tensor) -> float:
 
 
 @torch.no_grad()
-def _masking(problem: Problem, origin: Tensor) -> Finding:
+def _masking(problem: ClassificationProblem, origin: Tensor) -> Finding:
     """Compare outputs with and without padding, and a causal model's states before a changed token."""
     order = np.argsort(problem.train.lengths, kind="stable")
     short, long = [int(order[0])], [int(order[-1])]
@@ -276,7 +276,7 @@ def _masking(problem: Problem, origin: Tensor) -> Finding:
 
 
 @torch.no_grad()
-def _cloud(problem: Problem, origin: Tensor) -> Finding:
+def _cloud(problem: ClassificationProblem, origin: Tensor) -> Finding:
     """Measure how far virtual keys or embeddings lie from the mean of real ones, in units of their spread."""
     fault, delta, backbone = "start off the cloud of real activations", problem.delta, problem.backbone
     words = min(_WORDS, backbone.max_length - 1)
@@ -306,7 +306,7 @@ def _cloud(problem: Problem, origin: Tensor) -> Finding:
     )
 
 
-def _reach(problem: Problem, origin: Tensor, features: TangentFeatures) -> Finding:
+def _reach(problem: ClassificationProblem, origin: Tensor, features: TangentRows) -> Finding:
     """Return the share of examples still wrong under the least-norm control of the linearized margins."""
     margins = (features.logits[:, 1] - features.logits[:, 0]).double().numpy()
     kernel = features.kernel().double().numpy()[: len(margins), : len(margins)]
@@ -328,7 +328,7 @@ def _reach(problem: Problem, origin: Tensor, features: TangentFeatures) -> Findi
     )
 
 
-def _conditioning(features: TangentFeatures, steps: int) -> Finding:
+def _conditioning(features: TangentRows, steps: int) -> Finding:
     """Count steps of gradient descent, at its largest stable rate, to nine tenths of what can be fitted.
 
     The residual r of the margins decays as Σ_i (u_i·r)² (1 - λ_i/λ_1)^{2k}.
@@ -362,7 +362,9 @@ def _conditioning(features: TangentFeatures, steps: int) -> Finding:
     )
 
 
-def _step_size(problem: Problem, origin: Tensor, examples: int, learning_rate: float) -> Finding:
+def _step_size(
+    problem: ClassificationProblem, origin: Tensor, examples: int, learning_rate: float
+) -> Finding:
     """Compare with the best first step of Adam, -lr sign(g): the loss changes by -lr |g|_1 + ½ lr² sᵀGs."""
     batch, labels = problem.batch(problem.train, range(examples))
     gradient = autodiff.grad(lambda x: problem.loss(x, batch, labels), origin)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float
-from deltatheory.control.layered import LayeredSystem
-from deltatheory.control.system import System, Trajectory
-from deltatheory.problem import BACKWARD
+from deltatheory.control.systems.layered import LayeredSystem
+from deltatheory.control.systems.system import System, Trajectory
+from deltatheory.problems.classification import BACKWARD
 
 __all__ = [
     "MaximumPrinciple",

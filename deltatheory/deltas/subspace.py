@@ -11,7 +11,7 @@ from torch import Tensor
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
 from deltatheory.deltas.base import InPlaceDelta
-from deltatheory.flat import FlatParameters, flatten_parameters
+from deltatheory.deltas.flat import FlatParameters, flatten_parameters
 from deltatheory.projections import Projection, make_projection
 
 __all__ = ["SCOPES", "FlatOrigin", "FullFineTuning", "Subspace", "project", "scope_names"]

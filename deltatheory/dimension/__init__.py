@@ -10,22 +10,22 @@ from typing import Any, Literal
 from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import Delta
 from deltatheory.deltas.subspace import FullFineTuning, Subspace
-from deltatheory.dimension.criterion import Criterion, Interval
-from deltatheory.dimension.measure import Measurement, measure
+from deltatheory.dimension.criterion import Criterion, DimensionEstimate
+from deltatheory.dimension.measure import MeasuredDimension, measure
 from deltatheory.dimension.predict import Prediction, predict
 from deltatheory.dimension.result import CurvePoint, DimensionResult
-from deltatheory.heads import Head, make_head
-from deltatheory.problem import Problem
+from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems.heads import Head, make_head
 from deltatheory.projections import make_projection
 from deltatheory.results import ResultLog, provenance
 from deltatheory.tasks import Task, load_task
-from deltatheory.training import Training
+from deltatheory.training.trainer import Training
 
 __all__ = [
     "Criterion",
     "CurvePoint",
+    "DimensionEstimate",
     "DimensionResult",
-    "Interval",
     "intrinsic_dimension",
     "predict_dimension",
 ]
@@ -69,7 +69,7 @@ def intrinsic_dimension(
         task: a classification task, or what `load_task` takes.
         method: "predict" (no training), "measure", or "both" (the prediction says where to start).
         projection: a key of `deltatheory.projections.PROJECTIONS`.
-        head: a key of `deltatheory.heads.HEADS`.
+        head: a key of `deltatheory.problems.heads.HEADS`.
         scope: "blocks" or "all": which parameters θ are.
         criterion: what counts as solved; 0.9 of the model's own full fine-tuning by default.
         steps: optimizer steps of every run; part of the result.
@@ -105,8 +105,8 @@ def intrinsic_dimension(
     frozen_head = make_head(head, backbone, task, seed=seed, max_length=max_length)
     show = _Progress(progress)
 
-    def make(delta: Delta) -> Problem:
-        return Problem(backbone, task, delta, frozen_head, max_length=max_length, check=False)
+    def make(delta: Delta) -> ClassificationProblem:
+        return ClassificationProblem(backbone, task, delta, frozen_head, max_length=max_length, check=False)
 
     def subspace(d: int, subspace_seed: int) -> Subspace:
         return Subspace(backbone, d=d, projection=projection, seed=subspace_seed, scope=scope)
@@ -275,7 +275,7 @@ def _assemble(
     head: Head,
     size: int,
     predicted: Prediction | None,
-    measured: Measurement | None,
+    measured: MeasuredDimension | None,
     settings: dict[str, Any],
 ) -> DimensionResult:
     level, baseline, passes, seconds = {}, {}, {}, {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-__all__ = ["Criterion", "Interval"]
+__all__ = ["Criterion", "DimensionEstimate"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Interval:
+class DimensionEstimate:
     """A dimension with its 90 % interval.
 
     Attributes:

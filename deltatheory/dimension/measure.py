@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from deltatheory.deltas import Delta
-from deltatheory.dimension.criterion import Criterion, Interval
+from deltatheory.dimension.criterion import Criterion, DimensionEstimate
 from deltatheory.dimension.predict import LEARNING_RATES
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.search import DimensionSearch, log_grid
-from deltatheory.problem import BACKWARD, FORWARD, Problem
+from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem
 from deltatheory.results import ResultLog
-from deltatheory.training import Training, train
+from deltatheory.training.trainer import Training, train
 
-__all__ = ["BASELINE_RATES", "Measurement", "measure"]
+__all__ = ["BASELINE_RATES", "MeasuredDimension", "measure"]
 
 BASELINE_RATES = (1e-4, 2e-4)  # of full fine-tuning: the better one makes the baseline
 _MAX_DIMENSION = 2**16
@@ -27,7 +27,7 @@ _PAIRED = 0.6
 
 
 @dataclass(frozen=True)
-class Measurement:
+class MeasuredDimension:
     """What training in subspaces says of d90.
 
     Attributes:
@@ -42,7 +42,7 @@ class Measurement:
         seconds: time taken by the runs, repeated ones not counted twice.
     """
 
-    d90: Interval
+    d90: DimensionEstimate
     level: float
     baseline: float
     frozen: float
@@ -58,7 +58,7 @@ class _Runner:
 
     def __init__(
         self,
-        make: Callable[[Delta], Problem],
+        make: Callable[[Delta], ClassificationProblem],
         training: Training,
         log: ResultLog,
         identity: dict,
@@ -104,7 +104,7 @@ class _Runner:
 
 
 def measure(
-    make: Callable[[Delta], Problem],
+    make: Callable[[Delta], ClassificationProblem],
     full: Delta,
     subspace: Callable[[int, int], Delta],
     criterion: Criterion,
@@ -117,7 +117,7 @@ def measure(
     runs: float,
     precision: float,
     on_run: Callable[[str, dict | None], Callable[[int, float], None] | None],
-) -> Measurement:
+) -> MeasuredDimension:
     """Search for d90 by training: baseline, learning rate, then the dimensions that decide.
 
     Every run has the same step budget. The baseline is full fine-tuning at each of `BASELINE_RATES`. The
@@ -164,8 +164,8 @@ def measure(
     baseline = max(scores, default=criterion.baseline or 0.0)
     level = criterion.level(baseline, chance)
 
-    def finish(d90: Interval, rate: float) -> Measurement:
-        return Measurement(
+    def finish(d90: DimensionEstimate, rate: float) -> MeasuredDimension:
+        return MeasuredDimension(
             d90,
             level,
             baseline,
@@ -180,7 +180,7 @@ def measure(
     rates = sorted(LEARNING_RATES, key=lambda r: r != learning_rate)
     if frozen >= level:
         status = f"the frozen model reaches {frozen:.3f} already, the level is {level:.3f}"
-        return finish(Interval(0.0, 0.0, 0.0, status), rates[0])
+        return finish(DimensionEstimate(0.0, 0.0, 0.0, status), rates[0])
     noise = _PAIRED * math.sqrt(max(level * (1 - level), 0.01) / test)
     search = DimensionSearch(
         log_grid(1, min(full.size, _MAX_DIMENSION), ratio=2**0.125),

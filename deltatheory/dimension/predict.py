@@ -13,13 +13,13 @@ import torch
 from scipy.optimize import isotonic_regression
 
 from deltatheory.deltas import Delta
-from deltatheory.dimension.criterion import Criterion, Interval
-from deltatheory.dimension.linearized import root, subspaces, train_linearized
+from deltatheory.dimension.criterion import Criterion, DimensionEstimate
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.search import log_grid
-from deltatheory.kernel import TangentFeatures, tangent_features
-from deltatheory.problem import FORWARD, Problem, Split, epochs
-from deltatheory.training import Training
+from deltatheory.linearization.subspace_training import root, subspaces, train_linearized
+from deltatheory.linearization.tangent import TangentRows, tangent_rows
+from deltatheory.problems.classification import FORWARD, ClassificationProblem, Split, epochs
+from deltatheory.training.trainer import Training
 
 __all__ = ["LEARNING_RATES", "Prediction", "level_crossing", "predict"]
 
@@ -51,7 +51,7 @@ class Prediction:
         seconds: time taken.
     """
 
-    d90: Interval
+    d90: DimensionEstimate
     level: float
     baseline: float
     frozen: float
@@ -69,7 +69,7 @@ class Prediction:
     def from_dict(cls, values: dict[str, Any]) -> Prediction:
         """Return the prediction that `to_dict` was called on."""
         curve = [CurvePoint(**point) for point in values["curve"]]
-        return cls(**{**values, "d90": Interval(**values["d90"]), "curve": curve})
+        return cls(**{**values, "d90": DimensionEstimate(**values["d90"]), "curve": curve})
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class _Curves:
 
 
 def predict(
-    problem: Problem,
+    problem: ClassificationProblem,
     alternatives: Callable[[int, int], Delta],
     criterion: Criterion,
     training: Training,
@@ -118,7 +118,7 @@ def predict(
             f"burn_in={burn_in}: with batches of {training.batch_size} that is more than one epoch of "
             f"{len(problem.train)} examples; at most {len(problem.train) // training.batch_size} steps."
         )
-    features = tangent_features(
+    features = tangent_rows(
         problem,
         train=examples,
         test=0,
@@ -131,7 +131,7 @@ def predict(
     if burn_in:
         start = problem.predict(problem.delta.initial(), _part(problem.train, list(range(examples))))
         problem.restore()
-    features = replace(features, logits=start, slack=problem.unseen(start, examples) - start)
+    features = replace(features, logits=start, judging_offset=problem.unseen(start, examples) - start)
     rank, frozen = features.rank(), float(features.solved(features.logits).double().mean())
     differences, columns = features.rows.shape[:2].numel(), features.rows.shape[2]
     full = min(differences, columns)
@@ -146,7 +146,7 @@ def predict(
             f"refused: the Jacobian of {differences} logit differences has rank {rank}; a head that is zero, "
             "or the same for all classes, does that: take head='label-words', 'prototypes' or 'probe'"
         )
-        nothing = Interval(None, None, None, status)
+        nothing = DimensionEstimate(None, None, None, status)
         seconds = time.perf_counter() - began
         return Prediction(
             nothing, 0.0, 0.0, frozen, LEARNING_RATES[0], [], diagnostics, problem.passes - before, seconds
@@ -181,20 +181,20 @@ def predict(
         # The level then says nothing of d; where the linearized accuracy stops rising bounds what it needs.
         saturated = level_crossing(solved, grid, replace(criterion, fraction=1.0), chance)[0]
         high = math.exp(saturated + 1.645 * spread)
-        d90 = Interval(0.0, 0.0, high, "the frozen model is predicted to reach the level already")
+        d90 = DimensionEstimate(0.0, 0.0, high, "the frozen model is predicted to reach the level already")
         diagnostics["missed"].append(
             f"Gain: linearized training lifts held-out accuracy only from {frozen:.3f} to {baseline:.3f}, so "
             f"the frozen model lies above the level of {level:.3f}. Features that move may lift that: "
             "0 is a lower bound of d90; the interval reaches to where the linearized accuracy saturates."
         )
     elif (best := float(isotonic_regression(solved.mean(1)).x[-1])) < level:
-        d90 = Interval(math.exp(crossing), low, None, f"at least: the largest d tried is {grid[-1]}")
+        d90 = DimensionEstimate(math.exp(crossing), low, None, f"at least: the largest d tried is {grid[-1]}")
         diagnostics["missed"].append(
             f"Level: linearized training reaches {best:.3f} at most, below the level of {level:.3f} that the "
             "given baseline sets. Features that move may lift that: no upper bound follows."
         )
     else:
-        d90 = Interval(math.exp(crossing), low, high, "predicted")
+        d90 = DimensionEstimate(math.exp(crossing), low, high, "predicted")
     return Prediction(
         d90=d90,
         level=level,
@@ -208,7 +208,7 @@ def predict(
     )
 
 
-def _burnt_in(problem: Problem, training: Training, steps: int) -> torch.Tensor:
+def _burnt_in(problem: ClassificationProblem, training: Training, steps: int) -> torch.Tensor:
     """Return δ after the first steps of a full fine-tuning run at the rate that predictions burn in with."""
     schedule = replace(training, learning_rate=_BURN_IN_RATE)
     delta = problem.delta.initial()
@@ -238,7 +238,7 @@ def _folds(examples: int) -> list[tuple[list[int], list[int]]]:
 
 
 def _cross_fit(
-    features: TangentFeatures, square_root: torch.Tensor, grid: list[int], training: Training
+    features: TangentRows, square_root: torch.Tensor, grid: list[int], training: Training
 ) -> dict[float, _Curves]:
     """Return the cross-fitted runs of each of `LEARNING_RATES`, in the same subspaces."""
     examples, folds = len(features.labels), _folds(len(features.labels))
@@ -252,7 +252,7 @@ def _cross_fit(
             features,
             logits=features.logits[order],
             labels=features.labels[order],
-            slack=features.slack[order],
+            judging_offset=features.judging_offset[order],
             train=len(kept),
         )
         for i, d in enumerate(grid):
@@ -300,13 +300,13 @@ def level_crossing(
     return float(np.log(grid[i - 1]) + share * np.log(grid[i] / grid[i - 1])), level, baseline
 
 
-def _origin_norm(problem: Problem) -> float:
+def _origin_norm(problem: ClassificationProblem) -> float:
     origin = problem.delta.parameters(problem.delta.initial())
     return math.sqrt(sum(float(p.detach().double().square().sum()) for p in origin.values()))
 
 
 def _linearization_error(
-    problem: Problem, delta: Delta, features: TangentFeatures, training: Training
+    problem: ClassificationProblem, delta: Delta, features: TangentRows, training: Training
 ) -> float:
     """Return rms(network - linear) / rms(linear - start) of held-out logits at the linearized optimum.
 
@@ -322,7 +322,7 @@ def _linearization_error(
     rows, _ = features.restricted(delta.size)
     part = replace(features, logits=features.logits[order], labels=features.labels[order], train=len(kept))
     run = train_linearized(part, rows[order][None], training)
-    tuned = Problem(
+    tuned = ClassificationProblem(
         problem.backbone, problem.task, delta, problem.head, max_length=problem.max_length, check=False
     )
     network = tuned.predict(run.delta[0], _part(problem.train, held))

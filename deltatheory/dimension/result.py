@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deltatheory.dimension.criterion import Interval
+from deltatheory.dimension.criterion import DimensionEstimate
 from deltatheory.results import write_atomically, write_json
 
 __all__ = ["CurvePoint", "DimensionResult"]
@@ -54,8 +54,8 @@ class DimensionResult:
         provenance: model, task, versions, seed, commit, command.
     """
 
-    predicted: Interval | None
-    measured: Interval | None
+    predicted: DimensionEstimate | None
+    measured: DimensionEstimate | None
     level: dict[str, float]
     baseline: dict[str, float]
     chance: float

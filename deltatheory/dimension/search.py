@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deltatheory.dimension.criterion import Interval
+from deltatheory.dimension.criterion import DimensionEstimate
 
-__all__ = ["DimensionSearch", "Trial", "log_grid"]
+__all__ = ["DimensionSearch", "SearchPoint", "log_grid"]
 
 # One over the width in ln d of a score's rise: 1 is a rise from 12 % to 88 % within a factor of 50, what the
 # recorded curves of Li et al. (2018) and trained transformers show; the prior's spread is a factor of 2.
@@ -46,7 +46,7 @@ def log_grid(low: int, high: int, ratio: float = 2**0.25) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Trial:
+class SearchPoint:
     """One run: its dimension and its score."""
 
     d: int
@@ -94,7 +94,7 @@ class DimensionSearch:
         self.level, self.floor, self.ceiling = level, floor, ceiling
         self.noise, self.level_noise = noise, level_noise
         self.guess = float(np.sqrt(self.grid[0] * self.grid[-1])) if guess is None else guess
-        self.trials: list[Trial] = []
+        self.trials: list[SearchPoint] = []
 
     def tell(self, d: int, score: float) -> None:
         """Record a finished trial.
@@ -106,7 +106,7 @@ class DimensionSearch:
             raise ValueError(f"d={d}: must be at least 1; δ = 0, the frozen backbone, is the floor.")
         if not math.isfinite(score):
             raise ValueError(f"score={score} at d={d}: must be a finite number.")
-        self.trials.append(Trial(d, score))
+        self.trials.append(SearchPoint(d, score))
 
     def bracket(self) -> tuple[int, int]:
         """Return grid indices (low, high): the level lies above low and at or below high.
@@ -164,14 +164,14 @@ class DimensionSearch:
         reaching = inside[np.log(inside) >= crossing - _RESOLUTION]
         return int(reaching[0] if len(reaching) else inside[-1])
 
-    def estimate(self, seed: int = 0) -> Interval:
+    def estimate(self, seed: int = 0) -> DimensionEstimate:
         """Return d90 with its 90 % interval, by a bootstrap over runs of the monotone fit.
 
         Each replicate draws the noise level from what residuals and prior leave possible, adds noise of that
         size to every score and to the level, and fits again.
         """
         if not self.trials:
-            return Interval(None, None, None, "nothing has been tried yet")
+            return DimensionEstimate(None, None, None, "nothing has been tried yet")
         rng = np.random.default_rng(seed)
         scores = self._scores()
         residual = scores - self._curve(scores)
@@ -188,7 +188,7 @@ class DimensionSearch:
         value, top = math.exp(centre), float(self.grid[-1])
         if value > top:
             status = f"the level {self.level:.4g} is not reached at d <= {top:g}: try larger d, or more steps"
-            return Interval(None, low, None, status)
+            return DimensionEstimate(None, low, None, status)
         # A dimension is a whole number: below 1 there is only the frozen backbone.
         value, low, high = (max(1.0, x) for x in (value, low, high))
         if self.bracket()[1] == len(self.grid):
@@ -198,7 +198,7 @@ class DimensionSearch:
             )
         else:
             status = "reached" if high <= top else f"reached; the interval passes the largest d, {top:g}"
-        return Interval(value, low, high if high <= top else None, status)
+        return DimensionEstimate(value, low, high if high <= top else None, status)
 
     def _scores(self) -> np.ndarray:
         return np.array([trial.score for trial in self.trials])

@@ -9,7 +9,7 @@ from deltatheory.report.page import COLOURS, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deltatheory.advice import Advice
+    from deltatheory.advice.ranking import Advice
 
 __all__ = ["advice_figure"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deltatheory.dimension.criterion import Interval
+    from deltatheory.dimension.criterion import DimensionEstimate
     from deltatheory.dimension.result import DimensionResult
 
 __all__ = ["dimension_figure", "dimension_page", "estimate", "span"]
@@ -25,14 +25,14 @@ _BAND = (0.05, 0.95)
 _BREAK = 0.035  # where the axis is broken, from each end; all data lie further in
 
 
-def estimate(interval: Interval) -> str:
+def estimate(interval: DimensionEstimate) -> str:
     """Write the value of an interval, or why there is none."""
     if interval.value is not None:
         return count(interval.value)
     return "unknown" if interval.low is None else "not reached"
 
 
-def span(interval: Interval) -> str:
+def span(interval: DimensionEstimate) -> str:
     """Write a 90 % interval: "90–400", or "above 90" where it has no upper end."""
     if interval.low is None and interval.high is None:
         return "–"
@@ -110,7 +110,7 @@ def dimension_page(result: DimensionResult) -> str:
 # ------------------------------------------------------------------------------------------------- the figure
 
 
-def _intervals(result: DimensionResult) -> dict[str, Interval]:
+def _intervals(result: DimensionResult) -> dict[str, DimensionEstimate]:
     named = {"predicted": result.predicted, "measured": result.measured}
     return {name: interval for name, interval in named.items() if interval is not None}
 
@@ -124,7 +124,7 @@ def _scores(result: DimensionResult, method: str) -> dict[int, list[float]]:
     return dict(sorted(scores.items()))
 
 
-def _ends(result: DimensionResult, intervals: dict[str, Interval]) -> tuple[float, float]:
+def _ends(result: DimensionResult, intervals: dict[str, DimensionEstimate]) -> tuple[float, float]:
     """Where on the axis d = 0 and d = D are drawn: a little outside all that lies between."""
     inner = [point.d for point in result.curve if point.method in ("predict", "measure") and point.d > 0]
     for interval in intervals.values():
@@ -163,7 +163,7 @@ def _draw_curves(axes: Axes, result: DimensionResult, left: float, right: float)
 
 
 def _draw_intervals(
-    axes: Axes, intervals: dict[str, Interval], result: DimensionResult, left: float, right: float
+    axes: Axes, intervals: dict[str, DimensionEstimate], result: DimensionResult, left: float, right: float
 ) -> None:
     middle = (left * right) ** 0.5
     for row, (name, interval) in enumerate(intervals.items()):

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from deltatheory.tasks.rows import Row, choose_columns, task_from_rows
+from deltatheory.tasks.rows import ExampleRow, choose_columns, task_from_rows
 from deltatheory.tasks.task import Task, nearest
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".csv", ".parquet")
@@ -50,7 +50,7 @@ def load_file(path: Path, asked: dict[str, str | None], label_names: Sequence[st
         raise ValueError(f"{path.name} has no rows.")
     present = list(dict.fromkeys(column for row in rows for column in row.values))
     if "split" in present:
-        rows = [Row(row.where, row.values, str(row.values.get("split") or "")) for row in rows]
+        rows = [ExampleRow(row.where, row.values, str(row.values.get("split") or "")) for row in rows]
     entry = _index_entry(path)
     notes = {"title": entry["name"]} if "name" in entry else {}
     notes |= {key: entry[key] for key in _INDEX_NOTES if key in entry}
@@ -85,7 +85,7 @@ def _decode(path: Path, data: bytes) -> str:
         ) from error
 
 
-def _read_json_lines(path: Path, data: bytes) -> list[Row]:
+def _read_json_lines(path: Path, data: bytes) -> list[ExampleRow]:
     if path.name.lower().endswith(".gz"):
         try:
             data = gzip.decompress(data)
@@ -104,11 +104,11 @@ def _read_json_lines(path: Path, data: bytes) -> list[Row]:
             raise ValueError(
                 f"{path.name}, line {number}: must be one JSON object; got {line.strip()[:40]!r}."
             )
-        rows.append(Row(f"line {number}", values))
+        rows.append(ExampleRow(f"line {number}", values))
     return rows
 
 
-def _read_csv(path: Path, data: bytes) -> list[Row]:
+def _read_csv(path: Path, data: bytes) -> list[ExampleRow]:
     reader = csv.DictReader(io.StringIO(_decode(path, data), newline=""))
     rows = []
     try:
@@ -118,13 +118,13 @@ def _read_csv(path: Path, data: bytes) -> list[Row]:
                     f"{path.name}, line {reader.line_num}: not one cell for each of the columns "
                     f"{', '.join(reader.fieldnames or ())}."
                 )
-            rows.append(Row(f"line {reader.line_num}", dict(values)))
+            rows.append(ExampleRow(f"line {reader.line_num}", dict(values)))
     except csv.Error as error:
         raise ValueError(f"{path.name}, after line {reader.line_num}: not valid CSV ({error}).") from error
     return rows
 
 
-def _read_parquet(path: Path, data: bytes) -> list[Row]:
+def _read_parquet(path: Path, data: bytes) -> list[ExampleRow]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -134,4 +134,4 @@ def _read_parquet(path: Path, data: bytes) -> list[Row]:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path.name} is not a whole Parquet file: {error}.") from error
-    return [Row(f"row {i}", values) for i, values in enumerate(table.to_pylist(), start=1)]
+    return [ExampleRow(f"row {i}", values) for i, values in enumerate(table.to_pylist(), start=1)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from deltatheory.tasks.rows import SPLIT_ALIASES, Row, choose_columns, task_from_rows
+from deltatheory.tasks.rows import SPLIT_ALIASES, ExampleRow, choose_columns, task_from_rows
 from deltatheory.tasks.task import Task
 
 _PAIRS = (
@@ -64,7 +64,7 @@ def load_hub(
         label_names = getattr(features[columns.label], "names", None)  # ClassLabel knows its names
     rows = []
     for split, table in splits.items():
-        values = [Row(f"{split} row {i}", row, split) for i, row in enumerate(table, start=1)]
+        values = [ExampleRow(f"{split} row {i}", row, split) for i, row in enumerate(table, start=1)]
         # Benchmarks keep the answers of their test split to themselves, as -1.
         if columns.label is None or any(row.values[columns.label] not in (-1, None) for row in values):
             rows += values

@@ -31,7 +31,7 @@ SPLIT_ALIASES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ExampleRow:
     """One row of a table, where it stands (for messages), and its split if that is known already."""
 
     where: str
@@ -83,7 +83,7 @@ def choose_columns(
 
 
 def task_from_rows(
-    rows: Sequence[Row],
+    rows: Sequence[ExampleRow],
     columns: Columns,
     *,
     name: str,
@@ -131,7 +131,7 @@ def task_from_rows(
     return Task(name, kind, names, train, dev, test, notes)
 
 
-def _text(source: str, row: Row, column: str) -> str:
+def _text(source: str, row: ExampleRow, column: str) -> str:
     value = row.values.get(column)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
@@ -140,7 +140,7 @@ def _text(source: str, row: Row, column: str) -> str:
     return value
 
 
-def _label(source: str, row: Row, column: str) -> int | str:
+def _label(source: str, row: ExampleRow, column: str) -> int | str:
     value = row.values.get(column)
     if isinstance(value, bool):
         return str(value).lower()
@@ -155,7 +155,7 @@ def _label(source: str, row: Row, column: str) -> int | str:
 
 
 def _classes(
-    source: str, rows: Sequence[Row], column: str, target: str | None, given: Sequence[str] | None
+    source: str, rows: Sequence[ExampleRow], column: str, target: str | None, given: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Class names and the class index of every row."""
     labels = [_label(source, row, column) for row in rows]
@@ -187,7 +187,7 @@ def _classes(
     return names, tuple(index[label] for label in labels)
 
 
-def _splits(source: str, rows: Sequence[Row], keys: Iterable[str]) -> tuple[list[str], str]:
+def _splits(source: str, rows: Sequence[ExampleRow], keys: Iterable[str]) -> tuple[list[str], str]:
     """Find the split of every row, and say in words how."""
     keys = list(keys)
     if all(row.split is None for row in rows):

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from deltatheory import autodiff
 from deltatheory.backbones import Edit
-from deltatheory.kernel import tangent_features
-from deltatheory.problem import Problem
+from deltatheory.linearization.tangent import tangent_rows
+from deltatheory.problems.classification import ClassificationProblem
 from deltatheory.theorems.functions import Quadratic
 from deltatheory.theorems.theorem import Sides
 
@@ -48,7 +48,7 @@ class Probe:
         seed: of every random direction.
     """
 
-    def __init__(self, problem: Problem, seed: int = 0) -> None:
+    def __init__(self, problem: ClassificationProblem, seed: int = 0) -> None:
         self.problem, self.seed = problem, seed
         self.backbone = problem.backbone
         self.layer = len(self.backbone.layers) // 2
@@ -73,7 +73,7 @@ class Probe:
     def features(self) -> Any:
         """The margins of some training examples and their rows of J."""
         count = min(_EXAMPLES, len(self.problem.train))
-        return tangent_features(self.problem, train=count, test=0, outputs="margin", sketch=1 << 30)
+        return tangent_rows(self.problem, train=count, test=0, outputs="margin", sketch=1 << 30)
 
     @cached_property
     def jacobian(self) -> np.ndarray:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deltatheory.problem import Problem
+from deltatheory.problems.classification import ClassificationProblem
 from deltatheory.testing import on_linearised, on_network
 from deltatheory.testing.measuring import Measurement, Probe
 from deltatheory.theorems import THEOREMS, get_theorem
 
-__all__ = ["ON_MODELS", "Row", "check_on_model", "measured"]
+__all__ = ["ON_MODELS", "ModelCheck", "check_on_model", "measured"]
 
 ON_MODELS: dict[str, Callable[[Probe], Measurement]] = {
     id: measure
@@ -23,7 +23,7 @@ _SAYS_NOTHING = 0.01  # a bound a hundred times too large
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelCheck:
     """A theorem on a problem.
 
     Attributes:
@@ -78,12 +78,12 @@ def measured(ids: Sequence[str] = ()) -> list[str]:
 
 
 def check_on_model(
-    problem: Problem,
+    problem: ClassificationProblem,
     ids: Sequence[str] | None = None,
     *,
     seed: int = 0,
-    on_row: Callable[[Row], None] | None = None,
-) -> list[Row]:
+    on_row: Callable[[ModelCheck], None] | None = None,
+) -> list[ModelCheck]:
     """Measure both sides of theorems on a problem at δ = 0.
 
     Costs about 16 backward passes for the Jacobian, and some tens of passes over one to eight examples for
@@ -113,15 +113,17 @@ def check_on_model(
     return sorted(rows, key=lambda row: not row.vacuous)
 
 
-def _row(id: str, probe: Probe) -> Row:
+def _row(id: str, probe: Probe) -> ModelCheck:
     theorem = get_theorem(id)
     about = (id, theorem.name, str(theorem.status), theorem.kind)
     try:
         found = ON_MODELS[id](probe)
     except ValueError as error:
-        return Row(*about, f"not applicable: {error}", math.nan, math.nan, math.nan, None, False)
+        return ModelCheck(*about, f"not applicable: {error}", math.nan, math.nan, math.nan, None, False)
     result = theorem.compare(found.sides)
     vacuous = theorem.kind != "identity" and result.ratio < _SAYS_NOTHING
     if found.trivial is not None:
         vacuous = vacuous or result.right >= found.trivial
-    return Row(*about, found.hypotheses, result.left, result.right, result.ratio, result.holds, vacuous)
+    return ModelCheck(
+        *about, found.hypotheses, result.left, result.right, result.ratio, result.holds, vacuous
+    )

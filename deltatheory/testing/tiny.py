@@ -9,7 +9,7 @@ import torch
 
 from deltatheory.backbones import Backbone, wrap_model
 from deltatheory.deltas import make_delta
-from deltatheory.problem import Problem
+from deltatheory.problems.classification import ClassificationProblem
 from deltatheory.tasks import Examples, Task
 
 __all__ = ["tiny_backbone", "tiny_problem", "tiny_problems"]
@@ -78,7 +78,7 @@ def _letters(seed: int) -> Task:
 
 def tiny_problem(
     family: str = "bert", delta: str = "lora", *, seed: int = 0, options: dict[str, Any] | None = None
-) -> Problem:
+) -> ClassificationProblem:
     """Return a problem on a tiny random network, in double precision.
 
     Args:
@@ -91,7 +91,7 @@ def tiny_problem(
         ValueError: as `tiny_backbone`, and for an unknown delta.
     """
     backbone = tiny_backbone(family, seed=seed)
-    return Problem(
+    return ClassificationProblem(
         backbone, _letters(seed), make_delta(delta, backbone, **(options or {})), "label-words", check=False
     )
 

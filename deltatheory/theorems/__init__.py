@@ -29,8 +29,8 @@ from deltatheory.theorems.theorem import (
     Evidence,
     Hypothesis,
     Mutant,
+    ProofStatus,
     Sides,
-    Status,
     Theorem,
     get_theorem,
 )
@@ -43,8 +43,8 @@ __all__ = [
     "Evidence",
     "Hypothesis",
     "Mutant",
+    "ProofStatus",
     "Sides",
-    "Status",
     "Theorem",
     "get_theorem",
 ]

@@ -8,7 +8,15 @@ import numpy as np
 
 from deltatheory.theorems.exact import exactly, eye, fractions, full_rank, inverse, rank, zeros
 from deltatheory.theorems.making import edited, expanded, identity_check, identity_status, wide
-from deltatheory.theorems.theorem import Evidence, Hypothesis, Instance, Mutant, Status, Theorem, register
+from deltatheory.theorems.theorem import (
+    Evidence,
+    Hypothesis,
+    Instance,
+    Mutant,
+    ProofStatus,
+    Theorem,
+    register,
+)
 
 F = Fraction
 
@@ -283,7 +291,9 @@ T28b = register(
         proof="dB A + B dA = 0 exactly for dB = B X, dA = -X A: r² null directions; invariant under "
         "invertible row and column operations, so one pair of factors a shape decides.",
         source="classical (manifold of fixed rank)",
-        status=Status(Evidence.ENUMERATED, "shapes up to 5 x 5; invariance covers all factors of full rank"),
+        status=ProofStatus(
+            Evidence.ENUMERATED, "shapes up to 5 x 5; invariance covers all factors of full rank"
+        ),
         exact_check=_enumerate_t28b,
     )
 )

@@ -14,7 +14,7 @@ from deltatheory.theorems.exact import exactly, eye, fractions, is_psd, positive
 from deltatheory.theorems.intervals import exp
 from deltatheory.theorems.making import (
     FAMILY,
-    HAIR,
+    JUST_BELOW_ONE,
     edited,
     expanded,
     identity_check,
@@ -309,7 +309,7 @@ T39 = register(
                 edited(_pushed, Wv=2 * eye(4)),
             ),
         ),
-        mutant=scaled(_t39, HAIR, _pushed),
+        mutant=scaled(_t39, JUST_BELOW_ONE, _pushed),
         extremal=_pushed,
         proof="T24: o' - (1-λ) o = λ o_P with ‖o_P‖ <= s_max(W_v) M, and λ grows with every score.",
         source="own; sharper than the k e^α / g form of Bhargava et al. 2023 (recalled)",

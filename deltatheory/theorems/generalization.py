@@ -16,7 +16,15 @@ import numpy as np
 
 from deltatheory.theorems.intervals import log, sqrt
 from deltatheory.theorems.making import edited
-from deltatheory.theorems.theorem import Evidence, Hypothesis, Instance, Mutant, Status, Theorem, register
+from deltatheory.theorems.theorem import (
+    Evidence,
+    Hypothesis,
+    Instance,
+    Mutant,
+    ProofStatus,
+    Theorem,
+    register,
+)
 
 F = Fraction
 
@@ -100,7 +108,7 @@ T18 = register(
         mutant=Mutant("8n in place of 2n", lambda x: _occam(x, 8), _coins),
         proof="Hoeffding for each code, union over all codes.",
         source="classical (Blumer et al. 1987)",
-        status=Status(Evidence.ENUMERATED, "180 binomial cases, n <= 30, up to 8 codes"),
+        status=ProofStatus(Evidence.ENUMERATED, "180 binomial cases, n <= 30, up to 8 codes"),
         exact_check=_enumerate_t18,
     )
 )
@@ -169,7 +177,7 @@ T19a = register(
         extremal=edited(_losses, n=1),
         proof="The powers of p cancel; Maurer's estimate of ξ.",
         source="Maurer 2004",
-        status=Status(Evidence.ENUMERATED, "n <= 200, in integers"),
+        status=ProofStatus(Evidence.ENUMERATED, "n <= 200, in integers"),
         exact_check=_enumerate_t19a,
     )
 )
@@ -234,7 +242,7 @@ T19b = register(
         ),
         proof="Change of measure (Donsker-Varadhan), T19a, Markov.",
         source="Maurer 2004; Seeger 2002",
-        status=Status(Evidence.ENUMERATED, "48 binomial cases with point posteriors, n <= 30"),
+        status=ProofStatus(Evidence.ENUMERATED, "48 binomial cases with point posteriors, n <= 30"),
         exact_check=_enumerate_t19b,
     )
 )

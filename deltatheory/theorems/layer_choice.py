@@ -21,7 +21,7 @@ from deltatheory.theorems.exact import (
 )
 from deltatheory.theorems.intervals import exp, log
 from deltatheory.theorems.making import (
-    HAIR,
+    JUST_BELOW_ONE,
     edited,
     scaled,
     searched,
@@ -102,7 +102,9 @@ T42a = register(
                 edited(_same_axis, small=[0, 1], large=[0]),
             ),
         ),
-        mutant=scaled(_t42a, HAIR, edited(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)])),
+        mutant=scaled(
+            _t42a, JUST_BELOW_ONE, edited(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)])
+        ),
         extremal=edited(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)]),
         proof="det(S + W)/det S = det(I + W^{1/2} S^{-1} W^{1/2}), and S^{-1} falls as S grows.",
         source="classical; the claim for -tr of the inverse corrected by arXiv 1609.08706",

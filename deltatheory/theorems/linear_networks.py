@@ -20,7 +20,7 @@ from deltatheory.theorems.exact import (
 )
 from deltatheory.theorems.low_rank import change, decomposed, rank_at_most, tail, truncated
 from deltatheory.theorems.making import (
-    HAIR,
+    JUST_BELOW_ONE,
     edited,
     identity_check,
     identity_status,
@@ -154,7 +154,7 @@ T20b = register(
             _ranks_kept(lambda seed: _reached(seed, 1)),
             _linear_layers(_folded_target),
         ),
-        mutant=scaled(_t20b, 1 / HAIR, _reached),
+        mutant=scaled(_t20b, 1 / JUST_BELOW_ONE, _reached),
         extremal=_reached,
         proof="T20a and Eckart-Young.",
         source="after Zeng and Lee 2024",

@@ -21,7 +21,7 @@ from deltatheory.theorems.exact import (
 )
 from deltatheory.theorems.intervals import exp
 from deltatheory.theorems.making import (
-    HAIR,
+    JUST_BELOW_ONE,
     drawing,
     edited,
     expanded,
@@ -174,7 +174,7 @@ T34b = register(
                 _concave,
             ),
         ),
-        mutant=scaled(_t34b, 1 / HAIR, _optimal_feedback),
+        mutant=scaled(_t34b, 1 / JUST_BELOW_ONE, _optimal_feedback),
         extremal=_optimal_feedback,
         proof="T34a with positive squares.",
         source="classical",
@@ -342,7 +342,7 @@ X2 = register(
                 edited(_slowest, rate=F(2)),
             ),
         ),
-        mutant=scaled(_x2, HAIR, _slowest),
+        mutant=scaled(_x2, JUST_BELOW_ONE, _slowest),
         extremal=_slowest,
         proof="In the eigenbasis of W.",
         source="classical; Jacot et al. 2018",

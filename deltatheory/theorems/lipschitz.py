@@ -9,7 +9,7 @@ import numpy as np
 
 from deltatheory.theorems.exact import exactly, fractions, positive
 from deltatheory.theorems.intervals import exp, magnitude, normal_cdf, normal_pdf, sqrt
-from deltatheory.theorems.making import HAIR, certified, edited, expanded, scaled, searched, square
+from deltatheory.theorems.making import JUST_BELOW_ONE, certified, edited, expanded, scaled, searched, square
 from deltatheory.theorems.theorem import Hypothesis, Instance, Theorem, register
 
 F = Fraction
@@ -61,7 +61,7 @@ T43a = register(
                 edited(_two_tokens, normaliser=F(1)),
             ),
         ),
-        mutant=scaled(_t43a, HAIR, _two_tokens),
+        mutant=scaled(_t43a, JUST_BELOW_ONE, _two_tokens),
         extremal=_two_tokens,
         proof="Gershgorin: p_i(1 - p_i) + Σ_{j≠i} p_i p_j = 2 p_i(1 - p_i); ½ less that is ½(1 - 2p_i)².",
         source="Nair 2025, arXiv 2510.23012",
@@ -107,7 +107,7 @@ T43b = register(
                 edited(_two_swapped, power=2),
             ),
         ),
-        mutant=scaled(_t43b, HAIR, _two_swapped),
+        mutant=scaled(_t43b, JUST_BELOW_ONE, _two_swapped),
         extremal=_two_swapped,
         proof="The worst case has two values of the change; there TV is a difference of two sigmoids.",
         source="after Nair 2025",
@@ -175,7 +175,7 @@ T47a = register(
                 edited(_with_local(_level), local=lambda x: 4 * x["local"]),
             ),
         ),
-        mutant=scaled(_t47a, HAIR, _with_local(_level)),
+        mutant=scaled(_t47a, JUST_BELOW_ONE, _with_local(_level)),
         extremal=_with_local(_level),
         proof="s J = C - yyᵀ/(n s²) is symmetric with eigenvalues in [0, 1].",
         source="classical",
@@ -209,7 +209,7 @@ T47b = register(
                 edited(_at_zero, eps=F(1, 1000)),
             ),
         ),
-        mutant=scaled(_t47b, HAIR, _at_zero),
+        mutant=scaled(_t47b, JUST_BELOW_ONE, _at_zero),
         extremal=_at_zero,
         proof="T47a with s² >= eps, attained at constant inputs.",
         source="classical",

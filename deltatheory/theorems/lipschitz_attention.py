@@ -9,7 +9,7 @@ import numpy as np
 
 from deltatheory.theorems.exact import Dual, exactly, eye, fractions, is_psd, positive
 from deltatheory.theorems.intervals import exp, sqrt
-from deltatheory.theorems.making import HAIR, edited, expanded, scaled, searched, square
+from deltatheory.theorems.making import JUST_BELOW_ONE, edited, expanded, scaled, searched, square
 from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
 
 F = Fraction
@@ -82,7 +82,7 @@ T44a = register(
             _fixed_keys(edited(_two_keys, own_key=F(1))),
             _unscaled(edited(_two_keys, scale=F(2))),
         ),
-        mutant=scaled(_t44a, HAIR, _two_keys),
+        mutant=scaled(_t44a, JUST_BELOW_ONE, _two_keys),
         extremal=_two_keys,
         proof="J is a covariance; Cauchy-Schwarz, and Popoviciu for each factor.",
         source="own form; Popoviciu 1935",
@@ -132,7 +132,7 @@ T44b = register(
             _spectral("K", edited(_two_normed, K2=lambda x: x["K2"] / 2)),
             _spectral("V", edited(_two_normed, V2=lambda x: x["V2"] / 2)),
         ),
-        mutant=scaled(_t44b, HAIR, _two_normed),
+        mutant=scaled(_t44b, JUST_BELOW_ONE, _two_normed),
         extremal=_two_normed,
         proof="J = Vᵀ (diag p - ppᵀ) K, and T43a.",
         source="own form",

@@ -10,7 +10,7 @@ import numpy as np
 from deltatheory.theorems.exact import diagonal, exactly, eye, fractions, inverse, is_psd, positive, trace
 from deltatheory.theorems.functions import Separable, Spline, huber, parabola
 from deltatheory.theorems.intervals import sqrt
-from deltatheory.theorems.making import HAIR, edited, scaled, searched, square
+from deltatheory.theorems.making import JUST_BELOW_ONE, edited, scaled, searched, square
 from deltatheory.theorems.subspaces import axes
 from deltatheory.theorems.theorem import Hypothesis, Instance, Theorem, register
 
@@ -79,7 +79,7 @@ T17a = register(
             ),
             Hypothesis("convex set", "the set is convex", lambda x: len(x["pieces"]) == 1, _step),
         ),
-        mutant=scaled(_t17a, HAIR, _line),
+        mutant=scaled(_t17a, JUST_BELOW_ONE, _line),
         extremal=_line,
         proof="The segment between the points stays in the set.",
         source="own form; after Ding et al. 2023",
@@ -144,7 +144,7 @@ T17b = register(
                 ),
             ),
         ),
-        mutant=scaled(_t17b, HAIR, _ramp),
+        mutant=scaled(_t17b, JUST_BELOW_ONE, _ramp),
         extremal=_ramp,
         proof="F(ψ(δ+)) is at most F at the projection of θ+; T17a.",
         source="own form; after Ding et al. 2023",
@@ -229,7 +229,7 @@ X3 = register(
                 edited(_one_neuron, slope=F(2)),
             ),
         ),
-        mutant=scaled(_x3, HAIR, _one_neuron),
+        mutant=scaled(_x3, JUST_BELOW_ONE, _one_neuron),
         extremal=_one_neuron,
         proof="(Δφ)ᵀT(Δz - Δφ) >= 0 for slopes in [0, 1]; add it to the quadratic form.",
         source="Fazlyab et al. 2019, without their network mode",

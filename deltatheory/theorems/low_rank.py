@@ -15,7 +15,7 @@ from deltatheory.theorems.exact import (
     rank,
     zeros,
 )
-from deltatheory.theorems.making import HAIR, edited, scaled, searched, square
+from deltatheory.theorems.making import JUST_BELOW_ONE, edited, scaled, searched, square
 from deltatheory.theorems.theorem import Hypothesis, Instance, Theorem, register
 
 F = Fraction
@@ -99,7 +99,7 @@ T15 = register(
                 edited(decomposed, U=lambda x: x["U"] / 10, r=1, M=lambda x: zeros(*x["U"].shape))
             ),
         ),
-        mutant=scaled(_t15, 1 / HAIR, _best_update),
+        mutant=scaled(_t15, 1 / JUST_BELOW_ONE, _best_update),
         extremal=_best_update,
         proof="Eckart-Young-Mirsky.",
         source="Eckart and Young 1936",
@@ -159,7 +159,7 @@ T16a = register(
             _stationary(edited(_flat_loss, G=lambda x: truncated(x, x["r"]) - change(x))),
             _orthogonal_factors(edited(_flat_loss, V=lambda x: 2 * x["V"])),
         ),
-        mutant=scaled(_t16a, HAIR, _flat_loss),
+        mutant=scaled(_t16a, JUST_BELOW_ONE, _flat_loss),
         extremal=_flat_loss,
         proof="T02 at the truncated decomposition, and Eckart-Young.",
         source="own form",
@@ -193,7 +193,7 @@ T16b = register(
             _stationary(edited(_flat_best, G=lambda x: change(x) - x["M"])),
             rank_at_most("M", edited(_flat_best, M=change)),
         ),
-        mutant=scaled(_t16b, 1 / HAIR, _flat_best),
+        mutant=scaled(_t16b, 1 / JUST_BELOW_ONE, _flat_best),
         extremal=_flat_best,
         proof="Strong convexity at W*, and Eckart-Young.",
         source="own form",

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from deltatheory.theorems.exact import exactly, fractions
-from deltatheory.theorems.theorem import Evidence, Instance, Mutant, Status
+from deltatheory.theorems.theorem import Evidence, Instance, Mutant, ProofStatus
 
 __all__ = [
     "FAMILY",
-    "HAIR",
+    "JUST_BELOW_ONE",
     "edited",
     "identity_check",
     "identity_status",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 SEARCHED = 100  # exact instances behind a status searched(n)
-HAIR = 1 - Fraction(1, 10**9)  # what a constant that is claimed tight is weakened by
+JUST_BELOW_ONE = 1 - Fraction(1, 10**9)  # what a constant that is claimed tight is weakened by
 FAMILY = 1 << 40  # numbers that an identity test draws each entry from
 
 Maker = Callable[[int], Instance]
@@ -56,24 +56,24 @@ def scaled(sides: SidesFunction, factor: Any, instance: Maker) -> Mutant:
     return Mutant(f"right side times {float(factor)!r}", mutant, instance)
 
 
-def searched(close: int = 0) -> Status:
+def searched(close: int = 0) -> ProofStatus:
     """Return the status of a bound with a short proof, evaluated exactly on sampled instances.
 
     Args:
         close: on how many of them the sides are equal, or too near for the intervals to tell.
     """
     rest = f", {close} too close to tell" if close else ""
-    return Status(Evidence.SEARCHED, f"{SEARCHED} exact instances{rest}")
+    return ProofStatus(Evidence.SEARCHED, f"{SEARCHED} exact instances{rest}")
 
 
-def certified(detail: str) -> Status:
+def certified(detail: str) -> ProofStatus:
     """Return the status of a bound with a stored certificate in integers (`proofs_check`)."""
-    return Status(Evidence.PROVED_EXACT, detail)
+    return ProofStatus(Evidence.PROVED_EXACT, detail)
 
 
-def expanded(detail: str) -> Status:
+def expanded(detail: str) -> ProofStatus:
     """Return the status of an identity with a stored symbolic proof (`proofs_check`)."""
-    return Status(Evidence.PROVED_IDENTITY, detail)
+    return ProofStatus(Evidence.PROVED_IDENTITY, detail)
 
 
 def passes(sides: SidesFunction, makers: Maker, count: int) -> bool:
@@ -85,7 +85,7 @@ def passes(sides: SidesFunction, makers: Maker, count: int) -> bool:
     return True
 
 
-def identity_status(degree: int, trials: int = 2) -> Status:
+def identity_status(degree: int, trials: int = 2) -> ProofStatus:
     """Return the status of an identity that agreed at random points, by Schwartz and Zippel.
 
     A nonzero polynomial of total degree k vanishes at a point drawn from Sⁿ with probability at most k/|S|.
@@ -93,7 +93,7 @@ def identity_status(degree: int, trials: int = 2) -> Status:
     denominators, plus that of the denominators.
     """
     bits = trials * (FAMILY.bit_length() - 1 - degree.bit_length())
-    return Status(Evidence.IDENTITY_TESTED, f"error probability <= 2^-{bits}")
+    return ProofStatus(Evidence.IDENTITY_TESTED, f"error probability <= 2^-{bits}")
 
 
 def wide(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from deltatheory.theorems.exact import duals, exactly, eye, fractions, zeros
 from deltatheory.theorems.functions import Spline
 from deltatheory.theorems.intervals import sqrt
 from deltatheory.theorems.making import (
-    HAIR,
+    JUST_BELOW_ONE,
     drawing,
     edited,
     expanded,
@@ -376,7 +376,7 @@ T33 = register(
                 edited(lambda seed: _scalar_net(seed, 1), L_Phi=F(1, 2)),
             ),
         ),
-        mutant=scaled(_t33, HAIR, lambda seed: _scalar_net(seed, 2)),
+        mutant=scaled(_t33, JUST_BELOW_ONE, lambda seed: _scalar_net(seed, 2)),
         extremal=lambda seed: _scalar_net(seed, 2),
         proof="Expand Φ at x_T; carry p·δ back through the layers; the first step has no drift yet.",
         source="own, with explicit constants; after Li et al. 2017, Li and Hao 2018",

@@ -16,7 +16,15 @@ import numpy as np
 from deltatheory.theorems.intervals import exp, sqrt
 from deltatheory.theorems.making import edited
 from deltatheory.theorems.random_subspaces import beta_cdf, chi_squared_tail
-from deltatheory.theorems.theorem import Evidence, Hypothesis, Instance, Mutant, Status, Theorem, register
+from deltatheory.theorems.theorem import (
+    Evidence,
+    Hypothesis,
+    Instance,
+    Mutant,
+    ProofStatus,
+    Theorem,
+    register,
+)
 
 F = Fraction
 
@@ -126,7 +134,7 @@ T13 = register(
         ),
         proof="E s_min >= √d - √k (Gordon's comparison); s_min is 1-Lipschitz in the entries: concentration.",
         source="Davidson and Szarek 2001, theorem II.13",
-        status=Status(Evidence.ENUMERATED, "k = 1, even d = 16..40; k = 2, odd d = 17..39; t = 1/2..2"),
+        status=ProofStatus(Evidence.ENUMERATED, "k = 1, even d = 16..40; k = 2, odd d = 17..39; t = 1/2..2"),
         exact_check=_enumerate_t13,
     )
 )
@@ -216,7 +224,7 @@ T14 = register(
         mutant=Mutant("D in the place of D - d", lambda x: _t14(x, whole=True), _wide_cap),
         proof="Gordon's comparison of Gaussian processes, and concentration.",
         source="Gordon 1988; constants as in Larsen et al. 2022 (recalled)",
-        status=Status(Evidence.RECALLED, "exact on 80 caps, d <= 40, D - d <= 100"),
+        status=ProofStatus(Evidence.RECALLED, "exact on 80 caps, d <= 40, D - d <= 100"),
         exact_check=_enumerate_t14,
     )
 )

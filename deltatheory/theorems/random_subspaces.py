@@ -15,7 +15,7 @@ import numpy as np
 from deltatheory.theorems.exact import diagonal, eye, orthogonal, projector
 from deltatheory.theorems.functions import Quadratic
 from deltatheory.theorems.intervals import exp, log
-from deltatheory.theorems.making import HAIR, edited, scaled, searched, square
+from deltatheory.theorems.making import JUST_BELOW_ONE, edited, scaled, searched, square
 from deltatheory.theorems.subspaces import (
     bowl,
     flat_bowl,
@@ -26,7 +26,15 @@ from deltatheory.theorems.subspaces import (
     strong,
     strongly_convex,
 )
-from deltatheory.theorems.theorem import Evidence, Hypothesis, Instance, Mutant, Status, Theorem, register
+from deltatheory.theorems.theorem import (
+    Evidence,
+    Hypothesis,
+    Instance,
+    Mutant,
+    ProofStatus,
+    Theorem,
+    register,
+)
 
 F = Fraction
 
@@ -96,7 +104,7 @@ T07a = register(
             minimiser(edited(_aligned_bowl, bases=_every_axis, star=lambda x: x["x0"] / 2)),
             _unbiased(edited(_aligned_bowl, bases=lambda x: [eye(len(x["x0"]))[:, 1:2]])),
         ),
-        mutant=scaled(_t07a, HAIR, _law(bowl)),
+        mutant=scaled(_t07a, JUST_BELOW_ONE, _law(bowl)),
         extremal=_law(bowl),
         proof="T02, and E‖Qv‖² = (1 - d/D)‖v‖².",
         source="own form",
@@ -125,7 +133,7 @@ T07b = register(
             minimiser(edited(_law(flat_bowl), star=lambda x: -x["x0"])),
             _unbiased(edited(_aligned_bowl, bases=lambda x: [eye(len(x["x0"]))[:, :1]])),
         ),
-        mutant=scaled(_t07b, 1 / HAIR, _law(flat_bowl)),
+        mutant=scaled(_t07b, 1 / JUST_BELOW_ONE, _law(flat_bowl)),
         extremal=_law(flat_bowl),
         proof="T03, and E‖Qv‖² = (1 - d/D)‖v‖².",
         source="own form",
@@ -220,7 +228,7 @@ T11 = register(
         mutant=Mutant("exponent d eps^2 / 2", _too_strong_exponent, _many_rows),
         proof="Chernoff for χ²_d on both sides; union over the vectors.",
         source="Dasgupta and Gupta 2003",
-        status=Status(Evidence.ENUMERATED, "m = 1, even d <= 40, eps = 1/8..7/8"),
+        status=ProofStatus(Evidence.ENUMERATED, "m = 1, even d <= 40, eps = 1/8..7/8"),
         exact_check=_enumerate_t11,
     )
 )
@@ -301,7 +309,7 @@ T12 = register(
         ),
         proof="Chernoff for the ratio of chi-squared variables.",
         source="Dasgupta and Gupta 2003, lemma 2.2",
-        status=Status(Evidence.ENUMERATED, "even d <= 16, even D <= 30, beta = 1/8..7/8"),
+        status=ProofStatus(Evidence.ENUMERATED, "even d <= 16, even D <= 30, beta = 1/8..7/8"),
         exact_check=_enumerate_t12,
     )
 )

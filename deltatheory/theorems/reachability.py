@@ -25,7 +25,7 @@ from deltatheory.theorems.exact import (
 from deltatheory.theorems.functions import Spline
 from deltatheory.theorems.intervals import sqrt
 from deltatheory.theorems.making import (
-    HAIR,
+    JUST_BELOW_ONE,
     edited,
     identity_check,
     identity_status,
@@ -86,7 +86,7 @@ T36a = register(
                 edited(_cheapest, W=lambda x: x["W"] / 2),
             ),
         ),
-        mutant=scaled(_t36a, 1 / HAIR, _cheapest),
+        mutant=scaled(_t36a, 1 / JUST_BELOW_ONE, _cheapest),
         extremal=_cheapest,
         proof="u = JᵀW⁺(z - y0) + v with Jv = 0, two orthogonal parts.",
         source="classical",
@@ -123,7 +123,7 @@ T36b = register(
                 edited(_along_the_axis, top=lambda x: x["top"] / 2),
             ),
         ),
-        mutant=scaled(_t36b, 1 / HAIR, _along_the_axis),
+        mutant=scaled(_t36b, 1 / JUST_BELOW_ONE, _along_the_axis),
         extremal=_along_the_axis,
         proof="T36a with W⁺ >= I / λmax on the range of W.",
         source="classical",
@@ -270,7 +270,7 @@ T38 = register(
                 edited(_bent, M=lambda x: x["M"] / 2),
             ),
         ),
-        mutant=scaled(_t38, HAIR, _bent),
+        mutant=scaled(_t38, JUST_BELOW_ONE, _bent),
         extremal=_bent,
         proof="Follow u' = F'(u)⁺(z - y0): smin(F'(u)) >= s - M‖u‖, so z is met before ‖u‖ = rho.",
         source="own form; after Graves 1950",
@@ -332,7 +332,7 @@ T40 = register(
                 "same start", "$x_0=\\tilde x_0$", lambda x: x["x0"] == x["y0"], edited(_gain, y0=F(1))
             ),
         ),
-        mutant=scaled(_t40, HAIR, _gain),
+        mutant=scaled(_t40, JUST_BELOW_ONE, _gain),
         extremal=_gain,
         proof="Induction over layers.",
         source="classical (Gronwall)",
@@ -406,7 +406,7 @@ T41 = register(
                 edited(_contracting, path=[eye(2) * 2] * 2),
             ),
         ),
-        mutant=scaled(_t41, HAIR, _contracting),
+        mutant=scaled(_t41, JUST_BELOW_ONE, _contracting),
         extremal=_contracting,
         proof="‖A_t v‖_P <= rho ‖v‖_P by convexity of A ↦ AᵀPA; induction.",
         source="classical (Lyapunov)",

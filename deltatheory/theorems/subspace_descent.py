@@ -12,7 +12,7 @@ import numpy as np
 
 from deltatheory.theorems.exact import diagonal, exactly, eye, fractions, orthogonal, projector
 from deltatheory.theorems.functions import Quadratic, Separable, huber, parabola
-from deltatheory.theorems.making import HAIR, certified, edited, scaled, searched, square
+from deltatheory.theorems.making import JUST_BELOW_ONE, certified, edited, scaled, searched, square
 from deltatheory.theorems.subspaces import (
     axes,
     bowl,
@@ -97,7 +97,7 @@ T05a = register(
             _right_step(edited(stepping(bowl), step=lambda x: 3 / x["L"])),
             _orthogonal_projection(edited(stepping(_small_bowl), G=OBLIQUE)),
         ),
-        mutant=scaled(_t05a, HAIR, stepping(_small_bowl)),
+        mutant=scaled(_t05a, JUST_BELOW_ONE, stepping(_small_bowl)),
         extremal=stepping(bowl),
         proof="Descent lemma; P is symmetric and idempotent, so ∇fᵀP∇f = ‖P∇f‖².",
         source="classical",
@@ -135,7 +135,7 @@ T05b = register(
                 edited(_with_floor(bowl, 1), lowest=lambda x: x["f"].value(x["x0"])),
             ),
         ),
-        mutant=scaled(_t05b, HAIR, _with_floor(bowl, 1)),
+        mutant=scaled(_t05b, JUST_BELOW_ONE, _with_floor(bowl, 1)),
         extremal=_with_floor(bowl, 1),
         proof="Sum T05a over the N steps.",
         source="classical",
@@ -234,7 +234,7 @@ T06 = register(
                 edited(_even_bowl, draws=[(i, i) for i in range(3)]),
             ),
         ),
-        mutant=scaled(_t06, HAIR, _even_bowl),
+        mutant=scaled(_t06, JUST_BELOW_ONE, _even_bowl),
         extremal=_even_bowl,
         proof="T05a, E‖P∇f‖² = (d/D)‖∇f‖², PL; then condition on the earlier steps.",
         source="own form; after Kozak et al. 2021 (recalled, scaled projectors)",
@@ -319,7 +319,7 @@ T09 = register(
             ),
             minimiser(_ramp),
         ),
-        mutant=scaled(_t09, HAIR, _worst_huber),
+        mutant=scaled(_t09, JUST_BELOW_ONE, _worst_huber),
         extremal=_worst_huber,
         proof="Performance estimation: a certificate in closed form for every N.",
         source="Drori and Teboulle 2014, theorem 1",
@@ -380,7 +380,7 @@ T10 = register(
             _right_step(edited(stepping(_small_bowl, 1), step=lambda x: F(19, 10) / x["L"])),
             _orthogonal_projection(edited(stepping(_small_bowl), G=OBLIQUE)),
         ),
-        mutant=scaled(_t10, HAIR, _worst_lifted),
+        mutant=scaled(_t10, JUST_BELOW_ONE, _worst_lifted),
         extremal=_worst_lifted,
         proof="The certificate of T09 plus, across S, a sum of squares for every N.",
         source="own; extends Drori and Teboulle 2014",

@@ -24,7 +24,7 @@ from deltatheory.theorems.exact import (
     solve,
 )
 from deltatheory.theorems.functions import Curve, Quadratic, Separable, huber, parabola
-from deltatheory.theorems.making import HAIR, certified, edited, scaled, searched, square
+from deltatheory.theorems.making import JUST_BELOW_ONE, certified, edited, scaled, searched, square
 from deltatheory.theorems.subspaces import (
     axes,
     bowl,
@@ -88,7 +88,7 @@ T01a = register(
                 edited(_bowl_points, a2=F(1)),  # as if the columns were orthonormal
             ),
         ),
-        mutant=scaled(_t01a, HAIR, _bowl_points),
+        mutant=scaled(_t01a, JUST_BELOW_ONE, _bowl_points),
         extremal=_bowl_points,
         proof="Chain rule: ∇F = Aᵀ∇f(x0 + A·), and each A costs a factor ‖A‖.",
         source="classical",
@@ -146,7 +146,7 @@ T01b = register(
                 ),
             ),
         ),
-        mutant=scaled(_t01b, 1 / HAIR, lambda seed: _bowl_points(seed, "mu")),
+        mutant=scaled(_t01b, 1 / JUST_BELOW_ONE, lambda seed: _bowl_points(seed, "mu")),
         extremal=lambda seed: _bowl_points(seed, "mu"),
         proof="Strong convexity at the two points, and ‖A(z-z')‖ >= smin(A)‖z-z'‖.",
         source="classical",
@@ -196,7 +196,7 @@ T01c = register(
                 edited(_extreme_pair, A=lambda x: x["A"] * exactly([3, 1])),
             ),
         ),
-        mutant=scaled(_t01c, HAIR, _extreme_pair),
+        mutant=scaled(_t01c, JUST_BELOW_ONE, _extreme_pair),
         extremal=_extreme_pair,
         proof="Cauchy interlacing: the eigenvalues of AᵀHA lie between those of H.",
         source="classical (Cauchy)",
@@ -233,7 +233,7 @@ T02 = register(
         sides=_t02,
         sampler=sample,
         hypotheses=(smooth(kink), minimiser(off_centre)),
-        mutant=scaled(_t02, HAIR, bowl),
+        mutant=scaled(_t02, JUST_BELOW_ONE, bowl),
         extremal=bowl,
         proof="Descent lemma from x*, where ∇f = 0, to its projection on S.",
         source="own form; classical",
@@ -261,7 +261,7 @@ T03 = register(
             ),  # flat in the directions that S misses
             minimiser(edited(bowl, mu=lambda x: x["L"], star=lambda x: -x["x0"])),
         ),
-        mutant=scaled(_t03, 1 / HAIR, flat_bowl),
+        mutant=scaled(_t03, 1 / JUST_BELOW_ONE, flat_bowl),
         extremal=flat_bowl,
         proof="Strong convexity at x*, and every point of S is at least ‖Q(x0-x*)‖ away.",
         source="own form; classical",
@@ -327,7 +327,7 @@ T04a = register(
                 edited(flat_bowl, x=lambda x: x["x0"]),
             ),
         ),
-        mutant=scaled(_t04a, HAIR, _stationary(flat_bowl)),
+        mutant=scaled(_t04a, JUST_BELOW_ONE, _stationary(flat_bowl)),
         extremal=_stationary(flat_bowl),
         proof="The PL inequality at x, where ∇f = Q∇f.",
         source="own form; after Polyak 1963",
@@ -362,7 +362,7 @@ T04b = register(
                 edited(_with_minimum(bowl), lowest=lambda x: x["f"].value(x["x"]) / 2),
             ),  # the best value met so far taken for the infimum
         ),
-        mutant=scaled(_t04b, 1 / HAIR, _with_minimum(bowl)),
+        mutant=scaled(_t04b, 1 / JUST_BELOW_ONE, _with_minimum(bowl)),
         extremal=_with_minimum(bowl),
         proof="One descent step from x reaches f(x) - ‖∇f‖²/(2L) >= inf f.",
         source="own form; classical",

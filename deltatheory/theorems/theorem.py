@@ -21,8 +21,8 @@ __all__ = [
     "Evidence",
     "Hypothesis",
     "Mutant",
+    "ProofStatus",
     "Sides",
-    "Status",
     "Theorem",
     "get_theorem",
     "register",
@@ -70,7 +70,7 @@ class Evidence(StrEnum):
 
 
 @dataclass(frozen=True)
-class Status:
+class ProofStatus:
     """How a theorem was checked, and how far.
 
     Attributes:
@@ -117,7 +117,7 @@ class Check:
     """
 
     name: str
-    status: Status | None
+    status: ProofStatus | None
     kind: Kind
     left: float
     right: float
@@ -252,7 +252,7 @@ class Theorem(Bound):
     words: str
     proof: str
     source: str
-    status: Status
+    status: ProofStatus
     mutant: Mutant
     extremal: Callable[[int], Instance] | None = None
     exact_check: Callable[[], bool] | None = field(default=None, repr=False)

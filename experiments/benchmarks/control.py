@@ -37,7 +37,7 @@ PACKAGES = ("numpy", "scipy", "torch", "crocoddyl", "control", "jax")
 
 
 def make(problem: str, x0: Any = None) -> Any:
-    from deltatheory.control.examples import cart_pole, linear_quadratic, pendulum
+    from deltatheory.control.systems.examples import cart_pole, linear_quadratic, pendulum
 
     if problem == "lqr":
         return linear_quadratic()
@@ -63,8 +63,8 @@ def timed(solve: Callable[[], tuple[float, int]], repeats: int) -> dict[str, Any
 
 
 def ours(problem: str, solver: str) -> Callable[[], tuple[float, int]]:
-    from deltatheory.control.ilqr import DDP, ILQR
-    from deltatheory.control.riccati import lqr
+    from deltatheory.control.solvers.ilqr import DDP, ILQR
+    from deltatheory.control.solvers.riccati import lqr
 
     system = make(problem)
     if solver == "Riccati":
@@ -113,7 +113,7 @@ def lqr_action(crocoddyl: Any) -> tuple[Any, Any]:
 
 
 def swing_up_action(crocoddyl: Any, problem: str, differences: bool) -> tuple[Any, Any]:
-    """The pendulum or the cart-pole of `deltatheory.control.examples`, in scalars."""
+    """The pendulum or the cart-pole of `deltatheory.control.systems.examples`, in scalars."""
     dt, g = 0.05, 9.81
     stage, effort, final = (1.0, 0.1, 100.0) if problem == "pendulum" else (0.1, 1.0, 10.0)
     goal = np.array([math.pi, 0.0] if problem == "pendulum" else [0.0, math.pi, 0.0, 0.0])
@@ -293,7 +293,7 @@ def in_fresh_process(which: str, problem: str, repeats: int) -> dict[str, Any]:
 
 def batch(problem: str, solver: str) -> dict[str, Any]:
     """256 initial states at once, and some of them one after the other, scaled to all."""
-    from deltatheory.control.ilqr import DDP, ILQR
+    from deltatheory.control.solvers.ilqr import DDP, ILQR
 
     method = {"ILQR": ILQR, "DDP": DDP}[solver]()
     x0 = np.random.default_rng(0).uniform(-0.5, 0.5, (BATCH, make(problem).state_size))

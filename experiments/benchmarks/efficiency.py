@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.subspace import scope_names
-from deltatheory.heads import Head, make_head
-from deltatheory.problem import Problem
+from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems.heads import Head, make_head
 from deltatheory.results import ResultLog, provenance, write_atomically, write_json
 from deltatheory.tasks import Examples, Task, load_task
 
@@ -167,8 +167,8 @@ Step = tuple[Callable[[], None], torch.optim.Optimizer, int]
 def _delta_step(
     backbone: Backbone, task: Task, head: Head, name: str, options: dict[str, Any], batch_size: int
 ) -> Step:
-    """Return a step as `deltatheory.training` takes it; the rate 0 costs what any other does."""
-    problem = Problem(
+    """Return a step as `deltatheory.training.trainer` takes it; the rate 0 costs what any other does."""
+    problem = ClassificationProblem(
         backbone, task, make_delta(name, backbone, **options), head, max_length=LENGTH, check=False
     )
     batch, labels = problem.batch(problem.train, range(batch_size))

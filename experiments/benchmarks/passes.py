@@ -18,8 +18,8 @@ import typer
 
 from deltatheory.backbones import Backbone, Batch, load_backbone
 from deltatheory.deltas import make_delta
-from deltatheory.heads import make_head
-from deltatheory.problem import BACKWARD, FORWARD, Problem
+from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems.heads import make_head
 from deltatheory.results import provenance, write_atomically, write_json
 from deltatheory.tasks import load_task
 
@@ -53,9 +53,9 @@ def _measure(
 ) -> dict[str, float | int | str]:
     task = load_task("stdlib-topics")
     head = make_head("label-words", backbone, task)
-    full = Problem(backbone, task, make_delta("full", backbone, scope=scope), head, check=False)
+    full = ClassificationProblem(backbone, task, make_delta("full", backbone, scope=scope), head, check=False)
     subspace = make_delta("subspace", backbone, d=d, scope=scope)
-    tuned = Problem(backbone, task, subspace, head, check=False)
+    tuned = ClassificationProblem(backbone, task, subspace, head, check=False)
     text = " ".join(["word"] * 2 * length)
     batch = backbone.encode([text] * batch_size, max_length=length)
     labels = torch.zeros(batch_size, dtype=torch.long, device=backbone.device)
@@ -100,7 +100,7 @@ def _measure(
     }
 
 
-def _row_pass(problem: Problem, batch: Batch, origin: torch.Tensor) -> Callable[[], None]:
+def _row_pass(problem: ClassificationProblem, batch: Batch, origin: torch.Tensor) -> Callable[[], None]:
     one = batch.select([0])
 
     def row() -> None:

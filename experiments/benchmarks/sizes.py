@@ -36,12 +36,12 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from deltatheory.backbones import wrap_model
-from deltatheory.control.feedback import shift_adjoints
-from deltatheory.control.least_squares import GaussNewton
-from deltatheory.control.low_rank_riccati import low_rank_riccati
-from deltatheory.control.reachability import output_gramian
+from deltatheory.control.feedback.controllers import shift_adjoints
+from deltatheory.control.reach.gramian import output_gramian
+from deltatheory.control.solvers.least_squares import GaussNewton
+from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
 from deltatheory.deltas import make_delta
-from deltatheory.problem import FORWARD, Problem
+from deltatheory.problems.classification import FORWARD, ClassificationProblem
 from deltatheory.results import ResultLog, provenance, write_atomically, write_json
 from deltatheory.tasks import Examples, Task
 
@@ -81,7 +81,7 @@ def _config(name: str, shape: tuple[int, int]) -> dict[str, Any]:
     return {"operation": name, "blocks": shape[0], "width": shape[1], **workload}
 
 
-def _problem(blocks: int, width: int, device: str) -> Problem:
+def _problem(blocks: int, width: int, device: str) -> ClassificationProblem:
     """Return a decoder with random weights, and texts of random words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -108,22 +108,22 @@ def _problem(blocks: int, width: int, device: str) -> Problem:
     split = Examples(texts, labels=tuple(i % 2 for i in range(TEXTS)))
     task = Task("random-words", "classification", ("even", "odd"), split, split, split, {})
     delta = make_delta("prefix", backbone, length=PREFIX, gate="values")
-    return Problem(backbone, task, delta, "random", max_length=LENGTH, check=False)
+    return ClassificationProblem(backbone, task, delta, "random", max_length=LENGTH, check=False)
 
 
-def _gramian(problem: Problem) -> float:
+def _gramian(problem: ClassificationProblem) -> float:
     gramian = output_gramian(problem, examples=TEXTS, outputs="margin")
     return float(gramian.total.trace())
 
 
-def _gauss_newton(problem: Problem) -> float:
+def _gauss_newton(problem: ClassificationProblem) -> float:
     # Two passes a text for the rows, one for the margins behind the step: then the budget is spent.
     solution = GaussNewton(budget=3).solve(problem)
     assert len(solution.history) == 2
     return solution.cost
 
 
-def _riccati(problem: Problem) -> float:
+def _riccati(problem: ClassificationProblem) -> float:
     backbone = problem.backbone
     batch, _ = problem.batch(problem.train, range(TEXTS))
     adjoints = shift_adjoints(problem, problem.delta.initial(), batch, "last")
@@ -140,7 +140,7 @@ def _riccati(problem: Problem) -> float:
     return solution.cost
 
 
-OPERATIONS: dict[str, Callable[[Problem], float]] = {
+OPERATIONS: dict[str, Callable[[ClassificationProblem], float]] = {
     "Gramian": _gramian,
     "Gauss-Newton step": _gauss_newton,
     "low-rank Riccati": _riccati,
@@ -173,7 +173,7 @@ def _in_child(measure: Callable[[], dict]) -> dict:
     return result
 
 
-def _measure(problem: Problem, name: str) -> dict[str, float | int]:
+def _measure(problem: ClassificationProblem, name: str) -> dict[str, float | int]:
     cuda = problem.backbone.device.type == "cuda"
     run, weights = OPERATIONS[name], list(problem.backbone.model.parameters())
     run(_problem(2, 64, str(problem.backbone.device)))  # what torch maps into memory for any size

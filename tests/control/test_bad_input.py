@@ -11,20 +11,20 @@ import torch
 from tiny_models import tiny
 from tiny_problems import toy_problem, toy_task
 
-from deltatheory.control.analytic import AnalyticSystem
-from deltatheory.control.constrained import Constrained
 from deltatheory.control.design import design_controller
 from deltatheory.control.diagnosis import diagnose
-from deltatheory.control.disturbances import find_trigger
-from deltatheory.control.ilqr import DDP, ILQR
-from deltatheory.control.layered import LayeredSystem
-from deltatheory.control.msa import MSA
-from deltatheory.control.reachability import estimate_lipschitz
-from deltatheory.control.robustness import steer_task
-from deltatheory.control.solution import Status
-from deltatheory.control.solve import solve
-from deltatheory.control.steering import controllers_of
-from deltatheory.training import Training
+from deltatheory.control.feedback.disturbances import find_trigger
+from deltatheory.control.feedback.robustness import steer_task
+from deltatheory.control.feedback.steering import controllers_of
+from deltatheory.control.reach.gramian import estimate_lipschitz
+from deltatheory.control.solvers.constrained import Constrained
+from deltatheory.control.solvers.ilqr import DDP, ILQR
+from deltatheory.control.solvers.msa import MSA
+from deltatheory.control.solvers.solution import Status
+from deltatheory.control.solvers.solve import solve
+from deltatheory.control.systems.analytic import AnalyticSystem
+from deltatheory.control.systems.layered import LayeredSystem
+from deltatheory.training.trainer import Training
 
 IN_DELTA = ["gauss-newton", "adam", "sgd", "l-bfgs", "minimum-energy", "constrained"]
 
@@ -142,7 +142,7 @@ def test_a_terminal_cost_without_curvature_is_expanded():
     [
         (
             {"solver": "ilqr"},
-            "solver='ilqr': takes AnalyticSystem; allowed for Problem are gauss",
+            "solver='ilqr': takes AnalyticSystem; allowed for ClassificationProblem are gauss",
         ),
         ({"solver": "sampled-gauss-newton"}, "takes GenerationProblem"),
         ({"settings": {"positive": []}}, "positive: 'gauss-newton' has no such setting"),
@@ -154,7 +154,7 @@ def test_a_bad_solver_is_refused_before_any_work(bad, said, tmp_path, monkeypatc
     def worked(*_):
         raise AssertionError("evaluated before the settings were checked")
 
-    monkeypatch.setattr("deltatheory.problem.Problem.evaluate", worked)
+    monkeypatch.setattr("deltatheory.problems.classification.ClassificationProblem.evaluate", worked)
     with pytest.raises(ValueError, match=said):
         design_controller(tiny("bert"), toy_task(), "prefix:2", examples=None, out=tmp_path, **bad)
 
@@ -167,7 +167,7 @@ def test_steering_refuses_before_it_trains_and_says_that_training_diverged(tmp_p
 
     with pytest.raises(ValueError, match="training diverged"):
         task(controllers=["pid"], training=Training(steps=5, learning_rate=1e30))
-    monkeypatch.setattr("deltatheory.control.robustness.train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("deltatheory.control.feedback.robustness.train", lambda *_: pytest.fail("trained"))
     with pytest.raises(ValueError, match="controller='bang-bang'"):
         task(controllers=["bang-bang"])
 

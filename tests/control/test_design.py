@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from deltatheory.control.design import design_controller
 from deltatheory.control.diagnosis import diagnose_task
-from deltatheory.problem import Problem, load_problem
-from deltatheory.saving import load_delta
+from deltatheory.deltas.files import load_delta
+from deltatheory.problems.classification import ClassificationProblem, load_problem
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 def test_the_controller_written_is_the_one_described(run):
     backbone, folder, result, rows = run
     delta, value = load_delta(folder / "delta.safetensors", backbone)
-    problem = Problem(backbone, toy_task(), delta, "label-words", check=False)
+    problem = ClassificationProblem(backbone, toy_task(), delta, "label-words", check=False)
     assert problem.evaluate(value, problem.test) == result.test
     batch, labels = problem.batch(problem.train, range(len(problem.train)))
     loss = float(cross_entropy(problem.logits(value, batch), labels))

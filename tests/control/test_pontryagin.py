@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from formulas import Formula, concave, drawn, linear_quadratic, overshoot, scalar, tanh_network
+from layered_cases import CASES, known, layered, point
 from scipy.optimize import minimize
-from test_layered import CASES, known, layered, point
 from tiny_problems import toy_problem
 from torch import Tensor
 
-from deltatheory.control.layered import LayeredSystem
 from deltatheory.control.pontryagin import costates, hamiltonian, maximum_principle, stationarity, sweep
+from deltatheory.control.systems.layered import LayeredSystem
 
 
 def close(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = 1e-12) -> bool:

@@ -7,8 +7,8 @@ from tiny_problems import toy_problem, toy_task
 from torch.nn.functional import cross_entropy, normalize
 
 from deltatheory.deltas import FullFineTuning, Subspace
-from deltatheory.problem import Problem, epochs
-from deltatheory.training import Training, train
+from deltatheory.problems.classification import ClassificationProblem, epochs
+from deltatheory.training.trainer import Training, train
 
 
 def columns(subspace: Subspace) -> torch.Tensor:
@@ -68,7 +68,7 @@ def test_a_backbone_that_was_cast_is_flattened_anew():
     backbone = tiny("bert")
     Subspace(backbone, d=4)
     backbone.to(dtype=torch.float64)
-    problem = Problem(backbone, toy_task(), Subspace(backbone, d=4), check=False)
+    problem = ClassificationProblem(backbone, toy_task(), Subspace(backbone, d=4), check=False)
     frozen = problem.predict(problem.delta.initial(), problem.test)
     moved = problem.predict(torch.ones(4, dtype=torch.float64), problem.test)
     assert moved.dtype == torch.float64

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from deltatheory.dimension.criterion import Criterion, Interval
+from deltatheory.dimension.criterion import Criterion, DimensionEstimate
 
 
 def test_the_level():
@@ -24,12 +24,12 @@ def test_bad_criteria_are_refused(wrong):
 
 
 def test_the_width_is_the_larger_side():
-    assert Interval(100.0, 80.0, 110.0, "").width == pytest.approx(0.2)
-    assert Interval(100.0, 95.0, 150.0, "").width == pytest.approx(0.5)
-    for open_end in (Interval(100.0, 80.0, None, ""), Interval(None, 80.0, None, "")):
+    assert DimensionEstimate(100.0, 80.0, 110.0, "").width == pytest.approx(0.2)
+    assert DimensionEstimate(100.0, 95.0, 150.0, "").width == pytest.approx(0.5)
+    for open_end in (DimensionEstimate(100.0, 80.0, None, ""), DimensionEstimate(None, 80.0, None, "")):
         assert open_end.width == math.inf
 
 
 def test_both_are_plain_json():
-    for x in (Criterion(), Interval(1.0, 1.0, None, "reached")):
+    for x in (Criterion(), DimensionEstimate(1.0, 1.0, None, "reached")):
         assert type(x)(**json.loads(json.dumps(x.to_dict()))) == x

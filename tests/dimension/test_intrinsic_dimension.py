@@ -21,11 +21,11 @@ import deltatheory.dimension as dimension_module
 from deltatheory.deltas import make_delta
 from deltatheory.dimension import Criterion, intrinsic_dimension, predict_dimension
 from deltatheory.dimension.predict import Prediction, predict
-from deltatheory.heads import Head, make_head
-from deltatheory.problem import Problem
+from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems.heads import Head, make_head
 from deltatheory.results import ResultLog
 from deltatheory.tasks import Examples, Task
-from deltatheory.training import Training
+from deltatheory.training.trainer import Training
 
 predict_module = sys.modules["deltatheory.dimension.predict"]  # the package has a function of that name
 QUICK = {"steps": 12, "batch_size": 8, "head": "prototypes"}
@@ -137,15 +137,15 @@ def test_a_kill_in_mid_search_loses_no_finished_run(tmp_path):
     assert resumed.to_dict()["d90"] == whole.to_dict()["d90"]
 
 
-def problem_with(head_change) -> Problem:
+def problem_with(head_change) -> ClassificationProblem:
     backbone, task = tiny("bert"), letters_task()
     head = make_head("random", backbone, task)
     changed = Head("random", head_change(head.weight), head.bias, head.centre, 0)
-    return Problem(backbone, task, make_delta("full", backbone), changed, check=False)
+    return ClassificationProblem(backbone, task, make_delta("full", backbone), changed, check=False)
 
 
 def predicted(
-    problem: Problem, steps: int = 12, burn_in: int = 0, examples: int = 64, **measure
+    problem: ClassificationProblem, steps: int = 12, burn_in: int = 0, examples: int = 64, **measure
 ) -> Prediction:
     def subspace(d: int, seed: int):
         return make_delta("subspace", problem.backbone, d=d, seed=seed)
@@ -204,10 +204,8 @@ def test_labels_by_lot_are_foretold_at_chance(monkeypatch, outputs, head, honest
     task = toy_task(classes, train=examples)
     lot = np.random.default_rng(1).permutation(task.train.labels)
     task = replace(task, train=Examples(task.train.texts, labels=tuple(lot.tolist())))
-    original = predict_module.tangent_features
-    monkeypatch.setattr(
-        predict_module, "tangent_features", lambda *a, **k: original(*a, **k, outputs=outputs)
-    )
+    original = predict_module.tangent_rows
+    monkeypatch.setattr(predict_module, "tangent_rows", lambda *a, **k: original(*a, **k, outputs=outputs))
     monkeypatch.setattr(predict_module, "_linearization_error", lambda *_: 0.0)  # is of logits
     problem = toy_problem("full", task=task, head=head)
     found = predicted(problem, steps=60, examples=examples)
@@ -251,7 +249,7 @@ def test_burn_in_moves_the_kernel_not_the_start(monkeypatch):
     burnt = predicted(problem, burn_in=2)
     at_origin, after = seen[0], seen[-1]
     torch.testing.assert_close(after.logits, at_origin.logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(after.slack, at_origin.slack, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.judging_offset, at_origin.judging_offset, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(after.rows, at_origin.rows, rtol=1e-3)
     assert burnt.passes >= 64 * 3 + 2 * 8 * 3 + 64
     with pytest.raises(ValueError, match=r"burn_in=9.*at most 8 steps"):

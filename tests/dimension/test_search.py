@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from deltatheory.dimension.search import DimensionSearch, Trial, log_grid
+from deltatheory.dimension.search import DimensionSearch, SearchPoint, log_grid
 
 FLOOR, CEILING = 0.5, 0.9
 LEVEL = 0.9 * CEILING
@@ -102,7 +102,7 @@ def test_the_estimate_is_a_function_of_the_trials_and_the_seed():
         search.tell(d, curve(150, 1.0)(d))
     assert search.estimate(seed=1) == search.estimate(seed=1)
     assert search.estimate(seed=1) != search.estimate(seed=2)
-    assert search.trials[0] == Trial(50, curve(150, 1.0)(50))
+    assert search.trials[0] == SearchPoint(50, curve(150, 1.0)(50))
 
 
 def test_a_level_that_is_never_reached_has_a_remedy():

@@ -7,14 +7,13 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from test_generation import copy_task
 from tiny_models import tiny
-from tiny_problems import toy_task
+from tiny_problems import copy_task, toy_task
 
-from deltatheory.generation import GenerationProblem
+from deltatheory.problems.generation import GenerationProblem
 from deltatheory.results import ResultLog
 from experiments import kinds
-from experiments.kinds import KINDS, Place
+from experiments.kinds import KINDS, Environment
 from experiments.page import write_page
 from experiments.runner import LOG, Local, run
 from experiments.scope import Scope, TaskInfo
@@ -49,7 +48,7 @@ KINDS_OF = {
 }
 
 
-class Tiny(Place):
+class Tiny(Environment):
     """Networks and tasks of the tests under the names of the scope."""
 
     def backbone(self, name):
@@ -290,7 +289,7 @@ def test_a_card_without_weights_says_what_makes_them(tmp_path, monkeypatch):
     (tmp_path / "gpt-4M").mkdir()
     monkeypatch.setattr(kinds, "BACKBONES", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"models='gpt-4M'.*gpt-4M/README\.md"):
-        Place().backbone("gpt-4M")
+        Environment().backbone("gpt-4M")
 
 
 def test_steps_to_90_percent_are_those_of_a_hand():

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 pytest.importorskip("transformers")
 
 from deltatheory.backbones import load_backbone
-from deltatheory.saving import read_tensors, write_tensors
+from deltatheory.deltas.files import read_tensors, write_tensors
 from experiments.corpus import CONTEXT, Corpus, load_corpus
-from experiments.pretrain import SIZES, Recipe, Run, app
+from experiments.pretrain import SIZES, Pretraining, Recipe, app
 
 TINY = Recipe(hidden=16, layers=1, heads=2, steps=6, batch=2, learning_rate=1e-2, warmup=1)
 
@@ -53,8 +53,8 @@ def weights(out):
     return load_file(out / "model.safetensors")
 
 
-def run(corpus, out, recipe=TINY, **options) -> Run:
-    return Run("tiny", recipe, corpus, out, **({"every": 2} | options))
+def run(corpus, out, recipe=TINY, **options) -> Pretraining:
+    return Pretraining("tiny", recipe, corpus, out, **({"every": 2} | options))
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_the_command_tells_a_typo_before_it_loads_a_model(monkeypatch) -> None:
     def load(*_args, **_options):
         raise AssertionError
 
-    monkeypatch.setattr("deltatheory.problem.load_problem", load)
+    monkeypatch.setattr("deltatheory.problems.classification.load_problem", load)
     done = CliRunner().invoke(app, ["check", "T99"])
     assert done.exit_code == 2
     assert "Error: id='T99': no such theorem" in done.stderr

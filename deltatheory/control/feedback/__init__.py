@@ -1,0 +1,1 @@
+"""Feedback through forward hooks: setpoints, controllers, disturbances, and what is given back."""

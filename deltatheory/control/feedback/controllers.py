@@ -1,0 +1,250 @@
+"""Feedback through plain forward hooks: PID across the blocks, and LQR around nominal trajectories.
+
+The error e_t = z_t - z*_t of the state behind block t (`setpoints`) is fed back: a
+controller adds u_t, a function of e_0 .. e_t, to the tokens that z_t is read from, so that z_t moves by u_t.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deltatheory import autodiff
+from deltatheory._shapes import Float
+from deltatheory.backbones import Batch
+from deltatheory.control.feedback.hooks import Pooling, pool, spread, watching
+from deltatheory.control.feedback.setpoints import Nominal, Setpoint
+from deltatheory.control.solvers.low_rank_riccati import LowRankGains, low_rank_riccati
+from deltatheory.control.solvers.solution import Solution
+from deltatheory.deltas.prefix import PrefixTuning
+from deltatheory.problems.classification import FORWARD, ClassificationProblem
+
+__all__ = [
+    "PID",
+    "Controller",
+    "LQRFeedback",
+    "Meter",
+    "class_directions",
+    "lqr_gains",
+    "prefix_values",
+    "shift_adjoints",
+    "steered",
+]
+
+
+class Controller(ABC):
+    """u_t as a function of the errors e_0 .. e_t of one pass.
+
+    Attributes:
+        setpoint: whose errors are fed back.
+    """
+
+    setpoint: Setpoint
+
+    @abstractmethod
+    def control(self, t: int, errors: Sequence[Float[Tensor, "B H"]]) -> Float[Tensor, "B H"]:
+        """Return u_t."""
+
+
+@dataclass(frozen=True, eq=False)
+class PID(Controller):
+    """u_t = -(P e_t + I Σ_{s<=t} e_s + D (e_t - e_{t-1})), in time the blocks.
+
+    After PID steering (Nguyen et al. 2026, arXiv 2510.04309), with the errors of the pass itself.
+
+    Attributes:
+        setpoint: whose errors are fed back.
+        proportional: P; 1 alone puts every state on its setpoint.
+        integral: I.
+        derivative: D; e_{-1} is e_0.
+    """
+
+    setpoint: Setpoint
+    proportional: float = 0.5
+    integral: float = 0.0
+    derivative: float = 0.0
+
+    def control(self, t: int, errors: Sequence[Float[Tensor, "B H"]]) -> Float[Tensor, "B H"]:
+        """Return u_t."""
+        u = self.proportional * errors[-1]
+        if self.integral:
+            u = u + self.integral * torch.stack(list(errors)).sum(0)
+        if self.derivative and t > 0:
+            u = u + self.derivative * (errors[-1] - errors[-2])
+        return -u
+
+
+@dataclass(frozen=True, eq=False)
+class LQRFeedback(Controller):
+    """u_t = -(S + r I)⁻¹ S e_t, S the Riccati matrix of the blocks that follow (`low_rank_riccati`).
+
+    The error is measured behind the block (`LowRankGains.after`), so it has in it what the linearization of
+    the block leaves out. A-LQR (Skifstad, Yang & Chou 2026, arXiv 2604.19018) with few outputs.
+    """
+
+    setpoint: Setpoint
+    gains: LowRankGains
+
+    def control(self, t: int, errors: Sequence[Float[Tensor, "B H"]]) -> Float[Tensor, "B H"]:
+        """Return u_t."""
+        return self.gains.after(t, errors[-1])
+
+
+@dataclass(eq=False)
+class Meter:
+    """What control has cost so far.
+
+    Attributes:
+        squares: Σ |u_t|² over blocks and texts.
+        texts: that were steered.
+    """
+
+    squares: Tensor | float = 0.0
+    texts: int = 0
+
+    @property
+    def energy(self) -> float:
+        """Σ_t |u_t|² of a text in the mean."""
+        return float(self.squares) / max(self.texts, 1)
+
+
+@contextmanager
+def steered(
+    model: nn.Module, layers: Iterable[nn.Module], controller: Controller, pooling: Pooling
+) -> Iterator[Meter]:
+    """Let a controller act behind every block while the context is open; the hooks are removed at its end.
+
+    Args:
+        model: any `transformers` model, called with its attention mask by name.
+        layers: its blocks, in order.
+        controller: for these blocks.
+        pooling: how states are measured, that of the controller's nominal states.
+    """
+    meter = Meter()
+    errors: list[Tensor] = []
+    memory: list[Tensor] = []
+
+    def act(t: int, x: Tensor, mask: Tensor) -> Tensor:
+        if t == 0:
+            errors.clear()
+            memory.clear()
+            meter.texts += len(x)
+        errors.append(controller.setpoint.error(t, pool(x, mask, pooling), memory))
+        u = controller.control(t, errors)
+        meter.squares = meter.squares + u.detach().square().sum()
+        return spread(x, u, mask, pooling)
+
+    with watching(model, layers, act):
+        yield meter
+
+
+def class_directions(nominal: Nominal) -> list[Float[Tensor, "H _"]]:
+    """Return, a block, an orthonormal basis of the differences of the nominal class means: C - 1 columns."""
+    means = nominal.class_means
+    centred = means - means.mean(1, keepdim=True)
+    return [torch.linalg.svd(m, full_matrices=False)[2][:-1].T for m in centred]
+
+
+def shift_adjoints(
+    problem: ClassificationProblem, delta: Float[Tensor, " m"], batch: Batch, pooling: Pooling
+) -> list[Callable[[Float[Tensor, " H"]], Float[Tensor, " H"]]]:
+    """Return w ↦ A_tᵀ w for every block: A_t maps a shift of the state before it to one of the state behind.
+
+    A shift v is added to the tokens that the state is read from, the same in all texts; A_t v is the mean
+    change of the state behind block t, linearized along the texts' own trajectories.
+
+    Args:
+        problem: the task and its backbone.
+        delta: δ of the tuned model.
+        batch: nominal texts.
+        pooling: of the states.
+    """
+    backbone, edit = problem.backbone, problem.delta.edit(delta)
+    x = backbone.embed(batch, edit).detach()
+    if edit.prompt is not None:
+        batch = backbone.prompted(batch, len(edit.prompt))
+    adjoints = []
+    for t in range(len(backbone.layers)):
+
+        def behind(v: Tensor, t: int = t, x: Tensor = x) -> Tensor:
+            moved = spread(x, v.expand(len(x), -1), batch.mask, pooling)
+            return pool(backbone.step(t, moved, batch, edit), batch.mask, pooling).mean(0)
+
+        adjoints.append(autodiff.vjp(behind, x.new_zeros(x.shape[2]))[1])
+        with torch.no_grad():
+            x = backbone.step(t, x, batch, edit)
+    problem.passes += 2 * FORWARD * len(batch)
+    return adjoints
+
+
+def lqr_gains(
+    problem: ClassificationProblem,
+    delta: Float[Tensor, " m"],
+    nominal: Nominal,
+    *,
+    control_weight: float = 1.0,
+    texts: int = 32,
+) -> Solution:
+    """Return the gains that hold the class directions of all states, with the blocks linearized on texts.
+
+    Args:
+        problem: the task and its backbone.
+        delta: δ of the tuned model.
+        nominal: states.
+        control_weight: r, beside a weight of 1 on each direction.
+        texts: how many of the first training texts the blocks are linearized along.
+
+    Returns:
+        The solution of `low_rank_riccati`, its passes counted: 1 a product and text, over the blocks.
+    """
+    batch, _ = problem.batch(problem.train, range(min(texts, len(problem.train))))
+    before = problem.passes
+    adjoints = shift_adjoints(problem, delta, batch, nominal.pooling)
+    directions = class_directions(nominal)
+    none = directions[0][:, :0]  # what lies before the first block is not held
+    solution = low_rank_riccati(adjoints, [none, *directions], control_weight=control_weight)
+    problem.passes += FORWARD * solution.details["products"] * len(batch) / len(adjoints)
+    return replace(solution, passes=problem.passes - before)
+
+
+def prefix_values(prefix: PrefixTuning, shifts: Mapping[int, Float[Tensor, " H"]]) -> Float[Tensor, " m"]:
+    """Return the change of δ that adds constant vectors to the output of the attention of some blocks.
+
+    A head's weights on its prefix sum to 1, so a vector added to all k values of the head is added to its
+    output; behind it comes the linear map W_O. Exact where that has the shift in its range (it is square and
+    invertible where there are as many value heads as heads), else the nearest in least squares.
+
+    Args:
+        prefix: with gate="values" and without an MLP.
+        shifts: block number ↦ what to add.
+
+    Raises:
+        ValueError: for another prefix, or a block that it does not have.
+    """
+    if prefix.gate != "values" or prefix.hidden is not None:
+        raise ValueError(f"prefix is {prefix.specification()}: give gate='values' and hidden=None.")
+    pieces = prefix.coordinates.split(prefix.initial())
+    for t, shift in shifts.items():
+        if t not in prefix.blocks:
+            raise ValueError(f"shifts has block {t}: allowed are {prefix.blocks}.")
+        name = prefix.backbone.module_name(t, "attention_output")
+        linear = prefix.backbone.model.get_submodule(name)
+        value = pieces[f"{t}.value"]
+        heads, _, width = value.shape
+        out = value.new_zeros(1, _outputs_of_heads(prefix, width))
+        rows = linear(torch.eye(out.shape[1]).to(out)) - linear(out)  # W_Oᵀ in either layout
+        rows = rows.view(heads, -1, width, len(shift)).sum(1).flatten(0, 1)  # heads that share their values
+        head = torch.linalg.lstsq(rows.T, shift[:, None]).solution
+        pieces[f"{t}.value"] = head.view(heads, 1, width).expand_as(value)
+    return prefix.coordinates.join(pieces)
+
+
+def _outputs_of_heads(prefix: PrefixTuning, width: int) -> int:
+    config: Any = prefix.backbone.model.config
+    return config.num_attention_heads * width

@@ -1,0 +1,477 @@
+"""`steer`: how much of the accuracy that disturbances take away does a controller give back, at what cost?"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltatheory._shapes import Float
+from deltatheory.backbones import Batch
+from deltatheory.control.feedback.controllers import PID, Controller, LQRFeedback, lqr_gains, steered
+from deltatheory.control.feedback.disturbances import (
+    DISTURBANCES,
+    Disturbance,
+    disturbed_batches,
+    make_disturbance,
+)
+from deltatheory.control.feedback.robust_prefix import RobustPrefix, principal_bases
+from deltatheory.control.feedback.setpoints import Nominal, Setpoint, make_setpoint, nominal_states
+from deltatheory.deltas.prefix import PrefixTuning
+from deltatheory.problems.classification import FORWARD, ClassificationProblem, Split
+from deltatheory.results import provenance, write_json
+
+__all__ = [
+    "GRIDS",
+    "POLICIES",
+    "Policy",
+    "SteeringResult",
+    "SteeringRow",
+    "latencies",
+    "make_policy",
+    "score",
+    "steer",
+    "tune",
+]
+
+CLEAN = "clean"
+TUNED = "tuned"
+
+
+class Policy(ABC):
+    """A model as it runs: which δ, and what corrects it on the way."""
+
+    def __init__(self, problem: ClassificationProblem) -> None:
+        self.problem = problem
+
+    @abstractmethod
+    def run(self, batch: Batch) -> tuple[Float[Tensor, "B C"], float | Tensor]:
+        """Return the logits of a batch, and the energy of the control summed over its texts."""
+
+
+class OpenLoop(Policy):
+    """A fixed δ; its energy is |δ|² a text."""
+
+    def __init__(self, problem: ClassificationProblem, delta: Float[Tensor, " m"]) -> None:
+        super().__init__(problem)
+        self.delta, self._energy = delta, float(delta.square().sum())
+
+    def run(self, batch: Batch) -> tuple[Float[Tensor, "B C"], float | Tensor]:
+        """Return the logits at δ."""
+        self.problem.passes += FORWARD * len(batch)
+        return self.problem.logits(self.delta, batch), self._energy * len(batch)
+
+
+class Feedback(Policy):
+    """A controller over a fixed δ; its energy is Σ_t |u_t|² over the blocks."""
+
+    def __init__(
+        self,
+        problem: ClassificationProblem,
+        delta: Float[Tensor, " m"],
+        controller: Controller,
+        nominal: Nominal,
+    ) -> None:
+        super().__init__(problem)
+        self.delta, self.controller, self.nominal = delta, controller, nominal
+
+    def run(self, batch: Batch) -> tuple[Float[Tensor, "B C"], float | Tensor]:
+        """Return the logits at δ under control."""
+        self.problem.passes += FORWARD * len(batch)
+        backbone = self.problem.backbone
+        with steered(backbone.model, backbone.layers, self.controller, self.nominal.pooling) as meter:
+            return self.problem.logits(self.delta, batch), meter.squares
+
+
+class Adapted(Policy):
+    """A prefix that is tuned on every batch; its energy is |ψ|², the further prefix alone, a text."""
+
+    def __init__(
+        self, problem: ClassificationProblem, delta: Float[Tensor, " m"], robust: RobustPrefix
+    ) -> None:
+        super().__init__(problem)
+        self.delta, self.robust = delta, robust
+
+    def run(self, batch: Batch) -> tuple[Float[Tensor, "B C"], float | Tensor]:
+        """Return the logits at δ + ψ(batch)."""
+        adapted = self.robust.adapted(self.delta, batch)
+        self.problem.passes += FORWARD * len(batch)
+        energy = (adapted - self.delta).square().sum() * len(batch)
+        return self.problem.logits(adapted, batch), energy
+
+
+def _pid(
+    problem: ClassificationProblem,
+    delta: Tensor,
+    nominal: Nominal,
+    setpoint: str | Setpoint = "recentred-class",
+    **gains: float,
+) -> Policy:
+    return Feedback(problem, delta, PID(make_setpoint(setpoint, nominal), **gains), nominal)
+
+
+def _lqr(
+    problem: ClassificationProblem,
+    delta: Tensor,
+    nominal: Nominal,
+    setpoint: str | Setpoint = "recentred-class",
+    control_weight: float = 1.0,
+) -> Policy:
+    solution = lqr_gains(problem, delta, nominal, control_weight=control_weight)
+    if solution.value is None:
+        raise ValueError(f"lqr: {solution.status}; {solution.remedy}.")
+    return Feedback(problem, delta, LQRFeedback(make_setpoint(setpoint, nominal), solution.value), nominal)
+
+
+def _robust(problem: ClassificationProblem, delta: Tensor, nominal: Nominal, **options: Any) -> Policy:
+    options = {"blocks": min(3, len(nominal.states)), **options}
+    robust = RobustPrefix(problem, nominal, principal_bases(nominal.states), **options)
+    return Adapted(problem, delta, robust)
+
+
+# "none" is the frozen backbone, "tuned" δ alone; the others act on top of δ.
+POLICIES: dict[str, Callable[..., Policy]] = {
+    "none": lambda problem, delta, nominal: OpenLoop(problem, problem.delta.initial()),
+    TUNED: lambda problem, delta, nominal: OpenLoop(problem, delta),
+    "robust-prefix": _robust,
+    "pid": _pid,
+    "lqr": _lqr,
+}
+
+# What `tune` tries: as many settings for each.
+GRIDS: dict[str, list[dict[str, Any]]] = {
+    "robust-prefix": [{"learning_rate": rate} for rate in (0.003, 0.01, 0.03)],
+    "pid": [
+        {"setpoint": "population", "proportional": 0.5},
+        *({"setpoint": "recentred-class", "proportional": p} for p in (0.3, 0.6)),
+    ],
+    "lqr": [
+        {"setpoint": "population", "control_weight": 0.2},
+        *({"setpoint": "recentred-class", "control_weight": r} for r in (0.2, 1.0)),
+    ],
+}
+
+
+def make_policy(
+    name: str, problem: ClassificationProblem, delta: Float[Tensor, " m"], nominal: Nominal, **settings: Any
+) -> Policy:
+    """Return a controller by name.
+
+    Args:
+        name: a key of `POLICIES`.
+        problem: the task and its backbone.
+        delta: δ of the tuned model.
+        nominal: its states on clean training texts.
+        settings: of "pid" setpoint, proportional, integral and derivative; of "lqr" setpoint and
+            control_weight; of "robust-prefix" learning_rate, iterations and blocks.
+
+    Raises:
+        ValueError: for an unknown name, or settings out of range.
+    """
+    check_names([name], [])
+    return POLICIES[name](problem, delta, nominal, **settings)
+
+
+def check_names(controllers: Iterable[str], disturbances: Iterable[str | Disturbance]) -> None:
+    """Refuse a name that is no controller's or no disturbance's, before anything is run.
+
+    Raises:
+        ValueError: for such a name; it says which there are.
+    """
+    for kind, names, known in (
+        ("controller", controllers, POLICIES),
+        ("disturbance", disturbances, DISTURBANCES),
+    ):
+        for name in names:
+            if isinstance(name, str) and name not in known:
+                raise ValueError(f"{kind}={name!r}: allowed are {', '.join(known)}.")
+
+
+def controllers_of(problem: ClassificationProblem) -> list[str]:
+    """Return the controllers that the problem's delta takes: "robust-prefix" only a prefix without an MLP."""
+    delta = problem.delta
+    raw = isinstance(delta, PrefixTuning) and delta.hidden is None
+    return [name for name in POLICIES if raw or name != "robust-prefix"]
+
+
+@dataclass(frozen=True)
+class SteeringRow:
+    """One controller under one disturbance.
+
+    Attributes:
+        controller: its name.
+        disturbance: its name, or "clean".
+        accuracy: share of texts that are right.
+        energy: of the control, a text, in the mean: |δ|² of a fixed δ, |ψ|² of a robust prefix, Σ_t |u_t|²
+            of feedback. Only those of the same kind compare.
+        texts: how many.
+    """
+
+    controller: str
+    disturbance: str
+    accuracy: float
+    energy: float
+    texts: int
+
+
+@torch.no_grad()
+def score(
+    policy: Policy,
+    disturbance: Disturbance,
+    batches: Sequence[tuple[Batch, Tensor]],
+) -> tuple[float, float]:
+    """Return the accuracy and the energy a text of a policy on disturbed batches.
+
+    Args:
+        policy: of `make_policy`.
+        disturbance: what acts on the activations meanwhile.
+        batches: of `disturbed_batches`, which have its texts and tokens.
+
+    Raises:
+        FloatingPointError: if a logit is not finite.
+    """
+    right, energy, texts = 0, 0.0, 0
+    with disturbance.acting(policy.problem.backbone.layers):
+        for batch, labels in batches:
+            logits, spent = policy.run(batch)
+            if not logits.isfinite().all():
+                raise FloatingPointError("the logits under control are not finite: lower its gains.")
+            right += int((logits.argmax(1) == labels).sum())
+            energy += float(spent)
+            texts += len(batch)
+    return right / texts, energy / texts
+
+
+@torch.no_grad()
+def latencies(
+    policies: Mapping[str, Policy],
+    batches: Sequence[tuple[Batch, Tensor]],
+    *,
+    reference: str = TUNED,
+    repeats: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, dict[str, float]]:
+    """Return the seconds that each policy takes a batch, and what it adds to the reference.
+
+    The policies take turns on each batch, so that what else the machine does falls on all alike; what is
+    added is the median over batches of the ratio of the two times on the same batch (each the least of the
+    repeats), less 1.
+
+    Args:
+        policies: by name.
+        batches: undisturbed.
+        reference: the policy that others are compared with.
+        repeats: turns on each batch.
+        clock: wall-clock time by default; `time.process_time` on a machine that does other work.
+    """
+
+    def now(batch: Batch) -> float:
+        if batch.input_ids.is_cuda:
+            torch.cuda.synchronize()
+        return clock()
+
+    seconds: dict[str, list[float]] = {name: [] for name in policies}
+    for batch, _ in batches:
+        times: dict[str, list[float]] = {name: [] for name in policies}
+        for _ in range(repeats):
+            for name, policy in policies.items():
+                began = now(batch)
+                policy.run(batch)
+                times[name].append(now(batch) - began)
+        for name in policies:
+            seconds[name].append(min(times[name]))
+    return {
+        name: {
+            "seconds": median(values),
+            "added": median(a / b for a, b in zip(values, seconds[reference], strict=True)) - 1,
+        }
+        for name, values in seconds.items()
+    }
+
+
+def tune(
+    name: str,
+    problem: ClassificationProblem,
+    delta: Float[Tensor, " m"],
+    nominal: Nominal,
+    disturbed: Mapping[str, tuple[Disturbance, Sequence[tuple[Batch, Tensor]]]],
+    grid: Sequence[Mapping[str, Any]] | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the settings of a controller with the best mean accuracy over conditions, and all scores.
+
+    Args:
+        name: of the controller.
+        problem: the task and its backbone.
+        delta: δ of the tuned model.
+        nominal: its states.
+        disturbed: name ↦ disturbance and batches of the dev split; "clean" may be among them.
+        grid: settings to try, the first of equals wins; `GRIDS[name]` by default.
+
+    Raises:
+        ValueError: for a controller without a grid.
+    """
+    grid = GRIDS.get(name) if grid is None else grid
+    if not grid:
+        raise ValueError(f"controller={name!r} has no grid: allowed are {', '.join(GRIDS)}.")
+    tried = []
+    for settings in grid:
+        policy = make_policy(name, problem, delta, nominal, **settings)
+        accuracies = {n: score(policy, d, batches)[0] for n, (d, batches) in disturbed.items()}
+        tried.append({"settings": dict(settings), "accuracies": accuracies})
+    best = max(tried, key=lambda one: mean(one["accuracies"].values()))
+    return best["settings"], tried
+
+
+@dataclass(frozen=True)
+class SteeringResult:
+    """What disturbances take and controllers give back.
+
+    Attributes:
+        rows: one a controller and disturbance, and a controller without any.
+        latency: controller ↦ seconds a batch (median), and what it adds to the tuned model, as a share.
+        settings: controller ↦ its settings.
+        disturbances: name ↦ its settings.
+        passes: forward-equivalents over single examples.
+        seconds: time taken.
+    """
+
+    rows: list[SteeringRow]
+    latency: dict[str, dict[str, float]]
+    settings: dict[str, dict[str, Any]]
+    disturbances: dict[str, dict[str, Any]]
+    passes: float
+    seconds: float
+
+    def accuracy(self, controller: str, disturbance: str = CLEAN) -> float:
+        """Return one accuracy."""
+        found = [r for r in self.rows if (r.controller, r.disturbance) == (controller, disturbance)]
+        if not found:
+            raise ValueError(f"controller={controller!r}, disturbance={disturbance!r}: there is no such row.")
+        return found[0].accuracy
+
+    def recovered(self, controller: str, disturbance: str | None = None) -> float | None:
+        """Return the share of the accuracy lost by the tuned model that a controller gives back.
+
+        (a - b)/(c - b), a and b the accuracies with it and of the tuned model alone under the disturbance, c
+        that of the tuned model undisturbed; over all disturbances together by default. `None` where nothing
+        was lost.
+        """
+        names = list(self.disturbances) if disturbance is None else [disturbance]
+        lost = sum(self.accuracy(TUNED) - self.accuracy(TUNED, name) for name in names)
+        gained = sum(self.accuracy(controller, name) - self.accuracy(TUNED, name) for name in names)
+        return gained / lost if lost > 0 else None
+
+    def table(self) -> str:
+        """Return a markdown table: accuracies, share recovered, energy under disturbance, added latency."""
+        names = list(self.disturbances)
+        head = ["controller", CLEAN, *names, "recovered", "energy", "seconds/batch", "added"]
+        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        for controller in self.settings:
+            own = [r for r in self.rows if r.controller == controller and r.disturbance != CLEAN]
+            share, taken = self.recovered(controller), self.latency[controller]
+            cells = [controller, *(f"{self.accuracy(controller, name):.3f}" for name in (CLEAN, *names))]
+            cells += ["-" if share is None else f"{share:.0%}", f"{mean(r.energy for r in own):.3g}"]
+            cells += [f"{taken['seconds']:.4f}", f"{taken['added']:+.0%}"]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, with the shares recovered."""
+        names = {"all": None, **{name: name for name in self.disturbances}}
+        shares = {c: {key: self.recovered(c, name) for key, name in names.items()} for c in self.settings}
+        return {**asdict(self), "recovered": shares}
+
+    def save(self, folder: Path) -> None:
+        """Write result.json, with provenance, and table.md into a folder."""
+        write_json(folder / "result.json", {**self.to_dict(), "provenance": provenance()})
+        (folder / "table.md").write_text(self.table() + "\n")
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure: accuracy by disturbance, a bar for each controller."""
+        import matplotlib.pyplot as plt
+
+        names = [CLEAN, *self.disturbances]
+        figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        width = 0.8 / len(self.settings)
+        for i, controller in enumerate(self.settings):
+            places = [k + (i - (len(self.settings) - 1) / 2) * width for k in range(len(names))]
+            axes.bar(places, [self.accuracy(controller, n) for n in names], width, label=controller)
+        axes.set(xticks=range(len(names)), xticklabels=names, ylabel="accuracy", ylim=(0, 1))
+        axes.legend(fontsize="small", ncols=len(self.settings), loc="lower center", frameon=False)
+        return figure
+
+
+def steer(
+    problem: ClassificationProblem,
+    delta: Float[Tensor, " m"],
+    controllers: Sequence[str] | None = None,
+    disturbances: Sequence[str | Disturbance] = tuple(DISTURBANCES),
+    *,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    split: Split | None = None,
+    examples: int = 256,
+    batch_size: int = 32,
+    seed: int = 0,
+    timed: int = 8,
+    clock: Callable[[], float] = time.perf_counter,
+    on_row: Callable[[SteeringRow], None] | None = None,
+) -> SteeringResult:
+    """Run controllers on a tuned model under disturbances.
+
+    The tuned model alone is always among the controllers: losses, shares and latencies refer to it.
+
+    Args:
+        problem: the task and its backbone.
+        delta: δ of the tuned model.
+        controllers: keys of `POLICIES`; all that the delta takes by default.
+        disturbances: keys of `DISTURBANCES`, with their defaults, or disturbances.
+        settings: controller ↦ its settings, as in `make_policy`; see `tune`.
+        split: what is disturbed; the test split by default.
+        examples: training texts that nominal states come from.
+        batch_size: of a pass; setpoints and prefixes that look at the batch see so many texts.
+        seed: of disturbances given by name.
+        timed: batches that latencies are measured on.
+        clock: that they are measured with; see `latencies`.
+        on_row: called with each row.
+
+    Raises:
+        ValueError: for an unknown name, no disturbance, or settings out of range.
+    """
+    began, before = time.perf_counter(), problem.passes
+    if not disturbances:
+        raise ValueError(f"disturbances: there are none; give some of {', '.join(DISTURBANCES)}.")
+    chosen_split: Split = problem.test if split is None else split
+    controllers = controllers_of(problem) if controllers is None else controllers
+    check_names(controllers, disturbances)
+    names = [TUNED, *(name for name in controllers if name != TUNED)]
+    chosen = {name: dict((settings or {}).get(name, {})) for name in names}
+    nominal = nominal_states(problem, delta, examples=examples, batch_size=batch_size)
+    policies = {name: make_policy(name, problem, delta, nominal, **chosen[name]) for name in names}
+    acting = [
+        one if isinstance(one, Disturbance) else make_disturbance(one, problem, delta, seed=seed)
+        for one in disturbances
+    ]
+    rows = []
+    clean = disturbed_batches(problem, chosen_split, Disturbance(), batch_size)
+    for disturbance in (Disturbance(), *acting):
+        batches = disturbed_batches(problem, chosen_split, disturbance, batch_size)
+        for name, policy in policies.items():
+            accuracy, energy = score(policy, disturbance, batches)
+            rows.append(SteeringRow(name, disturbance.name, accuracy, energy, len(chosen_split)))
+            if on_row:
+                on_row(rows[-1])
+    return SteeringResult(
+        rows,
+        latencies(policies, clean[:timed], clock=clock),
+        chosen,
+        {one.name: asdict(one) for one in acting},
+        problem.passes - before,
+        time.perf_counter() - began,
+    )

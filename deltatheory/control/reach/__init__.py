@@ -1,0 +1,1 @@
+"""What a control can reach: output Gramians, prompts of k tokens, and where to act."""

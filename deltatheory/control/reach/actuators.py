@@ -1,0 +1,270 @@
+"""Where to act: which layers, or modules, a delta should control, from kernels before any training.
+
+Two questions, both answered from W_i = J_i J_iᵀ over the coordinates of place i. How far can the outputs be
+moved at all: f(S) = log det(εI + Σ_{i∈S} W_i), which knows no labels. And how much of what the labels ask for
+can be fitted so that it also holds on examples that were held out. The second decides.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltatheory._shapes import Float, Int
+from deltatheory.control.reach.gramian import NOWHERE, coordinate_groups, part_tangent_rows
+from deltatheory.linearization.ridge import LinearizationStart, cross_fitted_logits
+from deltatheory.linearization.tangent import TangentRows
+from deltatheory.problems.classification import ClassificationProblem
+
+__all__ = [
+    "ActuatorScore",
+    "Ranking",
+    "Selection",
+    "greedy_log_det",
+    "log_det_gain",
+    "rank_actuators",
+    "rank_layers",
+]
+
+_EPSILON = 1e-2  # ε as a share of the mean diagonal of Σ W_i: what is moved less than a tenth counts as fixed
+
+
+def log_det_gain(
+    gramians: Mapping[str, Float[Tensor, "o o"]], chosen: Sequence[str], epsilon: float
+) -> float:
+    """Return f(S) - f(∅) = log det(I + Σ_{i∈S} W_i/ε).
+
+    Args:
+        gramians: name ↦ W_i, symmetric and positive semidefinite.
+        chosen: S.
+        epsilon: ε.
+    """
+    if not chosen:
+        return 0.0
+    total = torch.stack([gramians[name] for name in chosen]).sum(0).double() / epsilon
+    return float(torch.logdet(torch.eye(len(total), dtype=total.dtype, device=total.device) + total))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Places in the order in which greedy maximization takes them.
+
+    Attributes:
+        chosen: names.
+        gains: what each added to f when it was taken; they do not grow.
+        value: f(S) - f(∅), their sum: at least (1 - 1/e) of the most that any set of this size has.
+        evaluations: determinants that were computed.
+        epsilon: ε.
+    """
+
+    chosen: list[str]
+    gains: list[float]
+    value: float
+    evaluations: int
+    epsilon: float
+
+
+def greedy_log_det(
+    gramians: Mapping[str, Float[Tensor, "o o"]], count: int, *, epsilon: float | None = None
+) -> Selection:
+    """Choose `count` places by greedy maximization of f(S) = log det(εI + Σ_{i∈S} W_i).
+
+    f is monotone and submodular, so f(S) - f(∅) is at least 1 - 1/e of the optimum (Nemhauser, Wolsey &
+    Fisher 1978; for Gramians Summers, Cortesi & Lygeros 2016, whose claim of the same for -tr W⁻¹ is false).
+    An old gain bounds the new one from above, so that most need not be computed again (Minoux 1978).
+
+    Args:
+        gramians: name ↦ W_i.
+        count: size of S, at most the number of places.
+        epsilon: ε; a hundredth of the mean diagonal of Σ W_i by default.
+
+    Raises:
+        ValueError: for a count outside 1 .. number of places, an ε that is not positive, or Gramians that are
+            all 0.
+    """
+    if not 1 <= count <= len(gramians):
+        raise ValueError(f"count={count}: must lie in 1..{len(gramians)}, the number of places.")
+    if epsilon is None:
+        epsilon = _EPSILON * float(torch.stack([w.diagonal().mean() for w in gramians.values()]).sum())
+        if epsilon == 0:
+            raise ValueError("gramians: are all 0; no place moves an output.")
+    if not epsilon > 0:
+        raise ValueError(f"epsilon={epsilon}: must be above 0.")
+    names = list(gramians)
+    bounds = [(-math.inf, k) for k in range(len(names))]  # the order of the places breaks ties
+    fresh = [-1] * len(names)  # for how many chosen places a bound was computed
+    chosen: list[str] = []
+    gains: list[float] = []
+    value, evaluations = 0.0, 0
+    while len(chosen) < count:
+        bound, k = heapq.heappop(bounds)
+        if fresh[k] < len(chosen):
+            gain = log_det_gain(gramians, [*chosen, names[k]], epsilon) - value
+            evaluations += 1
+            fresh[k] = len(chosen)
+            heapq.heappush(bounds, (-gain, k))
+        else:
+            chosen.append(names[k])
+            gains.append(-bound)
+            value -= bound
+    return Selection(chosen, gains, value, evaluations, epsilon)
+
+
+@dataclass(frozen=True)
+class ActuatorScore:
+    """One place at which the delta could act alone.
+
+    Attributes:
+        name: of the layer or module.
+        size: coordinates of δ there.
+        gain: log det(I + W_i/ε): how far it moves the outputs, whatever the labels.
+        energy: pᵀ W_i p with p_j = -∂loss_j/∂m_j: the squared length of the loss's gradient there.
+        score: predicted accuracy on held-out examples, with the best ridge.
+        loss: predicted cross-entropy on held-out examples, with the best ridge.
+    """
+
+    name: str
+    size: int
+    gain: float
+    energy: float
+    score: float
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Places, the most promising first, and the order in which a set of them should grow.
+
+    Attributes:
+        places: by predicted held-out loss.
+        selection: greedy order by log det over all places.
+        frozen: accuracy of the frozen model on the same examples.
+        passes: forward-equivalents over single examples.
+        seconds: time taken by the Jacobians.
+    """
+
+    places: list[ActuatorScore]
+    selection: Selection
+    frozen: float
+    passes: float
+    seconds: float
+
+    @property
+    def chosen(self) -> str:
+        """The place to act at, if only at one."""
+        return self.places[0].name
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure: predicted score and log-det gain of every place."""
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(1, 2, figsize=(8, 0.3 * len(self.places) + 1.2), layout="constrained")
+        names = [place.name for place in self.places]
+        axes[0].barh(names, [place.score for place in self.places])
+        axes[0].axvline(self.frozen, color="0.5", lw=1)
+        axes[0].set(xlabel="predicted score (line: frozen)")
+        axes[1].barh(names, [place.gain for place in self.places])
+        axes[1].set(xlabel="log det(I + W/ε)", yticks=[])
+        for side in axes:
+            side.invert_yaxis()
+        return figure
+
+
+def rank_layers(features: Mapping[str, TangentRows], *, epsilon: float | None = None) -> Ranking:
+    """Rank places from the columns of the margins' Jacobian that belong to each.
+
+    For each place alone the linearized margins m₀ + W_i α are fitted by ridge-regularized logistic regression
+    and judged on held-out folds (`ridge.cross_fitted_logits`). With more than two classes the scores are
+    optimistic, as `tangent.py` says of margins: they serve to compare places on the same examples.
+
+    Args:
+        features: name ↦ J_i over the same training examples, as `part_tangent_rows` or `joint_tangent_rows`
+            return them with outputs="margin".
+        epsilon: ε of the log det, as in `greedy_log_det`.
+
+    Raises:
+        ValueError: for no place, features of logits, or of different examples.
+    """
+    if not features:
+        raise ValueError("features={}: give at least one place.")
+    first = next(iter(features.values()))
+    if first.logits[:, 0].any():
+        raise ValueError("features: are of logits; compute them with outputs='margin'.")
+    for name, part in features.items():
+        if not torch.equal(part.logits, first.logits):
+            raise ValueError(f"features[{name!r}]: have other examples, or another δ_0, than the first.")
+    used = slice(first.train)
+    gramians = {n: f.rows[used].flatten(0, 1).double() for n, f in features.items()}
+    gramians = {name: rows @ rows.T for name, rows in gramians.items()}
+    selection = greedy_log_det(gramians, len(gramians), epsilon=epsilon)
+    frozen = LinearizationStart.of(first)
+    pull = frozen.residual()[:, 1]
+    places = []
+    for name, gramian in gramians.items():
+        kernel = gramian.cpu().numpy()
+        fitted = cross_fitted_logits(kernel, frozen.logits, frozen.labels)
+        places.append(
+            ActuatorScore(
+                name=name,
+                size=features[name].size,
+                gain=log_det_gain(gramians, [name], selection.epsilon),
+                energy=float(pull @ kernel @ pull),
+                score=float(frozen.solved(fitted).mean(1).max()),
+                loss=float(np.logaddexp(0, fitted[..., 0] - fitted[..., 1]).mean(1).min()),
+            )
+        )
+    return Ranking(
+        places=sorted(places, key=lambda place: place.loss),
+        selection=selection,
+        frozen=float(frozen.solved(frozen.logits).mean()),
+        passes=first.passes,
+        seconds=first.seconds,
+    )
+
+
+def rank_actuators(
+    problem: ClassificationProblem,
+    groups: Mapping[str, Int[Tensor, " g"]] | Literal["layer", "module"] = "layer",
+    *,
+    examples: int = 448,
+    epsilon: float | None = None,
+    sketch: int | None = 2048,
+    seed: int = 0,
+    on_example: Callable[[int, int], None] | None = None,
+) -> Ranking:
+    """Rank the places of a problem's delta: where to act, if not everywhere.
+
+    One forward and one backward pass an example give the Jacobians of all places.
+
+    Args:
+        problem: its delta acts at every place in question (a LoRA on all layers, say).
+        groups: "layer", "module", or names ↦ coordinates as in `part_tangent_rows`.
+        examples: training examples, at most those there are.
+        epsilon: ε of the log det, as in `greedy_log_det`.
+        sketch: longest row to keep of each run of coordinates.
+        seed: of the sketches.
+        on_example: called with (done, total).
+
+    Raises:
+        ValueError: as `coordinate_groups` and `part_tangent_rows`.
+    """
+    examples = min(examples, len(problem.train))
+    chosen = coordinate_groups(problem, groups, examples=examples) if isinstance(groups, str) else groups
+    features = part_tangent_rows(
+        problem,
+        chosen,
+        train=examples,
+        outputs="margin",
+        sketch=sketch,
+        seed=seed,
+        on_example=on_example,
+    )
+    features.pop(NOWHERE, None)
+    return rank_layers(features, epsilon=epsilon)

@@ -1,0 +1,297 @@
+"""Iterative LQR and differential dynamic programming for small systems, batched over initial states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy import ndarray
+
+from deltatheory.control.solvers.riccati import Backward, recursion
+from deltatheory.control.solvers.settings import check_settings
+from deltatheory.control.solvers.solution import Solution, Status
+from deltatheory.control.systems.analytic import AnalyticSystem, Expansion
+
+__all__ = ["DDP", "ILQR"]
+
+_REMEDIES = {  # from the best to the worst
+    Status.CONVERGED: "",
+    Status.BUDGET: "the iterations ran out: raise max_iterations, or start from `value`",
+    Status.STALLED: (
+        "no step lowers the cost under any regularization: derivatives given by hand may be wrong (leave "
+        "them out to compare), or the functions are not smooth"
+    ),
+    Status.ILL_CONDITIONED: (
+        "R + BᵀPB is not positive definite where the iterations end, and regularization finds no lower cost: "
+        "the cost is not convex in the controls, which may sit at a bound or at a saddle. Give them a larger "
+        "positive cost, or rescale states and controls if second derivatives differ hugely or are infinite"
+    ),
+    Status.DIVERGED: (
+        "states, costs or derivatives are not finite along the trajectory: pass `initial` controls that keep "
+        "an unstable system bounded, shorten the horizon or the time step, look for NaN in the functions, "
+        "and give the controls a positive cost if the cost has no lower bound"
+    ),
+}
+_MOST = 1e12  # largest regularization, in its units; largest gain, in first costs
+
+
+@dataclass(frozen=True)
+class _Iterative:
+    """Settings of iLQR and DDP.
+
+    Attributes:
+        max_iterations: backward passes at most.
+        tolerance: a problem is done when its quadratic model promises to lower the cost by less than this
+            share of it, at no more than the first regularization.
+        step_sizes: how many steps 1, ½, ¼, ... are tried, all in one rollout.
+        regularization: first weight μ of ½ μ |δu|², in units of the mean second derivative of the running
+            cost in the controls; a factor of 10 down after a full step, up after none.
+    """
+
+    max_iterations: int = 500
+    tolerance: float = 1e-9
+    step_sizes: int = 6
+    regularization: float = 1e-6
+
+    _exact: ClassVar[tuple[bool, ...]] = (False,)
+
+    def __post_init__(self) -> None:
+        check_settings(self, ("max_iterations", "tolerance", "step_sizes", "regularization"))
+
+    def solve(
+        self,
+        system: AnalyticSystem,
+        on_step: Callable[[dict[str, Any]], Any] | None = None,
+        *,
+        initial: Any = None,
+    ) -> Solution:
+        """Minimize J from every initial state of the system.
+
+        Args:
+            system: with its limits on controls, if any.
+            on_step: called with each row of the history.
+            initial: first controls, (T, m) or (b, T, m); by default 0.
+
+        Returns:
+            Controls (T, m), or (b, T, m) for b initial states; the rows of the history have the mean cost
+            over them. `details`: states, costates and the gradient ∂J/∂u at the controls returned, the gains
+            of the feedback around them, the largest entry of the (projected) gradient, iterations and status
+            of each problem; with exact second derivatives also whether the (unconstrained) problem has a
+            strict minimum there: a saddle, such as a symmetric start leads to, has not.
+
+        Raises:
+            ValueError: for `initial` of the wrong shape or not finite.
+        """
+        began = time.perf_counter()
+        run = _Run(self, system, initial)
+        history: list[dict[str, Any]] = []
+        while run.active.size and len(history) < self.max_iterations:
+            row = run.iterate() | {"passes": 0.0, "seconds": time.perf_counter() - began}
+            history.append({"iteration": len(history) + 1, **row})
+            if on_step is not None:
+                on_step(history[-1])
+        return run.solution(history, began)
+
+
+@dataclass(frozen=True)
+class ILQR(_Iterative):
+    """Iterative LQR: LQR on the linearized dynamics and the exact quadratic model of the cost, rolled out.
+
+    Li & Todorov (2004); the Gauss-Newton step with a nonlinear rollout. Regularization of the controls
+    (Levenberg-Marquardt, as in Tassa, Erez & Todorov, 2012, section II-F), box constraints by projected
+    Newton in the backward pass (Tassa, Mansard & Todorov, 2014). Converges linearly.
+    """
+
+
+@dataclass(frozen=True)
+class DDP(_Iterative):
+    """Differential dynamic programming: as `ILQR`, with the second derivatives of the dynamics as well.
+
+    Jacobson & Mayne (1970). They are contracted with the costate of the current trajectory (Pantoja, 1988;
+    Dunn & Bertsekas, 1989), so that all steps are evaluated at once and the full step is Newton's. Far from
+    the optimum that model is often indefinite: each iteration tries it and the model of `ILQR`, with a
+    regularization of its own each, in the same two loops over time, and keeps the lower cost. Converges
+    quadratically.
+    """
+
+    _exact: ClassVar[tuple[bool, ...]] = (False, True)
+
+
+class _Run:
+    """One solve: trajectories of all problems, of which `active` are not done."""
+
+    def __init__(self, settings: _Iterative, system: AnalyticSystem, initial: Any) -> None:
+        self.settings, self.system = settings, system
+        self.T, self.n, self.m = system.horizon, system.state_size, system.control_size
+        x0 = np.atleast_2d(system.x0)
+        self.U = self._first_controls(initial, len(x0))
+        self.X = np.empty((self.T + 1, *x0.shape))
+        self.X[0] = x0
+        with np.errstate(all="ignore"):
+            for t in range(self.T):
+                self.X[t + 1] = system.advance(t, self.X[t], self.U[t])
+            self.J = system.costs(self.X, self.U)
+        self.first = np.abs(self.J)
+        self.mu = np.full((len(settings._exact), len(x0)), settings.regularization)
+        self.iterations = np.zeros(len(x0), dtype=int)
+        self.finite = np.isfinite(self.X).all((0, 2)) & np.isfinite(self.J)
+        self.status = np.array([Status.BUDGET] * len(x0), dtype=object)
+        self.status[~self.finite] = Status.DIVERGED
+        self.active = np.flatnonzero(self.finite)
+
+    def iterate(self) -> dict[str, Any]:
+        """Do one backward pass and one rollout for the active problems; return the row of the history."""
+        active, settings = self.active, self.settings
+        X, U, J, mu = self.X[:, active], self.U[:, active], self.J[active], self.mu[:, active]
+        costs = np.full((*mu.shape, settings.step_sizes), np.inf)
+        with np.errstate(all="ignore"):
+            model = self.system.expand(X, U)
+            backward = self._backward(X, U, model, mu)
+            usable = np.all(backward.definite, axis=0)
+            states, controls = self._rollouts(X, U, backward.gains, usable)
+            costs[usable] = self.system.costs(states, controls)
+        costs[~np.isfinite(costs)] = np.inf
+
+        step = costs.argmin(2)
+        lowest = np.take_along_axis(costs, step[..., None], 2)[..., 0]
+        lower = lowest < J
+        best, rows = lowest.argmin(0), np.arange(len(active))
+        better = lower.any(0)
+        place = usable.cumsum().reshape(usable.shape) - 1  # of each usable model among the rollouts
+        chosen = place[best, rows][better], step[best, rows][better]
+        self.X[:, active[better]], self.U[:, active[better]] = states[:, *chosen], controls[:, *chosen]
+        self.J[active[better]] = lowest[best, rows][better]
+        self.iterations[active] += 1
+
+        promise = -0.5 * backward.values[0, ..., 0, 0]
+        small = promise <= np.maximum(
+            settings.tolerance * np.abs(J), settings.tolerance**2 * self.first[active]
+        )
+        done = (usable & small & (mu <= settings.regularization)).any(0)
+        lost = ~(np.isfinite(model.F).all((0, 2, 3)) & np.isfinite(model.hessian).all((0, 2, 3)))
+        lost |= self.J[active] < -_MOST * (1 + self.first[active])  # unbounded below
+        mu = np.where(lower & (step <= 1), mu / 10, np.where(lower & (step <= 3), mu, mu * 10))
+        mu = mu.clip(settings.regularization * 1e-3, _MOST)
+        stuck = ~better & (mu >= _MOST).all(0)
+        self.mu[:, active] = mu
+        for where, status in (
+            (stuck, Status.STALLED),
+            (stuck & ~usable.any(0), Status.ILL_CONDITIONED),
+            (lost, Status.DIVERGED),
+            (done, Status.CONVERGED),
+        ):
+            self.status[active[where]] = status
+        self.active = active[~(done | lost | stuck)]
+        return {
+            "cost": float(self.J[self.finite].mean()),
+            "active": len(active),
+            "step": float(0.5 ** step[best, rows].max()),
+            "regularization": float(mu.min(0).max()),
+        }
+
+    def solution(self, history: list[dict[str, Any]], began: float) -> Solution:
+        """Return what was found, with the derivatives at it."""
+        with np.errstate(all="ignore"):
+            model = self.system.expand(self.X, self.U)
+            costates = _costates(model)
+            gradient = model.gradient[..., self.n :]
+            gradient = gradient + (costates[1:, :, None, :] @ model.F[..., self.n :])[..., 0, :]
+            backward = self._backward(self.X, self.U, model, np.zeros_like(self.mu))
+        stalled, indefinite = self.status == Status.STALLED, ~np.all(backward.definite, axis=0).any(0)
+        self.status[stalled & indefinite] = Status.ILL_CONDITIONED
+        projected = self.U - self._clipped(self.U - gradient)
+        worst = max(self.status, key=list(_REMEDIES).index)
+        failed = int((self.status != Status.CONVERGED).sum())
+        remedy = _REMEDIES[worst]
+        if failed and len(self.J) > 1:
+            remedy = f"{failed} of {len(self.J)} initial states: {remedy}"
+
+        def shaped(array: ndarray) -> ndarray:
+            return array[:, 0] if self.system.x0.ndim == 1 else np.moveaxis(array, 0, 1)
+
+        def single(array: ndarray) -> Any:
+            return array.tolist()[0] if self.system.x0.ndim == 1 else array
+
+        details = {
+            "states": shaped(self.X),
+            "costates": shaped(costates),
+            "gradient": shaped(gradient),
+            "gains": shaped(backward.gains[:, 0, ..., 1:]),
+            "stationarity": single(np.abs(projected).max((0, 2))),
+            "iterations": single(self.iterations),
+            "status": single(self.status),
+        }
+        if self.settings._exact[-1]:
+            details["strict_minimum"] = single(np.all(backward.definite[:, -1], axis=0))
+        seconds = time.perf_counter() - began
+        return Solution(shaped(self.U), single(self.J), worst, remedy, history, 0.0, seconds, details)
+
+    def _backward(self, X: ndarray, U: ndarray, model: Expansion, mu: ndarray) -> Backward:
+        """Run the recursion for every model and problem, models first, at regularizations mu (models, b)."""
+        T, b, n1, k = self.T, X.shape[1], 1 + self.n, 1 + self.n + self.m
+        exact = self.settings._exact
+        F = np.zeros((T, b, n1, k))
+        F[..., 0, 0], F[..., 1:, 1:] = 1, model.F
+        L = np.zeros((T, len(exact), b, k, k))
+        L[..., 0, 1:] = L[..., 1:, 0] = model.gradient[:, None]
+        L[..., 1:, 1:] = model.hessian[:, None]
+        for i, second_order in enumerate(exact):
+            if second_order:
+                L[:, i, :, 1:, 1:] += self.system.curvature(X, U, _costates(model))
+        u = np.arange(n1, k)
+        unit = np.abs(model.hessian[..., u - 1, u - 1]).mean((0, 2))
+        L[..., u, u] += (mu * np.where(unit > 0, unit, 1.0))[..., None]
+        V = np.zeros((b, n1, n1))
+        V[..., 0, 1:] = V[..., 1:, 0] = model.terminal_gradient
+        V[..., 1:, 1:] = model.terminal_hessian
+        bounds = None
+        if self.system.control_limits is not None:
+            low, high = ((limit - U)[:, None] for limit in self.system.control_limits)
+            bounds = low, high
+        return recursion(F[:, None], L, V, bounds)
+
+    def _rollouts(self, X: ndarray, U: ndarray, gains: ndarray, usable: ndarray) -> tuple[ndarray, ndarray]:
+        """Roll out u = ū + α k + K (x - x̄) for every usable model and every α: (T + 1, usable, α, n)."""
+        problem = np.nonzero(usable)[1]
+        X, U, gains = X[:, problem], U[:, problem], gains[:, usable]
+        sizes = 0.5 ** np.arange(self.settings.step_sizes)
+        K = np.ascontiguousarray(gains[..., 1:].swapaxes(-1, -2))
+        offsets = (U - (X[:-1, :, None] @ K)[:, :, 0])[:, :, None] + sizes[:, None] * gains[:, :, None, :, 0]
+        states = np.empty((*X.shape[:2], len(sizes), self.n))
+        controls = np.empty((*U.shape[:2], len(sizes), self.m))
+        states[0] = x = np.repeat(X[0, :, None], len(sizes), 1)
+        limits, advance = self.system.control_limits, self.system.advance
+        for t, (gain, offset, u) in enumerate(zip(K, offsets, controls, strict=True)):
+            np.matmul(x, gain, u)
+            u += offset
+            if limits is not None:
+                np.clip(u, *limits, out=u)
+            states[t + 1] = x = advance(t, x, u)
+        return states, controls
+
+    def _first_controls(self, initial: Any, b: int) -> ndarray:
+        shape = (self.T, self.m) if self.system.x0.ndim == 1 else (b, self.T, self.m)
+        U = np.zeros(shape) if initial is None else np.array(initial, dtype=np.float64)
+        if U.shape != shape or not np.isfinite(U).all():
+            raise ValueError(
+                f"initial: its shape is {U.shape}; allowed are finite controls of shape {shape}."
+            )
+        return self._clipped(np.moveaxis(U.reshape(b, self.T, self.m), 0, 1))
+
+    def _clipped(self, U: ndarray) -> ndarray:
+        limits = self.system.control_limits
+        return U.copy() if limits is None else np.clip(U, *limits)
+
+
+def _costates(model: Expansion) -> ndarray:
+    """Return p_T = ∇Φ, p_t = ∂ℓ_t/∂x + A_tᵀ p_{t+1}, (T + 1, b, n)."""
+    n = model.terminal_gradient.shape[-1]
+    p = np.empty((len(model.F) + 1, *model.terminal_gradient.shape))
+    p[-1] = model.terminal_gradient
+    A, gradient = model.F[..., :n], model.gradient[..., :n]
+    for t in range(len(A) - 1, -1, -1):
+        p[t] = gradient[t] + (p[t + 1][:, None, :] @ A[t])[:, 0]
+    return p

@@ -1,0 +1,347 @@
+"""Finite-horizon linear-quadratic control by the Riccati recursion: time-varying, affine, batched, float64.
+
+Everything is written in homogeneous coordinates: with (1, x, u) a stage's cost and dynamics are one symmetric
+matrix and one matrix, the affine terms are their first row and column, and a step of the recursion is one
+congruence and the elimination of the controls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from deltatheory._shapes import Bool, Float
+from deltatheory.control.solvers.solution import Status
+
+__all__ = ["LQRSolution", "box_qp", "lqr", "recursion"]
+
+_INDEFINITE = (
+    "R + BᵀPB is not positive definite at t = {t}: the cost has no unique minimum there. Make R larger, or Q "
+    "and the terminal weight positive semidefinite, or drop controls that move nothing and cost nothing"
+)
+_OVERFLOW = (
+    "the value function is not finite at t = {t}: an unstable A over a long horizon overflows. Shorten the "
+    "horizon, rescale the states, or check the matrices for entries that are far too large"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LQRSolution:
+    """The optimal feedback u_t = K_t x + k_t and the cost to go V_t(x) = ½ xᵀP_t x + p_tᵀx + s_t.
+
+    Every array has a leading dimension of problems where the data had one. By completion of squares, for any
+    controls, J = V_0(x_0) + ½ Σ (u_t - K_t x_t - k_t)ᵀ H_t (u_t - K_t x_t - k_t).
+
+    Attributes:
+        gains: K, (T, m, n).
+        feedforward: k, (T, m).
+        P: (T + 1, n, n).
+        p: (T + 1, n).
+        s: (T + 1).
+        curvature: H_t = R_t + B_tᵀ P_{t+1} B_t, (T, m, m).
+        status: CONVERGED, or ILL_CONDITIONED or DIVERGED; the worst over the problems. Then the numbers of
+            the problems that failed are meaningless.
+        remedy: what to do about it.
+        failed: which problems failed: a bool, or one for each problem.
+    """
+
+    gains: ndarray
+    feedforward: ndarray
+    P: ndarray
+    p: ndarray
+    s: ndarray
+    curvature: ndarray
+    status: Status
+    remedy: str
+    failed: ndarray | bool
+    _dynamics: ndarray
+
+    def cost(self, x0: Any) -> Any:
+        """Return the least cost from x0, V_0(x0): x0 is (n,), or (b, n) for b problems."""
+        x = np.asarray(x0, dtype=np.float64)
+        P, p, s = (np.moveaxis(a, self.gains.ndim - 3, 0)[0] for a in (self.P, self.p, self.s))
+        return 0.5 * (x * (P @ x[..., None])[..., 0]).sum(-1) + (p * x).sum(-1) + s
+
+    def rollout(self, x0: Any) -> tuple[ndarray, ndarray]:
+        """Return the optimal states (T + 1, n) and controls (T, m) from x0; (b, ...) for b problems."""
+        axis = self.gains.ndim - 3
+        F, K, k = (np.moveaxis(a, axis, 0) for a in (self._dynamics, self.gains, self.feedforward))
+        n = F.shape[-2] - 1
+        x = np.broadcast_to(np.asarray(x0, dtype=np.float64), (*F.shape[1:-2], n))
+        states, controls = [x], []
+        for t in range(len(F)):
+            u = (K[t] @ x[..., None])[..., 0] + k[t]
+            x = F[t, ..., 1:, 0] + (F[t, ..., 1:, 1:] @ np.concatenate([x, u], -1)[..., None])[..., 0]
+            states.append(x)
+            controls.append(u)
+        return np.stack(states, axis), np.stack(controls, axis)
+
+
+def lqr(
+    A: Any,
+    B: Any,
+    Q: Any,
+    R: Any,
+    *,
+    S: Any = None,
+    c: Any = None,
+    q: Any = None,
+    r: Any = None,
+    terminal: Any = None,
+    terminal_linear: Any = None,
+    horizon: int | None = None,
+) -> LQRSolution:
+    """Minimize Σ_t ½xᵀQx + xᵀSu + ½uᵀRu + qᵀx + rᵀu + ½x_TᵀQ_T x_T + q_Tᵀx_T, with x' = Ax + Bu + c.
+
+    The Riccati recursion backward in time (Kalman, 1960; Anderson & Moore, 1990, section 2.4). Each of the
+    arguments is one matrix (vector) for all times, or has a leading dimension of T times, or of b problems
+    and T times. Only the symmetric parts of Q, R and Q_T count.
+
+    Args:
+        A: (n, n).
+        B: (n, m).
+        Q: (n, n).
+        R: (m, m).
+        S: (n, m), as in `scipy.linalg.solve_discrete_are`; by default 0.
+        c: (n,), by default 0.
+        q: (n,), by default 0.
+        r: (m,), by default 0.
+        terminal: Q_T, (n, n) or (b, n, n); by default 0.
+        terminal_linear: q_T, (n,) or (b, n); by default 0.
+        horizon: T; needed where no argument has a dimension of times.
+
+    Raises:
+        ValueError: for shapes that do not fit, entries that are not finite, and a horizon below 1.
+    """
+    given = {"A": A, "B": B, "Q": Q, "R": R, "S": S, "c": c, "q": q, "r": r}
+    end = {"terminal": terminal, "terminal_linear": terminal_linear}
+    data, b, T, batched = _arrange(given, end, horizon)
+    n, m = data["B"].shape[-2:]
+    size = 1 + n + m
+    x, u = slice(1, 1 + n), slice(1 + n, size)
+    F = np.zeros((T, b, 1 + n, size))
+    F[..., 0, 0], F[..., x, x], F[..., x, u] = 1, data["A"], data["B"]
+    F[..., x, 0] = data.get("c", 0)
+    L = np.zeros((T, b, size, size))
+    L[..., x, x], L[..., u, u] = _symmetric(data["Q"]), _symmetric(data["R"])
+    if "S" in data:
+        L[..., x, u], L[..., u, x] = data["S"], data["S"].swapaxes(-1, -2)
+    L[..., 0, x] = L[..., x, 0] = data.get("q", 0)
+    L[..., 0, u] = L[..., u, 0] = data.get("r", 0)
+    V = np.zeros((b, 1 + n, 1 + n))
+    if "terminal" in data:
+        V[:, x, x] = _symmetric(data["terminal"])
+    V[:, 0, x] = V[:, x, 0] = data.get("terminal_linear", 0)
+
+    backward = recursion(F, L, V)
+    finite = np.all(np.isfinite(backward.values[:-1]), axis=(-1, -2))
+    negative = np.all(np.isfinite(backward.stages), axis=(-1, -2)) & ~backward.definite
+    failed, status, remedy = np.any(negative | ~finite, axis=0), Status.CONVERGED, ""
+    if failed.any():
+        t = int(np.flatnonzero(np.any(negative | ~finite, axis=1))[-1])
+        status = Status.ILL_CONDITIONED if negative[t].any() else Status.DIVERGED
+        remedy = (_INDEFINITE if negative[t].any() else _OVERFLOW).format(t=t)
+    values = _symmetric(backward.values)
+
+    def shaped(array: ndarray) -> ndarray:
+        return np.moveaxis(array, 0, 1) if batched else array[:, 0]
+
+    return LQRSolution(
+        shaped(backward.gains[..., 1:]),
+        shaped(backward.gains[..., 0]),
+        shaped(values[..., x, x]),
+        shaped(values[..., x, 0]),
+        shaped(values[..., 0, 0] / 2),
+        shaped(_symmetric(backward.stages[..., u, u])),
+        status,
+        remedy,
+        failed if batched else bool(failed[0]),
+        shaped(F),
+    )
+
+
+def _arrange(
+    given: dict[str, Any], end: dict[str, Any], horizon: int | None
+) -> tuple[dict[str, ndarray], int, int, bool]:
+    """Return the data (times before problems), how many problems and times, and if problems were given."""
+    arrays = {name: _finite(name, value) for name, value in (given | end).items() if value is not None}
+    if arrays["B"].ndim < 2:
+        raise ValueError(f"B: its shape is {arrays['B'].shape}; allowed is (n, m), with times before it.")
+    n, m = arrays["B"].shape[-2:]
+    cores = {"A": (n, n), "B": (n, m), "Q": (n, n), "R": (m, m), "S": (n, m), "c": (n,), "q": (n,), "r": (m,)}
+    cores |= {"terminal": (n, n), "terminal_linear": (n,)}
+    times, problems = set() if horizon is None else {horizon}, set()
+    for name, array in arrays.items():
+        core, most = cores[name], 1 if name in end else 2
+        lead = array.shape[: array.ndim - len(core)]
+        if array.shape[len(lead) :] != core or len(lead) > most:
+            before = "with problems" if name in end else "with times, or problems and times,"
+            raise ValueError(f"{name}: its shape is {array.shape}; allowed is {core}, {before} before it.")
+        if name not in end and lead:
+            times.add(lead[-1])
+        if len(lead) == most:
+            problems.add(lead[0])
+    if len(times) != 1:
+        raise ValueError(f"horizon: the arguments say {sorted(times) or 'nothing'}; allowed is one number.")
+    if len(problems) > 1:
+        raise ValueError(f"problems: the arguments have {sorted(problems)} of them; allowed is one number.")
+    T, b = times.pop(), problems.pop() if problems else 1
+    batched = any(a.ndim - len(cores[name]) == (1 if name in end else 2) for name, a in arrays.items())
+    if T < 1:
+        raise ValueError(f"horizon={T}: there is nothing to control; allowed is at least 1.")
+    for name in arrays.keys() - end.keys():
+        arrays[name] = np.broadcast_to(arrays[name], (b, T, *cores[name])).swapaxes(0, 1)
+    return arrays, b, T, batched
+
+
+@dataclass(frozen=True, eq=False)
+class Backward:
+    """One backward recursion in homogeneous coordinates: time first, then problems.
+
+    Attributes:
+        gains: [k K], (T, ..., m, 1 + n); zero where they are not defined.
+        values: [[2s, pᵀ], [p, P]], (T + 1, ..., 1 + n, 1 + n), symmetric but for rounding.
+        stages: the matrix of (1, x, u) before the controls are eliminated, (T, ..., 1 + n + m, 1 + n + m).
+        pivots: of the elimination of the controls, (T, ..., m): R + BᵀPB > 0 where all are positive.
+        definite: whether they are, beyond rounding, (T, ...).
+    """
+
+    gains: ndarray
+    values: ndarray
+    stages: ndarray
+    pivots: ndarray
+
+    @property
+    def definite(self) -> ndarray:
+        m = self.pivots.shape[-1]
+        diagonal = np.diagonal(self.stages, axis1=-2, axis2=-1)[..., -m:]
+        return np.all(self.pivots > 16 * np.finfo(float).eps * np.abs(diagonal), axis=-1)
+
+
+def recursion(
+    F: Float[ndarray, "T *#b n1 k"],
+    L: Float[ndarray, "T *b k k"],
+    V: Float[ndarray, "*#b n1 n1"],
+    bounds: tuple[Float[ndarray, "T *#b m"], Float[ndarray, "T *#b m"]] | None = None,
+) -> Backward:
+    """Run V ← min over u of (1, x, u)ᵀ (L_t + F_tᵀ V F_t) (1, x, u) from the end to the start.
+
+    The controls are eliminated one at a time, as symmetric Gauss elimination does (LDLᵀ): nothing raises,
+    each problem has its own pivots, and one control needs no solver at all. Rows and columns are kept apart,
+    so that an asymmetry by rounding is carried by the closed loop, which contracts, and not by A.
+
+    With bounds, k solves the box-constrained problem at x = 0 and the gains of the controls that sit on a
+    bound are zero (Tassa, Mansard & Todorov, 2014).
+
+    Args:
+        F: dynamics of (1, x, u), first row (1, 0, 0).
+        L: twice the stage cost as a matrix of (1, x, u).
+        V: twice the terminal cost as a matrix of (1, x).
+        bounds: lowest and highest controls at x = 0.
+    """
+    T, *batch, k, _ = L.shape
+    n1 = F.shape[-2]
+    stages, work = np.empty(L.shape), np.empty((*batch, n1, k))
+    values, pivots = np.empty((T + 1, *batch, n1, n1)), np.empty((T, *batch, k - n1))
+    gains = np.empty((T, *batch, k - n1, n1))
+    values[T] = V
+    V = values[T]
+    Ft = F.swapaxes(-1, -2)
+    with np.errstate(all="ignore"):
+        for t in range(T - 1, -1, -1):
+            np.matmul(V, F[t], work)
+            V = stage = np.matmul(Ft[t], work, stages[t])
+            V += L[t]
+            for j in range(k - 1, n1 - 1, -1):  # whole matrices, contiguous: quicker than their parts
+                pivot = V[..., j : j + 1, j : j + 1]
+                pivots[t, ..., j - n1] = pivot[..., 0, 0]
+                V = V - np.matmul(V[..., :, j : j + 1], V[..., j : j + 1, :] / pivot)
+            V = V[..., :n1, :n1]
+            if bounds is not None:
+                gains[t], V = _bounded(stage, n1, bounds[0][t], bounds[1][t])
+            values[t] = V
+        if bounds is None:
+            gains = -_solve(stages[..., n1:, n1:], stages[..., n1:, :n1])
+    return Backward(gains, values, stages, pivots)
+
+
+def _solve(H: ndarray, right: ndarray) -> ndarray:
+    """Return H⁻¹ right; zero where H is singular or not finite (its pivots say so)."""
+    if H.shape[-1] == 1:
+        return np.divide(right, H, out=np.zeros_like(right), where=np.isfinite(H) & (H != 0))
+    usable = np.isfinite(H).all((-1, -2)) & (np.linalg.det(H) != 0)
+    H = np.where(usable[..., None, None], H, np.eye(H.shape[-1]))
+    return np.linalg.solve(H, np.where(usable[..., None, None], right, 0.0))
+
+
+def _bounded(stage: ndarray, n1: int, low: ndarray, high: ndarray) -> tuple[ndarray, ndarray]:
+    """Return the gains [k K] of one stage under bounds, and the value matrix they lead to."""
+    H, right = stage[..., n1:, n1:], stage[..., n1:, :n1]
+    k, free = box_qp(H, right[..., 0], low, high)
+    gains = -_solve(_restricted(H, free), np.where(free[..., None], right, 0.0))
+    gains[..., 0] = k
+    closed = np.concatenate([np.broadcast_to(np.eye(n1), (*stage.shape[:-2], n1, n1)), gains], axis=-2)
+    return gains, closed.swapaxes(-1, -2) @ stage @ closed
+
+
+def _restricted(H: ndarray, free: ndarray) -> ndarray:
+    """Return H with the rows and columns of what is not free replaced by those of the identity."""
+    both = free[..., :, None] & free[..., None, :]
+    return np.where(both, H, np.eye(H.shape[-1]))
+
+
+def box_qp(
+    H: Float[ndarray, "*b m m"],
+    g: Float[ndarray, "*b m"],
+    low: Float[ndarray, "*#b m"],
+    high: Float[ndarray, "*#b m"],
+    *,
+    max_iterations: int = 50,
+) -> tuple[Float[ndarray, "*b m"], Bool[ndarray, "*b m"]]:
+    """Minimize ½uᵀHu + gᵀu over low ≤ u ≤ high for a batch, H positive definite, by projected Newton.
+
+    Newton steps in the free coordinates, projected on the box, with a line search along the projection
+    (Bertsekas, 1982; Tassa, Mansard & Todorov, 2014, section III-B). Finite: it stops when the set of free
+    coordinates is right and the step is exact.
+
+    Args:
+        H: Hessians.
+        g: gradients at u = 0.
+        low: lowest u.
+        high: highest u.
+        max_iterations: Newton steps.
+
+    Returns:
+        u, and which coordinates are free of their bounds (bool).
+    """
+    if H.shape[-1] == 1:
+        u = np.clip(-g / H[..., 0], low, high)
+        return u, (low < u) & (u < high)
+    sizes = 0.5 ** np.arange(10).reshape(-1, *[1] * g.ndim)
+    u = np.clip(-_solve(H, g[..., None])[..., 0], low, high)
+    for _ in range(max_iterations):
+        gradient = g + (H @ u[..., None])[..., 0]
+        free = ~((u <= low) & (gradient > 0) | (u >= high) & (gradient < 0))
+        step = -_solve(_restricted(H, free), np.where(free, gradient, 0.0)[..., None])[..., 0]
+        points = np.clip(u + sizes * step, low, high)  # exactly on a bound, or a coordinate jams next to it
+        path = points - u
+        change = (path * (gradient + 0.5 * (H @ path[..., None])[..., 0])).sum(-1)
+        best = np.take_along_axis(points, change.argmin(0)[None, ..., None], 0)[0]
+        before, u = u, np.where((change.min(0) < 0)[..., None], best, u)
+        if (np.abs(u - before) <= 1e-14 * (1 + np.abs(u))).all():
+            break
+    return u, free
+
+
+def _finite(name: str, value: Any) -> ndarray:
+    array = np.asarray(value, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: it has NaN or infinite entries.")
+    return array
+
+
+def _symmetric(array: ndarray) -> ndarray:
+    return (array + array.swapaxes(-1, -2)) / 2

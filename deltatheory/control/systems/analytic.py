@@ -1,0 +1,236 @@
+"""Small systems given as functions: one function runs on numpy, for speed, and on torch, for derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from deltatheory import autodiff
+from deltatheory.control.systems.system import System
+
+__all__ = ["AnalyticSystem", "Derivatives", "Expansion", "namespace"]
+
+Array = Any  # an ndarray, or a Tensor where torch derives
+
+
+def namespace(x: Array) -> ModuleType:
+    """Return the module, `torch` or `numpy`, whose `sin`, `exp`, `concatenate`, ... take x."""
+    return torch if isinstance(x, Tensor) else np
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """First and second derivatives in z = (x, u) of a system's functions, by hand; numpy in, numpy out.
+
+    Attributes:
+        step: (t, x, u) ↦ ∂f/∂z, (..., n, n + m).
+        running_cost: (t, x, u) ↦ gradient (..., n + m) and Hessian (..., n + m, n + m).
+        terminal_cost: x ↦ gradient (..., n) and Hessian (..., n, n).
+        curvature: (t, x, u, p) ↦ Σ_i p_i ∂²f_i/∂z², (..., n + m, n + m).
+    """
+
+    step: Callable[[Any, ndarray, ndarray], ndarray]
+    running_cost: Callable[[Any, ndarray, ndarray], tuple[ndarray, ndarray]]
+    terminal_cost: Callable[[ndarray], tuple[ndarray, ndarray]]
+    curvature: Callable[[Any, ndarray, ndarray, ndarray], ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """A quadratic model along trajectories: time first, then initial states, z = (x, u).
+
+    Attributes:
+        F: ∂f/∂z, (T, b, n, n + m).
+        gradient: of ℓ, (T, b, n + m).
+        hessian: of ℓ, (T, b, n + m, n + m).
+        terminal_gradient: of Φ, (b, n).
+        terminal_hessian: of Φ, (b, n, n).
+    """
+
+    F: ndarray
+    gradient: ndarray
+    hessian: ndarray
+    terminal_gradient: ndarray
+    terminal_hessian: ndarray
+
+
+class AnalyticSystem(System):
+    """x_{t+1} = f(t, x_t, u_t) with J = Σ_t ℓ(t, x_t, u_t) + Φ(x_T), each given as a function.
+
+    The functions broadcast over leading dimensions of x (..., n) and u (..., m), and t is an int or an array
+    of ints that broadcasts against those dimensions. They are written with operators and with the module
+    `namespace(x)`, so that one function runs on numpy arrays (rollouts) and on tensors (exact derivatives).
+    As a `System` it is the torch face; a batch of initial states is one system whose cost is their sum, so
+    that every gradient is that of the single problem.
+
+    Args:
+        step: f, (t, x, u) ↦ (..., n).
+        running_cost: ℓ, (t, x, u) ↦ (...).
+        terminal_cost: Φ, x ↦ (...).
+        x0: initial state (n,), or a batch of them (b, n); computed with in float64.
+        horizon: T, at least 1.
+        control_size: m, at least 1.
+        derivatives: by hand; by default exact ones through torch, at a few milliseconds an expansion.
+        control_limits: lowest and highest control, each a number or (m,); infinities allowed.
+
+    Raises:
+        ValueError: for a horizon or control size below 1, an initial state that is not finite, limits that
+            leave nothing between them, and functions that do not broadcast or return another shape.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Any, Array, Array], Array],
+        running_cost: Callable[[Any, Array, Array], Array],
+        terminal_cost: Callable[[Array], Array],
+        x0: Any,
+        horizon: int,
+        control_size: int,
+        *,
+        derivatives: Derivatives | None = None,
+        control_limits: tuple[Any, Any] | None = None,
+    ) -> None:
+        if horizon < 1:
+            raise ValueError(f"horizon={horizon}: there is nothing to control; allowed is at least 1.")
+        if control_size < 1:
+            raise ValueError(f"control_size={control_size}: allowed is at least 1.")
+        self.x0 = np.array(x0, dtype=np.float64)
+        if self.x0.ndim not in (1, 2) or self.x0.size == 0:
+            raise ValueError(f"x0: its shape is {self.x0.shape}; allowed are (n,) and (b, n).")
+        if not np.isfinite(self.x0).all():
+            raise ValueError("x0: it has NaN or infinite entries.")
+        self.horizon, self.control_size = horizon, control_size
+        self.control_limits = None if control_limits is None else _limits(control_limits, control_size)
+        self._step, self._running, self._terminal = step, running_cost, terminal_cost
+        self._check_shapes()
+        self.derivatives = derivatives or _by_torch(step, running_cost, terminal_cost)
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in a state, n."""
+        return self.x0.shape[-1]
+
+    def initial_state(self) -> Tensor:
+        """Return x_0, (n,) or (b, n)."""
+        return torch.from_numpy(self.x0)
+
+    def zero_controls(self) -> list[Tensor]:
+        """Return T zeros of shape (m,) or (b, m)."""
+        shape = (*self.x0.shape[:-1], self.control_size)
+        return [torch.zeros(shape, dtype=torch.float64) for _ in range(self.horizon)]
+
+    def step(self, t: int, x: Tensor, u: Tensor) -> Tensor:
+        """Return f(t, x, u)."""
+        return self._step(t, x, u)
+
+    def running_cost(self, t: int, x: Tensor, u: Tensor) -> Tensor:
+        """Return ℓ(t, x, u), summed over the initial states."""
+        return self._running(t, x, u).sum()
+
+    def terminal_cost(self, x: Tensor) -> Tensor:
+        """Return Φ(x), summed over the initial states."""
+        return self._terminal(x).sum()
+
+    def advance(self, t: int, x: ndarray, u: ndarray) -> ndarray:
+        """Return f(t, x, u) in numpy, for any leading dimensions."""
+        return self._step(t, x, u)
+
+    def costs(self, states: ndarray, controls: ndarray) -> Any:
+        """Return J of each trajectory: states (T + 1, ..., n) and controls (T, ..., m) give (...)."""
+        running = self._running(self._times(controls.ndim - 1), states[:-1], controls)
+        return running.sum(0) + self._terminal(states[-1])
+
+    def expand(self, states: ndarray, controls: ndarray) -> Expansion:
+        """Return the quadratic model along trajectories (T + 1, b, n), (T, b, m), all steps at once."""
+        t = self._times(2)
+        F = self.derivatives.step(t, states[:-1], controls)
+        gradient, hessian = self.derivatives.running_cost(t, states[:-1], controls)
+        return Expansion(F, gradient, hessian, *self.derivatives.terminal_cost(states[-1]))
+
+    def curvature(self, states: ndarray, controls: ndarray, costates: ndarray) -> ndarray:
+        """Return Σ_i p_{t+1,i} ∂²f_i/∂z², (T, b, n + m, n + m), for costates (T + 1, b, n)."""
+        return self.derivatives.curvature(self._times(2), states[:-1], controls, costates[1:])
+
+    def _times(self, ndim: int) -> ndarray:
+        return np.arange(self.horizon).reshape(-1, *[1] * (ndim - 1))
+
+    def _check_shapes(self) -> None:
+        """Call each function once as an expansion does: two times, one trajectory more than one."""
+        x = np.stack([np.atleast_2d(self.x0)] * 2)
+        u = np.zeros((*x.shape[:-1], self.control_size))
+        t = np.array([[0], [self.horizon - 1]])
+        calls: dict[str, tuple[Callable[[], Array], tuple[int, ...]]] = {
+            "step": (lambda: self._step(t, x, u), x.shape),
+            "running_cost": (lambda: self._running(t, x, u), x.shape[:-1]),
+            "terminal_cost": (lambda: self._terminal(x), x.shape[:-1]),
+        }
+        for name, (call, expected) in calls.items():
+            try:
+                with np.errstate(all="ignore"):
+                    shape = np.shape(call())
+            except (ValueError, IndexError, TypeError) as error:
+                raise ValueError(
+                    f"{name}: it fails on x of shape {x.shape}, u of shape {u.shape} and t of shape "
+                    f"{t.shape} ({error}); write it to broadcast over leading dimensions."
+                ) from error
+            if shape != expected:
+                raise ValueError(
+                    f"{name}: on x of shape {x.shape} and u of shape {u.shape} it returns shape {shape}; "
+                    f"allowed is {expected}."
+                )
+
+
+def _limits(limits: tuple[Any, Any], size: int) -> tuple[ndarray, ndarray]:
+    low, high = (np.broadcast_to(np.asarray(limit, dtype=np.float64), (size,)) for limit in limits)
+    if not (low < high).all():
+        raise ValueError(f"control_limits={limits}: allowed is low < high in every coordinate.")
+    return low, high
+
+
+def _by_torch(
+    step: Callable[[Any, Array, Array], Array],
+    running_cost: Callable[[Any, Array, Array], Array],
+    terminal_cost: Callable[[Array], Array],
+) -> Derivatives:
+    """Derive by torch: all columns in one product, as points of a batch that is n + m times as large."""
+
+    def units(z: Tensor) -> tuple[Tensor, Tensor]:
+        size = z.shape[-1]
+        unit = torch.eye(size, dtype=z.dtype).view(size, *[1] * (z.ndim - 1), size)
+        shape = (size, *z.shape)
+        return z.expand(shape).clone(), unit.expand(shape).clone()
+
+    def jacobian(f: Callable[[Tensor], Tensor], z: Tensor) -> ndarray:
+        return autodiff.jvp(f, *units(z))[1].movedim(0, -1).numpy(force=True)
+
+    def second(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[ndarray, ndarray]:
+        total = lambda y: f(y).sum()  # noqa: E731
+        hessian = autodiff.hvp(total, *units(z)).movedim(0, -1)
+        return autodiff.grad(total, z).numpy(force=True), hessian.numpy(force=True)  # zeros may be lazy
+
+    def joined(x: ndarray, u: ndarray) -> Tensor:
+        return torch.from_numpy(np.concatenate([x, u], axis=-1))
+
+    def step_derivative(t: Any, x: ndarray, u: ndarray) -> ndarray:
+        n = x.shape[-1]
+        return jacobian(lambda z: step(t, z[..., :n], z[..., n:]), joined(x, u))
+
+    def running_derivatives(t: Any, x: ndarray, u: ndarray) -> tuple[ndarray, ndarray]:
+        n = x.shape[-1]
+        return second(lambda z: running_cost(t, z[..., :n], z[..., n:]), joined(x, u))
+
+    def terminal_derivatives(x: ndarray) -> tuple[ndarray, ndarray]:
+        return second(terminal_cost, torch.from_numpy(x))
+
+    def curvature(t: Any, x: ndarray, u: ndarray, p: ndarray) -> ndarray:
+        n, weights = x.shape[-1], torch.from_numpy(p)
+        return second(lambda z: (weights * step(t, z[..., :n], z[..., n:])).sum(-1), joined(x, u))[1]
+
+    return Derivatives(step_derivative, running_derivatives, terminal_derivatives, curvature)

@@ -1,0 +1,93 @@
+"""Training of the linearized network in random subspaces: the same optimizer, steps and batches, no network.
+
+For a Gaussian P the rows of J P are distributed as K^½ G/√D with G i.i.d. standard normal, so the tangent
+kernel is all that is needed, for every d and any number of seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from deltatheory._shapes import Float
+from deltatheory.linearization.tangent import TangentRows
+from deltatheory.problems.classification import epochs
+from deltatheory.training.trainer import Training
+
+__all__ = ["LinearizedRun", "root", "train_linearized"]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearizedRun:
+    """Runs of the linearized network, one a seed.
+
+    Attributes:
+        train_loss: shape (seeds,), mean loss over the last tenth of the steps.
+        logits: shape (seeds, n, C), at the end, training examples first.
+        delta: shape (seeds, d), where it ended.
+    """
+
+    train_loss: Float[Tensor, " seeds"]
+    logits: Float[Tensor, "seeds n C"]
+    delta: Float[Tensor, "seeds d"]
+
+
+def root(features: TangentRows) -> Float[Tensor, "n outputs r"]:
+    """Return a square root of K with as few columns as its rank can need: A with A Aᵀ = K, row by row."""
+    flat = features.rows.flatten(0, 1)
+    if flat.shape[0] < flat.shape[1]:
+        values, vectors = torch.linalg.eigh(flat.double() @ flat.double().T)
+        flat = (vectors * values.clamp(min=0).sqrt()).to(flat)
+    return flat.view(*features.rows.shape[:2], -1)
+
+
+def subspaces(
+    root: Float[Tensor, "n outputs r"], size: int, d: int, seeds: int, seed: int
+) -> Float[Tensor, "seeds n outputs d"]:
+    """Return draws of J P_d for Gaussian P with unit-norm columns: K^½ G/√D."""
+    generator = torch.Generator().manual_seed(seed)
+    flat = root.flatten(0, 1)
+    draws = [flat @ torch.randn(flat.shape[1], d, generator=generator).to(flat) for _ in range(seeds)]
+    return torch.stack(draws).view(seeds, *root.shape[:2], d) / size**0.5
+
+
+@torch.no_grad()
+def train_linearized(
+    features: TangentRows, jacobian: Float[Tensor, "seeds n outputs d"], training: Training
+) -> LinearizedRun:
+    """Train z(δ) = f(0) + J δ by cross-entropy with the optimizer, schedule and budget of `training.train`.
+
+    Args:
+        features: logits, labels and the division into training and held-out examples.
+        jacobian: J P for each seed.
+        training: steps, batch size, learning rate; its seed orders the data.
+    """
+    seeds, _, outputs, d = jacobian.shape
+    labels = one_hot(features.labels, outputs + 1).to(jacobian)
+    delta = torch.zeros(seeds, d, 1, device=jacobian.device, dtype=jacobian.dtype)
+    optimizer = torch.optim.AdamW([delta], weight_decay=0.0)
+    # All texts count as equally long here: only the order of the data is drawn.
+    order = epochs(torch.ones(features.train).numpy(), training.batch_size, training.seed)
+    losses = []
+    for step in range(training.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = training.rate(step)
+        batch = next(order)
+        rows = jacobian[:, batch].reshape(seeds, -1, d)
+        log_p = _logits(features.logits[batch], rows @ delta).log_softmax(-1)
+        residual = (log_p.exp() - labels[batch])[..., 1:] / len(batch)
+        delta.grad = rows.transpose(1, 2) @ residual.reshape(seeds, -1, 1)
+        optimizer.step()
+        losses.append(-(labels[batch] * log_p).sum(-1).mean(-1))
+    logits = _logits(features.logits, jacobian.reshape(seeds, -1, d) @ delta)
+    tail = torch.stack(losses[-max(1, training.steps // 10) :]).mean(0)
+    return LinearizedRun(tail, logits, delta[..., 0])
+
+
+def _logits(start: Tensor, change: Tensor) -> Tensor:
+    """Add changes of z_c - z_0, flat over (examples, outputs), to logits of shape (examples, C)."""
+    shaped = change.view(len(change), len(start), -1)
+    return start + torch.cat([torch.zeros_like(shaped[..., :1]), shaped], -1)

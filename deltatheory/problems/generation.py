@@ -1,0 +1,219 @@
+"""Conditional generation: a causal language model continues a source text with a target text."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from deltatheory._shapes import Float, Int
+from deltatheory.backbones import Backbone, Batch, Edit
+from deltatheory.deltas import Delta
+from deltatheory.problems.classification import FORWARD, NOT_FINITE, Problem
+from deltatheory.problems.tokens import batch_of, check_suffix, continuation, token_rows
+from deltatheory.tasks import Examples, Task
+
+__all__ = ["GenerationProblem", "GenerationSplit", "scores", "token_f1"]
+
+_NO_ANSWER = -100  # label of a token that is not to be predicted
+_CHUNK = 32
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationSplit:
+    """Examples as token numbers: sources with the suffix, targets with the end-of-text token, and lengths."""
+
+    examples: Examples
+    sources: list[list[int]]
+    targets: list[list[int]]
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+class GenerationProblem(Problem):
+    """loss(δ) = mean of -log p(target token | source, target so far; ψ(δ)), and greedy answers.
+
+    A target follows its source after a space and ends with the end-of-text token. Answers are decoded without
+    a cache: every new token costs a forward pass over the whole text, at most `max_new_tokens` of them.
+
+    Args:
+        backbone: causal, with lm_head; frozen and prepared.
+        task: generation.
+        delta: what is tuned.
+        suffix: put between source and target (" Answer:").
+        max_length: of source, suffix and target together, in tokens.
+        max_new_tokens: of the target and of an answer; sources are cut to leave room for them.
+        check: switch the self-check off where the same backbone and kind of delta have just passed it.
+
+    Raises:
+        ValueError: for a classification task, a backbone without lm_head or end-of-text token, a suffix that
+            ends in white space, or lengths that leave no room for the source.
+        ImportError: without `rouge-score`.
+        DerivativeError: if the derivatives are not right; the message has the remedy.
+    """
+
+    metric: ClassVar[str] = "rouge_l"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        task: Task,
+        delta: Delta,
+        *,
+        suffix: str = "",
+        max_length: int = 64,
+        max_new_tokens: int = 16,
+        check: bool = True,
+    ) -> None:
+        if task.kind != "generation":
+            raise ValueError(
+                f"task={task.name!r} is a {task.kind} task: allowed is generation; "
+                "take ClassificationProblem."
+            )
+        self.suffix, self._suffix = suffix, check_suffix(backbone, suffix)
+        if backbone.tokenizer.eos_token_id is None:
+            raise ValueError(f"the tokenizer of {backbone.name!r} has no eos_token to end an answer: set it.")
+        self.max_new_tokens = max_new_tokens
+        self._room = min(max_length, backbone.max_length) - len(self._suffix) - max_new_tokens
+        if max_new_tokens < 1 or self._room < 1:
+            raise ValueError(
+                f"max_new_tokens={max_new_tokens}: must be at least 1 and leave room for the source within "
+                f"max_length={min(max_length, backbone.max_length)}."
+            )
+        _rouge_scorer()  # fail before training, not at the first evaluation
+        super().__init__(backbone, task, delta, max_length)
+        if check:
+            self.check()
+
+    def _split(self, examples: Examples) -> GenerationSplit:
+        end = self.backbone.tokenizer.eos_token_id
+        rows = token_rows(self.backbone, examples, self._room)
+        sources = [[*row, *self._suffix] for row in rows]
+        targets = [
+            [*continuation(self.backbone, text, self.suffix), end][: self.max_new_tokens]
+            for text in examples.targets or ()
+        ]
+        lengths = np.array([len(s) + len(t) for s, t in zip(sources, targets, strict=True)])
+        return GenerationSplit(examples, sources, targets, lengths)
+
+    def identity(self) -> dict:
+        """Return what makes two problems the same."""
+        return {**super().identity(), "suffix": self.suffix, "max_new_tokens": self.max_new_tokens}
+
+    def batch(self, split: GenerationSplit, indices: Sequence[int]) -> tuple[Batch, Int[Tensor, "B T"]]:
+        """Return sources with their targets, and at each token the target token that follows, or -100."""
+        rows = [split.sources[i] + split.targets[i] for i in indices]
+        batch = batch_of(self.backbone, rows)
+        labels = torch.full_like(batch.input_ids, _NO_ANSWER)
+        for k, i in enumerate(indices):
+            first, target = len(split.sources[i]) - 1, split.targets[i]
+            labels[k, first : first + len(target)] = torch.tensor(target)
+        return batch, labels
+
+    def _answers(self, batch: Batch, labels: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        edit = Edit() if delta is None else self.delta.edit(delta)
+        return self._next_tokens(batch, labels != _NO_ANSWER, edit), labels[labels != _NO_ANSWER]
+
+    def _next_tokens(self, batch: Batch, where: Tensor, edit: Edit) -> Float[Tensor, "n V"]:
+        """Return the logits of the next token at chosen places."""
+        with self._precision():
+            hidden = self.backbone.hidden_states(batch, edit)[where]
+            return self.backbone.vocabulary_logits(hidden, edit.parameters).to(self.backbone.dtype)
+
+    @torch.no_grad()
+    def predict(self, delta: Float[Tensor, " m"], split: GenerationSplit) -> list[str]:
+        """Return the greedy answers to a whole split.
+
+        A delta that writes in place leaves θ(δ) in the model: call `restore` at the end.
+
+        Raises:
+            FloatingPointError: if a logit is not finite.
+        """
+        edit = self._placed(delta)
+        answers: list[list[int]] = [[] for _ in split.sources]
+        order = np.argsort(split.lengths, kind="stable")
+        for start in range(0, len(order), _CHUNK):
+            open_ = order[start : start + _CHUNK].tolist()
+            for _ in range(self.max_new_tokens):
+                batch = batch_of(self.backbone, [split.sources[i] + answers[i] for i in open_])
+                last = batch.mask.long().sum(1) - 1
+                where = torch.arange(batch.mask.shape[1], device=last.device) == last[:, None]
+                logits = self._next_tokens(batch, where, edit)
+                self.passes += FORWARD * len(open_)
+                if not logits.isfinite().all():
+                    raise FloatingPointError(f"the logits are not finite: {NOT_FINITE}")
+                for i, token in zip(open_, logits.argmax(1).tolist(), strict=True):
+                    answers[i].append(token)
+                open_ = [i for i in open_ if answers[i][-1] != self.backbone.tokenizer.eos_token_id]
+                if not open_:
+                    break
+        return [self.backbone.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+
+    @torch.no_grad()
+    def evaluate(self, delta: Float[Tensor, " m"], split: GenerationSplit) -> dict[str, float]:
+        """Return exact match, ROUGE-L, token F1 and the mean loss a target token; as `predict` otherwise."""
+        found = scores(self.predict(delta, split), split.examples.targets or ())
+        edit = self._placed(delta)
+        order = np.argsort(split.lengths, kind="stable")
+        loss, tokens = 0.0, 0
+        for start in range(0, len(order), _CHUNK):
+            batch, labels = self.batch(split, order[start : start + _CHUNK].tolist())
+            where = labels != _NO_ANSWER
+            logits = self._next_tokens(batch, where, edit)
+            loss += float(cross_entropy(logits, labels[where], reduction="sum"))
+            tokens += int(where.sum())
+        self.passes += FORWARD * len(split)
+        return {**found, "loss": loss / tokens}
+
+
+def scores(answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    """Return the mean scores of answers: "exact_match" up to outer white space, "rouge_l", "token_f1".
+
+    ROUGE-L is the F-measure of the longest common subsequence of words (Lin 2004), by `rouge-score` without
+    stemming.
+
+    Raises:
+        ImportError: without `rouge-score`.
+    """
+    scorer = _rouge_scorer()
+    both = list(zip(answers, targets, strict=True))
+    return {
+        "exact_match": mean(float(a.strip() == t.strip()) for a, t in both),
+        "rouge_l": mean(scorer.score(t, a)["rougeL"].fmeasure for a, t in both),
+        "token_f1": mean(token_f1(a, t) for a, t in both),
+    }
+
+
+def token_f1(answer: str, target: str) -> float:
+    """Return the F1 of shared words without case, punctuation and articles (Rajpurkar et al. 2016, SQuAD)."""
+    ours, theirs = (Counter(_words(text)) for text in (answer, target))
+    shared = (ours & theirs).total()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    return 2 * shared / (ours.total() + theirs.total())
+
+
+def _words(text: str) -> list[str]:
+    bare = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+
+
+def _rouge_scorer() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise ImportError(
+            "scores of generated texts need rouge-score: pip install 'deltatheory[generation]'."
+        ) from error
+    return RougeScorer(["rougeL"], use_stemmer=False)

@@ -1,0 +1,262 @@
+"""Frozen classification heads: the map from a pooled hidden state to logits, fixed at θ₀.
+
+A head is part of the frozen model, for every delta and for full fine-tuning alike, so that all of them are
+compared on one function f(x; θ). It must mean something at δ = 0: with a zero head the Jacobian of the logits
+loses rank and nothing can be predicted from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from deltatheory._shapes import Float
+from deltatheory.backbones import Backbone
+from deltatheory.problems.tokens import check_suffix, continuation
+from deltatheory.tasks import Examples, Task
+
+__all__ = ["HEADS", "Head", "Verbalizer", "make_head", "unseen_logits"]
+
+# Logits are this times a cosine: the inverse temperature with which sentence encoders are trained.
+SCALE = 20.0
+_CHUNK = 64
+_FOLDS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """logits(h) = W (h - c)/‖h - c‖ + b.
+
+    Attributes:
+        kind: key in `HEADS`.
+        weight: shape (C, H), W.
+        bias: shape (C,), b.
+        centre: shape (H,), c: the mean feature, which encoders that were not trained for cosines share.
+        passes: forward passes over single examples that making it took.
+        suffix: tokens that the problem puts after each text.
+    """
+
+    kind: str
+    weight: Float[Tensor, "C H"]
+    bias: Float[Tensor, " C"]
+    centre: Float[Tensor, " H"]
+    passes: int
+    suffix: tuple[int, ...] = ()
+
+    def __call__(
+        self, pooled: Float[Tensor, "B H"], parameters: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """Return the logits of pooled hidden states; `parameters` are those that an edit replaces."""
+        return normalize(pooled - self.centre, dim=-1) @ self.weight.T + self.bias
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Head:
+        """Move or cast."""
+        weight, bias, centre = (
+            x.to(device=device, dtype=dtype) for x in (self.weight, self.bias, self.centre)
+        )
+        return replace(self, weight=weight, bias=bias, centre=centre)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Verbalizer(Head):
+    """logits(h)_c = (lm_head h)_{v(c)}: the next-token logit of each class's label word v(c).
+
+    The rows of lm_head are `weight` at θ₀. Where lm_head is tied to an embedding that is tuned, the tuned one
+    counts: it is one tensor of the model.
+
+    Attributes:
+        backbone: causal, with lm_head.
+        tokens: v, the first token of each class's words as it follows the text.
+    """
+
+    backbone: Backbone
+    tokens: tuple[int, ...]
+
+    def __call__(
+        self, pooled: Float[Tensor, "B H"], parameters: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """Return the label words' logits of the last hidden states."""
+        return self.backbone.vocabulary_logits(pooled, parameters)[:, list(self.tokens)]
+
+
+@torch.no_grad()
+def _features(backbone: Backbone, examples: Examples, max_length: int | None) -> Tensor:
+    pieces = []
+    for start in range(0, len(examples), _CHUNK):
+        part = examples.subset(range(start, min(start + _CHUNK, len(examples))))
+        pieces.append(backbone.pooled(backbone.encode(part.texts, part.pairs, max_length)))
+    return torch.cat(pieces)
+
+
+def _label_words(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
+    """W = the backbone's own embedding of each class's words: zero-shot classification."""
+    words = Examples(task.label_words, labels=tuple(range(task.num_classes)))
+    rows = normalize(_features(backbone, words, max_length), dim=-1)
+    return Head(
+        "label-words", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), len(rows)
+    )
+
+
+def _labelled(backbone: Backbone, task: Task, max_length: int | None) -> tuple[Tensor, Tensor]:
+    missing = sorted(set(range(task.num_classes)) - set(task.train.labels or ()))
+    if missing:
+        raise ValueError(
+            f"task={task.name!r} has no training example of {task.label_names[missing[0]]!r}: drop the "
+            "class, or take head='label-words', which needs none."
+        )
+    features = _features(backbone, task.train, max_length)
+    return features, torch.tensor(task.train.labels, device=features.device)
+
+
+def _prototypes(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W = the direction of each class's mean training feature (Snell et al. 2017)."""
+    centre = features.mean(0)
+    sums = one_hot(labels, classes).to(features).T @ normalize(features - centre, dim=-1)
+    means = normalize(sums, dim=-1)
+    return SCALE * means, means.new_zeros(classes), centre
+
+
+def _probe(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W, b = ridge-regularized logistic regression on the frozen features, started at the prototypes."""
+    weight, _, centre = _prototypes(features, labels, classes)
+    x = normalize(features - centre, dim=-1).double().cpu().numpy()
+    onehot = np.eye(classes)[labels.cpu().numpy()]
+    ridge, width = 0.01 / len(x), x.shape[1]
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight, bias = flat[:-classes].reshape(classes, width), flat[-classes:]
+        logits = x @ weight.T + bias
+        logits -= logits.max(1, keepdims=True)
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        residual = (np.exp(log_p) - onehot) / len(x)
+        loss = -(onehot * log_p).sum() / len(x) + 0.5 * ridge * (weight**2).sum()
+        return loss, np.concatenate([(residual.T @ x + ridge * weight).ravel(), residual.sum(0)])
+
+    start = np.concatenate([weight.double().cpu().numpy().ravel(), np.zeros(classes)])
+    solution = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    weight = torch.from_numpy(solution[:-classes].reshape(classes, width)).to(features)
+    return weight, torch.from_numpy(solution[-classes:]).to(features), centre
+
+
+# What is fitted on training features and their labels: (features, labels, C) ↦ W, b, c.
+_FITTED = {"prototypes": _prototypes, "probe": _probe}
+
+
+def _fitted(kind: str, backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
+    features, labels = _labelled(backbone, task, max_length)
+    return Head(kind, *_FITTED[kind](features, labels, task.num_classes), len(features))
+
+
+def unseen_logits(
+    head: Head, backbone: Backbone, task: Task, max_length: int | None
+) -> Float[Tensor, "n C"] | None:
+    """Return the logits of each training example from a head fitted on the other folds of eight.
+
+    A fitted head has seen the labels of the training split: its own logits there say nothing of other
+    examples. Every eighth example is a fold.
+
+    Args:
+        head: made by `make_head`.
+        backbone: that it was made for.
+        task: that it was made for.
+        max_length: longer texts are cut here.
+
+    Returns:
+        `None` for a head that is not fitted.
+    """
+    if head.kind not in _FITTED:
+        return None
+    features, labels = _labelled(backbone, task, max_length)
+    logits = features.new_empty(len(features), task.num_classes)
+    for k in range(_FOLDS):
+        held = torch.arange(len(features), device=features.device) % _FOLDS == k
+        if held.any():
+            fitted = _FITTED[head.kind](features[~held], labels[~held], task.num_classes)
+            logits[held] = Head(head.kind, *fitted, len(features))(features[held])
+    return logits
+
+
+def _random(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
+    """W = random directions, as in Li et al. (2018): the task starts at chance."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(task.num_classes, backbone.hidden_size, generator=generator)
+    rows = normalize(rows, dim=-1).to(backbone.device, backbone.dtype)
+    return Head("random", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), 0)
+
+
+def _verbalizer(
+    backbone: Backbone, task: Task, seed: int, max_length: int | None, suffix: str = ""
+) -> Verbalizer:
+    """v(c) = the first token of class c's words, as they follow the suffix (Schick & Schütze 2021)."""
+    after = check_suffix(backbone, suffix)
+    tokens = tuple(continuation(backbone, word, suffix)[0] for word in task.label_words)
+    first: dict[int, str] = {}
+    for token, word in zip(tokens, task.label_words, strict=True):
+        if token in first:
+            raise ValueError(
+                f"label_words={first[token]!r} and {word!r} of task {task.name!r} begin with the same token "
+                f"{backbone.tokenizer.decode([token])!r}: give Task.label_words that differ in their first."
+            )
+        first[token] = word
+    lm_head: Any = backbone.lm_head
+    weight = lm_head.weight.detach()[list(tokens)].clone()
+    zeros = weight.new_zeros(len(tokens))
+    bias = zeros if lm_head.bias is None else lm_head.bias.detach()[list(tokens)].clone()
+    centre = weight.new_zeros(weight.shape[1])
+    return Verbalizer("verbalizer", weight, bias, centre, 0, after, backbone=backbone, tokens=tokens)
+
+
+HEADS: dict[str, Callable[[Backbone, Task, int, int | None], Head]] = {
+    "label-words": _label_words,
+    **{kind: partial(_fitted, kind) for kind in _FITTED},
+    "random": _random,
+    "verbalizer": _verbalizer,
+}
+
+
+def make_head(
+    kind: str,
+    backbone: Backbone,
+    task: Task,
+    *,
+    seed: int = 0,
+    max_length: int | None = None,
+    suffix: str = "",
+) -> Head:
+    """Make the frozen head of a classification task.
+
+    Args:
+        kind: a key of `HEADS`: "label-words" (the embedded words of each class, no training data),
+            "prototypes" (class means of the training features), "probe" (logistic regression on the
+            training features), "random" (Li et al. 2018) or "verbalizer" (a causal backbone's own logits of
+            each class's label word after the text).
+        backbone: frozen.
+        task: with two or more classes.
+        seed: of the random head.
+        max_length: longer texts are cut here; give that of the problem.
+        suffix: put after each text, for the verbalizer (" Topic:").
+
+    Raises:
+        ValueError: for an unknown kind, a generation task, a class without the examples the head needs, a
+            suffix for another head than the verbalizer; for the verbalizer also a backbone without lm_head,
+            or label words with the same first token.
+    """
+    if kind not in HEADS:
+        near = difflib.get_close_matches(kind, HEADS, cutoff=0.4) or list(HEADS)
+        raise ValueError(f"head={kind!r}: no such head; nearest: {', '.join(near)}.")
+    if task.kind != "classification":
+        raise ValueError(f"task={task.name!r} is a {task.kind} task: a head needs classes.")
+    if kind == "verbalizer":
+        return _verbalizer(backbone, task, seed, max_length, suffix)
+    if suffix:
+        raise ValueError(f"suffix={suffix!r}: head={kind!r} takes none; head='verbalizer' does.")
+    return HEADS[kind](backbone, task, seed, max_length)

@@ -1,0 +1,307 @@
+"""One plain trainer for every delta."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from itertools import islice
+from statistics import mean, median
+
+import torch
+from torch import Tensor
+
+from deltatheory.deltas.files import Checkpoint
+from deltatheory.problems.classification import Problem, epochs
+from deltatheory.training import parallel
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+__all__ = ["Training", "TrainingResult", "train"]
+
+_ALWAYS = ("steps", "batch_size", "learning_rate", "warmup", "seed")  # in a configuration also by default
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train: linear warm-up and linear decay to zero, by default with AdamW.
+
+    Attributes:
+        steps: the step budget; it is part of every result.
+        batch_size: examples a step.
+        learning_rate: the peak.
+        warmup: share of the steps before the peak.
+        seed: of the data order.
+        optimizer: "adamw" (Loshchilov & Hutter 2019) or "sgd".
+        momentum: of SGD.
+        weight_decay: pull of δ towards 0, the frozen backbone.
+        clip: the largest norm of a gradient; longer ones are shortened to it.
+        evaluate_every: steps between evaluations of the dev split; the result is then the best δ met there.
+        patience: stop after so many evaluations without a better one.
+        autocast: run the network in bfloat16 where that is safe (CUDA only).
+    """
+
+    steps: int = 60
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    warmup: float = 0.1
+    seed: int = 0
+    optimizer: str = "adamw"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    clip: float | None = None
+    evaluate_every: int | None = None
+    patience: int | None = None
+    autocast: bool = False
+
+    def __post_init__(self) -> None:
+        least = {
+            "steps": 1,
+            "batch_size": 1,
+            "seed": 0,
+            "weight_decay": 0,
+            "evaluate_every": 1,
+            "patience": 1,
+        }
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise ValueError(f"{name}={value}: must be at least {low}.")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value}: must be above 0.")
+        for name in ("warmup", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1).")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer={self.optimizer!r}: allowed are 'adamw' and 'sgd'.")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum={self.momentum}: only optimizer='sgd' takes it.")
+        if self.patience and not self.evaluate_every:
+            raise ValueError(f"patience={self.patience}: needs evaluate_every.")
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of step 0 .. steps - 1."""
+        rise = self.warmup * self.steps
+        fall = (self.steps - step) / (self.steps - rise)
+        return self.learning_rate * min((step + 1) / rise if rise else 1.0, fall, 1.0)
+
+    def make_optimizer(self, delta: Tensor) -> torch.optim.Optimizer:
+        """Return the optimizer of δ; the rate is set at each step."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD([delta], momentum=self.momentum, weight_decay=self.weight_decay)
+        return torch.optim.AdamW([delta], weight_decay=self.weight_decay)
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether the dev split is evaluated after so many steps: at every multiple, and at the end."""
+        every = self.evaluate_every
+        return every is not None and (step % every == 0 or step == self.steps)
+
+    def to_dict(self) -> dict:
+        """Return plain values, for configuration hashes; newer settings only where they were changed."""
+        values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        return {n: value for n, (value, default) in values.items() if n in _ALWAYS or value != default}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What a run came to.
+
+    Attributes:
+        delta: where it ended, or with `evaluate_every` the best δ on the dev split.
+        train_loss: mean loss over the last tenth of the steps.
+        train_accuracy: mean accuracy on the batches of those steps, as they were met.
+        test: scores and loss on the test split.
+        movement: ‖δ‖.
+        passes: forward-equivalents, in passes over single examples.
+        seconds: wall-clock time.
+        status: "finished", or "diverged: ..." with the remedy.
+        losses: of every step.
+        dev: scores and loss on the dev split, and after how many steps.
+        stopped_early: whether `patience` ended the run.
+        tuned_parameters: m.
+        optimizer_state_bytes: what the optimizer keeps beside δ.
+        peak_memory: in bytes, of this process. On CUDA the most that was allocated, weights included. On the
+            CPU how far the high-water mark rose, a lower bound: 0 where it had been as high before; `None`
+            where the system does not tell.
+        seconds_per_step: median time of a step, without evaluations and checkpoints.
+    """
+
+    delta: Tensor
+    train_loss: float | None
+    train_accuracy: float | None
+    test: dict[str, float] | None
+    movement: float
+    passes: float
+    seconds: float
+    status: str
+    losses: list[float]
+    dev: list[dict[str, int | float]]
+    stopped_early: bool
+    tuned_parameters: int
+    optimizer_state_bytes: int
+    peak_memory: int | None
+    seconds_per_step: float | None
+
+
+@dataclass
+class _Log:
+    """What a run has come to so far, in plain numbers: a checkpoint holds it beside the tensors."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    dev: list[dict[str, int | float]] = field(default_factory=list)
+    passes: float = 0.0
+    seconds: float = 0.0
+    step_seconds: list[float] = field(default_factory=list)
+
+    def since_best(self, metric: str) -> int:
+        """Return how many evaluations there were since the best one."""
+        scores = [row[metric] for row in self.dev]
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
+
+def train(
+    problem: Problem,
+    training: Training,
+    *,
+    start: Tensor | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    on_step: Callable[[int, float], None] | None = None,
+    on_evaluate: Callable[[dict[str, int | float]], None] | None = None,
+) -> TrainingResult:
+    """Train δ and evaluate it on the test split; the backbone is θ₀ again afterwards.
+
+    Called in all processes of a `torch.distributed` group, it shares every batch among them (data
+    parallelism); the first one evaluates and writes the checkpoints, and all return the same δ.
+
+    Args:
+        problem: what to train.
+        training: how.
+        start: δ to start from; 0, the frozen backbone, by default.
+        checkpoint: a file to write, and to go on from where it exists: on the CPU a run that was killed and
+            started again ends in the same bits as one that was not.
+        checkpoint_every: steps between checkpoints; the end of the steps makes one too.
+        on_step: called with the step's number and loss, for progress bars.
+        on_evaluate: called with the scores on the dev split.
+
+    Raises:
+        ValueError: for autocast on the CPU, or a checkpoint that is damaged or of another configuration.
+    """
+    device = problem.backbone.device
+    if training.autocast and device.type != "cuda":
+        raise ValueError(f"autocast=True: bfloat16 is for CUDA devices; the backbone is on {device}.")
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every={checkpoint_every}: must be at least 1.")
+    delta = (problem.delta.initial() if start is None else start.clone()).requires_grad_(False)
+    optimizer, best, log = training.make_optimizer(delta), delta, _Log()
+    saved = None
+    if checkpoint is not None:
+        saved = Checkpoint(checkpoint, _configuration(problem, training, start))
+        if found := saved.load():
+            tensors, log = found[0], _Log(**found[1])
+            delta.copy_(tensors.pop("delta"))
+            best = tensors.pop("best", delta).to(delta)
+            # AdamW counts its steps in a tensor that stays on the CPU.
+            state = {name: x if name == "step" else x.to(delta) for name, x in tensors.items()}
+            optimizer.state[delta] = state
+    before, began = problem.passes - log.passes, time.perf_counter() - log.seconds
+    memory = _peak_memory(device, reset=True)
+    order = islice(epochs(problem.train.lengths, training.batch_size, training.seed), log.step, None)
+
+    def save() -> None:
+        if saved is not None and parallel.is_first():
+            log.passes, log.seconds = problem.passes - before, time.perf_counter() - began
+            tensors = {"delta": delta, **({"best": best} if log.dev else {}), **_state(optimizer, delta)}
+            saved.save(tensors, asdict(log))
+
+    def stopped() -> bool:
+        return training.patience is not None and log.since_best(problem.metric) >= training.patience
+
+    test, status, final = None, "finished", delta
+    problem.autocast = training.autocast
+    try:
+        while log.step < training.steps and not stopped():
+            step_began = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = training.rate(log.step)
+            loss, accuracy, delta.grad = parallel.loss_and_gradient(problem, delta, next(order))
+            if training.clip is not None:
+                torch.nn.utils.clip_grad_norm_([delta], training.clip)
+            optimizer.step()
+            log.losses.append(loss)
+            log.accuracies.append(accuracy)
+            log.step_seconds.append(time.perf_counter() - step_began)
+            if on_step:
+                on_step(log.step, loss)
+            log.step += 1
+            if training.evaluates_after(log.step):
+                scores = parallel.from_first(partial(problem.evaluate, delta, problem.dev))
+                log.dev.append({"step": log.step, **scores})
+                if log.since_best(problem.metric) == 0:
+                    best = delta.clone()
+                if on_evaluate:
+                    on_evaluate(log.dev[-1])
+            if log.step % checkpoint_every == 0:
+                save()
+        save()
+        final = best if log.dev else delta
+        test = parallel.from_first(partial(problem.evaluate, final, problem.test))
+    except FloatingPointError as error:
+        status = f"diverged: {error}"
+    finally:
+        problem.autocast = False
+        problem.restore()
+    tail = max(1, training.steps // 10)
+    delta.grad = None
+    peak = _peak_memory(device)
+    return TrainingResult(
+        delta=final,
+        train_loss=mean(log.losses[-tail:]) if test else None,
+        train_accuracy=mean(log.accuracies[-tail:]) if test else None,
+        test=test,
+        movement=float(final.norm()),
+        passes=problem.passes - before,
+        seconds=time.perf_counter() - began,
+        status=status,
+        losses=log.losses,
+        dev=log.dev,
+        stopped_early=log.step < training.steps and stopped(),
+        tuned_parameters=problem.delta.size,
+        optimizer_state_bytes=sum(x.nbytes for x in _state(optimizer, delta).values()),
+        peak_memory=peak if memory is None or peak is None else peak - memory,
+        seconds_per_step=median(log.step_seconds) if log.step else None,
+    )
+
+
+def _configuration(problem: Problem, training: Training, start: Tensor | None) -> dict:
+    """Return all that a checkpoint must agree with."""
+    origin = None if start is None else hashlib.sha256(start.detach().cpu().numpy().tobytes()).hexdigest()
+    return {**problem.identity(), "training": training.to_dict(), "start_sha256": origin}
+
+
+def _state(optimizer: torch.optim.Optimizer, delta: Tensor) -> dict[str, Tensor]:
+    """Return the tensors that the optimizer keeps beside δ."""
+    return {name: x for name, x in optimizer.state[delta].items() if isinstance(x, Tensor)}
+
+
+def _peak_memory(device: torch.device, reset: bool = False) -> int | None:
+    """Return bytes: the most allocated since the last reset (CUDA), the process's high-water mark (CPU)."""
+    if device.type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+            return 0
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

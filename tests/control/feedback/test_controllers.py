@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny, tiny_model
+from tiny_problems import toy_problem
+
+from deltatheory.control.feedback.controllers import (
+    PID,
+    Controller,
+    LQRFeedback,
+    class_directions,
+    lqr_gains,
+    prefix_values,
+    shift_adjoints,
+    steered,
+)
+from deltatheory.control.feedback.hooks import pool, spread, watching
+from deltatheory.control.feedback.setpoints import (
+    ClassSetpoint,
+    Nominal,
+    PopulationSetpoint,
+    Setpoint,
+    SubspaceSetpoint,
+    make_setpoint,
+    nominal_states,
+)
+from deltatheory.deltas import make_delta
+
+TEXTS = ["a b c d", "e f", "g h i j k l", "m n o"]
+
+
+def nominal(blocks=2, n=24, width=16, classes=3, spread=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    centres = 3 * rng.standard_normal((blocks, classes, width))
+    states = centres[:, labels] + spread * rng.standard_normal((blocks, n, width))
+    return Nominal(torch.from_numpy(states), torch.from_numpy(labels), "mean")
+
+
+class Constant(Setpoint):
+    def __init__(self, errors):
+        self.errors = errors
+
+    def error(self, t, z, memory):
+        return self.errors[t].expand_as(z)
+
+
+class Push(Controller):
+    """u_t = the same vector at one block, 0 elsewhere."""
+
+    def __init__(self, at, u):
+        self.setpoint, self.at, self.u = Constant([torch.zeros_like(u)] * 9), at, u
+
+    def control(self, t, errors):
+        return (self.u if t == self.at else torch.zeros_like(self.u)).expand_as(errors[-1])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_what_is_spread_moves_the_measured_state_by_as_much(pooling):
+    torch.manual_seed(0)
+    x, u = torch.randn(3, 5, 4).double(), torch.randn(3, 4).double()
+    mask = (torch.arange(5) < torch.tensor([[5], [2], [4]])).double()
+    before = x.clone()
+    moved = pool(spread(x, u, mask, pooling), mask, pooling) - pool(x, mask, pooling)
+    torch.testing.assert_close(moved, u)
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
+    rows = [x[i, :n] for i, n in enumerate((5, 2, 4))]
+    expected = torch.stack([row.mean(0) if pooling == "mean" else row[-1] for row in rows])
+    torch.testing.assert_close(pool(x, mask, pooling), expected)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_states_are_those_of_the_backbone_on_wrapped_and_plain_models(family):
+    backbone = tiny(family, dtype=torch.float64)
+    batch = backbone.encode(TEXTS)
+    pooling = "mean" if backbone.kind == "encoder" else "last"
+    x, expected = backbone.embed(batch), []
+    for t in range(2):
+        x = backbone.step(t, x, batch)
+        expected.append(pool(x, batch.mask, pooling))
+    plain = tiny_model(family).double().eval()
+    base = plain.base_model
+    layers = base.encoder.layer if family == "bert" else getattr(base, "h", None) or base.layers
+    for model, blocks, inputs in (
+        (backbone.model, backbone.layers, batch.inputs()),
+        (plain, layers, {"input_ids": batch.input_ids, "attention_mask": batch.mask.long()}),
+    ):
+        seen = []
+        with (
+            torch.no_grad(),
+            watching(model, blocks, lambda _, x, m, seen=seen: seen.append(pool(x, m, pooling))),
+        ):
+            model(**inputs)
+        for z, right in zip(seen, expected, strict=True):
+            # Llama's code computes norms and rotations in float32.
+            torch.testing.assert_close(z, right, atol=1e-5 if family == "llama" else 1e-10, rtol=0)
+
+
+def hook_count(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_hooks_are_removed_at_exit_and_after_an_error(family):
+    backbone = tiny(family)
+    batch, before = backbone.encode(TEXTS), backbone.pooled(backbone.encode(TEXTS))
+    controller = Push(0, torch.linspace(-1, 1, 16))
+    with steered(backbone.model, backbone.layers, controller, "mean") as meter:
+        assert (backbone.pooled(batch) - before).abs().max() > 1e-3
+    assert meter.texts == 4
+    assert meter.energy == pytest.approx(float(torch.linspace(-1, 1, 16).square().sum()))
+    with pytest.raises(ZeroDivisionError), steered(backbone.model, backbone.layers, controller, "mean"):
+        raise ZeroDivisionError
+    assert hook_count(backbone.model) == 0
+    torch.testing.assert_close(backbone.pooled(batch), before, rtol=0, atol=0)
+
+
+def test_a_push_behind_the_last_block_moves_the_pooled_output_by_as_much():
+    backbone = tiny("bert", dtype=torch.float64)
+    batch, u = backbone.encode(TEXTS), torch.linspace(-1, 1, 16).double()
+    with steered(backbone.model, backbone.layers, Push(1, u), "mean"):
+        moved = backbone.pooled(batch)
+    torch.testing.assert_close(moved, backbone.pooled(batch) + u)
+
+
+def test_pid_is_its_formula():
+    torch.manual_seed(0)
+    errors = list(torch.randn(4, 3, 5).double())
+    setpoint = Constant([])
+    u = PID(setpoint, 0.5, 0.2, 0.1).control(3, errors)
+    e = [x.numpy() for x in errors]
+    expected = -(0.5 * e[3] + 0.2 * (e[0] + e[1] + e[2] + e[3]) + 0.1 * (e[3] - e[2]))
+    np.testing.assert_allclose(u.numpy(), expected)
+    no_integral = PID(setpoint, 0.5, 0.0, 0.1).control(3, errors)
+    assert (u - no_integral).abs().max() > 0.05
+    first = PID(setpoint, 0.5, 0.2, 0.1).control(0, errors[:1])
+    np.testing.assert_allclose(first.numpy(), -0.7 * e[0])
+
+
+@pytest.mark.parametrize("kind", ["population", "subspace"])
+def test_proportional_gain_1_puts_every_state_on_its_setpoint(kind):
+    backbone = tiny("bert", dtype=torch.float64)
+    clean = nominal()
+    setpoint = PopulationSetpoint(clean) if kind == "population" else SubspaceSetpoint(clean, rank=4)
+    batch, seen = backbone.encode(TEXTS), []
+    with (
+        steered(backbone.model, backbone.layers, PID(setpoint, 1.0), "mean"),
+        watching(backbone.model, backbone.layers, lambda _, x, m: seen.append(pool(x, m, "mean"))),
+    ):
+        backbone.pooled(batch)
+    for t, z in enumerate(seen):
+        if kind == "population":
+            torch.testing.assert_close(z.mean(0), clean.mean[t])
+        else:
+            centred = (clean.states[t] - clean.mean[t]).numpy()
+            basis = np.linalg.svd(centred, full_matrices=False)[2][:4]
+            off = (z - clean.mean[t]).numpy()
+            np.testing.assert_allclose(off - off @ basis.T @ basis, 0, atol=1e-10)
+
+
+def test_the_class_setpoint_is_the_posterior_mean_of_linear_discriminant_analysis():
+    clean = nominal(spread=3.0)
+    setpoint = ClassSetpoint(clean, shrinkage=0.5, temperature=20.0)
+    z, y = clean.states[:, :6] + 0.3, clean.labels.numpy()
+    total, memory = 0.0, []
+    for t in range(2):
+        X = clean.states[t].numpy()
+        means = np.stack([X[y == c].mean(0) for c in range(3)])
+        S = (X - means[y]).T @ (X - means[y]) / len(X)
+        S = 0.5 * S + 0.5 * np.trace(S) / 16 * np.eye(16)
+        off = z[t].numpy()[:, None] - means
+        log = -np.einsum("ncd,de,nce->nc", off, np.linalg.inv(S), off) / 2 / 20.0
+        total = total + log
+        weights = np.exp(total / (t + 1) - (total / (t + 1)).max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        assert ((weights > 0.05) & (weights < 0.95)).any()
+        errors = setpoint.error(t, z[t], memory).numpy()
+        np.testing.assert_allclose(errors, z[t].numpy() - weights @ means, atol=1e-9)
+    forgetful = setpoint.error(1, z[1], []).numpy()
+    assert np.abs(forgetful - errors).max() > 1e-2
+
+
+def test_a_recentred_class_setpoint_does_not_follow_a_common_shift():
+    clean = nominal()
+    z = clean.states[0]
+    shift = clean.class_means[0, 1] - clean.class_means[0, 0]
+    blind, recentred = ClassSetpoint(clean), ClassSetpoint(clean, recentred=True)
+
+    def target(setpoint, z):
+        return z - setpoint.error(0, z, [])
+
+    torch.testing.assert_close(target(recentred, z + shift), target(recentred, z))
+    assert (target(blind, z + shift) - target(blind, z)).abs().max() > 1
+
+
+def test_setpoints_by_name_and_their_errors():
+    clean = nominal()
+    assert make_setpoint("recentred-class", clean).recentred
+    own = SubspaceSetpoint(clean, 2)
+    assert make_setpoint(own, clean) is own
+    with pytest.raises(ValueError, match="setpoint='mean': allowed are population"):
+        make_setpoint("mean", clean)
+    with pytest.raises(ValueError, match="rank=0"):
+        SubspaceSetpoint(clean, 0)
+    with pytest.raises(ValueError, match="temperature=0"):
+        ClassSetpoint(clean, temperature=0.0)
+
+
+def test_nominal_states_are_those_of_texts_that_are_right():
+    problem = toy_problem("prefix", length=2, gate="values", dtype=torch.float64, head="prototypes")
+    delta = 0.3 * torch.randn(problem.delta.size, generator=torch.Generator().manual_seed(1)).double()
+    found = nominal_states(problem, delta, batch_size=7)
+    right = problem.predict(delta, problem.train).argmax(1) == problem.train.labels
+    assert 0 < right.sum() < len(right)
+    torch.testing.assert_close(found.labels, problem.train.labels[right])
+    batch, _ = problem.batch(problem.train, right.nonzero().flatten().tolist())
+    pooled = problem.backbone.pooled(batch, problem.delta.edit(delta))  # bert: the last state is the output
+    torch.testing.assert_close(found.states[-1], pooled)
+    torch.testing.assert_close(found.class_means[-1, 0], pooled[found.labels == 0].mean(0))
+    with pytest.raises(ValueError, match="examples=1"):
+        nominal_states(problem, delta, examples=1)
+
+
+@pytest.mark.parametrize(
+    ("family", "delta"), [("bert", "prefix"), ("gpt2", "prefix"), ("bert", "lora"), ("gpt2", "prompt")]
+)
+def test_shift_adjoints_against_finite_differences(family, delta):
+    problem = toy_problem(delta, family=family, dtype=torch.float64)
+    pooling = "mean" if family == "bert" else "last"
+    at = 0.1 * torch.randn(problem.delta.size, generator=torch.Generator().manual_seed(0)).double()
+    batch, _ = problem.batch(problem.train, range(4))
+    adjoints = shift_adjoints(problem, at, batch, pooling)
+    backbone, torch_rng = problem.backbone, torch.Generator().manual_seed(3)
+    v, w = (torch.randn(16, generator=torch_rng).double() for _ in range(2))
+    for t, adjoint in enumerate(adjoints):
+        outputs = []
+        for step in (-1e-5, 1e-5):
+            # A push before block t: at the embedding for the first, else behind block t - 1.
+            seen = []
+
+            def before(_module, args, step=step):
+                m = real(args[0])
+                return (spread(args[0], (step * v).expand(len(m), -1), m, pooling), *args[1:])
+
+            def real(x):
+                prompt = x.shape[1] - batch.mask.shape[1]
+                return torch.nn.functional.pad(batch.mask, (prompt, 0), value=1.0)
+
+            handle = backbone.layers[t].register_forward_pre_hook(before)
+            with (
+                torch.no_grad(),
+                watching(
+                    backbone.model,
+                    backbone.layers,
+                    lambda _, x, m, seen=seen: seen.append(pool(x, m, pooling).mean(0)),
+                ),
+            ):
+                problem.logits(at, batch)
+            handle.remove()
+            outputs.append(seen[t])
+        difference = (outputs[1] - outputs[0]) / 2e-5
+        assert float(w @ difference) == pytest.approx(float(adjoint(w) @ v), rel=1e-6, abs=1e-8)
+
+
+def test_lqr_gains_of_a_network_are_those_of_the_dense_recursion():
+    problem = toy_problem("prefix", length=2, gate="values", dtype=torch.float64, head="prototypes")
+    delta = 0.3 * torch.randn(problem.delta.size, generator=torch.Generator().manual_seed(1)).double()
+    clean = nominal_states(problem, delta)
+    solution = lqr_gains(problem, delta, clean, control_weight=0.5, texts=8)
+    batch, _ = problem.batch(problem.train, range(8))
+    eye = torch.eye(16).double()
+    A = [torch.stack([a(w) for w in eye]).numpy() for a in shift_adjoints(problem, delta, batch, "mean")]
+    V = [x.numpy() for x in class_directions(clean)]
+    assert [v.shape for v in V] == [(16, 1)] * 2
+    S = V[1] @ V[1].T
+    z = np.linspace(-1, 1, 16)
+    controller = LQRFeedback(PopulationSetpoint(clean), solution.value)
+    for t in (1, 0):
+        expected = -np.linalg.solve(S + 0.5 * np.eye(16), S @ z)
+        u = controller.control(t, [torch.from_numpy(z)[None]])
+        np.testing.assert_allclose(u[0].numpy(), expected, atol=1e-12)
+        if t:
+            S = V[0] @ V[0].T + A[1].T @ (S - S @ np.linalg.solve(S + 0.5 * np.eye(16), S)) @ A[1]
+    assert solution.details["products"] == 3  # k T (T + 1)/2
+    assert solution.passes == pytest.approx(2 * 8 + 3 * 8 / 2)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_constant_correction_is_a_change_of_the_prefix_values(family):
+    backbone = tiny(family, dtype=torch.float64)
+    prefix = make_delta("prefix", backbone, length=3, gate="values")
+    generator = torch.Generator().manual_seed(0)
+    delta = 0.2 * torch.randn(prefix.size, generator=generator).double()
+    shifts = {t: torch.randn(16, generator=generator).double() for t in range(2)}
+    batch = backbone.encode(TEXTS)
+    shipped = backbone.hidden_states(batch, prefix.edit(delta + prefix_values(prefix, shifts)))
+    handles = [
+        backbone.model.get_submodule(backbone.module_name(t, "attention_output")).register_forward_hook(
+            lambda _m, _a, y, s=s: y + s
+        )
+        for t, s in shifts.items()
+    ]
+    steered_states = backbone.hidden_states(batch, prefix.edit(delta))
+    for handle in handles:
+        handle.remove()
+    real = batch.mask.bool()
+    torch.testing.assert_close(shipped[real], steered_states[real], atol=1e-9, rtol=0)
+    assert (backbone.hidden_states(batch, prefix.edit(delta)) - shipped)[real].abs().max() > 0.1
+
+
+def test_only_a_prefix_of_values_takes_corrections():
+    backbone = tiny("bert")
+    with pytest.raises(ValueError, match="gate='values'"):
+        prefix_values(make_delta("prefix", backbone, length=2), {0: torch.ones(16)})
+    with pytest.raises(ValueError, match="shifts has block 5"):
+        prefix_values(make_delta("prefix", backbone, length=2, gate="values"), {5: torch.ones(16)})

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from tiny_problems import toy_problem, toy_task
+
+from deltatheory.control.solvers.first_order import LBFGS, SGD, Adam
+from deltatheory.control.solvers.objective import Objective
+from deltatheory.control.solvers.solution import Status
+from deltatheory.training.trainer import Training, train
+
+
+def prefix(**options):
+    return toy_problem("prefix", dtype=torch.float64, task=toy_task(2), length=2, gate="values", **options)
+
+
+def test_adam_is_the_one_of_kingma_and_ba():
+    problem = prefix()
+    objective = Objective(problem, range(6))
+    delta, first, second = problem.delta.initial(), 0.0, 0.0
+    for step in range(1, 5):
+        gradient = objective.gradient(delta)[2]
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        mean, spread = first / (1 - 0.9**step), second / (1 - 0.999**step)
+        delta = delta - 0.05 * mean / (spread.sqrt() + 1e-8)
+    solution = Adam(learning_rate=0.05, budget=10.0).solve(problem, range(6))
+    assert len(solution.history) == 5
+    assert solution.cost == pytest.approx(objective.value(delta)[0], abs=1e-10)
+    torch.testing.assert_close(solution.value, delta)
+
+
+def test_mini_batches_are_those_of_training():
+    problem = prefix()
+    training = Training(
+        steps=7, batch_size=8, learning_rate=0.2, warmup=0.0, optimizer="sgd", momentum=0.9, seed=3
+    )
+    reference, delta = train(problem, training), problem.delta.initial()
+    solution = SGD(learning_rate=0.2, batch_size=8, seed=3, budget=1.9).solve(problem)
+    assert len(solution.history) == 3
+    # both start at 0 with the same batch; training also lowers its rate, so only the first loss is the same
+    assert solution.history[0]["cost"] == pytest.approx(reference.losses[0])
+    assert delta.norm() == 0
+
+
+def test_momentum_by_hand():
+    problem = prefix()
+    objective, delta, velocity = Objective(problem), problem.delta.initial(), 0.0
+    for _ in range(3):
+        velocity = 0.5 * velocity + objective.gradient(delta)[2]
+        delta = delta - 0.1 * velocity
+    solution = SGD(learning_rate=0.1, momentum=0.5, budget=8.0).solve(problem)
+    torch.testing.assert_close(solution.value, delta)
+
+
+def test_lbfgs_finds_the_optimum_of_scipy():
+    problem = prefix()
+    objective = Objective(problem, range(6), energy=0.2)
+
+    def function(d):
+        cost, _, gradient = objective.gradient(torch.from_numpy(d))
+        return cost, gradient.numpy()
+
+    zero = np.zeros(problem.delta.size)
+    best = minimize(function, zero, jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0})
+    solution = LBFGS(energy=0.2).solve(problem, range(6))
+    assert solution.status is Status.CONVERGED
+    assert solution.cost == pytest.approx(best.fun, abs=1e-8)
+    assert Adam(energy=0.2, budget=5.0).solve(problem, range(6)).cost > best.fun + 1e-4
+
+
+@pytest.mark.parametrize("solver", [Adam(budget=6.0), LBFGS(budget=6.0), SGD(budget=6.0)])
+def test_budget_in_passes_over_the_examples(solver):
+    problem = prefix()
+    solution = solver.solve(problem, range(10))
+    assert solution.status is Status.BUDGET
+    assert solution.remedy
+    assert solution.passes == 60
+    assert [row["passes"] for row in solution.history] == [20, 40, 60]
+
+
+@pytest.mark.parametrize("solver", [Adam(learning_rate=0.3, target=0.3), LBFGS(target=0.3)])
+def test_target(solver):
+    solution = solver.solve(prefix())
+    assert solution.status is Status.CONVERGED
+    assert solution.cost <= 0.3 < solution.history[-2]["cost"]
+
+
+def test_a_mini_batch_run_that_is_not_at_the_target_does_not_say_so():
+    problem = prefix()
+    solution = Adam(learning_rate=0.3, batch_size=4, target=0.5).solve(problem)
+    exact = Objective(problem).value(solution.value)[0]
+    assert solution.cost == pytest.approx(exact)
+    assert (solution.status is Status.CONVERGED) == (exact <= 0.5)
+
+
+def test_a_step_far_too_long_is_reported():
+    problem = prefix()
+    solution = SGD(learning_rate=1e300).solve(problem)
+    assert solution.status is Status.DIVERGED
+    assert "step size" in solution.remedy
+    assert torch.isfinite(solution.value).all()
+
+
+@pytest.mark.parametrize("options", [{"learning_rate": 0.0}, {"batch_size": 0}, {"budget": -1.0}])
+def test_bad_settings(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Adam(**options)

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from deltatheory.control.solvers.ilqr import DDP, ILQR
+from deltatheory.control.solvers.riccati import lqr
+from deltatheory.control.solvers.solution import Status
+from deltatheory.control.systems.analytic import AnalyticSystem, Derivatives, namespace
+from deltatheory.control.systems.examples import attention_head, cart_pole, linear_quadratic, pendulum
+
+OPTIMA = {"pendulum": 9.623984, "cart-pole": 22.060294}
+"""Reached by L-BFGS of scipy, by crocoddyl and by a JAX iLQR as well (experiments/benchmarks/control.py)."""
+
+
+def by_scipy(system: AnalyticSystem, start: np.ndarray, bounds=None):
+    """The best controls near a start by a quasi-Newton method; its gradient: finite differences of J."""
+    T, m = system.horizon, system.control_size
+
+    def cost(flat):
+        batch = np.atleast_2d(flat)
+        U = np.moveaxis(batch.reshape(len(batch), T, m), 0, 1)
+        X = [np.broadcast_to(system.x0, (len(batch), system.state_size))]
+        for t in range(T):
+            X.append(system.advance(t, X[-1], U[t]))
+        return system.costs(np.stack(X), U)
+
+    def slope(flat):
+        units = 1e-6 * np.eye(flat.size)
+        return (cost(flat + units) - cost(flat - units)) / 2e-6
+
+    options = {"maxiter": 3000, "maxfun": 10**6, "ftol": 1e-15, "gtol": 1e-9}
+    return minimize(
+        lambda f: cost(f)[0], start.ravel(), jac=slope, method="L-BFGS-B", bounds=bounds, options=options
+    )
+
+
+@pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
+@pytest.mark.parametrize(("name", "most"), [("pendulum", 41), ("cart-pole", 200)])
+def test_swing_ups_reach_the_optimum_of_other_solvers(solver, name, most):
+    system = pendulum() if name == "pendulum" else cart_pole()
+    found = solver.solve(system)
+    assert found.status is Status.CONVERGED
+    assert found.cost == pytest.approx(OPTIMA[name], abs=1e-6)
+    assert found.details["iterations"] <= (most if isinstance(solver, ILQR) else 25)
+    assert found.details["stationarity"] < (1e-4 if isinstance(solver, ILQR) else 1e-8)
+    assert [row["iteration"] for row in found.history] == list(range(1, len(found.history) + 1))
+    assert (np.diff([row["cost"] for row in found.history]) <= 0).all()
+    json.dumps(found.history)
+
+
+def test_a_swing_up_is_a_minimum_that_scipy_cannot_improve():
+    system = pendulum(horizon=20)
+    found = DDP().solve(system)
+    other = by_scipy(system, np.zeros(20))
+    assert found.cost == pytest.approx(other.fun, abs=1e-6)
+    np.testing.assert_allclose(found.value.ravel(), other.x, atol=1e-3)
+    assert found.details["strict_minimum"]
+
+
+@pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
+def test_a_linear_quadratic_problem_takes_one_step(solver):
+    system = linear_quadratic(4, 2, 20)
+    found = solver.solve(system)
+    F = system.expand(np.zeros((21, 1, 4)), np.zeros((20, 1, 2))).F[0, 0]
+    exact = lqr(F[:, :4], F[:, 4:], np.eye(4), 0.1 * np.eye(2), terminal=np.eye(4), horizon=20)
+    assert found.history[0]["cost"] == pytest.approx(found.cost, rel=1e-9)
+    assert found.cost == pytest.approx(exact.cost(system.x0), rel=1e-12)
+    np.testing.assert_allclose(found.value, exact.rollout(system.x0)[1], atol=1e-9)
+    np.testing.assert_allclose(found.details["gains"], exact.gains, atol=1e-9)
+
+
+def test_the_gradient_and_costates_are_those_at_the_controls_returned():
+    system = attention_head(3, 2, 1, 3)
+    start = 0.1 * np.random.default_rng(0).standard_normal((3, 4))
+    found = ILQR(max_iterations=2).solve(system, initial=start)
+    assert found.status is Status.BUDGET
+    assert "max_iterations" in found.remedy
+
+    def cost(flat):
+        x, states, U = system.x0, [system.x0], flat.reshape(3, 4)
+        for t, u in enumerate(U):
+            x = system.advance(t, x, u)
+            states.append(x)
+        return float(system.costs(np.stack(states), U))
+
+    flat = found.value.ravel()
+    units = 1e-6 * np.eye(flat.size)
+    slope = np.array([(cost(flat + e) - cost(flat - e)) / 2e-6 for e in units])
+    assert cost(flat) == pytest.approx(found.cost, rel=1e-12)
+    np.testing.assert_allclose(found.details["gradient"].ravel(), slope, atol=1e-8)
+    assert np.abs(slope).max() > 1e-5  # not yet at the optimum: the comparison is of something
+
+
+def test_exact_second_derivatives_converge_in_fewer_steps_and_tell_a_saddle():
+    system = attention_head()
+    start = 0.1 * np.random.default_rng(0).standard_normal((3, 16))
+    exact, first_order = (solver.solve(system, initial=start) for solver in (DDP(), ILQR()))
+    assert exact.cost == pytest.approx(first_order.cost, rel=1e-7)
+    assert exact.details["iterations"] < first_order.details["iterations"]
+    assert exact.details["strict_minimum"]
+    saddle = DDP().solve(system)  # from zero the two prefix slots stay equal
+    assert saddle.cost > exact.cost + 0.01
+    assert not saddle.details["strict_minimum"]
+
+
+@pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
+def test_a_batch_is_its_problems(solver):
+    x0 = np.random.default_rng(1).uniform(-0.5, 0.5, (4, 2))
+    together = solver.solve(pendulum(x0, horizon=30))
+    assert together.value.shape == (4, 30, 1)
+    for i, x in enumerate(x0):
+        alone = solver.solve(pendulum(x, horizon=30))
+        assert alone.value.shape == (30, 1)
+        assert together.cost[i] == pytest.approx(alone.cost, rel=1e-10)
+        assert together.details["iterations"][i] == alone.details["iterations"]
+        np.testing.assert_allclose(together.value[i], alone.value, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [ILQR(tolerance=1e-12), DDP()], ids=["ilqr", "ddp"])
+def test_torque_limits_are_kept_and_the_optimum_is_scipys(solver):
+    system = pendulum(horizon=20, torque=4.0)
+    found = solver.solve(system)
+    other = by_scipy(system, found.value + 0.1, bounds=[(-4.0, 4.0)] * 20)
+    assert found.status is Status.CONVERGED
+    assert np.abs(found.value).max() == 4.0
+    assert found.cost == pytest.approx(other.fun, abs=1e-6)
+    assert found.details["stationarity"] < 1e-4
+    free = ILQR().solve(pendulum(horizon=20))
+    assert np.abs(free.value).max() > 5  # mutant: without the limit
+
+
+def quadratic(step, derivatives=None, **options) -> AnalyticSystem:
+    def running(t, x, u):
+        return (x * x).sum(-1) + options.get("effort", 0.1) * (u * u).sum(-1)
+
+    return AnalyticSystem(
+        step, running, lambda x: (x * x).sum(-1), options.get("x0", [1.0]), 5, 1, derivatives=derivatives
+    )
+
+
+def test_an_unstable_start_that_overflows_diverges_with_a_remedy():
+    found = ILQR().solve(quadratic(lambda t, x, u: 1e80 * x * x * x + u))
+    assert found.status is Status.DIVERGED
+    assert "initial" in found.remedy
+    assert found.history == []
+
+
+def test_nan_dynamics_of_one_problem_leave_the_others_alone():
+    system = quadratic(lambda t, x, u: 0.5 * x + u + 0 * namespace(x).sqrt(x + 10), x0=[[1.0], [-30.0]])
+    found = ILQR().solve(system)
+    assert found.status is Status.DIVERGED
+    assert found.remedy.startswith("1 of 2")
+    assert found.details["status"].tolist() == [Status.CONVERGED, Status.DIVERGED]
+    assert np.isfinite(found.value[0]).all()
+
+
+def test_a_cost_without_a_lower_bound_diverges_with_a_remedy():
+    found = ILQR().solve(quadratic(lambda t, x, u: x + u, effort=-50.0))
+    assert found.status is Status.DIVERGED
+    assert "no lower bound" in found.remedy
+
+
+def test_controls_that_move_nothing_and_cost_nothing_are_no_trouble():
+    found = ILQR().solve(quadratic(lambda t, x, u: 0.5 * x + 0 * u, effort=0.0))
+    assert found.status is Status.CONVERGED
+    assert not found.value.any()
+
+
+def wrong(d: Derivatives, what: str) -> Derivatives:
+    """Derivatives with one mistake; "" for none."""
+    signs = {"step": [-1, -1, -1], "control": [1, 1, -1], "rate": [1, 0.5, 1]}.get(what, [1, 1, 1])
+    sign = -1 if what == "terminal cost" else 1
+
+    def terminal(x):
+        gradient, hessian = d.terminal_cost(x)
+        return sign * gradient, hessian
+
+    return Derivatives(lambda t, x, u: d.step(t, x, u) * signs, d.running_cost, terminal, d.curvature)
+
+
+@pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
+@pytest.mark.parametrize("mistake", ["step", "control", "rate", "terminal cost", ""])
+def test_wrong_derivatives_stall_and_the_remedy_names_them(solver, mistake):
+    true = pendulum(horizon=10)
+    derivatives = wrong(true.derivatives, mistake)
+    system = AnalyticSystem(
+        true._step, true._running, true._terminal, true.x0, 10, 1, derivatives=derivatives
+    )
+    found, optimum = solver.solve(system), by_scipy(true, np.zeros(10)).fun
+    if not mistake:
+        assert found.status is Status.CONVERGED
+        assert found.cost == pytest.approx(optimum, abs=1e-6)
+        return
+    assert found.status is Status.STALLED
+    assert "derivatives given by hand may be wrong" in found.remedy
+    assert found.cost > 1.2 * optimum
+    assert found.cost == pytest.approx(float(system.costs(found.details["states"], found.value)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_iterations": 0}, "max_iterations=0"),
+        ({"step_sizes": 0}, "step_sizes=0"),
+        ({"tolerance": 0.0}, "tolerance"),
+        ({"regularization": -1.0}, "regularization"),
+    ],
+)
+def test_bad_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        DDP(**options)
+
+
+@pytest.mark.parametrize("initial", [np.zeros((3, 1)), np.full((100, 1), np.nan)])
+def test_bad_initial_controls_are_named(initial):
+    with pytest.raises(ValueError, match="initial"):
+        ILQR().solve(pendulum(), initial=initial)
+
+
+def test_each_step_is_reported():
+    rows = []
+    found = ILQR().solve(pendulum(horizon=10), on_step=rows.append)
+    assert rows == found.history

