@@ -1,18 +1,22 @@
-"""What a run came to, for people: figures and self-contained pages."""
+"""What a run came to, for people: figures and self-contained pages, found by the class of a result."""
 
 from deltatheory.report.advice import advice_figure
 from deltatheory.report.control import control_figure, control_page
 from deltatheory.report.dimension import dimension_figure, dimension_page, estimate, span
 from deltatheory.report.page import count, whole
+from deltatheory.report.registry import PAGE, drawn, figure
 
 __all__ = [
+    "PAGE",
     "advice_figure",
     "control_figure",
     "control_page",
     "count",
     "dimension_figure",
     "dimension_page",
+    "drawn",
     "estimate",
+    "figure",
     "span",
     "whole",
 ]

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltatheory.report.page import COLOURS, style
+from deltatheory.advice.ranking import Advice
+from deltatheory.report.page import COLOURS, new_figure, plain_svg, style
+from deltatheory.report.registry import drawn, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deltatheory.advice.ranking import Advice
-
 __all__ = ["advice_figure"]
 
 
+@figure.register(Advice)
 def advice_figure(advice: Advice) -> Figure:
     """Return the figure: predicted score of every candidate with its interval, the most promising on top."""
-    from matplotlib.figure import Figure
-
     with style():
-        figure = Figure(figsize=(8.0, 1.2 + 0.34 * len(advice.ranked)), layout="constrained")
-        axes = figure.subplots()
+        drawing = new_figure(8.0, 1.2 + 0.34 * len(advice.ranked))
+        axes = drawing.subplots()
         rows = list(enumerate(reversed(advice.ranked)))
         for y, one in rows:
             alpha = 1.0 if one.within_budget else 0.35
@@ -37,4 +36,9 @@ def advice_figure(advice: Advice) -> Figure:
         axes.set(xlabel="predicted accuracy, with 90 % interval")
         axes.set_yticks([y for y, _ in rows], [f"{one.label} ({one.parameters:,})" for _, one in rows])
         axes.legend(loc="lower right")
-    return figure
+    return drawing
+
+
+@drawn.register(Advice)
+def _(advice: Advice) -> dict[str, str]:
+    return {"advice.svg": plain_svg(advice_figure(advice))}

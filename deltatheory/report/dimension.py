@@ -8,14 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deltatheory.report.page import COLOURS, command_line, count, flat, render, sentences, style, svg
+from deltatheory.dimension.criterion import DimensionEstimate
+from deltatheory.dimension.result import DimensionResult
+from deltatheory.report.page import (
+    COLOURS,
+    command_line,
+    count,
+    flat,
+    new_figure,
+    render,
+    sentences,
+    style,
+    svg,
+)
+from deltatheory.report.registry import PAGE, drawn, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from deltatheory.dimension.criterion import DimensionEstimate
-    from deltatheory.dimension.result import DimensionResult
 
 __all__ = ["dimension_figure", "dimension_page", "estimate", "span"]
 
@@ -43,22 +53,25 @@ def span(interval: DimensionEstimate) -> str:
     return f"{count(interval.low)}–{count(interval.high)}"
 
 
+@figure.register(DimensionResult)
 def dimension_figure(result: DimensionResult) -> Figure:
     """Return the figure: accuracy against d, predicted and measured, and below it both d90 on that axis."""
-    from matplotlib.figure import Figure
-
+    intervals = _intervals(result)
     with style():
-        figure = Figure(figsize=(9.0, 5.6), layout="constrained")
-        # Without pyplot there is no state to leave behind.
-        intervals = _intervals(result)
-        curve, bars = figure.subplots(
+        drawing = new_figure(9.0, 5.6)
+        curve, bars = drawing.subplots(
             2, 1, sharex=True, height_ratios=[4.2, 0.45 + 0.45 * max(1, len(intervals))]
         )
         left, right = _ends(result, intervals)
         _draw_curves(curve, result, left, right)
         _draw_intervals(bars, intervals, result, left, right)
         _draw_axes(curve, bars, result, left, right)
-    return figure
+    return drawing
+
+
+@drawn.register(DimensionResult)
+def _(result: DimensionResult) -> dict[str, str]:
+    return {PAGE: dimension_page(result)}
 
 
 def dimension_page(result: DimensionResult) -> str:

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "command_line", "count", "flat", "render", "sentences", "style", "svg", "whole"]
+__all__ = [
+    "COLOURS",
+    "command_line",
+    "count",
+    "flat",
+    "new_figure",
+    "plain_svg",
+    "render",
+    "sentences",
+    "style",
+    "svg",
+    "whole",
+]
 
 # The page swaps each of these for its own colour of that name, so that one drawing is read on white and on
 # black. They occur nowhere else in the drawing, and do as they are for a figure on white.
@@ -77,12 +89,24 @@ def style() -> Iterator[None]:
         yield
 
 
-def svg(figure: Figure, label: str) -> str:
-    """Return the drawing alone, with the colours of the page and a width that follows the window."""
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches; without pyplot there is no state to leave behind."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain_svg(figure: Figure) -> str:
+    """Return a figure as the content of an SVG file; the same drawing gives the same bytes."""
     buffer = io.StringIO()
     with style():
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def svg(figure: Figure, label: str) -> str:
+    """Return the drawing alone, with the colours of the page and a width that follows the window."""
+    text = plain_svg(figure)
     text = text[text.index("<svg") :]
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")

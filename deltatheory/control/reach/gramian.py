@@ -1,7 +1,7 @@
 """What a delta can reach: the output-controllability Gramian W = J Jᵀ and what follows from it.
 
-J is the Jacobian of the outputs of some examples in δ, so W is the tangent kernel of `tangent.py`. Where every
-coordinate of δ acts in one layer, W = Σ_t W_t with W_t = J_t J_tᵀ over the coordinates of layer t. A
+J is the Jacobian of the outputs of some examples in δ, so W is the tangent kernel of `tangent.py`. Where
+every coordinate of δ acts in one layer, W = Σ_t W_t with W_t = J_t J_tᵀ over the coordinates of layer t. A
 coordinate that acts in several layers (a random subspace, Uni-LoRA) belongs to none of them: its columns of J
 are sums over layers, and those coordinates are a part of their own here, so that the parts always add up.
 Energy is ‖δ - δ_0‖² from the point δ_0 of the linearization.
