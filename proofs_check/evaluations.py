@@ -9,10 +9,10 @@ sides would agree at a point drawn uniformly from s integers a coordinate with p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from proofs_check.intervals import Jet
 from proofs_check.rational import (
     Matrix,
     Vector,
@@ -27,20 +27,7 @@ from proofs_check.rational import (
 
 Draw = Callable[[int, int], Matrix]  # rows, columns -> a random matrix
 Sides = tuple[list[tuple[Any, Any]], int]
-
-
-@dataclass(frozen=True)
-class Dual:
-    """value + slope epsilon with epsilon^2 = 0: exact derivatives along one direction."""
-
-    value: Fraction
-    slope: Fraction = Fraction()
-
-    def __add__(self, other: Dual) -> Dual:
-        return Dual(self.value + other.value, self.slope + other.slope)
-
-    def __mul__(self, other: Dual) -> Dual:
-        return Dual(self.value * other.value, self.value * other.slope + self.slope * other.value)
+Jets = list[Jet[Fraction]]
 
 
 def telescoping(draw: Draw, sign: int, n: int, layers: int) -> Sides:
@@ -113,33 +100,35 @@ def lora_dimension(draw: Draw, sign: int, m: int, n: int, r: int) -> Sides:
     return [gauge, (rank(rows), r * (m + n - sign * r))], r * (m + n) + 2 * r + 2
 
 
-def _bilinear(a: Matrix, b: Matrix, c: Matrix, x: list[Dual], u: list[Dual]) -> list[Dual]:
-    """x+_i = sum_j (A_ij + u_0 C_ij) x_j + sum_j B_ij u_j in dual numbers."""
+def _constant(x: Fraction) -> Jet[Fraction]:
+    return Jet(x, Fraction())
+
+
+def _bilinear(a: Matrix, b: Matrix, c: Matrix, x: Jets, u: Jets) -> Jets:
+    """x+_i = sum_j (A_ij + u_0 C_ij) x_j + sum_j B_ij u_j in jets."""
     result = []
     for i in range(len(a)):
-        total = Dual(Fraction())
+        total = _constant(Fraction())
         for j, state in enumerate(x):
-            total = total + (Dual(a[i][j]) + u[0] * Dual(c[i][j])) * state
+            total = total + (_constant(a[i][j]) + u[0] * _constant(c[i][j])) * state
         for j, control in enumerate(u):
-            total = total + Dual(b[i][j]) * control
+            total = total + _constant(b[i][j]) * control
         result.append(total)
     return result
 
 
-def _columns(us: Matrix, run: Callable[[list[list[Dual]]], list[Dual]]) -> Matrix:
+def _columns(us: Matrix, run: Callable[[list[Jets]], Jets]) -> Matrix:
     """Return the transposed Jacobian of `run` with respect to all controls: one row a coordinate."""
     rows = []
     for t, u in enumerate(us):
         for j in range(len(u)):
-            duals = [[Dual(v, Fraction((s, i) == (t, j))) for i, v in enumerate(w)] for s, w in enumerate(us)]
-            rows.append([out.slope for out in run(duals)])
+            moved = [[Jet(v, Fraction((s, i) == (t, j))) for i, v in enumerate(w)] for s, w in enumerate(us)]
+            rows.append([out.slope for out in run(moved)])
     return rows
 
 
-def _rollout(
-    system: list[tuple[Matrix, Matrix, Matrix]], x: Matrix, us: list[list[Dual]]
-) -> list[list[Dual]]:
-    states = [[Dual(entry) for entry in x[0]]]
+def _rollout(system: list[tuple[Matrix, Matrix, Matrix]], x: Matrix, us: list[Jets]) -> list[Jets]:
+    states = [[_constant(entry) for entry in x[0]]]
     for (a, b, c), u in zip(system, us, strict=True):
         states.append(_bilinear(a, b, c, states[-1], u))
     return states
@@ -164,10 +153,10 @@ def adjoint(draw: Draw, sign: int, n: int, m: int, steps: int) -> Sides:
     system = [(draw(n, n), draw(n, m), draw(n, n)) for _ in range(steps)]
     x0, us = draw(1, n), draw(steps, m)
 
-    def cost(controls: list[list[Dual]]) -> list[Dual]:
-        total = Dual(Fraction())
+    def cost(controls: list[Jets]) -> Jets:
+        total = _constant(Fraction())
         for entry in _rollout(system, x0, controls)[-1] + [v for u in controls for v in u]:
-            total = total + Dual(Fraction(1, 2)) * entry * entry
+            total = total + _constant(Fraction(1, 2)) * entry * entry
         return [total]
 
     states, linear = _linearized(system, x0, us)
@@ -207,20 +196,20 @@ def gauss_newton_is_lqr(draw: Draw, sign: int, n: int, m: int, steps: int) -> Si
     ]
     x0, us = draw(1, n), draw(steps, m)
 
-    def residual(controls: list[list[Dual]]) -> list[Dual]:
+    def residual(controls: list[Jets]) -> Jets:
         out = []
         for t, (state, (c, d, y)) in enumerate(zip(_rollout(system, x0, controls), outputs, strict=True)):
             for i in range(len(c)):
-                total = Dual(-y[i][0])
+                total = _constant(-y[i][0])
                 for weight, entry in zip(c[i], state, strict=True):
-                    total = total + Dual(weight) * entry
+                    total = total + _constant(weight) * entry
                 for weight, entry in zip(d[i], controls[t], strict=True) if d else ():
-                    total = total + Dual(weight) * entry
+                    total = total + _constant(weight) * entry
                 out.append(total)
         return out
 
     jacobian = _columns(us, residual)
-    here = [[out.value] for out in residual([[Dual(v) for v in u] for u in us])]
+    here = [[out.value] for out in residual([[_constant(v) for v in u] for u in us])]
     newton = solve(product(jacobian, transpose(jacobian)), combination((-1, product(jacobian, here))))
 
     states, linear = _linearized(system, x0, us)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from math import ceil, floor, isqrt
+from typing import Generic, TypeVar
 
 BITS = 128
 ONE = 1 << BITS
@@ -139,50 +140,53 @@ def erf(x: Interval) -> Interval:
     return Interval(_erf(x.lo).lo, _erf(x.hi).hi)
 
 
+Number = TypeVar("Number", Fraction, Interval)
+
+
 @dataclass(frozen=True)
-class Jet:
-    """A function and its derivative over a box, both enclosed: forward differentiation in intervals."""
+class Jet(Generic[Number]):
+    """A value and its derivative in one direction: forward differentiation, exact or enclosed over a box."""
 
-    value: Interval
-    slope: Interval
+    value: Number
+    slope: Number
 
-    def __add__(self, other: Jet) -> Jet:
+    def __add__(self, other: Jet[Number]) -> Jet[Number]:
         return Jet(self.value + other.value, self.slope + other.slope)
 
-    def __neg__(self) -> Jet:
+    def __neg__(self) -> Jet[Number]:
         return Jet(-self.value, -self.slope)
 
-    def __mul__(self, other: Jet) -> Jet:
+    def __mul__(self, other: Jet[Number]) -> Jet[Number]:
         return Jet(self.value * other.value, self.slope * other.value + self.value * other.slope)
 
-    def __truediv__(self, other: Jet) -> Jet:
+    def __truediv__(self, other: Jet[Number]) -> Jet[Number]:
         ratio = self.value / other.value
         return Jet(ratio, (self.slope - ratio * other.slope) / other.value)
 
 
-def constant(c: Interval) -> Jet:
+def constant(c: Interval) -> Jet[Interval]:
     """Return the jet of a constant: slope zero."""
     return Jet(c, enclose(0))
 
 
-def jet_exp(u: Jet) -> Jet:
+def jet_exp(u: Jet[Interval]) -> Jet[Interval]:
     """exp(u), derivative exp(u) u'."""
     value = exp(u.value)
     return Jet(value, value * u.slope)
 
 
-def jet_erf(u: Jet) -> Jet:
+def jet_erf(u: Jet[Interval]) -> Jet[Interval]:
     """erf(u), derivative 2/sqrt(pi) exp(-u^2) u'."""
     return Jet(erf(u.value), enclose(2) / sqrt(pi()) * exp(-(u.value * u.value)) * u.slope)
 
 
-def jet_sqrt(u: Jet) -> Jet:
+def jet_sqrt(u: Jet[Interval]) -> Jet[Interval]:
     """sqrt(u), derivative u' / (2 sqrt(u)), for u > 0."""
     value = sqrt(u.value)
     return Jet(value, u.slope / (value + value))
 
 
-def bound_above(f: Callable[[Jet], Jet], low: Fraction, high: Fraction) -> Fraction:
+def bound_above(f: Callable[[Jet[Interval]], Jet[Interval]], low: Fraction, high: Fraction) -> Fraction:
     """Bound f on [low, high] by the lesser of f(box) and f(mid) + f'(box) (box - mid)."""
     mid = (low + high) / 2
     box = enclose(low, high)

@@ -17,14 +17,14 @@ from deltatheory.testing.domains import (
     quadratics,
     vectors,
 )
-from deltatheory.testing.falsify import Claim, Falsification, Report, check, claim, falsify
+from deltatheory.testing.falsify import Claim, Falsification, PropertyReport, check, claim, falsify
 from deltatheory.testing.writing import write_tests
 
 __all__ = [
     "Claim",
     "Domain",
     "Falsification",
-    "Report",
+    "PropertyReport",
     "attention_heads",
     "check",
     "claim",

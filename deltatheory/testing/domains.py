@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.theorems.exact import exactly, inverse
+from deltatheory.theorems.exact import as_fractions, inverse, one_like
 from deltatheory.theorems.functions import Quadratic, Rotated, Separable, bend
 
 __all__ = [
@@ -55,7 +55,7 @@ class Domain:
     def vector(self, seed: int) -> np.ndarray:
         """Return random coordinates in fractions."""
         top = self.bound * _DENOMINATOR
-        return exactly(np.random.default_rng(seed).integers(-top, top + 1, self.size)) / _DENOMINATOR
+        return as_fractions(np.random.default_rng(seed).integers(-top, top + 1, self.size)) / _DENOMINATOR
 
     def sample(self, seed: int) -> Any:
         """Return a random instance in fractions."""
@@ -205,14 +205,14 @@ def _curvatures(D: int, L: Any, mu: Any) -> Domain:
         raise ValueError(f"mu={mu}, L={L}, D={D}: must satisfy 0 <= mu <= L and D >= 2.")
 
     def build(x: np.ndarray) -> np.ndarray:
-        one = x[0] * 0 + 1  # of the kind of x: a fraction times an array of floats is an array of objects
+        one = one_like(x[0])  # of the kind of x: a fraction times an array of floats is an array of objects
         return Fraction(mu) * one + (Fraction(L) - Fraction(mu)) * one * abs(_squashed(x))
 
     return vectors(D).map(build)
 
 
 def _with_constants(L: Any, mu: Any, f: Any, x: dict[str, np.ndarray]) -> dict[str, Any]:
-    one = x["centre"][0] * 0 + 1
+    one = one_like(x["centre"][0])
     return {"f": f, "L": Fraction(L) * one, "mu": Fraction(mu) * one, "x0": x["x0"], "star": x["centre"]}
 
 

@@ -11,10 +11,10 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from deltatheory.testing.domains import Domain
-from deltatheory.theorems.exact import exactly
+from deltatheory.theorems.exact import as_fractions
 from deltatheory.theorems.theorem import Bound, Check, Kind
 
-__all__ = ["Claim", "Falsification", "Report", "check", "claim", "falsify"]
+__all__ = ["Claim", "Falsification", "PropertyReport", "check", "claim", "falsify"]
 
 _MARGIN = 1e-6  # relative violation in floats that is worth confirming
 
@@ -61,7 +61,7 @@ def claim(
 
 
 @dataclass(frozen=True)
-class Report:
+class PropertyReport:
     """What a property test saw.
 
     Attributes:
@@ -92,7 +92,7 @@ class _Violated(Exception):
     """Tells hypothesis that an example fails."""
 
 
-def check(bound: Bound, *, examples: int = 100, also: Iterable[Any] = ()) -> Report:
+def check(bound: Bound, *, examples: int = 100, also: Iterable[Any] = ()) -> PropertyReport:
     """Evaluate a bound on instances that hypothesis draws, guided towards violation, and shrink what fails.
 
     Violations in floats are confirmed in rational or interval arithmetic where the bound runs on it.
@@ -152,7 +152,7 @@ def check(bound: Bound, *, examples: int = 100, also: Iterable[Any] = ()) -> Rep
     except _Violated:
         counterexample = seen[-1][1]  # hypothesis ends with the smallest
     worst = seen[-1][0] if counterexample is not None else max((c for c, _ in seen), key=lambda c: c.ratio)
-    return Report(bound.label, _status(bound), len(seen), worst, counterexample)
+    return PropertyReport(bound.label, _status(bound), len(seen), worst, counterexample)
 
 
 def _status(bound: Bound) -> str:
@@ -168,7 +168,7 @@ class Falsification:
 
     Attributes:
         name: of the bound.
-        status: as in `Report`.
+        status: as in `PropertyReport`.
         witness: an instance that violates the bound, as simple as could be found; `None` if none was.
         check: of the witness, or of the nearest instance met.
         confirmed: "exactly" (fractions or rational intervals), "in floats", or "" without a witness.
@@ -329,7 +329,7 @@ def _confirmed(bound: Claim, vector: np.ndarray) -> np.ndarray | None:
 
 
 def _rounded(vector: np.ndarray, denominator: int) -> np.ndarray:
-    return exactly(np.round(vector * denominator).astype(np.int64)) / denominator
+    return as_fractions(np.round(vector * denominator).astype(np.int64)) / denominator
 
 
 def _simpler(value: Fraction) -> Iterator[Fraction]:

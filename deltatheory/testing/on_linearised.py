@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from deltatheory import autodiff
-from deltatheory.testing.measuring import Measurement, Probe
+from deltatheory.testing.probe import Measurement, Probe
 from deltatheory.theorems import get_theorem
 from deltatheory.theorems.layer_choice import greedy
 from deltatheory.theorems.theorem import Sides

@@ -9,7 +9,7 @@ from typing import Any
 
 from deltatheory.problems.classification import ClassificationProblem
 from deltatheory.testing import on_linearised, on_network
-from deltatheory.testing.measuring import Measurement, Probe
+from deltatheory.testing.probe import Measurement, Probe
 from deltatheory.theorems import THEOREMS, get_theorem
 
 __all__ = ["ON_MODELS", "ModelCheck", "check_on_model", "measured"]

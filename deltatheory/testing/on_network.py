@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory.backbones import Edit
-from deltatheory.testing.measuring import Measurement, Probe, operator_norm
+from deltatheory.testing.probe import Measurement, Probe, operator_norm
 from deltatheory.theorems import get_theorem
 from deltatheory.theorems.theorem import Sides
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 
-from deltatheory.theorems.exact import exactly, eye, fractions, full_rank, inverse, rank, zeros
-from deltatheory.theorems.making import edited, expanded, identity_check, identity_status, wide
-from deltatheory.theorems.theorem import (
-    Evidence,
-    Hypothesis,
-    Instance,
-    Mutant,
-    ProofStatus,
-    Theorem,
-    register,
-)
+from deltatheory.theorems.evidence import ProofStatus, identity_test
+from deltatheory.theorems.exact import as_fractions, eye, inverse, one_like, random_full_rank, rank, zeros
+from deltatheory.theorems.instances import Instance, array_source, wide_integers, with_entries
+from deltatheory.theorems.theorem import Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -25,23 +19,18 @@ def _relu(x: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0 * x)
 
 
-def _drawn(make):
-    """Return the makers of small instances and of wide ones, for identity tests."""
+def _drawn(build: Callable[[Callable[..., np.ndarray]], Instance]) -> Callable[..., Instance]:
+    """Return the sampler of instances that are built from a source of random arrays."""
 
-    def small(seed: int) -> Instance:
-        rng = np.random.default_rng(seed)
-        return make(lambda *shape: fractions(rng, *shape) + F(1, 7))
+    def sample(seed: int, wide: bool = False) -> Instance:
+        return build(array_source(seed, wide, top=6, bottom=3, offset=F(1, 7)))
 
-    def large(seed: int) -> Instance:
-        rng = np.random.default_rng(seed)
-        return make(lambda *shape: wide(rng, *shape))
-
-    return small, large
+    return sample
 
 
 # ---- T27: normal forms ----
 
-_lora, _wide_lora = _drawn(
+_lora = _drawn(
     lambda draw: {
         "W": draw(3, 4),
         "B": draw(3, 2),
@@ -73,22 +62,24 @@ T27a = register(
                 "linear path",
                 "nothing nonlinear (ReLU, dropout) between A and B",
                 lambda x: x["path"] == "linear",
-                edited(_lora, path="relu", x=lambda x: exactly([-1, 0, 0, 0]), A=lambda x: abs(x["A"])),
+                with_entries(
+                    _lora, path="relu", x=lambda x: as_fractions([-1, 0, 0, 0]), A=lambda x: abs(x["A"])
+                ),
             ),
         ),
         mutant=Mutant(
             "minus sign of the update",
             lambda x: (_t27a(x)[0], (x["W"] - x["s"] * x["B"] @ x["A"]) @ x["x"]),
-            edited(_lora, s=F(1)),
+            with_entries(_lora, s=F(1)),
         ),
         proof="Matrix products are associative and distribute.",
         source="Hu et al. 2022",
-        status=expanded("2 x 2"),
-        exact_check=identity_check(_t27a, _wide_lora),
+        status=ProofStatus.expanded("2 x 2"),
+        exact_check=identity_test(_t27a, _lora),
     )
 )
 
-_scaled_layer, _wide_layer = _drawn(
+_scaled_layer = _drawn(
     lambda draw: {"W": draw(3, 3), "b": draw(3), "l": draw(3), "x": draw(3), "bias_scaled": True}
 )
 
@@ -113,24 +104,24 @@ T27b = register(
                 "bias scaled",
                 "the bias is scaled with the weight when merged",
                 lambda x: x["bias_scaled"],
-                edited(_scaled_layer, bias_scaled=False, l=exactly([2, 2, 3]), b=exactly([1, 1, 1])),
+                with_entries(
+                    _scaled_layer, bias_scaled=False, l=as_fractions([2, 2, 3]), b=as_fractions([1, 1, 1])
+                ),
             ),
         ),
         mutant=Mutant(
             "columns scaled instead of rows",
             lambda x: (_t27b(x)[0], x["W"] @ np.diag(x["l"]) @ x["x"] + x["l"] * x["b"]),
-            edited(_scaled_layer, l=exactly([1, 2, 5])),
+            with_entries(_scaled_layer, l=as_fractions([1, 2, 5])),
         ),
         proof="Row by row.",
         source="Liu et al. 2022",
-        status=expanded("2 x 2"),
-        exact_check=identity_check(_t27b, _wide_layer),
+        status=ProofStatus.expanded("2 x 2"),
+        exact_check=identity_test(_t27b, _scaled_layer),
     )
 )
 
-_serial, _wide_serial = _drawn(
-    lambda draw: {"down": draw(2, 4), "up": zeros(4, 2), "h": draw(4), "residual": True}
-)
+_serial = _drawn(lambda draw: {"down": draw(2, 4), "up": zeros(4, 2), "h": draw(4), "residual": True})
 
 
 def _t27c(x: Instance):
@@ -152,10 +143,10 @@ T27c = register(
                 "zero up-projection",
                 "$U=0$",
                 lambda x: not np.any(x["up"] != 0),
-                edited(
+                with_entries(
                     _serial,
-                    up=exactly(np.ones((4, 2), int)),
-                    h=exactly([1] * 4),
+                    up=as_fractions(np.ones((4, 2), int)),
+                    h=as_fractions([1] * 4),
                     down=lambda x: abs(x["down"]),
                 ),
             ),
@@ -163,14 +154,14 @@ T27c = register(
                 "residual connection",
                 "the adapter's output is added to its input",
                 lambda x: x["residual"],
-                edited(_serial, residual=False),
+                with_entries(_serial, residual=False),
             ),
         ),
         mutant=Mutant("no residual connection needed", lambda x: _t27c(x | {"residual": False}), _serial),
         proof="U times anything is 0.",
         source="Houlsby et al. 2019",
-        status=identity_status(2),
-        exact_check=identity_check(_t27c, _wide_serial),
+        status=ProofStatus.identity_tested(2),
+        exact_check=identity_test(_t27c, _serial),
     )
 )
 
@@ -178,19 +169,11 @@ T27c = register(
 # ---- T28: gauge and dimension ----
 
 
-def _gauge_of(draw, invert) -> Instance:
-    G = draw(2, 2)
-    return {"B": draw(4, 2), "A": draw(2, 3), "G": G, "inverse": invert(G)}
-
-
-def _gauge(seed: int) -> Instance:
+def _gauge(seed: int, wide: bool = False) -> Instance:
     rng = np.random.default_rng(seed)
-    return _gauge_of(lambda *shape: full_rank(rng, *shape), inverse)
-
-
-def _wide_gauge(seed: int) -> Instance:
-    rng = np.random.default_rng(seed)
-    return _gauge_of(lambda *shape: wide(rng, *shape), inverse)
+    draw = wide_integers if wide else random_full_rank
+    G = draw(rng, 2, 2)
+    return {"B": draw(rng, 4, 2), "A": draw(rng, 2, 3), "G": G, "inverse": inverse(G)}
 
 
 def _t28a(x: Instance):
@@ -211,7 +194,7 @@ T28a = register(
                 "inverse factors",
                 "the factors are multiplied by $G$ and $G^{-1}$",
                 lambda x: bool(np.all(x["G"] @ x["inverse"] == eye(2))),
-                edited(_gauge, G=2 * eye(2), inverse=lambda x: 2 * eye(2)),
+                with_entries(_gauge, G=2 * eye(2), inverse=lambda x: 2 * eye(2)),
             ),
         ),
         mutant=Mutant(
@@ -219,8 +202,8 @@ T28a = register(
         ),
         proof="Associativity.",
         source="classical",
-        status=identity_status(12),
-        exact_check=identity_check(_t28a, _wide_gauge),
+        status=ProofStatus.identity_tested(12),
+        exact_check=identity_test(_t28a, _gauge),
     )
 )
 
@@ -229,13 +212,13 @@ def _factors(seed: int) -> Instance:
     rng = np.random.default_rng(seed)
     m, n = (int(k) for k in rng.integers(2, 5, 2))
     r = int(rng.integers(1, min(m, n) + 1))
-    return {"B": full_rank(rng, m, r), "A": full_rank(rng, r, n)}
+    return {"B": random_full_rank(rng, m, r), "A": random_full_rank(rng, r, n)}
 
 
 def _t28b(x: Instance):
     B, A = x["B"], x["A"]
     (m, r), n = B.shape, A.shape[1]
-    one = (B[0, 0] * 0 + 1) if B.dtype == object else 1.0
+    one = one_like(B[0, 0])
     columns = []
     for i in range(m):
         for j in range(r):
@@ -257,7 +240,7 @@ def _enumerate_t28b() -> bool:
     return all(a == b for a, b in map(_t28b, instances))
 
 
-_square_factors = edited(_factors, B=eye(3)[:, :2], A=eye(3)[:2])
+_square_factors = with_entries(_factors, B=eye(3)[:, :2], A=eye(3)[:2])
 
 T28b = register(
     Theorem(
@@ -274,13 +257,13 @@ T28b = register(
                 "rank of B",
                 r"$\mathrm{rank}\,B=r$",
                 lambda x: rank(x["B"]) == x["B"].shape[1],
-                edited(_square_factors, B=zeros(3, 2)),
+                with_entries(_square_factors, B=zeros(3, 2)),
             ),
             Hypothesis(
                 "rank of A",
                 r"$\mathrm{rank}\,A=r$",
                 lambda x: rank(x["A"]) == x["A"].shape[0],
-                edited(_square_factors, A=zeros(2, 3)),
+                with_entries(_square_factors, A=zeros(2, 3)),
             ),
         ),
         mutant=Mutant(
@@ -291,9 +274,7 @@ T28b = register(
         proof="dB A + B dA = 0 exactly for dB = B X, dA = -X A: r² null directions; invariant under "
         "invertible row and column operations, so one pair of factors a shape decides.",
         source="classical (manifold of fixed rank)",
-        status=ProofStatus(
-            Evidence.ENUMERATED, "shapes up to 5 x 5; invariance covers all factors of full rank"
-        ),
+        status=ProofStatus.enumerated("shapes up to 5 x 5; invariance covers all factors of full rank"),
         exact_check=_enumerate_t28b,
     )
 )
@@ -307,7 +288,7 @@ def _first_of(draw) -> Instance:
     return loss | {"B": zeros(3, 2), "A": draw(2, 3), "optimizer": "gradient descent"}
 
 
-_first, _wide_first = _drawn(_first_of)
+_first = _drawn(_first_of)
 
 
 def _t29(x: Instance):
@@ -335,13 +316,15 @@ T29 = register(
                 "B starts at 0",
                 "$B=0$",
                 lambda x: not np.any(x["B"] != 0),
-                edited(_first, B=eye(3)[:, :2], A=eye(3)[:2], s=F(1), eta=F(1), target=zeros(3, 3), W=eye(3)),
+                with_entries(
+                    _first, B=eye(3)[:, :2], A=eye(3)[:2], s=F(1), eta=F(1), target=zeros(3, 3), W=eye(3)
+                ),
             ),
             Hypothesis(
                 "plain gradient descent",
                 "no rescaling of coordinates (Adam's first step is a sign)",
                 lambda x: x["optimizer"] == "gradient descent",
-                edited(
+                with_entries(
                     _first, optimizer="sign descent", target=lambda x: x["W"] - 7 * eye(3), s=F(1), eta=F(1)
                 ),
             ),
@@ -349,11 +332,11 @@ T29 = register(
         mutant=Mutant(
             "scale s instead of s squared",
             lambda x: (_t29(x)[0], _t29(x)[1] / x["s"]),
-            edited(_first, s=F(3), eta=F(1)),
+            with_entries(_first, s=F(3), eta=F(1)),
         ),
         proof="At B = 0 the gradient in A is 0 and the one in B is s G Aᵀ.",
         source="folklore; own form",
-        status=expanded("2 x 2, rank 1"),
-        exact_check=identity_check(_t29, _wide_first),
+        status=ProofStatus.expanded("2 x 2, rank 1"),
+        exact_check=identity_test(_t29, _first),
     )
 )

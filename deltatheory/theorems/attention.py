@@ -10,40 +10,33 @@ from fractions import Fraction
 
 import numpy as np
 
-from deltatheory.theorems.exact import exactly, eye, fractions, is_psd, positive
-from deltatheory.theorems.intervals import exp
-from deltatheory.theorems.making import (
-    FAMILY,
-    JUST_BELOW_ONE,
-    edited,
-    expanded,
-    identity_check,
-    identity_status,
-    scaled,
-    searched,
-    square,
-    wide,
+from deltatheory.theorems.evidence import ProofStatus, identity_test
+from deltatheory.theorems.exact import (
+    as_fractions,
+    eye,
+    is_psd,
+    random_fractions,
+    random_positive,
+    squared_norm,
 )
-from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+from deltatheory.theorems.instances import SAMPLE_SET, Instance, array_source, wide_integers, with_entries
+from deltatheory.theorems.intervals import exp
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
 
-def _head(seed: int, large: bool = False) -> Instance:
+def _head(seed: int, wide: bool = False) -> Instance:
     """Return the weights and values of a context of 4 tokens and a prefix of 2."""
     rng = np.random.default_rng(seed)
-    if large:
-        weights = exactly(rng.integers(1, FAMILY, 6))
-        values = wide(rng, 6, 2)
+    if wide:
+        weights = as_fractions(rng.integers(1, SAMPLE_SET, 6))
+        values = wide_integers(rng, 6, 2)
     else:
-        weights, values = positive(rng, 6), fractions(rng, 6, 2)
+        weights, values = random_positive(rng, 6), random_fractions(rng, 6, 2)
     parts = {"w": weights[:4], "p": weights[4:], "V": values[:4], "Vp": values[4:]}
-    ones = exactly([1] * 4)
+    ones = as_fractions([1] * 4)
     return parts | {"softmax": True, "V_seen": values[:4], "key_change": ones, "position_bias": ones}
-
-
-def _wide_head(seed: int) -> Instance:
-    return _head(seed, large=True)
 
 
 # ---- T24: the gate ----
@@ -72,13 +65,13 @@ T24 = register(
                 "softmax",
                 "the weights are normalised to sum to one (linear attention only adds)",
                 lambda x: x["softmax"],
-                edited(_head, softmax=False, w=exactly([1, 2, 3, 4])),
+                with_entries(_head, softmax=False, w=as_fractions([1, 2, 3, 4])),
             ),
             Hypothesis(
                 "values fixed",
                 "the prefix does not change the keys and values of the context (true within one layer)",
                 lambda x: bool(np.all(x["V_seen"] == x["V"])),
-                edited(_head, V_seen=lambda x: x["V"] + 1),
+                with_entries(_head, V_seen=lambda x: x["V"] + 1),
             ),
         ),
         mutant=Mutant(
@@ -88,12 +81,17 @@ T24 = register(
                 (1 - sum(x["p"]) / sum(x["w"])) * (x["w"] @ x["V"] / sum(x["w"]))
                 + sum(x["p"]) / sum(x["w"]) * (x["p"] @ x["Vp"] / sum(x["p"])),
             ),
-            edited(_head, V=exactly([[1, 0]] * 4), V_seen=exactly([[1, 0]] * 4), Vp=exactly([[0, 1]] * 2)),
+            with_entries(
+                _head,
+                V=as_fractions([[1, 0]] * 4),
+                V_seen=as_fractions([[1, 0]] * 4),
+                Vp=as_fractions([[0, 1]] * 2),
+            ),
         ),
         proof="Split the sum over positions and multiply and divide each part by its own normaliser.",
         source="He et al. 2022, equation 7",
-        status=expanded("4 tokens of context, 2 of prefix"),
-        exact_check=identity_check(_t24, _wide_head),
+        status=ProofStatus.expanded("4 tokens of context, 2 of prefix"),
+        exact_check=identity_test(_t24, _head),
     )
 )
 
@@ -121,13 +119,13 @@ T25 = register(
                 "keys fixed",
                 "queries and keys of the context are fixed (from layer 2 on they are not)",
                 lambda x: len(set(x["key_change"])) == 1,
-                edited(_head, key_change=exactly([1, 2, 1, 1])),
+                with_entries(_head, key_change=as_fractions([1, 2, 1, 1])),
             ),
             Hypothesis(
                 "positions fixed",
                 "the prefix shifts no position index or position bias of the scores",
                 lambda x: len(set(x["position_bias"])) == 1,
-                edited(_head, position_bias=exactly([1, F(1, 2), F(1, 4), F(1, 8)])),
+                with_entries(_head, position_bias=as_fractions([1, F(1, 2), F(1, 4), F(1, 8)])),
             ),
         ),
         mutant=Mutant(
@@ -137,8 +135,8 @@ T25 = register(
         ),
         proof="A prefix only adds to the normaliser of the row.",
         source="Petrov et al. 2024",
-        status=expanded("4 tokens of context, 2 of prefix"),
-        exact_check=identity_check(_t25, _wide_head),
+        status=ProofStatus.expanded("4 tokens of context, 2 of prefix"),
+        exact_check=identity_test(_t25, _head),
     )
 )
 
@@ -146,13 +144,9 @@ T25 = register(
 # ---- T26: soft prompts are prefixes ----
 
 
-def _decoder(seed: int, large: bool = False) -> Instance:
+def _decoder(seed: int, wide: bool = False) -> Instance:
     """Return two attention layers of width 2, a prompt of one token, a text of two, and position vectors."""
-    rng = np.random.default_rng(seed)
-
-    def draw(*shape: int) -> np.ndarray:
-        return wide(rng, *shape) if large else fractions(rng, *shape, top=2, bottom=2)
-
+    draw = array_source(seed, wide, top=2, bottom=2, offset=0)
     layers = [{name: draw(2, 2) for name in "QKV"} for _ in range(2)]
     parts = {"layers": layers, "prompt": draw(1, 2), "text": draw(2, 2), "positions": draw(3, 2)}
     return parts | {"causal": True, "prompt_first": True, "same_positions": True}
@@ -198,19 +192,19 @@ T26 = register(
                 "causal mask",
                 "no token attends to later ones",
                 lambda x: x["causal"],
-                edited(_decoder, causal=False),
+                with_entries(_decoder, causal=False),
             ),
             Hypothesis(
                 "prompt first",
                 "the prompt comes before the text",
                 lambda x: x["prompt_first"],
-                edited(_decoder, prompt_first=False),
+                with_entries(_decoder, prompt_first=False),
             ),
             Hypothesis(
                 "same positions",
                 "the text keeps its position indices beside the prefix",
                 lambda x: x["same_positions"],
-                edited(_decoder, same_positions=False),
+                with_entries(_decoder, same_positions=False),
             ),
         ),
         mutant=Mutant(
@@ -220,8 +214,8 @@ T26 = register(
         ),
         proof="Induction over layers: activations of the prompt see the prompt only.",
         source="after Petrov et al. 2024",
-        status=identity_status(4000),
-        exact_check=identity_check(_t26, lambda seed: _decoder(seed, large=True)),
+        status=ProofStatus.identity_tested(4000),
+        exact_check=identity_test(_t26, _decoder),
     )
 )
 
@@ -233,13 +227,13 @@ def _steered(seed: int) -> Instance:
     """Return a head of width 4, a context of 3 tokens by scores and values, and k prefix tokens."""
     rng = np.random.default_rng(seed)
     k, M = int(rng.integers(1, 4)), F(int(rng.integers(1, 4)), 2)
-    q, Wk, Wv = (fractions(rng, *shape, top=2, bottom=2) for shape in ((4,), (4, 4), (4, 4)))
-    tokens = fractions(rng, k, 4)
+    q, Wk, Wv = (random_fractions(rng, *shape, top=2, bottom=2) for shape in ((4,), (4, 4), (4, 4)))
+    tokens = random_fractions(rng, k, 4)
     norms = [sum(abs(t)) or F(1) for t in tokens]  # at least ‖t‖
-    tokens = tokens * exactly([[M / norm] for norm in norms])
+    tokens = tokens * as_fractions([[M / norm] for norm in norms])
     alpha = M * sum(abs(Wk.T @ q)) / 2  # at least M ‖Wkᵀ q‖ / √4
     sigma = F(int(sum(map(sum, abs(Wv)))) + 1)
-    context = {"s": fractions(rng, 3, top=3), "V": fractions(rng, 3, 4) + F(1, 5)}
+    context = {"s": random_fractions(rng, 3, top=3), "V": random_fractions(rng, 3, 4) + F(1, 5)}
     head = {"q": q, "Wk": Wk, "Wv": Wv, "u": tokens, "k": k, "M": M, "root": F(2)}
     return context | head | {"alpha": alpha, "sigma": sigma}
 
@@ -252,7 +246,7 @@ def _t39(x: Instance):
     o = np.array(context) @ x["V"]
     added = np.array(prefix) @ (x["u"] @ x["Wv"].T)
     out = (o + added) / (g + z)
-    across = square(out) - (out @ o) * (out @ o) / square(o)
+    across = squared_norm(out) - (out @ o) * (out @ o) / squared_norm(o)
     most = x["k"] * exp(x["alpha"])
     return across, (most / (most + g) * x["sigma"] * x["M"]) ** 2
 
@@ -260,16 +254,16 @@ def _t39(x: Instance):
 def _pushed(seed: int) -> Instance:
     """Return one prefix token across the context's value, with the largest score that M allows: equality."""
     M = F(seed % 3 + 1)
-    q, Wk = exactly([2, 0, 0, 0]), eye(4)
-    u = exactly([[M, 0, 0, 0]])
-    context = {"s": exactly([1]), "V": exactly([[0, 1, 0, 0]])}
+    q, Wk = as_fractions([2, 0, 0, 0]), eye(4)
+    u = as_fractions([[M, 0, 0, 0]])
+    context = {"s": as_fractions([1]), "V": as_fractions([[0, 1, 0, 0]])}
     bounds = {"k": 1, "M": M, "alpha": M, "sigma": F(1)}
     return context | {"q": q, "Wk": Wk, "Wv": eye(4), "u": u, "root": F(2)} | bounds
 
 
 def _score_bound(x: Instance) -> bool:
     direction = x["Wk"].T @ x["q"]
-    return (x["root"] * x["alpha"]) ** 2 >= square(direction) * x["M"] ** 2
+    return (x["root"] * x["alpha"]) ** 2 >= squared_norm(direction) * x["M"] ** 2
 
 
 T39 = register(
@@ -287,32 +281,32 @@ T39 = register(
             Hypothesis(
                 "bounded tokens",
                 r"$\|u_i\|\le M$",
-                lambda x: all(square(u) <= x["M"] ** 2 for u in x["u"]),
-                edited(_pushed, u=lambda x: 2 * x["u"]),
+                lambda x: all(squared_norm(u) <= x["M"] ** 2 for u in x["u"]),
+                with_entries(_pushed, u=lambda x: 2 * x["u"]),
             ),
             Hypothesis(
                 "number of tokens",
                 "at most $k$ prefix tokens",
                 lambda x: len(x["u"]) <= x["k"],
-                edited(_pushed, u=lambda x: np.concatenate([x["u"]] * 3)),
+                with_entries(_pushed, u=lambda x: np.concatenate([x["u"]] * 3)),
             ),
             Hypothesis(
                 "score bound",
                 r"$\alpha\ge\|W_k^\top q\|M/\sqrt d$",
                 _score_bound,
-                edited(_pushed, alpha=lambda x: x["alpha"] / 2),
+                with_entries(_pushed, alpha=lambda x: x["alpha"] / 2),
             ),
             Hypothesis(
                 "norm of W_v",
                 r"$s_{\max}(W_v)\le\sigma$",
                 lambda x: is_psd(x["sigma"] ** 2 * eye(4) - x["Wv"].T @ x["Wv"]),
-                edited(_pushed, Wv=2 * eye(4)),
+                with_entries(_pushed, Wv=2 * eye(4)),
             ),
         ),
-        mutant=scaled(_t39, JUST_BELOW_ONE, _pushed),
+        mutant=Mutant.scaled(_t39, JUST_BELOW_ONE, _pushed),
         extremal=_pushed,
         proof="T24: o' - (1-λ) o = λ o_P with ‖o_P‖ <= s_max(W_v) M, and λ grows with every score.",
         source="own; sharper than the k e^α / g form of Bhargava et al. 2023 (recalled)",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )

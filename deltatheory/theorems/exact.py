@@ -11,23 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.theorems.intervals import Interval
+from deltatheory.theorems.intervals import RationalInterval
 
 __all__ = [
     "Dual",
     "as_float",
+    "as_fractions",
     "det",
     "diagonal",
+    "duals",
     "eye",
-    "fractions",
     "inverse",
     "is_psd",
-    "kernel_vector",
-    "orthogonal",
+    "one_like",
     "projector",
+    "random_fractions",
+    "random_full_rank",
+    "random_orthogonal",
+    "random_positive",
     "rank",
-    "singular_matrix",
     "solve",
+    "squared_norm",
     "trace",
     "zeros",
 ]
@@ -36,7 +40,7 @@ __all__ = [
 # ---- Rational arrays ----
 
 
-def exactly(values: Any) -> np.ndarray:
+def as_fractions(values: Any) -> np.ndarray:
     """Return numbers as an array of fractions; floats keep their exact binary value."""
     # `item` first: a Fraction of a numpy integer keeps its 64 bits, and overflows.
     return np.vectorize(lambda x: Fraction(getattr(x, "item", lambda: x)()), otypes=[object])(values)
@@ -49,46 +53,41 @@ def zeros(*shape: int) -> np.ndarray:
 
 def eye(n: int) -> np.ndarray:
     """Return the identity in fractions."""
-    return exactly(np.eye(n, dtype=int))
+    return as_fractions(np.eye(n, dtype=int))
 
 
 def diagonal(values: Any, rows: int | None = None, columns: int | None = None) -> np.ndarray:
     """Return a matrix of fractions with these diagonal entries."""
-    values = exactly(list(values))
+    values = as_fractions(list(values))
     matrix = zeros(rows or len(values), columns or len(values))
     for i, value in enumerate(values):
         matrix[i, i] = value
     return matrix
 
 
-def fractions(rng: np.random.Generator, *shape: int, top: int = 6, bottom: int = 3) -> np.ndarray:
+def random_fractions(rng: np.random.Generator, *shape: int, top: int = 6, bottom: int = 3) -> np.ndarray:
     """Return random fractions p/q with |p| <= top and 1 <= q <= bottom."""
-    return exactly(rng.integers(-top, top + 1, shape)) / exactly(rng.integers(1, bottom + 1, shape))
+    return as_fractions(rng.integers(-top, top + 1, shape)) / as_fractions(rng.integers(1, bottom + 1, shape))
 
 
-def positive(rng: np.random.Generator, *shape: int, top: int = 6, bottom: int = 3) -> np.ndarray:
+def random_positive(rng: np.random.Generator, *shape: int, top: int = 6, bottom: int = 3) -> np.ndarray:
     """Return random fractions p/q with 1 <= p <= top and 1 <= q <= bottom."""
-    return exactly(rng.integers(1, top + 1, shape)) / exactly(rng.integers(1, bottom + 1, shape))
+    return as_fractions(rng.integers(1, top + 1, shape)) / as_fractions(rng.integers(1, bottom + 1, shape))
 
 
-def orthogonal(rng: np.random.Generator, n: int) -> np.ndarray:
+def random_orthogonal(rng: np.random.Generator, n: int) -> np.ndarray:
     """Return a random rational orthogonal matrix, (I - S)(I + S)^{-1} for a skew S (Cayley)."""
-    upper = np.triu(fractions(rng, n, n, top=3, bottom=2), 1)
+    upper = np.triu(random_fractions(rng, n, n, top=3, bottom=2), 1)
     skew = upper - upper.T + zeros(n, n)
     return (eye(n) - skew) @ inverse(eye(n) + skew)
 
 
-def full_rank(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+def random_full_rank(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     """Return a random rational matrix of rank min(rows, columns)."""
     while True:
-        matrix = fractions(rng, rows, columns, top=4, bottom=2)
+        matrix = random_fractions(rng, rows, columns, top=4, bottom=2)
         if rank(matrix) == min(rows, columns):
             return matrix
-
-
-def singular_matrix(rng: np.random.Generator, rows: int, columns: int, values: Any) -> tuple:
-    """Return (U, S, V) with E = U S Vᵀ of these singular values, U and V rational orthogonal."""
-    return orthogonal(rng, rows), diagonal(values, rows, columns), orthogonal(rng, columns)
 
 
 # ---- Linear algebra, generic in the kind of number ----
@@ -158,23 +157,6 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
     return solve(matrix, eye(len(matrix)) if _exact(matrix) else np.eye(len(matrix)))
 
 
-def kernel_vector(matrix: np.ndarray) -> np.ndarray:
-    """Return a nonzero rational vector v with M v = 0.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    reduced, pivots, _ = _eliminate(matrix)
-    free = [j for j in range(matrix.shape[1]) if j not in pivots]
-    if not free:
-        raise ValueError("the matrix has full column rank: only 0 is in its kernel.")
-    out = zeros(matrix.shape[1])
-    out[free[0]] = Fraction(1)
-    for row, column in enumerate(pivots):
-        out[column] = -reduced[row, free[0]]
-    return out
-
-
 def is_psd(matrix: np.ndarray) -> bool:
     """Return whether a symmetric matrix is positive semidefinite: exact L D Lᵀ for fractions."""
     if not _exact(matrix):
@@ -199,7 +181,25 @@ def trace(matrix: np.ndarray) -> Any:
     return sum(np.diagonal(matrix))
 
 
+def squared_norm(x: np.ndarray) -> Any:
+    """Return ‖x‖², of a matrix in the Frobenius norm.
+
+    >>> squared_norm(as_fractions([[3, 0], [0, 4]]))
+    Fraction(25, 1)
+    """
+    return (x * x).sum()
+
+
 # ---- Numbers ----
+
+
+def one_like(x: Any) -> Any:
+    """Return 1 in the kind of number of x.
+
+    >>> one_like(Fraction(2, 3)), one_like(0.5)
+    (Fraction(1, 1), 1.0)
+    """
+    return 0 * x + 1
 
 
 class Dual:
@@ -253,7 +253,7 @@ def duals(values: np.ndarray, slopes: np.ndarray) -> np.ndarray:
 
 def as_float(value: Any) -> Any:
     """Return an instance with every fraction as a float: in arrays, sequences, mappings and dataclasses."""
-    if isinstance(value, (Fraction, Interval)):
+    if isinstance(value, (Fraction, RationalInterval)):
         return float(value)
     if isinstance(value, np.ndarray) and value.dtype == object:
         return np.array([float(x) for x in value.ravel()]).reshape(value.shape)

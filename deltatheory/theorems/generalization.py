@@ -14,17 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.exact import one_like
+from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import log, sqrt
-from deltatheory.theorems.making import edited
-from deltatheory.theorems.theorem import (
-    Evidence,
-    Hypothesis,
-    Instance,
-    Mutant,
-    ProofStatus,
-    Theorem,
-    register,
-)
+from deltatheory.theorems.theorem import Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -45,13 +39,13 @@ def _coins(seed: int, codes: int = 1) -> Instance:
 
 def _failure(x: Instance, fails: Callable[[Any, Any], bool]) -> Any:
     """Return P(some code fails), where `fails(risk, mean loss)` says when one does."""
-    n, none = x["n"], x["eta"] / x["eta"]
+    n, none = x["n"], one_like(x["eta"])
     for risk, codes in Counter(x["risks"]).items():
         if x["independent"]:
             counts = [(k, math.comb(n, k) * risk**k * (1 - risk) ** (n - k)) for k in range(n + 1)]
         else:
             counts = [(0, 1 - risk), (n, risk)]  # one sample, n times
-        one = risk / risk
+        one = one_like(risk)
         none = none * sum(p for k, p in counts if not fails(risk, one * k / n)) ** codes
     return 1 - none
 
@@ -64,7 +58,7 @@ def _independent(violator) -> Hypothesis:
 
 
 def _occam(x: Instance, count: int = 2) -> tuple[Any, Any]:
-    one = x["eta"] / x["eta"]
+    one = one_like(x["eta"])
     margin = sqrt((x["bits"] * log(2 * one) - log(x["eta"])) / (count * x["n"]))
     return _failure(x, lambda risk, mean: not x["range"] * (risk - mean) <= margin), x["eta"]
 
@@ -95,20 +89,20 @@ T18 = register(
                 "bits counted",
                 "at most $2^b$ codes, fixed before the data: a seed chosen afterwards costs its bits",
                 lambda x: len(x["risks"]) <= 2 ** x["bits"],
-                edited(lambda seed: _coins(seed, 64), bits=0),
+                with_entries(lambda seed: _coins(seed, 64), bits=0),
             ),
-            _independent(edited(_coins, independent=False)),
+            _independent(with_entries(_coins, independent=False)),
             Hypothesis(
                 "bounded loss",
                 "the loss is in $[0,1]$",
                 lambda x: x["range"] <= 1,
-                edited(_coins, range=F(5)),
+                with_entries(_coins, range=F(5)),
             ),
         ),
         mutant=Mutant("8n in place of 2n", lambda x: _occam(x, 8), _coins),
         proof="Hoeffding for each code, union over all codes.",
         source="classical (Blumer et al. 1987)",
-        status=ProofStatus(Evidence.ENUMERATED, "180 binomial cases, n <= 30, up to 8 codes"),
+        status=ProofStatus.enumerated("180 binomial cases, n <= 30, up to 8 codes"),
         exact_check=_enumerate_t18,
     )
 )
@@ -126,13 +120,13 @@ def _moment(x: Instance) -> Any:
         chance = math.comb(n, k) * q**k * (1 - q) ** (n - k)
         if not x["independent"]:
             chance = q if k else 1 - q
-        mean = p / p * k / n
+        mean = one_like(p) * k / n
         total = total + chance * (mean / p) ** k * ((1 - mean) / (1 - p)) ** (n - k)
     return total
 
 
 def _t19a(x: Instance):
-    return _moment(x) ** 2, 4 * x["n"] * x["p"] / x["p"]
+    return _moment(x) ** 2, 4 * x["n"] * one_like(x["p"])
 
 
 def _losses(seed: int) -> Instance:
@@ -161,23 +155,23 @@ T19a = register(
         sides=_t19a,
         sampler=_losses,
         hypotheses=(
-            _independent(edited(_losses, n=5, independent=False)),
+            _independent(with_entries(_losses, n=5, independent=False)),
             Hypothesis(
                 "own mean",
                 "$p$ is the mean of the losses",
                 lambda x: x["p"] == x["q"],
-                edited(_losses, n=10, p=F(1, 10), q=F(1, 2)),
+                with_entries(_losses, n=10, p=F(1, 10), q=F(1, 2)),
             ),
         ),
         mutant=Mutant(
             "below 2 sqrt(n) by 1e-9",
             lambda x: (_t19a(x)[0], _t19a(x)[1] * (1 - F(1, 10**9))),
-            edited(_losses, n=1),
+            with_entries(_losses, n=1),
         ),
-        extremal=edited(_losses, n=1),
+        extremal=with_entries(_losses, n=1),
         proof="The powers of p cancel; Maurer's estimate of ξ.",
         source="Maurer 2004",
-        status=ProofStatus(Evidence.ENUMERATED, "n <= 200, in integers"),
+        status=ProofStatus.enumerated("n <= 200, in integers"),
         exact_check=_enumerate_t19a,
     )
 )
@@ -193,7 +187,7 @@ def _kl(q: Any, p: Any) -> Any:
 
 def _t19b(x: Instance, roots: int = 2):
     """Return P(some code has kl(mean || risk) above the bound), for point posteriors."""
-    one = x["eta"] / x["eta"]
+    one = one_like(x["eta"])
     divergence = log(one * len(x["risks"])) if x["prior"] == "fixed" else 0 * one
     budget = (divergence + log(one * roots * sqrt_floor(x["n"]) / x["eta"])) / x["n"]
     return _failure(x, lambda risk, mean: not _kl(mean, risk) <= budget), x["eta"]
@@ -231,9 +225,9 @@ T19b = register(
                 "prior before data",
                 r"$\Pi$ does not depend on the data",
                 lambda x: x["prior"] == "fixed",
-                edited(lambda seed: _coins(seed, 256), prior="the best code"),
+                with_entries(lambda seed: _coins(seed, 256), prior="the best code"),
             ),
-            _independent(edited(_coins, independent=False)),
+            _independent(with_entries(_coins, independent=False)),
         ),
         mutant=Mutant(
             "the logarithm of sqrt(n)/eta is left out",
@@ -242,7 +236,7 @@ T19b = register(
         ),
         proof="Change of measure (Donsker-Varadhan), T19a, Markov.",
         source="Maurer 2004; Seeger 2002",
-        status=ProofStatus(Evidence.ENUMERATED, "48 binomial cases with point posteriors, n <= 30"),
+        status=ProofStatus.enumerated("48 binomial cases with point posteriors, n <= 30"),
         exact_check=_enumerate_t19b,
     )
 )

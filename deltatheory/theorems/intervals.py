@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-__all__ = ["Interval", "exp", "largest", "log", "magnitude", "normal_cdf", "normal_pdf", "sqrt"]
+__all__ = ["RationalInterval", "exp", "largest", "log", "magnitude", "normal_cdf", "normal_pdf", "sqrt"]
 
 _BITS = 160  # of the ends: far below what any bound is decided by
 _FIXED = _BITS + 40
@@ -30,7 +30,7 @@ def _rounded(x: Fraction, up: bool) -> Fraction:
     return Fraction(whole, 1 << shift)
 
 
-class Interval:
+class RationalInterval:
     """All numbers between two fractions.
 
     Comparisons are certain: `a <= b` says that every number of a is at most every number of b.
@@ -52,69 +52,71 @@ class Interval:
         self.low, self.high = _rounded(Fraction(low), up=False), _rounded(Fraction(high), up=True)
 
     @staticmethod
-    def of(x: Any) -> Interval:
+    def of(x: Any) -> RationalInterval:
         """Return an exact number as an interval."""
-        return x if isinstance(x, Interval) else Interval(x)
+        return x if isinstance(x, RationalInterval) else RationalInterval(x)
 
     def __repr__(self) -> str:
-        return f"Interval({float(self.low)!r}, {float(self.high)!r})"
+        return f"RationalInterval({float(self.low)!r}, {float(self.high)!r})"
 
     def __float__(self) -> float:
         return float((self.low + self.high) / 2)
 
-    def __add__(self, other: Any) -> Interval:
-        other = Interval.of(other)
-        return Interval(self.low + other.low, self.high + other.high)
+    def __add__(self, other: Any) -> RationalInterval:
+        other = RationalInterval.of(other)
+        return RationalInterval(self.low + other.low, self.high + other.high)
 
-    def __neg__(self) -> Interval:
-        return Interval(-self.high, -self.low)
+    def __neg__(self) -> RationalInterval:
+        return RationalInterval(-self.high, -self.low)
 
-    def __sub__(self, other: Any) -> Interval:
-        return self + (-Interval.of(other))
+    def __sub__(self, other: Any) -> RationalInterval:
+        return self + (-RationalInterval.of(other))
 
-    def __rsub__(self, other: Any) -> Interval:
-        return Interval.of(other) - self
+    def __rsub__(self, other: Any) -> RationalInterval:
+        return RationalInterval.of(other) - self
 
-    def __mul__(self, other: Any) -> Interval:
-        other = Interval.of(other)
+    def __mul__(self, other: Any) -> RationalInterval:
+        other = RationalInterval.of(other)
         ends = [a * b for a in (self.low, self.high) for b in (other.low, other.high)]
-        return Interval(min(ends), max(ends))
+        return RationalInterval(min(ends), max(ends))
 
-    def __truediv__(self, other: Any) -> Interval:
-        other = Interval.of(other)
+    def __truediv__(self, other: Any) -> RationalInterval:
+        other = RationalInterval.of(other)
         if other.low <= 0 <= other.high:
             raise ZeroDivisionError(f"{other!r} contains 0.")
-        return self * Interval(1 / other.high, 1 / other.low)
+        return self * RationalInterval(1 / other.high, 1 / other.low)
 
-    def __rtruediv__(self, other: Any) -> Interval:
-        return Interval.of(other) / self
+    def __rtruediv__(self, other: Any) -> RationalInterval:
+        return RationalInterval.of(other) / self
 
-    def __pow__(self, n: int) -> Interval:
+    def __pow__(self, n: int) -> RationalInterval:
         ends = sorted((self.low**n, self.high**n))
-        return Interval(0 if n % 2 == 0 and self.low <= 0 <= self.high else ends[0], ends[1])
+        return RationalInterval(0 if n % 2 == 0 and self.low <= 0 <= self.high else ends[0], ends[1])
 
     def __le__(self, other: Any) -> bool:
-        return self.high <= Interval.of(other).low
+        return self.high <= RationalInterval.of(other).low
 
     def __lt__(self, other: Any) -> bool:
-        return self.high < Interval.of(other).low
+        return self.high < RationalInterval.of(other).low
 
     def __ge__(self, other: Any) -> bool:
-        return self.low >= Interval.of(other).high
+        return self.low >= RationalInterval.of(other).high
 
     def __gt__(self, other: Any) -> bool:
-        return self.low > Interval.of(other).high
+        return self.low > RationalInterval.of(other).high
 
     __radd__, __rmul__ = __add__, __mul__
 
 
-def _increasing(on_float: Callable, on_fraction: Callable[[Fraction], Interval]) -> Callable[[Any], Any]:
+def _increasing(
+    on_float: Callable, on_fraction: Callable[[Fraction], RationalInterval]
+) -> Callable[[Any], Any]:
     def function(x: Any) -> Any:
         if isinstance(x, float):
             return on_float(x)
-        x = Interval.of(x)
+        x = RationalInterval.of(x)
         low = on_fraction(x.low)
-        return Interval(low.low, low.high if x.low == x.high else on_fraction(x.high).high)
+        return RationalInterval(low.low, low.high if x.low == x.high else on_fraction(x.high).high)
 
     return function
 
@@ -132,11 +134,11 @@ def _summed(first: Fraction, factor: Fraction, step: Callable[[int], int], weigh
         p = (p * f >> _FIXED) // step(k)
         k += 1
     off = 16 * (k + 1)
-    return Interval(Fraction(total - off, 1 << _FIXED), Fraction(total + off, 1 << _FIXED))
+    return RationalInterval(Fraction(total - off, 1 << _FIXED), Fraction(total + off, 1 << _FIXED))
 
 
 @cache
-def _exp(x: Fraction) -> Interval:
+def _exp(x: Fraction) -> RationalInterval:
     if x < 0:
         return 1 / _exp(-x)
     halvings = math.ceil(x).bit_length() + 3
@@ -146,49 +148,49 @@ def _exp(x: Fraction) -> Interval:
     return out
 
 
-def _odd_powers(z: Fraction, sign: int) -> Interval:
+def _odd_powers(z: Fraction, sign: int) -> RationalInterval:
     """Return Σ_k sign^k z^{2k+1} / (2k+1): atanh z for sign 1, atan z for -1."""
     return _summed(z, sign * z * z, lambda k: 1, lambda k: 2 * k + 1)
 
 
-def _log_rational(x: Fraction) -> Interval:
+def _log_rational(x: Fraction) -> RationalInterval:
     shift = x.numerator.bit_length() - x.denominator.bit_length()
     m = x / Fraction(2) ** shift  # in (1/2, 2)
     return 2 * _odd_powers((m - 1) / (m + 1), 1) + shift * 2 * _odd_powers(Fraction(1, 3), 1)
 
 
 @cache
-def _log(x: Fraction) -> Interval:
+def _log(x: Fraction) -> RationalInterval:
     if x <= 0:
         raise ValueError(f"log of {float(x)}: must be positive.")
     low, high = _rounded(x, up=False), _rounded(x, up=True)
-    return Interval(_log_rational(low).low, _log_rational(high).high)
+    return RationalInterval(_log_rational(low).low, _log_rational(high).high)
 
 
-def _sqrt(x: Fraction) -> Interval:
+def _sqrt(x: Fraction) -> RationalInterval:
     if x < 0:
         raise ValueError(f"sqrt of {float(x)}: must not be negative.")
     p, q = math.isqrt(x.numerator), math.isqrt(x.denominator)
     if p * p == x.numerator and q * q == x.denominator:
-        return Interval(Fraction(p, q))
+        return RationalInterval(Fraction(p, q))
     shift = _BITS + x.denominator.bit_length()
     root = math.isqrt((x.numerator << (2 * shift)) // x.denominator)
-    return Interval(Fraction(root, 1 << shift), Fraction(root + 1, 1 << shift))
+    return RationalInterval(Fraction(root, 1 << shift), Fraction(root + 1, 1 << shift))
 
 
 @cache
-def _pi() -> Interval:
+def _pi() -> RationalInterval:
     return 16 * _odd_powers(Fraction(1, 5), -1) - 4 * _odd_powers(Fraction(1, 239), -1)  # Machin
 
 
-def _normal_cdf(x: Fraction) -> Interval:
+def _normal_cdf(x: Fraction) -> RationalInterval:
     """Enclose ½ + (1/√2π) Σ (-1)ⁿ x^{2n+1} / (2ⁿ n! (2n+1)); terms alternate, and fall once 2n > x²."""
     total, power, n = Fraction(0), x, 0
     while n <= x * x or abs(power) > Fraction(1, 1 << _FIXED):
         total += power / (2 * n + 1)
         n += 1
         power = -power * x * x / (2 * n)
-    return Fraction(1, 2) + Interval(total - abs(power), total + abs(power)) / sqrt(2 * _pi())
+    return Fraction(1, 2) + RationalInterval(total - abs(power), total + abs(power)) / sqrt(2 * _pi())
 
 
 exp = _increasing(math.exp, _exp)
@@ -201,21 +203,21 @@ def normal_pdf(x: Any) -> Any:
     """Return the standard normal density."""
     if isinstance(x, float):
         return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-    return exp(-(Interval.of(x) ** 2) / 2) / sqrt(2 * _pi())
+    return exp(-(RationalInterval.of(x) ** 2) / 2) / sqrt(2 * _pi())
 
 
 def magnitude(x: Any) -> Any:
     """Return |x|."""
-    if not isinstance(x, Interval):
+    if not isinstance(x, RationalInterval):
         return abs(x)
     ends = sorted((abs(x.low), abs(x.high)))
-    return Interval(0 if x.low <= 0 <= x.high else ends[0], ends[1])
+    return RationalInterval(0 if x.low <= 0 <= x.high else ends[0], ends[1])
 
 
 def largest(values: Iterable[Any]) -> Any:
     """Return the maximum of numbers or intervals."""
     values = list(values)
-    if not any(isinstance(v, Interval) for v in values):
+    if not any(isinstance(v, RationalInterval) for v in values):
         return max(values)
-    intervals = [Interval.of(v) for v in values]
-    return Interval(max(v.low for v in intervals), max(v.high for v in intervals))
+    intervals = [RationalInterval.of(v) for v in values]
+    return RationalInterval(max(v.low for v in intervals), max(v.high for v in intervals))

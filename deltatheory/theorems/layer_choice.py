@@ -8,25 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from deltatheory.theorems.evidence import ProofStatus
 from deltatheory.theorems.exact import (
+    as_fractions,
     det,
     diagonal,
-    exactly,
     eye,
-    full_rank,
     inverse,
     is_psd,
-    positive,
+    one_like,
+    random_full_rank,
+    random_positive,
     trace,
 )
+from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import exp, log
-from deltatheory.theorems.making import (
-    JUST_BELOW_ONE,
-    edited,
-    scaled,
-    searched,
-)
-from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -37,8 +34,8 @@ F = Fraction
 def _candidates(seed: int) -> Instance:
     """Return four Gramians of rank one, eps, a small and a larger choice, and one to add."""
     rng = np.random.default_rng(seed)
-    roots = [full_rank(rng, 3, 1) for _ in range(4)]
-    x = {"W": [r @ r.T for r in roots], "eps": positive(rng, 1)[0], "objective": "logdet"}
+    roots = [random_full_rank(rng, 3, 1) for _ in range(4)]
+    x = {"W": [r @ r.T for r in roots], "eps": random_positive(rng, 1)[0], "objective": "logdet"}
     return x | {"small": [0], "large": [0, 1], "add": 2}
 
 
@@ -66,7 +63,7 @@ _INTEGERS = [
 
 
 def _chosen(seed: int) -> Instance:
-    return _candidates(seed) | {"W": [exactly(W) for W in _INTEGERS], "eps": F(1)}
+    return _candidates(seed) | {"W": [as_fractions(W) for W in _INTEGERS], "eps": F(1)}
 
 
 def _same_axis(seed: int) -> Instance:
@@ -88,27 +85,27 @@ T42a = register(
         sides=_t42a,
         sampler=_candidates,
         hypotheses=(
-            _gramians(edited(_same_axis, W=lambda x: [x["W"][0], -eye(3) / 2, x["W"][0]])),
+            _gramians(with_entries(_same_axis, W=lambda x: [x["W"][0], -eye(3) / 2, x["W"][0]])),
             Hypothesis(
                 "log det",
                 "the objective is $\\log\\det$",
                 lambda x: x["objective"] == "logdet",
-                edited(_chosen, objective="-trace of inverse"),
+                with_entries(_chosen, objective="-trace of inverse"),
             ),
             Hypothesis(
                 "nested",
                 "$A\\subseteq B$",
                 lambda x: set(x["small"]) <= set(x["large"]),
-                edited(_same_axis, small=[0, 1], large=[0]),
+                with_entries(_same_axis, small=[0, 1], large=[0]),
             ),
         ),
-        mutant=scaled(
-            _t42a, JUST_BELOW_ONE, edited(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)])
+        mutant=Mutant.scaled(
+            _t42a, JUST_BELOW_ONE, with_entries(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)])
         ),
-        extremal=edited(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)]),
+        extremal=with_entries(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)]),
         proof="det(S + W)/det S = det(I + W^{1/2} S^{-1} W^{1/2}), and S^{-1} falls as S grows.",
         source="classical; the claim for -tr of the inverse corrected by arXiv 1609.08706",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -134,17 +131,17 @@ def _t42b(x: Instance):
     base = _value(x, [])
     sets = [list(c) for c in combinations(range(len(x["W"])), 2)]
     best = max(sets, key=lambda c: det(_sum(x, c)))
-    one = x["eps"] / x["eps"]
+    one = one_like(x["eps"])
     return _value(x, x["chosen"]) - base, (1 - exp(-one)) * (_value(x, best) - base)
 
 
-_with_greedy = edited(_candidates, chosen=greedy)
+_with_greedy = with_entries(_candidates, chosen=greedy)
 
 
 def _complements(seed: int) -> Instance:
     """Return two indefinite matrices that only help together, and a small one that helps alone."""
     W = [eye(2) * F(seed % 5 + 1, 10), diagonal([10, F(-99, 100)]), diagonal([F(-95, 100), 10])]
-    return edited(lambda s: _candidates(s) | {"W": W, "eps": F(1)}, chosen=greedy)(seed)
+    return with_entries(lambda s: _candidates(s) | {"W": W, "eps": F(1)}, chosen=greedy)(seed)
 
 
 T42b = register(
@@ -175,11 +172,11 @@ T42b = register(
         ),
         mutant=Mutant(
             "greedy is optimal up to 1e-9 more than that",
-            lambda x: (_t42b(x)[0], (1 + F(1, 10**9)) * _t42b(x)[1] / (1 - exp(-x["eps"] / x["eps"]))),
-            edited(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)], chosen=[0, 1]),
+            lambda x: (_t42b(x)[0], (1 + F(1, 10**9)) * _t42b(x)[1] / (1 - exp(-one_like(x["eps"])))),
+            with_entries(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)], chosen=[0, 1]),
         ),
         proof="T42a, monotonicity, Nemhauser-Wolsey-Fisher.",
         source="Nemhauser, Wolsey and Fisher 1978",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )

@@ -6,30 +6,23 @@ from fractions import Fraction
 
 import numpy as np
 
+from deltatheory.theorems.evidence import ProofStatus, identity_test
 from deltatheory.theorems.exact import (
+    as_fractions,
     det,
     diagonal,
-    exactly,
     eye,
-    fractions,
-    full_rank,
     inverse,
-    orthogonal,
+    random_fractions,
+    random_full_rank,
+    random_orthogonal,
     rank,
+    squared_norm,
     zeros,
 )
+from deltatheory.theorems.instances import Instance, wide_integers, with_entries
 from deltatheory.theorems.low_rank import change, decomposed, rank_at_most, tail, truncated
-from deltatheory.theorems.making import (
-    JUST_BELOW_ONE,
-    edited,
-    identity_check,
-    identity_status,
-    scaled,
-    searched,
-    square,
-    wide,
-)
-from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -42,8 +35,11 @@ def _layers(seed: int) -> Instance:
     rng = np.random.default_rng(seed)
     n, depth = int(rng.integers(3, 6)), int(rng.integers(2, 4))
     ranks = [int(r) for r in rng.integers(0, 2, depth)]
-    weights = [fractions(rng, n, n, top=3, bottom=2) for _ in ranks]
-    updates = [fractions(rng, n, r, top=3) @ fractions(rng, r, n, top=3) if r else zeros(n, n) for r in ranks]
+    weights = [random_fractions(rng, n, n, top=3, bottom=2) for _ in ranks]
+    updates = [
+        random_fractions(rng, n, r, top=3) @ random_fractions(rng, r, n, top=3) if r else zeros(n, n)
+        for r in ranks
+    ]
     return {"W": weights, "D": updates, "ranks": ranks, "X": eye(n), "linear": True}
 
 
@@ -71,7 +67,7 @@ def _linear_layers(violator) -> Hypothesis:
 
 def _folded(seed: int) -> Instance:
     """Return an update of rank one that a ReLU turns into the identity, of rank two."""
-    signs = exactly([[1, -1], [-1, 1]]) * (seed + 1)
+    signs = as_fractions([[1, -1], [-1, 1]]) * (seed + 1)
     weights = [zeros(2, 2), eye(2)]
     return {"W": weights, "D": [signs, zeros(2, 2)], "ranks": [1, 0], "X": eye(2), "linear": False}
 
@@ -107,7 +103,7 @@ T20a = register(
         extremal=_both_layers,
         proof="Telescoping: the difference is a sum of terms, one a layer, each with the factor D_l.",
         source="classical; used by Zeng and Lee 2024",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -117,13 +113,13 @@ def _with_target(seed: int) -> Instance:
     rng = np.random.default_rng(seed)
     x = _layers(seed)
     n = len(x["X"])
-    s = exactly(sorted(rng.integers(1, 9, n), reverse=True))
-    x |= {"U": orthogonal(rng, n), "V": orthogonal(rng, n), "s": s, "r": sum(x["ranks"])}
+    s = as_fractions(sorted(rng.integers(1, 9, n), reverse=True))
+    x |= {"U": random_orthogonal(rng, n), "V": random_orthogonal(rng, n), "s": s, "r": sum(x["ranks"])}
     return x | {"target": _forward(x, False) + change(x)}
 
 
 def _t20b(x: Instance):
-    return square(_forward(x, True) - x["target"]), tail(x)
+    return squared_norm(_forward(x, True) - x["target"]), tail(x)
 
 
 def _reached(seed: int, spare: int = 0) -> Instance:
@@ -137,7 +133,7 @@ def _reached(seed: int, spare: int = 0) -> Instance:
 
 def _folded_target(seed: int) -> Instance:
     x = _folded(seed)
-    decomposition = {"U": eye(2), "V": eye(2), "s": exactly([seed + 1, seed + 1]), "r": 1}
+    decomposition = {"U": eye(2), "V": eye(2), "s": as_fractions([seed + 1, seed + 1]), "r": 1}
     return x | decomposition | {"target": _forward(x, True)}
 
 
@@ -154,11 +150,11 @@ T20b = register(
             _ranks_kept(lambda seed: _reached(seed, 1)),
             _linear_layers(_folded_target),
         ),
-        mutant=scaled(_t20b, 1 / JUST_BELOW_ONE, _reached),
+        mutant=Mutant.scaled(_t20b, 1 / JUST_BELOW_ONE, _reached),
         extremal=_reached,
         proof="T20a and Eckart-Young.",
         source="after Zeng and Lee 2024",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -166,11 +162,12 @@ T20b = register(
 # ---- T21: attainment ----
 
 
-def _two_layers(seed: int, draw=None) -> Instance:
+def _two_layers(seed: int, wide: bool = False) -> Instance:
     """Two layers, ranks one and one, and a needed change e1 f1ᵀ + e2 f2ᵀ."""
     rng = np.random.default_rng(seed)
-    draw = draw or (lambda *shape: full_rank(rng, *shape))
-    return {"W1": draw(3, 3), "W2": draw(3, 3), "e": draw(3, 2), "f": draw(2, 3), "r1": 1, "r2": 1}
+    draw = wide_integers if wide else random_full_rank
+    layers = {"W1": draw(rng, 3, 3), "W2": draw(rng, 3, 3)}
+    return layers | {"e": draw(rng, 3, 2), "f": draw(rng, 2, 3), "r1": 1, "r2": 1}
 
 
 def _or_zero(W: np.ndarray) -> np.ndarray:
@@ -189,11 +186,6 @@ def _t21(x: Instance):
     return (x["W2"] + second) @ first, x["W2"] @ x["W1"] + x["e"] @ x["f"]
 
 
-def _wide_layers(seed: int) -> Instance:
-    rng = np.random.default_rng(seed)
-    return _two_layers(seed, lambda *shape: wide(rng, *shape))
-
-
 T21 = register(
     Theorem(
         id="T21",
@@ -209,19 +201,19 @@ T21 = register(
                 "invertible above",
                 "$W_2$ is invertible",
                 lambda x: rank(x["W2"]) == len(x["W2"]),
-                edited(_two_layers, W2=zeros(3, 3)),  # every product has rank one at most
+                with_entries(_two_layers, W2=zeros(3, 3)),  # every product has rank one at most
             ),
             Hypothesis(
                 "invertible below",
                 "$W_1+D_1$ is invertible",
                 lambda x: rank(x["W1"] + _first_update(x)) == len(x["W1"]),
-                edited(_two_layers, W1=zeros(3, 3)),
+                with_entries(_two_layers, W1=zeros(3, 3)),
             ),
             Hypothesis(
                 "enough rank",
                 r"$r_1+r_2\ge\mathrm{rank}\,E$",
                 lambda x: x["r1"] + x["r2"] >= rank(x["e"] @ x["f"]),
-                edited(_two_layers, r2=0),
+                with_entries(_two_layers, r2=0),
             ),
         ),
         mutant=Mutant(
@@ -234,8 +226,8 @@ T21 = register(
         ),
         proof="Expand the product: W2 D1 = e1 f1ᵀ and D2 (W1 + D1) = e2 f2ᵀ.",
         source="after Zeng and Lee 2024, lemma 1 (recalled)",
-        status=identity_status(100),
-        exact_check=identity_check(_t21, _wide_layers),
+        status=ProofStatus.identity_tested(100),
+        exact_check=identity_test(_t21, _two_layers),
     )
 )
 
@@ -246,15 +238,15 @@ T21 = register(
 def _boxed(seed: int) -> Instance:
     """W2 relu(W1 x + β) - W2 β on the box |x_i| <= c, β at least the largest |W1 x| there."""
     rng = np.random.default_rng(seed)
-    W1, W2 = full_rank(rng, 3, 3), full_rank(rng, 3, 3)
+    W1, W2 = random_full_rank(rng, 3, 3), random_full_rank(rng, 3, 3)
     c = F(int(rng.integers(1, 4)))
-    x = c * exactly(rng.integers(-8, 9, 3)) / 8
+    x = c * as_fractions(rng.integers(-8, 9, 3)) / 8
     return {"W1": W1, "W2": W2, "c": c, "x": x, "beta": c * abs(W1).sum(1)}
 
 
 def _downhill(x: Instance) -> np.ndarray:
     """Return the corner of the box where the first entry of W1 x is lowest."""
-    return exactly([-1 if w > 0 else 1 for w in x["W1"][0]])
+    return as_fractions([-1 if w > 0 else 1 for w in x["W1"][0]])
 
 
 def _t22(x: Instance):
@@ -277,13 +269,13 @@ T22 = register(
                 "inside the box",
                 "$|x_i|\\le c$",
                 lambda x: bool(np.all(abs(x["x"]) <= x["c"])),
-                edited(_boxed, x=lambda x: 100 * x["c"] * _downhill(x)),
+                with_entries(_boxed, x=lambda x: 100 * x["c"] * _downhill(x)),
             ),
             Hypothesis(
                 "large bias",
                 r"$\beta\ge\max_{box}|W_1x|$",
                 lambda x: bool(np.all(x["beta"] >= x["c"] * abs(x["W1"]).sum(1))),
-                edited(_boxed, beta=lambda x: 0 * x["beta"], x=lambda x: x["c"] * _downhill(x)),
+                with_entries(_boxed, beta=lambda x: 0 * x["beta"], x=lambda x: x["c"] * _downhill(x)),
             ),
         ),
         mutant=Mutant(
@@ -293,7 +285,7 @@ T22 = register(
         ),
         proof="Where W1 x + β >= 0 the ReLU is the identity.",
         source="mechanism of Zeng and Lee 2024, theorem 3",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -304,9 +296,9 @@ T22 = register(
 def _scores(seed: int) -> Instance:
     rng = np.random.default_rng(seed)
     r_q, r_k = (int(r) for r in rng.integers(1, 3, 2))
-    Wq, Wk = fractions(rng, 5, 5), fractions(rng, 5, 5)
-    Q = full_rank(rng, 5, r_q) @ full_rank(rng, r_q, 5)
-    K = full_rank(rng, 5, r_k) @ full_rank(rng, r_k, 5)
+    Wq, Wk = random_fractions(rng, 5, 5), random_fractions(rng, 5, 5)
+    Q = random_full_rank(rng, 5, r_q) @ random_full_rank(rng, r_q, 5)
+    K = random_full_rank(rng, 5, r_k) @ random_full_rank(rng, r_k, 5)
     return {"Wq": Wq, "Wk": Wk, "Q": Q, "K": K, "r_q": r_q, "r_k": r_k}
 
 
@@ -331,8 +323,8 @@ T23 = register(
         sides=_t23,
         sampler=_scores,
         hypotheses=(
-            rank_at_most("Q", edited(_plain_scores, Q=eye(5)), "r_q"),
-            rank_at_most("K", edited(_plain_scores, K=eye(5)), "r_k"),
+            rank_at_most("Q", with_entries(_plain_scores, Q=eye(5)), "r_q"),
+            rank_at_most("K", with_entries(_plain_scores, K=eye(5)), "r_k"),
         ),
         mutant=Mutant(
             "the larger rank instead of the sum",
@@ -342,6 +334,6 @@ T23 = register(
         extremal=_plain_scores,
         proof="T20a with two layers.",
         source="after Zeng and Lee 2024",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )

@@ -7,32 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from deltatheory.theorems.evidence import ProofStatus, identity_test
 from deltatheory.theorems.exact import (
+    as_fractions,
     duals,
-    exactly,
     eye,
-    fractions,
     inverse,
     is_psd,
-    orthogonal,
-    positive,
+    random_fractions,
+    random_orthogonal,
+    random_positive,
     solve,
+    squared_norm,
     zeros,
 )
+from deltatheory.theorems.instances import Instance, array_source, with_entries
 from deltatheory.theorems.intervals import exp
-from deltatheory.theorems.making import (
-    JUST_BELOW_ONE,
-    drawing,
-    edited,
-    expanded,
-    identity_check,
-    identity_status,
-    scaled,
-    searched,
-    square,
-    wide,
-)
-from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -40,9 +31,9 @@ F = Fraction
 # ---- T34: linear-quadratic regulators ----
 
 
-def _lqr(seed: int, large: bool = False, T: int = 2) -> Instance:
+def _lqr(seed: int, wide: bool = False, T: int = 2) -> Instance:
     """Return two states, one control, arbitrary controls u, with P_t and K_t of the Riccati recursion."""
-    draw = drawing(seed, large)
+    draw = array_source(seed, wide)
     A, B, R = draw(T, 2, 2), draw(T, 2, 1), abs(draw(T, 1, 1)) + 1
     roots = draw(T + 1, 2, 2)
     Q = np.array([root @ root.T for root in roots])
@@ -106,29 +97,31 @@ T34a = register(
         sides=_t34a,
         sampler=_lqr,
         hypotheses=(
-            _riccati(edited(_lqr, P=lambda x: [x["P"][0] + eye(2), *x["P"][1:]], x0=exactly([1, 2]))),
+            _riccati(
+                with_entries(_lqr, P=lambda x: [x["P"][0] + eye(2), *x["P"][1:]], x0=as_fractions([1, 2]))
+            ),
             Hypothesis(
                 "gains",
                 "$K_t=(R_t+B_t^\\top P_{t+1}B_t)^{-1}B_t^\\top P_{t+1}A_t$",
                 lambda x: all(bool(np.all(x["K"][t] == _gain(x, t))) for t in range(len(x["u"]))),
-                edited(_lqr, K=lambda x: [k + 1 for k in x["K"]], x0=exactly([1, 2])),
+                with_entries(_lqr, K=lambda x: [k + 1 for k in x["K"]], x0=as_fractions([1, 2])),
             ),
             Hypothesis(
                 "no disturbance",
                 "$x_{t+1}=A_tx_t+B_tu_t$",
                 lambda x: not np.any(x["w"] != 0),
-                edited(_lqr, w=exactly([[1, 0], [0, 1]])),
+                with_entries(_lqr, w=as_fractions([[1, 0], [0, 1]])),
             ),
         ),
         mutant=Mutant(
             "feedback with the other sign",
             lambda x: _t34a(x | {"K": [-k for k in x["K"]]}),
-            edited(_lqr, x0=exactly([1, 2])),
+            with_entries(_lqr, x0=as_fractions([1, 2])),
         ),
         proof="One step of the recursion is an identity; telescope.",
         source="classical",
-        status=expanded("one step, two states, one control; then induction"),
-        exact_check=identity_check(_t34a, lambda seed: _lqr(seed, large=True)),
+        status=ProofStatus.expanded("one step, two states, one control; then induction"),
+        exact_check=identity_test(_t34a, _lqr),
     )
 )
 
@@ -148,8 +141,17 @@ def _optimal_feedback(seed: int) -> Instance:
 
 def _concave(seed: int) -> Instance:
     """Return one step whose control costs less the larger it is."""
-    x = {"A": exactly([[[1, 0], [0, 1]]]), "B": exactly([[[1], [0]]]), "R": exactly([[[-seed - 2]]])}
-    x |= {"Q": np.array([eye(2), eye(2)]), "x0": exactly([0, 1]), "u": exactly([[1]]), "w": zeros(1, 2)}
+    x = {
+        "A": as_fractions([[[1, 0], [0, 1]]]),
+        "B": as_fractions([[[1], [0]]]),
+        "R": as_fractions([[[-seed - 2]]]),
+    }
+    x |= {
+        "Q": np.array([eye(2), eye(2)]),
+        "x0": as_fractions([0, 1]),
+        "u": as_fractions([[1]]),
+        "w": zeros(1, 2),
+    }
     x |= {"P": [zeros(2, 2), eye(2)]}
     K = _gain(x, 0)
     P0 = eye(2) + eye(2) - x["B"][0] @ K
@@ -166,7 +168,7 @@ T34b = register(
         sides=_t34b,
         sampler=_lqr,
         hypotheses=(
-            _riccati(edited(_optimal_feedback, P=lambda x: [x["P"][0] + eye(2), *x["P"][1:]])),
+            _riccati(with_entries(_optimal_feedback, P=lambda x: [x["P"][0] + eye(2), *x["P"][1:]])),
             Hypothesis(
                 "positive innovation",
                 r"$R_t+B_t^\top P_{t+1}B_t\succeq0$",
@@ -174,11 +176,11 @@ T34b = register(
                 _concave,
             ),
         ),
-        mutant=scaled(_t34b, 1 / JUST_BELOW_ONE, _optimal_feedback),
+        mutant=Mutant.scaled(_t34b, 1 / JUST_BELOW_ONE, _optimal_feedback),
         extremal=_optimal_feedback,
         proof="T34a with positive squares.",
         source="classical",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -186,13 +188,9 @@ T34b = register(
 # ---- T35 ----
 
 
-def _stages(seed: int, large: bool = False) -> Instance:
+def _stages(seed: int, wide: bool = False) -> Instance:
     """Return x_{t+1} = A_t x + B_t u + c x∘x, residuals C_t x + E_t u + k x∘x - y_t, three steps."""
-    rng = np.random.default_rng(seed)
-
-    def draw(*shape: int) -> np.ndarray:
-        return wide(rng, *shape) if large else fractions(rng, *shape, top=3, bottom=2) + F(1, 7)
-
+    draw = array_source(seed, wide, offset=F(1, 7))
     system = {"A": draw(3, 2, 2), "B": draw(3, 2, 1), "c": draw(1)[0] / 20, "x0": draw(2), "u": draw(3, 1)}
     residual = {"C": draw(4, 2, 2), "E": draw(3, 2, 1), "k": draw(1)[0] / 20, "y": draw(4, 2)}
     return system | residual | {"rollout": "linear", "cross_terms": True}
@@ -255,8 +253,14 @@ def _t35(x: Instance):
 def _fixed(seed: int) -> Instance:
     """Return an instance with cross terms and curvature that matter."""
     x = _stages(seed)
-    ones = exactly([[[1], [2]]] * 3)
-    return x | {"c": F(1), "B": ones, "E": ones, "C": exactly([[[1, 1], [0, 1]]] * 4), "x0": exactly([1, 2])}
+    ones = as_fractions([[[1], [2]]] * 3)
+    return x | {
+        "c": F(1),
+        "B": ones,
+        "E": ones,
+        "C": as_fractions([[[1, 1], [0, 1]]] * 4),
+        "x0": as_fractions([1, 2]),
+    }
 
 
 T35 = register(
@@ -274,20 +278,20 @@ T35 = register(
                 "linear rollout",
                 "the step follows the linearised dynamics",
                 lambda x: x["rollout"] == "linear",
-                edited(_fixed, rollout="nonlinear"),
+                with_entries(_fixed, rollout="nonlinear"),
             ),
             Hypothesis(
                 "cross terms",
                 "the cost terms between states and controls are kept",
                 lambda x: x["cross_terms"],
-                edited(_fixed, cross_terms=False),
+                with_entries(_fixed, cross_terms=False),
             ),
         ),
         mutant=Mutant("a step in the other direction", lambda x: (_t35(x)[0], -_t35(x)[1]), _fixed),
         proof="Dynamic programming on the quadratic model ½‖r + J δu‖², stage by stage.",
         source="after Sideris and Bobrow 2005 (recalled)",
-        status=identity_status(2000),
-        exact_check=identity_check(_t35, lambda seed: _stages(seed, large=True)),
+        status=ProofStatus.identity_tested(2000),
+        exact_check=identity_test(_t35, _stages),
     )
 )
 
@@ -299,23 +303,29 @@ def _flow(seed: int) -> Instance:
     """Return W = U diag(λ) Uᵀ, perhaps singular, a residual U c in its range, a time, a rate."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 5))
-    values = exactly(sorted(positive(rng, n), reverse=True))
-    c = fractions(rng, n) + F(1, 7)
+    values = as_fractions(sorted(random_positive(rng, n), reverse=True))
+    c = random_fractions(rng, n) + F(1, 7)
     if seed % 2:
         values[-1], c[-1] = F(0), F(0)
     rate = min(v for v in values if v > 0)
-    return {"U": orthogonal(rng, n), "values": values, "c": c, "t": positive(rng, 1)[0], "rate": rate}
+    return {
+        "U": random_orthogonal(rng, n),
+        "values": values,
+        "c": c,
+        "t": random_positive(rng, 1)[0],
+        "rate": rate,
+    }
 
 
 def _x2(x: Instance):
     """Return ‖e^{-Wt} r‖², read in the eigenbasis, and its bound; U is orthogonal."""
     left = sum(exp(-2 * v * x["t"]) * a * a for v, a in zip(x["values"], x["c"], strict=True))
-    return left, exp(-2 * x["rate"] * x["t"]) * square(x["U"] @ x["c"])
+    return left, exp(-2 * x["rate"] * x["t"]) * squared_norm(x["U"] @ x["c"])
 
 
 def _slowest(seed: int) -> Instance:
-    values, c = exactly([3, 1]), exactly([0, seed + 1])
-    return {"U": exactly(np.eye(2, dtype=int)), "values": values, "c": c, "t": F(1), "rate": F(1)}
+    values, c = as_fractions([3, 1]), as_fractions([0, seed + 1])
+    return {"U": as_fractions(np.eye(2, dtype=int)), "values": values, "c": c, "t": F(1), "rate": F(1)}
 
 
 X2 = register(
@@ -333,19 +343,19 @@ X2 = register(
                 "in the range",
                 r"$r\in\mathrm{range}\,W$",
                 lambda x: all(a == 0 for v, a in zip(x["values"], x["c"], strict=True) if v == 0),
-                edited(_slowest, values=exactly([1, 0])),
+                with_entries(_slowest, values=as_fractions([1, 0])),
             ),
             Hypothesis(
                 "rate",
                 r"$\lambda\le$ the smallest nonzero eigenvalue of $W$",
                 lambda x: x["rate"] <= min(v for v in x["values"] if v > 0),
-                edited(_slowest, rate=F(2)),
+                with_entries(_slowest, rate=F(2)),
             ),
         ),
-        mutant=scaled(_x2, JUST_BELOW_ONE, _slowest),
+        mutant=Mutant.scaled(_x2, JUST_BELOW_ONE, _slowest),
         extremal=_slowest,
         proof="In the eigenbasis of W.",
         source="classical; Jacot et al. 2018",
-        status=searched(19),
+        status=ProofStatus.searched(19),
     )
 )

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.theorems.exact import exactly, fractions, positive
+from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.exact import as_fractions, one_like, random_fractions, random_positive, squared_norm
+from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import exp, magnitude, normal_cdf, normal_pdf, sqrt
-from deltatheory.theorems.making import JUST_BELOW_ONE, certified, edited, expanded, scaled, searched, square
-from deltatheory.theorems.theorem import Hypothesis, Instance, Theorem, register
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -23,20 +24,24 @@ def _softmax_point(seed: int) -> Instance:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 6))
     temperature = 1 + F(int(rng.integers(0, 3)), 2)
-    x = {"w": positive(rng, n, top=12), "v": fractions(rng, n) + F(1, 9), "temperature": temperature}
+    x = {
+        "w": random_positive(rng, n, top=12),
+        "v": random_fractions(rng, n) + F(1, 9),
+        "temperature": temperature,
+    }
     return x | {"normaliser": sum(x["w"])}
 
 
 def _two_tokens(seed: int) -> Instance:
     """Return two equal weights among negligible others: the worst case for v = (1, -1)."""
-    v = exactly([1, -1]) * (seed + 1)
-    return {"w": exactly([1, 1]), "v": v, "temperature": F(1), "normaliser": F(2)}
+    v = as_fractions([1, -1]) * (seed + 1)
+    return {"w": as_fractions([1, 1]), "v": v, "temperature": F(1), "normaliser": F(2)}
 
 
 def _t43a(x: Instance):
     """Return vᵀ J v and ½ ‖v‖²; J = (diag p - p pᵀ)/τ is symmetric and positive semidefinite."""
     p, v = x["w"] / x["normaliser"], x["v"]
-    return (p @ (v * v) - (p @ v) ** 2) / x["temperature"], square(v) / 2
+    return (p @ (v * v) - (p @ v) ** 2) / x["temperature"], squared_norm(v) / 2
 
 
 def _warm(violator) -> Hypothesis:
@@ -53,19 +58,19 @@ T43a = register(
         sides=_t43a,
         sampler=_softmax_point,
         hypotheses=(
-            _warm(edited(_two_tokens, temperature=F(1, 2))),
+            _warm(with_entries(_two_tokens, temperature=F(1, 2))),
             Hypothesis(
                 "normalised",
                 "the probabilities are divided by their sum (sigmoid or linear attention is not)",
                 lambda x: x["normaliser"] == sum(x["w"]),
-                edited(_two_tokens, normaliser=F(1)),
+                with_entries(_two_tokens, normaliser=F(1)),
             ),
         ),
-        mutant=scaled(_t43a, JUST_BELOW_ONE, _two_tokens),
+        mutant=Mutant.scaled(_t43a, JUST_BELOW_ONE, _two_tokens),
         extremal=_two_tokens,
         proof="Gershgorin: p_i(1 - p_i) + Σ_{j≠i} p_i p_j = 2 p_i(1 - p_i); ½ less that is ½(1 - 2p_i)².",
         source="Nair 2025, arXiv 2510.23012",
-        status=expanded("the slack of a row, for every n; then Gershgorin"),
+        status=ProofStatus.expanded("the slack of a row, for every n; then Gershgorin"),
     )
 )
 
@@ -74,12 +79,12 @@ def _variation_point(seed: int) -> Instance:
     """Return weights exp(x_j) and exp(x'_j)."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 6))
-    return {"w": positive(rng, n, top=12), "w2": positive(rng, n, top=12), "power": 1}
+    return {"w": random_positive(rng, n, top=12), "w2": random_positive(rng, n, top=12), "power": 1}
 
 
 def _two_swapped(seed: int) -> Instance:
     s = F(seed + 2)
-    return {"w": exactly([s, 1]), "w2": exactly([1, s]), "power": 1}
+    return {"w": as_fractions([s, 1]), "w2": as_fractions([1, s]), "power": 1}
 
 
 def _t43b(x: Instance):
@@ -104,14 +109,14 @@ T43b = register(
                 "temperature",
                 "temperature 1 or above (here: scores are not multiplied)",
                 lambda x: x["power"] <= 1,
-                edited(_two_swapped, power=2),
+                with_entries(_two_swapped, power=2),
             ),
         ),
-        mutant=scaled(_t43b, JUST_BELOW_ONE, _two_swapped),
+        mutant=Mutant.scaled(_t43b, JUST_BELOW_ONE, _two_swapped),
         extremal=_two_swapped,
         proof="The worst case has two values of the change; there TV is a difference of two sigmoids.",
         source="after Nair 2025",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -123,8 +128,8 @@ def _normed(seed: int) -> Instance:
     """Return a vector, a direction, gains of at most g, eps, and whether the mean is removed."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(3, 7))
-    x = {"x": fractions(rng, n) + F(1, 9), "z": fractions(rng, n) + F(1, 8), "eps": F(1, 10)}
-    gains = fractions(rng, n)
+    x = {"x": random_fractions(rng, n) + F(1, 9), "z": random_fractions(rng, n) + F(1, 8), "eps": F(1, 10)}
+    gains = random_fractions(rng, n)
     return x | {"gains": gains, "g": max(abs(gains)), "centred": bool(seed % 2), "floor": x["eps"]}
 
 
@@ -133,23 +138,28 @@ def _tangent(x: Instance) -> tuple[Any, Any]:
     n = len(x["x"])
     y = x["x"] - sum(x["x"]) / n if x["centred"] else x["x"]
     z = x["z"] - sum(x["z"]) / n if x["centred"] else x["z"]
-    s2 = square(y) / n + x["eps"]
-    return s2, square(x["gains"] * (z - y * (y @ z) / (n * s2)))
+    s2 = squared_norm(y) / n + x["eps"]
+    return s2, squared_norm(x["gains"] * (z - y * (y @ z) / (n * s2)))
 
 
 def _t47a(x: Instance):
     s2, moved = _tangent(x)
-    return moved / s2, x["g"] ** 2 * square(x["z"]) / x["local"]
+    return moved / s2, x["g"] ** 2 * squared_norm(x["z"]) / x["local"]
 
 
-def _with_local(make):
-    return edited(make, local=lambda x: _tangent(x)[0])
+def _with_local(sampler):
+    return with_entries(sampler, local=lambda x: _tangent(x)[0])
 
 
 def _level(seed: int) -> Instance:
     """Return a constant gain and a direction across x and the mean: equality."""
-    x = {"x": exactly([1, -1, 0, 0]), "z": exactly([0, 0, 1, -1]), "eps": F(1, 10), "floor": F(1, 10)}
-    return x | {"gains": exactly([seed + 1] * 4), "g": F(seed + 1), "centred": True}
+    x = {
+        "x": as_fractions([1, -1, 0, 0]),
+        "z": as_fractions([0, 0, 1, -1]),
+        "eps": F(1, 10),
+        "floor": F(1, 10),
+    }
+    return x | {"gains": as_fractions([seed + 1] * 4), "g": F(seed + 1), "centred": True}
 
 
 def _gains(violator) -> Hypothesis:
@@ -167,29 +177,29 @@ T47a = register(
         sides=_t47a,
         sampler=_with_local(_normed),
         hypotheses=(
-            _gains(edited(_with_local(_level), g=lambda x: x["g"] / 2)),
+            _gains(with_entries(_with_local(_level), g=lambda x: x["g"] / 2)),
             Hypothesis(
                 "local deviation",
                 "$s$ is taken at this input (a constant found elsewhere does not carry over)",
                 lambda x: x["local"] <= _tangent(x)[0],
-                edited(_with_local(_level), local=lambda x: 4 * x["local"]),
+                with_entries(_with_local(_level), local=lambda x: 4 * x["local"]),
             ),
         ),
-        mutant=scaled(_t47a, JUST_BELOW_ONE, _with_local(_level)),
+        mutant=Mutant.scaled(_t47a, JUST_BELOW_ONE, _with_local(_level)),
         extremal=_with_local(_level),
         proof="s J = C - yyᵀ/(n s²) is symmetric with eigenvalues in [0, 1].",
         source="classical",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
 
 def _t47b(x: Instance):
     s2, moved = _tangent(x)
-    return moved / s2, x["g"] ** 2 * square(x["z"]) / x["floor"]
+    return moved / s2, x["g"] ** 2 * squared_norm(x["z"]) / x["floor"]
 
 
-_at_zero = edited(_level, x=exactly([0, 0, 0, 0]))
+_at_zero = with_entries(_level, x=as_fractions([0, 0, 0, 0]))
 
 T47b = register(
     Theorem(
@@ -201,19 +211,19 @@ T47b = register(
         sides=_t47b,
         sampler=_normed,
         hypotheses=(
-            _gains(edited(_at_zero, g=lambda x: x["g"] / 2)),
+            _gains(with_entries(_at_zero, g=lambda x: x["g"] / 2)),
             Hypothesis(
                 "epsilon",
                 r"$\epsilon$ is at least the floor (at 0 the constant is infinite)",
                 lambda x: x["eps"] >= x["floor"],
-                edited(_at_zero, eps=F(1, 1000)),
+                with_entries(_at_zero, eps=F(1, 1000)),
             ),
         ),
-        mutant=scaled(_t47b, JUST_BELOW_ONE, _at_zero),
+        mutant=Mutant.scaled(_t47b, JUST_BELOW_ONE, _at_zero),
         extremal=_at_zero,
         proof="T47a with s² >= eps, attained at constant inputs.",
         source="classical",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -245,7 +255,7 @@ def _steepest(at: Fraction):
 def _slope_below(slope, constant):
     def sides(x: Instance):
         found = magnitude(x["scale"] * slope(x["x"]))
-        return found, constant * (x["x"] * 0 + 1)
+        return found, constant * one_like(x["x"])
 
     return sides
 
@@ -265,14 +275,14 @@ def _activation(id: str, name: str, slope, constant: Fraction, at: Fraction, lat
                 "unscaled",
                 "the activation is not multiplied by more than 1",
                 lambda x: abs(x["scale"]) <= 1,
-                edited(_steepest(at), scale=F(1001, 1000)),
+                with_entries(_steepest(at), scale=F(1001, 1000)),
             ),
         ),
-        mutant=scaled(sides, 1 / constant, _steepest(at)),
+        mutant=Mutant.scaled(sides, 1 / constant, _steepest(at)),
         extremal=_steepest(at),
         proof="The slope is largest where the second derivative vanishes.",
         source="own evaluation in interval arithmetic",
-        status=certified("boxes on [0, 8]; the rest by monotony and symmetry"),
+        status=ProofStatus.certified("boxes on [0, 8]; the rest by monotony and symmetry"),
     )
 
 

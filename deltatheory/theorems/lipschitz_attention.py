@@ -7,10 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.theorems.exact import Dual, exactly, eye, fractions, is_psd, positive
+from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.exact import (
+    Dual,
+    as_fractions,
+    eye,
+    is_psd,
+    one_like,
+    random_fractions,
+    random_positive,
+    squared_norm,
+)
+from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import exp, sqrt
-from deltatheory.theorems.making import JUST_BELOW_ONE, edited, expanded, scaled, searched, square
-from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -22,22 +32,28 @@ def _context(seed: int) -> Instance:
     """Return weights at the query, keys and values of a fixed context, and two directions."""
     rng = np.random.default_rng(seed)
     n, d = int(rng.integers(2, 6)), int(rng.integers(1, 4))
-    x = {"w": positive(rng, n), "K": fractions(rng, n, d), "V": fractions(rng, n, d)}
-    x |= {"u": fractions(rng, d) + F(1, 9), "z": fractions(rng, d) + F(1, 9), "own_key": F(0)}
+    x = {"w": random_positive(rng, n), "K": random_fractions(rng, n, d), "V": random_fractions(rng, n, d)}
+    x |= {"u": random_fractions(rng, d) + F(1, 9), "z": random_fractions(rng, d) + F(1, 9), "own_key": F(0)}
     return x | {"scale": F(1)}
 
 
 def _two_keys(seed: int) -> Instance:
     """Return two equally likely keys and values, opposite: equality."""
     s = F(seed + 1)
-    ends = exactly([[s, 0], [-s, 0]])
-    x = {"w": exactly([1, 1]), "K": ends, "V": ends, "u": exactly([1, 0]), "z": exactly([1, 0])}
+    ends = as_fractions([[s, 0], [-s, 0]])
+    x = {
+        "w": as_fractions([1, 1]),
+        "K": ends,
+        "V": ends,
+        "u": as_fractions([1, 0]),
+        "z": as_fractions([1, 0]),
+    }
     return x | {"own_key": F(0), "scale": F(1)}
 
 
 def _diameter(points: np.ndarray) -> Any:
     """Return the squared diameter."""
-    return max(square(a - b) for a in points for b in points)
+    return max(squared_norm(a - b) for a in points for b in points)
 
 
 def _form(x: Instance) -> Any:
@@ -64,7 +80,7 @@ def _unscaled(violator) -> Hypothesis:
 
 
 def _t44a(x: Instance):
-    bound = _diameter(x["K"]) * _diameter(x["V"]) * square(x["u"]) * square(x["z"]) / 16
+    bound = _diameter(x["K"]) * _diameter(x["V"]) * squared_norm(x["u"]) * squared_norm(x["z"]) / 16
     return _form(x) ** 2, bound
 
 
@@ -79,31 +95,31 @@ T44a = register(
         sides=_t44a,
         sampler=_context,
         hypotheses=(
-            _fixed_keys(edited(_two_keys, own_key=F(1))),
-            _unscaled(edited(_two_keys, scale=F(2))),
+            _fixed_keys(with_entries(_two_keys, own_key=F(1))),
+            _unscaled(with_entries(_two_keys, scale=F(2))),
         ),
-        mutant=scaled(_t44a, JUST_BELOW_ONE, _two_keys),
+        mutant=Mutant.scaled(_t44a, JUST_BELOW_ONE, _two_keys),
         extremal=_two_keys,
         proof="J is a covariance; Cauchy-Schwarz, and Popoviciu for each factor.",
         source="own form; Popoviciu 1935",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
 
-def _with_norms(make):
+def _with_norms(sampler):
     """Add bounds on ‖K‖² and ‖V‖², those of Frobenius; exact for matrices of rank one."""
 
-    def maker(seed: int) -> Instance:
-        x = make(seed)
-        K2, V2 = square(x["K"]), square(x["V"])
+    def sample(seed: int) -> Instance:
+        x = sampler(seed)
+        K2, V2 = squared_norm(x["K"]), squared_norm(x["V"])
         return x | {"K2": K2, "V2": V2}
 
-    return maker
+    return sample
 
 
 def _t44b(x: Instance):
-    return _form(x) ** 2, x["K2"] * x["V2"] * square(x["u"]) * square(x["z"]) / 4
+    return _form(x) ** 2, x["K2"] * x["V2"] * squared_norm(x["u"]) * squared_norm(x["z"]) / 4
 
 
 def _spectral(name: str, violator) -> Hypothesis:
@@ -127,16 +143,16 @@ T44b = register(
         sides=_t44b,
         sampler=_with_norms(_context),
         hypotheses=(
-            _fixed_keys(edited(_two_normed, own_key=F(1))),
-            _unscaled(edited(_two_normed, scale=F(2))),
-            _spectral("K", edited(_two_normed, K2=lambda x: x["K2"] / 2)),
-            _spectral("V", edited(_two_normed, V2=lambda x: x["V2"] / 2)),
+            _fixed_keys(with_entries(_two_normed, own_key=F(1))),
+            _unscaled(with_entries(_two_normed, scale=F(2))),
+            _spectral("K", with_entries(_two_normed, K2=lambda x: x["K2"] / 2)),
+            _spectral("V", with_entries(_two_normed, V2=lambda x: x["V2"] / 2)),
         ),
-        mutant=scaled(_t44b, JUST_BELOW_ONE, _two_normed),
+        mutant=Mutant.scaled(_t44b, JUST_BELOW_ONE, _two_normed),
         extremal=_two_normed,
         proof="J = Vᵀ (diag p - ppᵀ) K, and T43a.",
         source="own form",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -146,13 +162,13 @@ T44b = register(
 
 def _three_tokens(seed: int) -> Instance:
     s = F(seed + 1, 2)
-    return {"s": s, "tokens": exactly([0, s, -s]), "score": "dot product"}
+    return {"s": s, "tokens": as_fractions([0, s, -s]), "score": "dot product"}
 
 
 def _t45(x: Instance):
     """Return df_1/dx_1 at tokens (0, s, -s) by forward mode: scores are 0 there, where exp is 1 + score."""
     tokens = x["tokens"]
-    one = 1 + 0 * tokens[0]
+    one = one_like(tokens[0])
     x1 = Dual(tokens[0], one)
     moving = [x1, *map(Dual.of, tokens[1:])]
     by_distance = x["score"] == "distance"
@@ -180,13 +196,13 @@ T45 = register(
                 "dot product",
                 "the scores are products (with distances instead, L2 attention, constants exist)",
                 lambda x: x["score"] == "dot product",
-                edited(_three_tokens, score="distance"),
+                with_entries(_three_tokens, score="distance"),
             ),
             Hypothesis(
                 "tokens 0, s, -s",
                 "the tokens are $(0,s,-s)$",
                 lambda x: [*x["tokens"]] == [0, x["s"], -x["s"]],
-                edited(_three_tokens, tokens=lambda x: exactly([0, x["s"], x["s"]])),
+                with_entries(_three_tokens, tokens=lambda x: as_fractions([0, x["s"], x["s"]])),
             ),
         ),
         mutant=Mutant(
@@ -196,7 +212,7 @@ T45 = register(
         ),
         proof="At x_1 = 0 all weights are 1/3; the quotient rule.",
         source="after Kim et al. 2021",
-        status=expanded("for every s"),
+        status=ProofStatus.expanded("for every s"),
         exact_check=lambda: all(a == b for a, b in (_t45(_three_tokens(k)) for k in range(100))),
     )
 )
@@ -209,10 +225,10 @@ def _self_attention(seed: int) -> Instance:
     """Return tokens in B_R, M = Wq Wkᵀ/√d, V, a direction, and bounds a >= ‖M‖, v >= ‖V‖."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 5))
-    X, M, V = (fractions(rng, *s, top=2) for s in ((n, 2), (2, 2), (2, 2)))
+    X, M, V = (random_fractions(rng, *s, top=2) for s in ((n, 2), (2, 2), (2, 2)))
     X, R = X / 2, max(sum(abs(row)) for row in X) / 2
     a, v = sum(abs(M).ravel()), sum(abs(V).ravel()) + F(1, 9)
-    return {"X": X, "R": R, "M": M, "V": V, "a": a, "v": v, "dX": fractions(rng, n, 2) + F(1, 9)}
+    return {"X": X, "R": R, "M": M, "V": V, "a": a, "v": v, "dX": random_fractions(rng, n, 2) + F(1, 9)}
 
 
 def _t46(x: Instance):
@@ -225,23 +241,23 @@ def _t46(x: Instance):
         weights = np.array([exp(s) for s in scores])
         p = weights / sum(weights)
         dp = p * (dscores - p @ dscores)
-        total = total + square(dp @ values + p @ dvalues)
+        total = total + squared_norm(dp @ values + p @ dvalues)
     r = x["a"] * x["R"] ** 2
     root = sqrt(n + 0 * x["R"])
-    return total, (x["v"] * (root * (1 + r) + r)) ** 2 * square(dX)
+    return total, (x["v"] * (root * (1 + r) + r)) ** 2 * squared_norm(dX)
 
 
 def _one_sided(seed: int) -> Instance:
     """Return two tokens at ±1 with no scores: all tokens move together, and ‖V‖ √n is not needed."""
-    x = {"X": exactly([[1, 0], [-1, 0]]), "R": F(1), "M": eye(2) * 0, "V": eye(2), "a": F(0), "v": F(1)}
-    return x | {"dX": exactly([[1, 0], [1, 0]])}
+    x = {"X": as_fractions([[1, 0], [-1, 0]]), "R": F(1), "M": eye(2) * 0, "V": eye(2), "a": F(0), "v": F(1)}
+    return x | {"dX": as_fractions([[1, 0], [1, 0]])}
 
 
 def _steep(seed: int) -> Instance:
     """Return the three tokens of T45, far out."""
     s = F(seed + 5)
-    x = {"X": exactly([[0, 0], [s, 0], [-s, 0]]), "R": s, "M": eye(2), "V": eye(2), "a": F(1), "v": F(1)}
-    return x | {"dX": exactly([[1, 0], [0, 0], [0, 0]])}
+    x = {"X": as_fractions([[0, 0], [s, 0], [-s, 0]]), "R": s, "M": eye(2), "V": eye(2), "a": F(1), "v": F(1)}
+    return x | {"dX": as_fractions([[1, 0], [0, 0], [0, 0]])}
 
 
 T46 = register(
@@ -257,29 +273,29 @@ T46 = register(
             Hypothesis(
                 "ball",
                 r"$\|x_i\|\le R$",
-                lambda x: all(square(row) <= x["R"] ** 2 for row in x["X"]),
-                edited(_steep, R=F(1)),
+                lambda x: all(squared_norm(row) <= x["R"] ** 2 for row in x["X"]),
+                with_entries(_steep, R=F(1)),
             ),
             Hypothesis(
                 "score matrix",
                 r"$\|W_qW_k^\top\|/\sqrt d\le a$",
                 lambda x: is_psd(x["a"] ** 2 * eye(2) - x["M"].T @ x["M"]),
-                edited(_steep, a=F(1, 100), R=lambda x: x["R"]),
+                with_entries(_steep, a=F(1, 100), R=lambda x: x["R"]),
             ),
             Hypothesis(
                 "norm of V",
                 r"$\|V\|\le v$",
                 lambda x: is_psd(x["v"] ** 2 * eye(2) - x["V"].T @ x["V"]),
-                edited(_one_sided, v=F(1, 2)),
+                with_entries(_one_sided, v=F(1, 2)),
             ),
         ),
         mutant=Mutant(
             "no score terms: ‖V‖ √n",
-            lambda x: (_t46(x)[0], x["v"] ** 2 * len(x["X"]) * square(x["dX"])),
+            lambda x: (_t46(x)[0], x["v"] ** 2 * len(x["X"]) * squared_norm(x["dX"])),
             _steep,
         ),
         proof="Values move: ‖p‖ <= √n on the stack; queries move: a covariance, a R²; keys move: √n a R².",
         source="own; after Castin et al. 2024, whose form (recalled) is larger",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )

@@ -7,12 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.theorems.exact import diagonal, exactly, eye, fractions, inverse, is_psd, positive, trace
+from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.exact import (
+    as_fractions,
+    diagonal,
+    eye,
+    inverse,
+    is_psd,
+    random_fractions,
+    random_positive,
+    squared_norm,
+    trace,
+)
 from deltatheory.theorems.functions import Separable, Spline, huber, parabola
+from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import sqrt
-from deltatheory.theorems.making import JUST_BELOW_ONE, edited, scaled, searched, square
-from deltatheory.theorems.subspaces import axes
-from deltatheory.theorems.theorem import Hypothesis, Instance, Theorem, register
+from deltatheory.theorems.subspace_instances import axes
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -23,8 +34,8 @@ F = Fraction
 def _pair(seed: int) -> Instance:
     """Return a spline, an interval, its Lipschitz constant there, and two points of the interval."""
     rng = np.random.default_rng(seed)
-    f = Spline((F(-1), F(0), F(2)), tuple(fractions(rng, 4)), fractions(rng, 1)[0], F(0))
-    low, high = -positive(rng, 1)[0], positive(rng, 1)[0]
+    f = Spline((F(-1), F(0), F(2)), tuple(random_fractions(rng, 4)), random_fractions(rng, 1)[0], F(0))
+    low, high = -random_positive(rng, 1)[0], random_positive(rng, 1)[0]
     x = {"f": f, "pieces": [(low, high)]}
     a, b = (low + (high - low) * F(int(k), 8) for k in rng.integers(0, 9, 2))
     return x | {"a": a, "b": b, "L": _steepest(x)}
@@ -69,7 +80,7 @@ T17a = register(
                 "Lipschitz on the set",
                 "$F$ is $L_F$-Lipschitz on each piece of the set",
                 lambda x: _steepest(x) <= x["L"],
-                edited(_line, L=lambda x: x["L"] / 2),
+                with_entries(_line, L=lambda x: x["L"] / 2),
             ),
             Hypothesis(
                 "both inside",
@@ -79,11 +90,11 @@ T17a = register(
             ),
             Hypothesis("convex set", "the set is convex", lambda x: len(x["pieces"]) == 1, _step),
         ),
-        mutant=scaled(_t17a, JUST_BELOW_ONE, _line),
+        mutant=Mutant.scaled(_t17a, JUST_BELOW_ONE, _line),
         extremal=_line,
         proof="The segment between the points stays in the set.",
         source="own form; after Ding et al. 2023",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -93,8 +104,8 @@ def _near_optimum(seed: int) -> Instance:
     rng = np.random.default_rng(seed)
     D, c = int(rng.integers(2, 5)), F(1, 2)
     d = int(rng.integers(1, D))
-    target, x0 = fractions(rng, D), fractions(rng, D)
-    best = x0 * exactly([0] * d + [1] * (D - d))
+    target, x0 = random_fractions(rng, D), random_fractions(rng, D)
+    best = x0 * as_fractions([0] * d + [1] * (D - d))
     f = Separable((huber(F(2), c),) * D)
     return {"f": f, "A": axes(D, d), "x0": x0, "target": target, "at": best, "L": F(D)}
 
@@ -109,13 +120,13 @@ def _ramp(seed: int) -> Instance:
     """Return the linear side of a Huber function, across S: equality."""
     f = Separable((huber(F(1), F(1)), Spline((F(0),), (F(0), F(0)), F(0), F(0))))
     far = F(seed + 3)
-    x = {"f": f, "A": exactly([[0], [1]]), "x0": exactly([far, 0]), "target": exactly([1, 0])}
+    x = {"f": f, "A": as_fractions([[0], [1]]), "x0": as_fractions([far, 0]), "target": as_fractions([1, 0])}
     return x | {"at": x["x0"], "L": F(1)}
 
 
 def _t17b(x: Instance):
-    away = (x["x0"] - x["target"]) * exactly([int(not row.any()) for row in x["A"]])
-    return x["f"].value(x["at"]) - x["f"].value(x["target"]), x["L"] * sqrt(square(away))
+    away = (x["x0"] - x["target"]) * as_fractions([int(not row.any()) for row in x["A"]])
+    return x["f"].value(x["at"]) - x["f"].value(x["target"]), x["L"] * sqrt(squared_norm(away))
 
 
 T17b = register(
@@ -140,15 +151,16 @@ T17b = register(
                 r"$\delta^+$ minimises $F\circ\psi$",
                 lambda x: x["f"].value(x["at"]) <= x["f"].minimum_on(x["x0"], x["A"]),
                 lambda seed: (
-                    _ramp(seed) | {"f": Separable((huber(F(1), F(1, 2)),) * 2), "at": exactly([seed + 3, 9])}
+                    _ramp(seed)
+                    | {"f": Separable((huber(F(1), F(1, 2)),) * 2), "at": as_fractions([seed + 3, 9])}
                 ),
             ),
         ),
-        mutant=scaled(_t17b, JUST_BELOW_ONE, _ramp),
+        mutant=Mutant.scaled(_t17b, JUST_BELOW_ONE, _ramp),
         extremal=_ramp,
         proof="F(ψ(δ+)) is at most F at the projection of θ+; T17a.",
         source="own form; after Ding et al. 2023",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -166,24 +178,29 @@ def _two_layer(seed: int) -> Instance:
     """Return W1 φ(W0 x + b) with a feasible diagonal T and the L² that it certifies."""
     rng = np.random.default_rng(seed)
     h, d = int(rng.integers(2, 5)), int(rng.integers(1, 4))
-    W0, W1, b = fractions(rng, h, d), fractions(rng, 1, h), fractions(rng, h)
-    T = diagonal(positive(rng, h) + square(W1))
+    W0, W1, b = random_fractions(rng, h, d), random_fractions(rng, 1, h), random_fractions(rng, h)
+    T = diagonal(random_positive(rng, h) + squared_norm(W1))
     L2 = trace(W0.T @ T @ inverse(2 * T - W1.T @ W1) @ T @ W0)  # Schur, with the trace for the norm
-    points = {"x": fractions(rng, d), "y": fractions(rng, d) + F(1, 9)}
+    points = {"x": random_fractions(rng, d), "y": random_fractions(rng, d) + F(1, 9)}
     return {"W0": W0, "W1": W1, "b": b, "T": T, "L2": L2, "slope": F(1)} | points
 
 
 def _one_neuron(seed: int) -> Instance:
-    x = {"W0": eye(1), "W1": eye(1), "b": exactly([0]), "T": eye(1), "L2": F(1), "slope": F(1)}
-    return x | {"x": exactly([seed + 1]), "y": exactly([0])}
+    x = {"W0": eye(1), "W1": eye(1), "b": as_fractions([0]), "T": eye(1), "L2": F(1), "slope": F(1)}
+    return x | {"x": as_fractions([seed + 1]), "y": as_fractions([0])}
 
 
 def _coupled(seed: int) -> Instance:
     """Return multipliers that couple neurons, as LipSDP's network mode has them: they certify L² = 5."""
     t = F(1, 100 + seed)
-    T = t * eye(2) + 4 * exactly([[1, -1], [-1, 1]])
-    x = {"W0": exactly([[-2, -2], [-2, -1]]), "W1": exactly([[-2, 2]]), "b": exactly([0, 0]), "T": T}
-    points = {"x": exactly([1, F(-3, 2)]), "y": exactly([F(9, 8), F(-11, 8)])}
+    T = t * eye(2) + 4 * as_fractions([[1, -1], [-1, 1]])
+    x = {
+        "W0": as_fractions([[-2, -2], [-2, -1]]),
+        "W1": as_fractions([[-2, 2]]),
+        "b": as_fractions([0, 0]),
+        "T": T,
+    }
+    points = {"x": as_fractions([1, F(-3, 2)]), "y": as_fractions([F(9, 8), F(-11, 8)])}
     return x | points | {"L2": F(5), "slope": F(1)}
 
 
@@ -192,7 +209,7 @@ def _x3(x: Instance):
         inner = x["W0"] @ point + x["b"]
         return x["W1"] @ (x["slope"] * np.maximum(inner, 0 * inner))
 
-    return square(f(x["x"]) - f(x["y"])), x["L2"] * square(x["x"] - x["y"])
+    return squared_norm(f(x["x"]) - f(x["y"])), x["L2"] * squared_norm(x["x"] - x["y"])
 
 
 def _off_diagonal(T: np.ndarray) -> bool:
@@ -214,7 +231,7 @@ X3 = register(
                 "matrix inequality",
                 "the block matrix is positive semidefinite",
                 lambda x: is_psd(_lmi(x)),
-                edited(_one_neuron, L2=F(1, 2)),
+                with_entries(_one_neuron, L2=F(1, 2)),
             ),
             Hypothesis(
                 "diagonal multipliers",
@@ -226,13 +243,13 @@ X3 = register(
                 "slopes",
                 r"the slopes of $\phi$ are in $[0,1]$",
                 lambda x: 0 <= x["slope"] <= 1,
-                edited(_one_neuron, slope=F(2)),
+                with_entries(_one_neuron, slope=F(2)),
             ),
         ),
-        mutant=scaled(_x3, JUST_BELOW_ONE, _one_neuron),
+        mutant=Mutant.scaled(_x3, JUST_BELOW_ONE, _one_neuron),
         extremal=_one_neuron,
         proof="(Δφ)ᵀT(Δz - Δφ) >= 0 for slopes in [0, 1]; add it to the quadratic form.",
         source="Fazlyab et al. 2019, without their network mode",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )

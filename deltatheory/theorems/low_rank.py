@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from deltatheory.theorems.evidence import ProofStatus
 from deltatheory.theorems.exact import (
-    exactly,
+    as_fractions,
     eye,
-    fractions,
-    orthogonal,
+    random_fractions,
+    random_orthogonal,
     rank,
+    squared_norm,
     zeros,
 )
-from deltatheory.theorems.making import JUST_BELOW_ONE, edited, scaled, searched, square
-from deltatheory.theorems.theorem import Hypothesis, Instance, Theorem, register
+from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -28,8 +30,13 @@ def decomposed(seed: int) -> Instance:
     """E = U diag(s) Vᵀ with s decreasing, and r."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 5))
-    s = sorted(exactly(rng.integers(1, 9, n)), reverse=True)
-    return {"U": orthogonal(rng, n), "V": orthogonal(rng, n), "s": exactly(s), "r": int(rng.integers(1, n))}
+    s = sorted(as_fractions(rng.integers(1, 9, n)), reverse=True)
+    return {
+        "U": random_orthogonal(rng, n),
+        "V": random_orthogonal(rng, n),
+        "s": as_fractions(s),
+        "r": int(rng.integers(1, n)),
+    }
 
 
 def change(x: Instance) -> np.ndarray:
@@ -71,7 +78,7 @@ def _with_update(seed: int) -> Instance:
     x = decomposed(seed)
     rng = np.random.default_rng(seed + 1)
     n = len(x["s"])
-    nudge = eye(n) + fractions(rng, n, n, top=1) * F(seed % 3, 20)
+    nudge = eye(n) + random_fractions(rng, n, n, top=1) * F(seed % 3, 20)
     return x | {"M": nudge @ truncated(x, x["r"])}
 
 
@@ -81,7 +88,7 @@ def _best_update(seed: int) -> Instance:
 
 
 def _t15(x: Instance):
-    return square(change(x) - x["M"]), tail(x)
+    return squared_norm(change(x) - x["M"]), tail(x)
 
 
 T15 = register(
@@ -94,16 +101,16 @@ T15 = register(
         sides=_t15,
         sampler=_with_update,
         hypotheses=(
-            rank_at_most("M", edited(_best_update, M=change)),
+            rank_at_most("M", with_entries(_best_update, M=change)),
             _orthogonal_factors(
-                edited(decomposed, U=lambda x: x["U"] / 10, r=1, M=lambda x: zeros(*x["U"].shape))
+                with_entries(decomposed, U=lambda x: x["U"] / 10, r=1, M=lambda x: zeros(*x["U"].shape))
             ),
         ),
-        mutant=scaled(_t15, 1 / JUST_BELOW_ONE, _best_update),
+        mutant=Mutant.scaled(_t15, 1 / JUST_BELOW_ONE, _best_update),
         extremal=_best_update,
         proof="Eckart-Young-Mirsky.",
         source="Eckart and Young 1936",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -113,18 +120,18 @@ def _loss(x: Instance, away: np.ndarray):
     return (x["G"] * away).sum() + (x["h"] * away * away).sum() / 2
 
 
-def _with_loss(make, flat: bool = False):
+def _with_loss(sampler, flat: bool = False):
     """Add a separable quadratic loss with curvatures between mu and L, all of them L (or mu) where flat."""
 
-    def maker(seed: int) -> Instance:
-        x = make(seed)
+    def sample(seed: int) -> Instance:
+        x = sampler(seed)
         rng = np.random.default_rng(seed + 2)
         n = len(x["s"])
         mu, L = F(1, 2), F(3)
-        h = zeros(n, n) + L if flat else mu + (L - mu) * exactly(rng.integers(0, 5, (n, n))) / 4
+        h = zeros(n, n) + L if flat else mu + (L - mu) * as_fractions(rng.integers(0, 5, (n, n))) / 4
         return x | {"h": h, "G": zeros(n, n), "mu": mu, "L": L}
 
-    return maker
+    return sample
 
 
 def _stationary(violator) -> Hypothesis:
@@ -154,16 +161,16 @@ T16a = register(
                 "L-smooth",
                 "$\\nabla f$ is $L$-Lipschitz",
                 lambda x: bool(np.all(abs(x["h"]) <= x["L"])),
-                edited(_flat_loss, L=F(2)),
+                with_entries(_flat_loss, L=F(2)),
             ),
-            _stationary(edited(_flat_loss, G=lambda x: truncated(x, x["r"]) - change(x))),
-            _orthogonal_factors(edited(_flat_loss, V=lambda x: 2 * x["V"])),
+            _stationary(with_entries(_flat_loss, G=lambda x: truncated(x, x["r"]) - change(x))),
+            _orthogonal_factors(with_entries(_flat_loss, V=lambda x: 2 * x["V"])),
         ),
-        mutant=scaled(_t16a, JUST_BELOW_ONE, _flat_loss),
+        mutant=Mutant.scaled(_t16a, JUST_BELOW_ONE, _flat_loss),
         extremal=_flat_loss,
         proof="T02 at the truncated decomposition, and Eckart-Young.",
         source="own form",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -172,7 +179,7 @@ def _t16b(x: Instance):
     return _loss(x, x["M"] - change(x)), x["mu"] / 2 * tail(x)
 
 
-_flat_best = edited(_with_loss(_best_update, flat=True), mu=F(3))
+_flat_best = with_entries(_with_loss(_best_update, flat=True), mu=F(3))
 
 T16b = register(
     Theorem(
@@ -188,15 +195,15 @@ T16b = register(
                 "strongly convex",
                 r"$f-\frac\mu2\|W\|_F^2$ is convex",
                 lambda x: bool(np.all(x["h"] >= x["mu"])),
-                edited(_flat_best, h=lambda x: x["h"] / 3),
+                with_entries(_flat_best, h=lambda x: x["h"] / 3),
             ),
-            _stationary(edited(_flat_best, G=lambda x: change(x) - x["M"])),
-            rank_at_most("M", edited(_flat_best, M=change)),
+            _stationary(with_entries(_flat_best, G=lambda x: change(x) - x["M"])),
+            rank_at_most("M", with_entries(_flat_best, M=change)),
         ),
-        mutant=scaled(_t16b, 1 / JUST_BELOW_ONE, _flat_best),
+        mutant=Mutant.scaled(_t16b, 1 / JUST_BELOW_ONE, _flat_best),
         extremal=_flat_best,
         proof="Strong convexity at W*, and Eckart-Young.",
         source="own form",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )

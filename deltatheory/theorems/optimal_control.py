@@ -11,20 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.theorems.exact import duals, exactly, eye, fractions, zeros
+from deltatheory.theorems.evidence import ProofStatus, identity_test
+from deltatheory.theorems.exact import as_fractions, duals, eye, random_fractions, squared_norm, zeros
 from deltatheory.theorems.functions import Spline
+from deltatheory.theorems.instances import Instance, array_source, with_entries
 from deltatheory.theorems.intervals import sqrt
-from deltatheory.theorems.making import (
-    JUST_BELOW_ONE,
-    drawing,
-    edited,
-    expanded,
-    identity_check,
-    scaled,
-    searched,
-    square,
-)
-from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -32,9 +24,9 @@ F = Fraction
 # ---- T31: the adjoint ----
 
 
-def _network(seed: int, large: bool = False) -> Instance:
+def _network(seed: int, wide: bool = False) -> Instance:
     """Return x_{t+1} = A_t x + B_t u_t + c x∘x with Φ = ½ xᵀQx, L_t = ½ r ‖u_t‖², three steps."""
-    draw = drawing(seed, large)
+    draw = array_source(seed, wide)
     system = {"A": draw(3, 2, 2), "B": draw(3, 2, 1), "c": draw(1)[0], "x0": draw(2), "u": draw(3, 1)}
     cost = {"Q": draw(2, 2), "r": draw(1)[0]}
     return system | cost | {"uses": [0, 1, 2], "terminal": 1, "along": system["u"]}
@@ -80,19 +72,21 @@ T31 = register(
                 "unshared controls",
                 "every control acts in one step (a shared one sums over its steps)",
                 lambda x: len(set(x["uses"])) == len(x["uses"]),
-                edited(_network, uses=[0, 0, 0], u=lambda x: x["u"] * 0 + 1, along=lambda x: x["u"] * 0 + 1),
+                with_entries(
+                    _network, uses=[0, 0, 0], u=lambda x: x["u"] * 0 + 1, along=lambda x: x["u"] * 0 + 1
+                ),
             ),
             Hypothesis(
                 "terminal costate",
                 r"$p_T=\nabla\Phi(x_T)$",
                 lambda x: x["terminal"] == 1,
-                edited(_network, terminal=0),
+                with_entries(_network, terminal=0),
             ),
             Hypothesis(
                 "own trajectory",
                 "the costates belong to the trajectory of $u$",
                 lambda x: bool(np.all(x["along"] == x["u"])),
-                edited(_network, along=lambda x: x["u"] + 1),
+                with_entries(_network, along=lambda x: x["u"] + 1),
             ),
         ),
         mutant=Mutant(
@@ -102,8 +96,8 @@ T31 = register(
         ),
         proof="Chain rule, backwards.",
         source="classical; Li et al. 2017 for networks",
-        status=expanded("generic scalar dynamics, T = 3"),
-        exact_check=identity_check(_t31, lambda seed: _network(seed, large=True)),
+        status=ProofStatus.expanded("generic scalar dynamics, T = 3"),
+        exact_check=identity_test(_t31, _network),
     )
 )
 
@@ -113,9 +107,9 @@ T31 = register(
 
 def _one_stage(seed: int) -> Instance:
     """Return x1 = b + B u + e u², Φ = ½ xᵀQx + w·x, L = ½ r u² + l u on |u| <= 1, and its optimum."""
-    draw = drawing(seed, large=False)
+    draw = array_source(seed)
     root = draw(2, 2)
-    x: Instance = {"b": draw(2), "B": draw(2), "e": exactly([0, 0]), "Q": root @ root.T, "w": draw(2)}
+    x: Instance = {"b": draw(2), "B": draw(2), "e": as_fractions([0, 0]), "Q": root @ root.T, "w": draw(2)}
     x |= {"r": abs(draw(1)[0]), "l": draw(1)[0], "bound": F(1)}
     if seed % 2:
         x["Q"] = x["Q"] - eye(2) / 8  # Φ need not be convex
@@ -167,13 +161,13 @@ def _t32a(x: Instance):
 
 def _parabola_stage(seed: int) -> Instance:
     """Return Φ = ½ x², x1 = u on |u| <= 1, no running cost: the optimum is 0."""
-    x = {"b": zeros(2), "B": exactly([1, 0]), "e": zeros(2), "Q": eye(2), "w": zeros(2)}
+    x = {"b": zeros(2), "B": as_fractions([1, 0]), "e": zeros(2), "Q": eye(2), "w": zeros(2)}
     return x | {"r": F(0), "l": F(0), "bound": F(1), "u": F(0), "v": F(1)}
 
 
 def _known_optimum(seed: int) -> Instance:
     """Return ½ (1 + u)² + ½ u²: the optimum is -1/2."""
-    return _parabola_stage(seed) | {"b": exactly([1, 0]), "r": F(1), "u": F(-1, 2)}
+    return _parabola_stage(seed) | {"b": as_fractions([1, 0]), "r": F(1), "u": F(-1, 2)}
 
 
 T32a = register(
@@ -186,12 +180,12 @@ T32a = register(
         sides=_t32a,
         sampler=_inside,
         hypotheses=(
-            _optimal(edited(_parabola_stage, u=F(1, 2))),
+            _optimal(with_entries(_parabola_stage, u=F(1, 2))),
             Hypothesis(
                 "interior",
                 "$|u|<b$",
                 lambda x: abs(x["u"]) < x["bound"],
-                lambda seed: _parabola_stage(seed) | {"w": exactly([-seed - 3, 0]), "u": F(1)},
+                lambda seed: _parabola_stage(seed) | {"w": as_fractions([-seed - 3, 0]), "u": F(1)},
             ),
         ),
         mutant=Mutant(
@@ -201,7 +195,7 @@ T32a = register(
         ),
         proof="T31: ∂H/∂u is the gradient of J, which vanishes at an interior minimum.",
         source="classical",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -221,7 +215,7 @@ T32b = register(
         sides=_t32b,
         sampler=_one_stage,
         hypotheses=(
-            _optimal(edited(_parabola_stage, u=F(1), v=F(0))),
+            _optimal(with_entries(_parabola_stage, u=F(1), v=F(0))),
             Hypothesis(
                 "convex running cost",
                 "$L_t$ is convex in $u$",
@@ -234,20 +228,20 @@ T32b = register(
                 lambda x: not np.any(x["e"] != 0),
                 lambda seed: (
                     _parabola_stage(seed)
-                    | {"Q": eye(2) * exactly([1, 0]), "e": exactly([0, 1])}
-                    | {"w": exactly([0, F(-1, seed + 3)])}
+                    | {"Q": eye(2) * as_fractions([1, 0]), "e": as_fractions([0, 1])}
+                    | {"w": as_fractions([0, F(-1, seed + 3)])}
                 ),
             ),
         ),
         mutant=Mutant(
             "the Hamiltonian of the optimum is lower by 1e-9",
             lambda x: (_t32b(x)[0] + F(1, 10**9), _t32b(x)[1]),
-            edited(_parabola_stage, v=F(0)),
+            with_entries(_parabola_stage, v=F(0)),
         ),
-        extremal=edited(_parabola_stage, v=F(0)),
+        extremal=with_entries(_parabola_stage, v=F(0)),
         proof="J has no descent direction at u, so H, convex in u with the same derivative, has none.",
         source="after Halkin 1966, Holtzman 1966",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -260,10 +254,17 @@ def _residual_net(seed: int) -> Instance:
     rng = np.random.default_rng(seed)
     T = int(rng.integers(1, 4))
     s = Spline((F(-1), F(0), F(1)), (F(0), F(1), F(-1), F(0)), F(0), F(0))  # a smoothed step
-    M = fractions(rng, T, 2, 2, top=2, bottom=2)
-    theta = fractions(rng, T, 2, top=2)
-    phi = theta + fractions(rng, T, 2, top=2) / (1 + 9 * (seed % 2))
-    x = {"s": s, "M": M, "theta": theta, "phi": phi, "x0": fractions(rng, 2), "w": fractions(rng, 2)}
+    M = random_fractions(rng, T, 2, 2, top=2, bottom=2)
+    theta = random_fractions(rng, T, 2, top=2)
+    phi = theta + random_fractions(rng, T, 2, top=2) / (1 + 9 * (seed % 2))
+    x = {
+        "s": s,
+        "M": M,
+        "theta": theta,
+        "phi": phi,
+        "x0": random_fractions(rng, 2),
+        "w": random_fractions(rng, 2),
+    }
     size = [sum(abs(m).ravel()) for m in M]  # at least ‖M‖_F
     K = [1 + max(abs(p)) * z for p, z in zip(phi, size, strict=True)]
     Lxx = [max(abs(p)) * z * z for p, z in zip(phi, size, strict=True)]
@@ -287,7 +288,7 @@ def _trajectory(x: Instance, weights: np.ndarray) -> list[np.ndarray]:
 
 
 def _terminal(x: Instance, state: np.ndarray) -> Any:
-    return x["lam"] * square(state) / 2 + x["w"] @ state
+    return x["lam"] * squared_norm(state) / 2 + x["w"] @ state
 
 
 def _t33(x: Instance):
@@ -302,19 +303,19 @@ def _t33(x: Instance):
         turned = _layer_jacobian(x, t, x["phi"][t], states[t]) - _layer_jacobian(
             x, t, x["theta"][t], states[t]
         )
-        total = total + p[t + 1] @ moved + sqrt(square(turned.T @ p[t + 1])) * d
-        total = total + sqrt(square(p[t + 1])) * x["Lxx"][t] * d * d / 2
-        d = x["K"][t] * d + sqrt(square(moved))
+        total = total + p[t + 1] @ moved + sqrt(squared_norm(turned.T @ p[t + 1])) * d
+        total = total + sqrt(squared_norm(p[t + 1])) * x["Lxx"][t] * d * d / 2
+        d = x["K"][t] * d + sqrt(squared_norm(moved))
     return gain, total + x["L_Phi"] * d * d / 2
 
 
 def _scalar_net(seed: int, T: int, s: Spline | None = None) -> Instance:
     """Return scalar layers x + θ x, only the first changed; all constants are attained."""
     identity = Spline((F(0),), (F(0), F(0)), F(1), F(0))
-    theta = exactly([[1]] * T)
-    phi = theta + exactly([[seed + 1]] + [[0]] * (T - 1))
-    x = {"s": s or identity, "M": exactly([[[1]]] * T), "theta": theta, "phi": phi}
-    x |= {"x0": exactly([1]), "w": exactly([1]), "lam": F(1), "costate": 1}
+    theta = as_fractions([[1]] * T)
+    phi = theta + as_fractions([[seed + 1]] + [[0]] * (T - 1))
+    x = {"s": s or identity, "M": as_fractions([[[1]]] * T), "theta": theta, "phi": phi}
+    x |= {"x0": as_fractions([1]), "w": as_fractions([1]), "lam": F(1), "costate": 1}
     K = [1 + abs(p[0]) for p in phi]
     return x | {"K": K, "Lxx": [F(0)] * T, "L_Phi": F(1)}
 
@@ -355,31 +356,31 @@ T33 = register(
                 "costate of θ",
                 r"$p$ is the costate of $\theta$'s trajectory",
                 lambda x: x["costate"] == 1,
-                edited(lambda seed: _scalar_net(seed, 1), costate=0),
+                with_entries(lambda seed: _scalar_net(seed, 1), costate=0),
             ),
             Hypothesis(
                 "K_t",
                 r"$f_t(\cdot,\phi)$ is $K_t$-Lipschitz",
                 lambda x: all(a >= b for a, b in zip(x["K"], _lipschitz_constants(x), strict=True)),
-                edited(lambda seed: _scalar_net(seed, 2), K=[F(0), F(0)]),
+                with_entries(lambda seed: _scalar_net(seed, 2), K=[F(0), F(0)]),
             ),
             Hypothesis(
                 "curvature",
                 r"$\partial_xf_t(\cdot,\phi)$ is $L^{xx}_t$-Lipschitz",
                 lambda x: all(a >= b for a, b in zip(x["Lxx"][1:], _curvatures(x)[1:], strict=True)),
-                edited(_curved_net, Lxx=[F(0), F(1, 2)]),
+                with_entries(_curved_net, Lxx=[F(0), F(1, 2)]),
             ),
             Hypothesis(
                 "smooth terminal cost",
                 r"$\nabla\Phi$ is $L_\Phi$-Lipschitz",
                 lambda x: x["L_Phi"] >= x["lam"],
-                edited(lambda seed: _scalar_net(seed, 1), L_Phi=F(1, 2)),
+                with_entries(lambda seed: _scalar_net(seed, 1), L_Phi=F(1, 2)),
             ),
         ),
-        mutant=scaled(_t33, JUST_BELOW_ONE, lambda seed: _scalar_net(seed, 2)),
+        mutant=Mutant.scaled(_t33, JUST_BELOW_ONE, lambda seed: _scalar_net(seed, 2)),
         extremal=lambda seed: _scalar_net(seed, 2),
         proof="Expand Φ at x_T; carry p·δ back through the layers; the first step has no drift yet.",
         source="own, with explicit constants; after Li et al. 2017, Li and Hao 2018",
-        status=searched(8),
+        status=ProofStatus.searched(8),
     )
 )

@@ -9,9 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.theorems.exact import exactly, eye, fractions, full_rank, inverse, orthogonal
-from deltatheory.theorems.making import edited, searched, square
-from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.exact import (
+    as_fractions,
+    eye,
+    inverse,
+    random_fractions,
+    random_full_rank,
+    random_orthogonal,
+    squared_norm,
+)
+from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.theorem import Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -36,14 +45,14 @@ def _is_lipschitz(x: Instance) -> bool:
 
 
 def _grid(d: int, steps: int) -> np.ndarray:
-    return exactly(list(product(range(steps + 1), repeat=d))) / steps
+    return as_fractions(list(product(range(steps + 1), repeat=d))) / steps
 
 
 def _bent(seed: int) -> Instance:
     """Return the images |M δ - c| of a grid of δ in [0, 1]^d: piecewise linear, so Lipschitz, and bent."""
     rng = np.random.default_rng(seed)
     d, m = int(rng.integers(1, 3)), 3
-    M, c = fractions(rng, m, d), fractions(rng, m)
+    M, c = random_fractions(rng, m, d), random_fractions(rng, m)
     M[0, 0] += 7
     parameters = _grid(d, 24 if d == 1 else 5)
     L = max(abs(M).sum(1))
@@ -65,8 +74,8 @@ def _space_filling(seed: int) -> Instance:
     """Return 4^3 points of Hilbert's curve: continuous in the limit, and every cell of the square is met."""
     order = 3
     cells = _hilbert(order)
-    parameters = exactly([[i] for i in range(len(cells))]) / (len(cells) - 1)
-    images = (exactly(cells) * 2 + 1) / 2 ** (order + 1)
+    parameters = as_fractions([[i] for i in range(len(cells))]) / (len(cells) - 1)
+    images = (as_fractions(cells) * 2 + 1) / 2 ** (order + 1)
     return {"parameters": parameters, "images": images, "L": F(1), "N": 2**order + seed, "d": 1}
 
 
@@ -109,7 +118,7 @@ T30 = register(
         proof="[0,1]^d has N^d cubes of side 1/N; the image of one has diameter L/N, and meets 2 boxes a "
         "coordinate at most.",
         source="classical (the easy case of Sard's theorem)",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -119,7 +128,7 @@ T30 = register(
 
 def _loss_curvature(x: Instance, X: np.ndarray, Y: np.ndarray) -> Any:
     """Return D²f[(X, Y), (X, Y)] of f = ½‖BA - W‖²: ‖XA + BY‖² + 2 <XY, BA - W>."""
-    return square(X @ x["A"] + x["B"] @ Y) + 2 * (X @ Y * _residual(x)).sum()
+    return squared_norm(X @ x["A"] + x["B"] @ Y) + 2 * (X @ Y * _residual(x)).sum()
 
 
 def _residual(x: Instance) -> np.ndarray:
@@ -141,11 +150,11 @@ def _stationary_point(seed: int, kept: tuple[int, ...] | None = None, missing: i
     """
     rng = np.random.default_rng(seed)
     n = 4
-    s = exactly(sorted(rng.choice(np.arange(1, 12), n, replace=False), reverse=True))
+    s = as_fractions(sorted(rng.choice(np.arange(1, 12), n, replace=False), reverse=True))
     picked = (int(rng.integers(0, 2)) * 2, 3) if kept is None else kept
-    U, V, G = orthogonal(rng, n), orthogonal(rng, n), full_rank(rng, 2, 2)
+    U, V, G = random_orthogonal(rng, n), random_orthogonal(rng, n), random_full_rank(rng, 2, 2)
     deficient = seed % 3 == 0 and kept is None
-    present = exactly([1, 0 if deficient else 1])
+    present = as_fractions([1, 0 if deficient else 1])
     B = U[:, picked] * present @ G
     A = inverse(G) @ np.diag(s[list(picked)] * present) @ V[:, picked].T
     x = {"U": U, "V": V, "s": s, "G": G, "A": A, "B": B, "kept": picked, "deficient": deficient}
@@ -154,7 +163,7 @@ def _stationary_point(seed: int, kept: tuple[int, ...] | None = None, missing: i
 
 def _plain_point(seed: int) -> Instance:
     """Return W = diag(4, 3, 1) with the first and the last component kept, G = I."""
-    s, kept = exactly([4 + seed, 3 + seed, 1]), [0, 2]
+    s, kept = as_fractions([4 + seed, 3 + seed, 1]), [0, 2]
     x = {"U": eye(3), "V": eye(3), "s": s, "G": eye(2), "kept": (0, 2), "deficient": False, "missing": 1}
     return x | {"B": eye(3)[:, kept], "A": np.diag(s[kept]) @ eye(3)[kept]}
 
@@ -176,7 +185,7 @@ X1 = register(
                 "stationary",
                 r"$(BA-W)A^\top=0$ and $B^\top(BA-W)=0$",
                 lambda x: bool(np.all(_residual(x) @ x["A"].T == 0) and np.all(x["B"].T @ _residual(x) == 0)),
-                edited(_plain_point, B=lambda x: 10 * x["B"]),
+                with_entries(_plain_point, B=lambda x: 10 * x["B"]),
             ),
             Hypothesis(
                 "not the best",
@@ -190,6 +199,6 @@ X1 = register(
         "s_j² + s_i² - 2 s_i² for a kept j, and -2 s_i² for an empty column. Every stationary point has this "
         "form (Baldi and Hornik 1989, recalled).",
         source="Baldi and Hornik 1989",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )

@@ -13,18 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.exact import one_like
+from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import exp, sqrt
-from deltatheory.theorems.making import edited
 from deltatheory.theorems.random_subspaces import beta_cdf, chi_squared_tail
-from deltatheory.theorems.theorem import (
-    Evidence,
-    Hypothesis,
-    Instance,
-    Mutant,
-    ProofStatus,
-    Theorem,
-    register,
-)
+from deltatheory.theorems.theorem import Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -63,7 +57,7 @@ def smallest_eigenvalue_tail(d: int, x: Any) -> Any:
 
 def _t13(x: Instance, factor: int = 1):
     d, k, t = x["d"], x["k"], x["t"]
-    one = t / t
+    one = one_like(t)
     root = sqrt(one * d) - sqrt(one * k) - t  # √d (1 - √(k/d) - t/√d)
     right = exp(-factor * t * t / 2)
     if x["adapted"]:
@@ -112,29 +106,29 @@ T13 = register(
                 "fixed subspace",
                 "$U$ is fixed before $A$ is drawn",
                 lambda x: not x["adapted"],
-                edited(_many_rows, adapted=True),
+                with_entries(_many_rows, adapted=True),
             ),
             Hypothesis(
                 "scale",
                 "the entries have variance $1/d$",
                 lambda x: x["variance"] == F(1, x["d"]),
-                edited(_many_rows, variance=lambda x: F(1, 10 * x["d"])),
+                with_entries(_many_rows, variance=lambda x: F(1, 10 * x["d"])),
             ),
             Hypothesis(
                 "independent rows",
                 "the rows of $A$ are independent",
                 lambda x: x["independent_rows"] == x["d"],
-                edited(_many_rows, independent_rows=2),
+                with_entries(_many_rows, independent_rows=2),
             ),
         ),
         mutant=Mutant(
             "exponent 2 t^2",
             lambda x: _t13(x, 4),
-            edited(_many_rows, d=200, variance=F(1, 200), independent_rows=200, t=F(5)),
+            with_entries(_many_rows, d=200, variance=F(1, 200), independent_rows=200, t=F(5)),
         ),
         proof="E s_min >= √d - √k (Gordon's comparison); s_min is 1-Lipschitz in the entries: concentration.",
         source="Davidson and Szarek 2001, theorem II.13",
-        status=ProofStatus(Evidence.ENUMERATED, "k = 1, even d = 16..40; k = 2, odd d = 17..39; t = 1/2..2"),
+        status=ProofStatus.enumerated("k = 1, even d = 16..40; k = 2, odd d = 17..39; t = 1/2..2"),
         exact_check=_enumerate_t13,
     )
 )
@@ -146,7 +140,7 @@ T13 = register(
 def _t14(x: Instance, whole: bool = False):
     """Return P(Y meets the cap) and Gordon's bound; Y meets it iff ‖P_Y centre‖ >= cos of its angle."""
     D, d, w = x["D"], x["d"], x["w"]
-    one = x["sin2"] / x["sin2"]
+    one = one_like(x["sin2"])
     codimension = D if whole else D - d
     gap = one * codimension / sqrt(one * (codimension + 1)) - w
     hit = 1 - beta_cdf(d // 2, (D - d) // 2, 1 - x["sin2"]) if x["law"] == "Haar" else one
@@ -211,20 +205,20 @@ T14 = register(
                 "width",
                 r"$w\ge w(T)=E\max_{x\in T}\langle g,x\rangle$ (here: at least the estimate for a cap)",
                 lambda x: x["w"] >= _width(x["D"], x["sin2"]),
-                edited(_half_sphere, w=F(0)),
+                with_entries(_half_sphere, w=F(0)),
             ),
             Hypothesis("small width", "$w<a$", _is_thin, _half_sphere),
             Hypothesis(
                 "Haar",
                 "$Y$ is Haar (a subspace through the centre of the cap meets it)",
                 lambda x: x["law"] == "Haar",
-                edited(_small_cap, law="through the centre", D=200, d=20, sin2=F(1, 100), w=F(2)),
+                with_entries(_small_cap, law="through the centre", D=200, d=20, sin2=F(1, 100), w=F(2)),
             ),
         ),
         mutant=Mutant("D in the place of D - d", lambda x: _t14(x, whole=True), _wide_cap),
         proof="Gordon's comparison of Gaussian processes, and concentration.",
         source="Gordon 1988; constants as in Larsen et al. 2022 (recalled)",
-        status=ProofStatus(Evidence.RECALLED, "exact on 80 caps, d <= 40, D - d <= 100"),
+        status=ProofStatus.recalled("exact on 80 caps, d <= 40, D - d <= 100"),
         exact_check=_enumerate_t14,
     )
 )

@@ -12,29 +12,22 @@ from itertools import combinations
 
 import numpy as np
 
-from deltatheory.theorems.exact import diagonal, eye, orthogonal, projector
+from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.exact import diagonal, eye, one_like, projector, random_orthogonal, squared_norm
 from deltatheory.theorems.functions import Quadratic
+from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import exp, log
-from deltatheory.theorems.making import JUST_BELOW_ONE, edited, scaled, searched, square
-from deltatheory.theorems.subspaces import (
+from deltatheory.theorems.subspace_instances import (
     bowl,
     flat_bowl,
     kink,
     minimiser,
-    sample,
     smooth,
-    strong,
+    smooth_sample,
     strongly_convex,
+    strongly_convex_sample,
 )
-from deltatheory.theorems.theorem import (
-    Evidence,
-    Hypothesis,
-    Instance,
-    Mutant,
-    ProofStatus,
-    Theorem,
-    register,
-)
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -42,18 +35,22 @@ F = Fraction
 # ---- T07: the expected gap ----
 
 
-def _law(make):
+def _law(sampler):
     """Add the subspaces spanned by d axes, all equally likely; rotated where f is a quadratic."""
 
-    def maker(seed: int) -> Instance:
-        x = make(seed)
+    def sample(seed: int) -> Instance:
+        x = sampler(seed)
         rng = np.random.default_rng(seed)
         D = len(x["x0"])
         d = int(rng.integers(1, D))
-        U = orthogonal(rng, D) if isinstance(x["f"], Quadratic) and make in (sample, strong) else eye(D)
+        U = (
+            random_orthogonal(rng, D)
+            if isinstance(x["f"], Quadratic) and sampler in (smooth_sample, strongly_convex_sample)
+            else eye(D)
+        )
         return x | {"bases": [U[:, list(c)] for c in combinations(range(D), d)], "d": d}
 
-    return maker
+    return sample
 
 
 def _mean_gap(x: Instance):
@@ -63,7 +60,7 @@ def _mean_gap(x: Instance):
 
 def _missed(x: Instance):
     D = len(x["x0"])
-    return (D - x["d"]) * square(x["x0"] - x["star"]) / D
+    return (D - x["d"]) * squared_norm(x["x0"] - x["star"]) / D
 
 
 def _unbiased(violator) -> Hypothesis:
@@ -98,17 +95,17 @@ T07a = register(
         words="a random subspace of d of D dimensions misses at most the fraction 1 - d/D, on average",
         kind="tight",
         sides=_t07a,
-        sampler=_law(sample),
+        sampler=_law(smooth_sample),
         hypotheses=(
-            smooth(edited(kink, bases=[eye(2)[:, :1], eye(2)[:, 1:]], d=1)),
-            minimiser(edited(_aligned_bowl, bases=_every_axis, star=lambda x: x["x0"] / 2)),
-            _unbiased(edited(_aligned_bowl, bases=lambda x: [eye(len(x["x0"]))[:, 1:2]])),
+            smooth(with_entries(kink, bases=[eye(2)[:, :1], eye(2)[:, 1:]], d=1)),
+            minimiser(with_entries(_aligned_bowl, bases=_every_axis, star=lambda x: x["x0"] / 2)),
+            _unbiased(with_entries(_aligned_bowl, bases=lambda x: [eye(len(x["x0"]))[:, 1:2]])),
         ),
-        mutant=scaled(_t07a, JUST_BELOW_ONE, _law(bowl)),
+        mutant=Mutant.scaled(_t07a, JUST_BELOW_ONE, _law(bowl)),
         extremal=_law(bowl),
         proof="T02, and E‖Qv‖² = (1 - d/D)‖v‖².",
         source="own form",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -125,19 +122,19 @@ T07b = register(
         words="under strong convexity a random subspace pays for the fraction 1 - d/D, on average",
         kind="lower",
         sides=_t07b,
-        sampler=_law(strong),
+        sampler=_law(strongly_convex_sample),
         hypotheses=(
             strongly_convex(
-                edited(_law(flat_bowl), f=lambda x: Quadratic(diagonal([0] * len(x["x0"])), x["star"]))
+                with_entries(_law(flat_bowl), f=lambda x: Quadratic(diagonal([0] * len(x["x0"])), x["star"]))
             ),
-            minimiser(edited(_law(flat_bowl), star=lambda x: -x["x0"])),
-            _unbiased(edited(_aligned_bowl, bases=lambda x: [eye(len(x["x0"]))[:, :1]])),
+            minimiser(with_entries(_law(flat_bowl), star=lambda x: -x["x0"])),
+            _unbiased(with_entries(_aligned_bowl, bases=lambda x: [eye(len(x["x0"]))[:, :1]])),
         ),
-        mutant=scaled(_t07b, 1 / JUST_BELOW_ONE, _law(flat_bowl)),
+        mutant=Mutant.scaled(_t07b, 1 / JUST_BELOW_ONE, _law(flat_bowl)),
         extremal=_law(flat_bowl),
         proof="T03, and E‖Qv‖² = (1 - d/D)‖v‖².",
         source="own form",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -159,7 +156,7 @@ def chi_squared_tail(d: int, x):
 def _t11(x: Instance):
     d, eps, m = x["d"], x["eps"], x["m"]
     if x["adapted"]:
-        missed = x["eps"] / x["eps"]  # a vector from the kernel of A is always lost
+        missed = one_like(eps)  # a vector from the kernel of A is always lost
     else:
         k = x["independent_rows"]  # ‖Ag‖²/‖g‖² is variance · d / k times χ²_k
         unit = x["variance"] * d / k
@@ -210,25 +207,25 @@ T11 = register(
                 "fixed vectors",
                 "the vectors are fixed before $A$ is drawn",
                 lambda x: not x["adapted"],
-                edited(_many_rows, adapted=True),
+                with_entries(_many_rows, adapted=True),
             ),
             Hypothesis(
                 "scale",
                 "the entries have variance $1/d$",
                 lambda x: x["variance"] == F(1, x["d"]),
-                edited(_many_rows, variance=lambda x: F(1, 10 * x["d"])),  # as if scaled by 1/D
+                with_entries(_many_rows, variance=lambda x: F(1, 10 * x["d"])),  # as if scaled by 1/D
             ),
             Hypothesis(
                 "independent rows",
                 "the rows of $A$ are independent",
                 lambda x: x["independent_rows"] == x["d"],
-                edited(_many_rows, independent_rows=2),
+                with_entries(_many_rows, independent_rows=2),
             ),
         ),
         mutant=Mutant("exponent d eps^2 / 2", _too_strong_exponent, _many_rows),
         proof="Chernoff for χ²_d on both sides; union over the vectors.",
         source="Dasgupta and Gupta 2003",
-        status=ProofStatus(Evidence.ENUMERATED, "m = 1, even d <= 40, eps = 1/8..7/8"),
+        status=ProofStatus.enumerated("m = 1, even d <= 40, eps = 1/8..7/8"),
         exact_check=_enumerate_t11,
     )
 )
@@ -245,7 +242,7 @@ def beta_cdf(a: int, b: int, x):
 
 def _t12(x: Instance):
     d, D, beta = x["d"], x["D"], x["beta"]
-    one = beta / beta
+    one = one_like(beta)
     if x["adapted"]:
         left = one  # after training in S the gradient has no part in S
     elif x["law"] == "axes":
@@ -290,16 +287,16 @@ T12 = register(
                 "fixed gradient",
                 "$g$ does not depend on $P$ (after training in $S$, $P\\nabla f=0$)",
                 lambda x: not x["adapted"],
-                edited(_small_beta, adapted=True),
+                with_entries(_small_beta, adapted=True),
             ),
             Hypothesis(
                 "Haar",
                 "$P$ is Haar (a coordinate subspace captures a sparse gradient whole or not at all)",
                 lambda x: x["law"] == "Haar",
-                edited(_small_beta, law="axes"),
+                with_entries(_small_beta, law="axes"),
             ),
             Hypothesis(
-                "below the mean", "$\\beta<1$", lambda x: x["beta"] < 1, edited(_small_beta, beta=F(3))
+                "below the mean", "$\\beta<1$", lambda x: x["beta"] < 1, with_entries(_small_beta, beta=F(3))
             ),
         ),
         mutant=Mutant(
@@ -309,7 +306,7 @@ T12 = register(
         ),
         proof="Chernoff for the ratio of chi-squared variables.",
         source="Dasgupta and Gupta 2003, lemma 2.2",
-        status=ProofStatus(Evidence.ENUMERATED, "even d <= 16, even D <= 30, beta = 1/8..7/8"),
+        status=ProofStatus.enumerated("even d <= 16, even D <= 30, beta = 1/8..7/8"),
         exact_check=_enumerate_t12,
     )
 )

@@ -7,34 +7,27 @@ from typing import Any
 
 import numpy as np
 
+from deltatheory.theorems.evidence import ProofStatus, identity_test
 from deltatheory.theorems.exact import (
+    as_fractions,
     diagonal,
     duals,
-    exactly,
     eye,
-    fractions,
-    full_rank,
     inverse,
     is_psd,
-    orthogonal,
-    positive,
+    random_fractions,
+    random_full_rank,
+    random_orthogonal,
+    random_positive,
     solve,
+    squared_norm,
     trace,
     zeros,
 )
 from deltatheory.theorems.functions import Spline
+from deltatheory.theorems.instances import Instance, array_source, with_entries
 from deltatheory.theorems.intervals import sqrt
-from deltatheory.theorems.making import (
-    JUST_BELOW_ONE,
-    edited,
-    identity_check,
-    identity_status,
-    scaled,
-    searched,
-    square,
-    wide,
-)
-from deltatheory.theorems.theorem import Hypothesis, Instance, Mutant, Theorem, register
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
@@ -46,14 +39,14 @@ def _reaching(seed: int) -> Instance:
     """Return J, a control u that moves the output by gap = J u, and W = JJᵀ."""
     rng = np.random.default_rng(seed)
     p = int(rng.integers(1, 4))
-    J, u = full_rank(rng, p, p + 2), fractions(rng, p + 2)
+    J, u = random_full_rank(rng, p, p + 2), random_fractions(rng, p + 2)
     W = J @ J.T
     return {"J": J, "u": u, "gap": J @ u, "W": W, "top": trace(W)}
 
 
 def _cheapest(seed: int) -> Instance:
     x = _reaching(seed)
-    gap = exactly(np.arange(1, len(x["W"]) + 1))
+    gap = as_fractions(np.arange(1, len(x["W"]) + 1))
     return x | {"gap": gap, "u": x["J"].T @ solve(x["W"], gap)}
 
 
@@ -64,7 +57,7 @@ def _reaches(violator) -> Hypothesis:
 
 
 def _t36a(x: Instance):
-    return square(x["u"]), x["gap"] @ solve(x["W"], x["gap"])
+    return squared_norm(x["u"]), x["gap"] @ solve(x["W"], x["gap"])
 
 
 T36a = register(
@@ -78,30 +71,30 @@ T36a = register(
         sides=_t36a,
         sampler=_reaching,
         hypotheses=(
-            _reaches(edited(_cheapest, u=lambda x: x["u"] * F(9, 10))),
+            _reaches(with_entries(_cheapest, u=lambda x: x["u"] * F(9, 10))),
             Hypothesis(
                 "whole Gramian",
                 "$W=JJ^\\top$, over all steps and controls",
                 lambda x: bool(np.all(x["W"] == x["J"] @ x["J"].T)),
-                edited(_cheapest, W=lambda x: x["W"] / 2),
+                with_entries(_cheapest, W=lambda x: x["W"] / 2),
             ),
         ),
-        mutant=scaled(_t36a, 1 / JUST_BELOW_ONE, _cheapest),
+        mutant=Mutant.scaled(_t36a, 1 / JUST_BELOW_ONE, _cheapest),
         extremal=_cheapest,
         proof="u = JᵀW⁺(z - y0) + v with Jv = 0, two orthogonal parts.",
         source="classical",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
 
 def _t36b(x: Instance):
-    return square(x["u"]), square(x["gap"]) / x["top"]
+    return squared_norm(x["u"]), squared_norm(x["gap"]) / x["top"]
 
 
 def _along_the_axis(seed: int) -> Instance:
     J = diagonal([seed + 2, 1], 2, 3)
-    u = exactly([1, 0, 0])
+    u = as_fractions([1, 0, 0])
     return {"J": J, "u": u, "gap": J @ u, "W": J @ J.T, "top": F((seed + 2) ** 2)}
 
 
@@ -115,19 +108,19 @@ T36b = register(
         sides=_t36b,
         sampler=_reaching,
         hypotheses=(
-            _reaches(edited(_along_the_axis, u=lambda x: x["u"] / 2)),
+            _reaches(with_entries(_along_the_axis, u=lambda x: x["u"] / 2)),
             Hypothesis(
                 "largest eigenvalue",
                 r"$W\preceq\lambda I$",
                 lambda x: is_psd(x["top"] * eye(len(x["W"])) - x["W"]),
-                edited(_along_the_axis, top=lambda x: x["top"] / 2),
+                with_entries(_along_the_axis, top=lambda x: x["top"] / 2),
             ),
         ),
-        mutant=scaled(_t36b, 1 / JUST_BELOW_ONE, _along_the_axis),
+        mutant=Mutant.scaled(_t36b, 1 / JUST_BELOW_ONE, _along_the_axis),
         extremal=_along_the_axis,
         proof="T36a with W⁺ >= I / λmax on the range of W.",
         source="classical",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -135,10 +128,9 @@ T36b = register(
 # ---- T37: the Gramian is the tangent kernel ----
 
 
-def _ensemble(seed: int, large: bool = False) -> Instance:
+def _ensemble(seed: int, wide: bool = False) -> Instance:
     """Return linear systems of two samples over three layers, driven by the same three controls."""
-    rng = np.random.default_rng(seed)
-    draw = (lambda *s: wide(rng, *s)) if large else (lambda *s: fractions(rng, *s, top=3) + F(1, 5))
+    draw = array_source(seed, wide, bottom=3)
     return {"A": draw(2, 3, 2, 2), "B": draw(2, 3, 2, 1), "shared": True, "tied": False}
 
 
@@ -195,13 +187,13 @@ T37 = register(
                 "shared by samples",
                 "all samples are driven by the same controls (else the kernel is block diagonal)",
                 lambda x: x["shared"],
-                edited(_ensemble, shared=False),
+                with_entries(_ensemble, shared=False),
             ),
             Hypothesis(
                 "a control a layer",
                 "every layer has controls of its own (tied ones add up before they are squared)",
                 lambda x: not x["tied"],
-                edited(_ensemble, tied=True),
+                with_entries(_ensemble, tied=True),
             ),
         ),
         mutant=Mutant(
@@ -211,8 +203,8 @@ T37 = register(
         ),
         proof="∂x_T/∂u_t = Φ_t B_t; sum over t.",
         source="own form; T31",
-        status=identity_status(40),
-        exact_check=identity_check(_t37, lambda seed: _ensemble(seed, large=True)),
+        status=ProofStatus.identity_tested(40),
+        exact_check=identity_test(_t37, _ensemble),
     )
 )
 
@@ -227,7 +219,7 @@ def _bend(s: Fraction, M: Fraction) -> Spline:
 
 def _response(seed: int) -> Instance:
     rng = np.random.default_rng(seed)
-    s, M = positive(rng, 2)
+    s, M = random_positive(rng, 2)
     slopes = (M, -M * F(int(rng.integers(0, 5)), 4), M * F(int(rng.integers(-4, 5)), 4), F(0))
     f = Spline((F(0), F(1, 2), F(2)), slopes, s, F(0))
     return {"f": f, "s": s, "M": M, "rho": s / M * F(int(rng.integers(1, 5)), 4)}
@@ -261,20 +253,20 @@ T38 = register(
                 "onto",
                 r"$s_{\min}(F'(0))\ge s>0$",
                 lambda x: abs(x["f"].gradient(F(0))) >= x["s"],
-                edited(_bent, f=lambda x: _bend(x["s"] / 2, x["M"])),
+                with_entries(_bent, f=lambda x: _bend(x["s"] / 2, x["M"])),
             ),
             Hypothesis(
                 "M",
                 "$F'$ is $M$-Lipschitz",
                 lambda x: all(abs(slope) <= x["M"] for slope in x["f"].slopes),
-                edited(_bent, M=lambda x: x["M"] / 2),
+                with_entries(_bent, M=lambda x: x["M"] / 2),
             ),
         ),
-        mutant=scaled(_t38, JUST_BELOW_ONE, _bent),
+        mutant=Mutant.scaled(_t38, JUST_BELOW_ONE, _bent),
         extremal=_bent,
         proof="Follow u' = F'(u)⁺(z - y0): smin(F'(u)) >= s - M‖u‖, so z is met before ‖u‖ = rho.",
         source="own form; after Graves 1950",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -286,19 +278,19 @@ def _stack(seed: int) -> Instance:
     """Return scalar layers that are splines, disturbances e_t, and two starts that agree."""
     rng = np.random.default_rng(seed)
     T = int(rng.integers(1, 5))
-    K = positive(rng, T, top=3)
+    K = random_positive(rng, T, top=3)
     layers = [Spline((F(-1), F(1)), (F(0), F(0), F(0)), k * (-1) ** (seed % 2), F(0)) for k in K]
     bends = [Spline((F(-1), F(0), F(1)), (F(0), k, -k, F(0)), F(0), F(0)) for k in K]
-    start = fractions(rng, 1)[0]
+    start = random_fractions(rng, 1)[0]
     chosen = [layers[t] if rng.integers(2) else bends[t] for t in range(T)]
-    return {"f": chosen, "K": K, "e": fractions(rng, T), "x0": start, "y0": start}
+    return {"f": chosen, "K": K, "e": random_fractions(rng, T), "x0": start, "y0": start}
 
 
 def _gain(seed: int) -> Instance:
     """Return linear layers with positive gains and disturbances: equality."""
-    K = exactly([seed + 2, 2, 3])
+    K = as_fractions([seed + 2, 2, 3])
     layers = [Spline((F(0),), (F(0), F(0)), k, F(0)) for k in K]
-    return {"f": layers, "K": K, "e": exactly([1, 1, 1]), "x0": F(0), "y0": F(0)}
+    return {"f": layers, "K": K, "e": as_fractions([1, 1, 1]), "x0": F(0), "y0": F(0)}
 
 
 def _t40(x: Instance):
@@ -326,17 +318,17 @@ T40 = register(
                     f.largest_derivative is not None and f.largest_derivative <= k
                     for f, k in zip(x["f"], x["K"], strict=True)
                 ),
-                edited(_gain, K=lambda x: x["K"] - 1),
+                with_entries(_gain, K=lambda x: x["K"] - 1),
             ),
             Hypothesis(
-                "same start", "$x_0=\\tilde x_0$", lambda x: x["x0"] == x["y0"], edited(_gain, y0=F(1))
+                "same start", "$x_0=\\tilde x_0$", lambda x: x["x0"] == x["y0"], with_entries(_gain, y0=F(1))
             ),
         ),
-        mutant=scaled(_t40, JUST_BELOW_ONE, _gain),
+        mutant=Mutant.scaled(_t40, JUST_BELOW_ONE, _gain),
         extremal=_gain,
         proof="Induction over layers.",
         source="classical (Gronwall)",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -347,12 +339,12 @@ T40 = register(
 def _switched(seed: int) -> Instance:
     """Return matrices that contract by rho in a common norm P = SᵀS, mixtures of them, and disturbances."""
     rng = np.random.default_rng(seed)
-    S, rho = full_rank(rng, 2, 2), F(int(rng.integers(1, 10)), 10)
-    vertices = [inverse(S) @ (rho * orthogonal(rng, 2)) @ S for _ in range(2)]
-    weights = exactly(rng.integers(0, 5, 3)) / 4
+    S, rho = random_full_rank(rng, 2, 2), F(int(rng.integers(1, 10)), 10)
+    vertices = [inverse(S) @ (rho * random_orthogonal(rng, 2)) @ S for _ in range(2)]
+    weights = as_fractions(rng.integers(0, 5, 3)) / 4
     path = [w * vertices[0] + (1 - w) * vertices[1] for w in weights]
     x = {"P": S.T @ S, "rho": rho, "vertices": vertices, "path": path, "weights": weights}
-    return x | {"gap": fractions(rng, 2), "w": fractions(rng, 3, 2)}
+    return x | {"gap": random_fractions(rng, 2), "w": random_fractions(rng, 3, 2)}
 
 
 def _p_norm(x: Instance, v: np.ndarray) -> Any:
@@ -368,15 +360,15 @@ def _t41(x: Instance):
 
 def _contracting(seed: int) -> Instance:
     vertices = [eye(2) / 2] * 2
-    x = {"P": eye(2), "rho": F(1, 2), "vertices": vertices, "path": vertices, "weights": exactly([1, 1])}
-    return x | {"gap": exactly([seed + 1, 0]), "w": exactly([[1, 0], [1, 0]])}
+    x = {"P": eye(2), "rho": F(1, 2), "vertices": vertices, "path": vertices, "weights": as_fractions([1, 1])}
+    return x | {"gap": as_fractions([seed + 1, 0]), "w": as_fractions([[1, 0], [1, 0]])}
 
 
 def _switching(seed: int) -> Instance:
     """Return two matrices with spectral radius 1/2 whose product grows."""
-    up = exactly([[F(1, 2), 2], [0, F(1, 2)]])
-    x = _contracting(seed) | {"vertices": [up, up.T], "path": [up, up.T], "weights": exactly([1, 0])}
-    return x | {"rho": F(9, 10), "gap": exactly([0, seed + 1]), "w": zeros(2, 2)}
+    up = as_fractions([[F(1, 2), 2], [0, F(1, 2)]])
+    x = _contracting(seed) | {"vertices": [up, up.T], "path": [up, up.T], "weights": as_fractions([1, 0])}
+    return x | {"rho": F(9, 10), "gap": as_fractions([0, seed + 1]), "w": zeros(2, 2)}
 
 
 T41 = register(
@@ -403,13 +395,13 @@ T41 = register(
                     0 <= w <= 1 and bool(np.all(w * x["vertices"][0] + (1 - w) * x["vertices"][1] == A))
                     for A, w in zip(x["path"], x["weights"], strict=True)
                 ),
-                edited(_contracting, path=[eye(2) * 2] * 2),
+                with_entries(_contracting, path=[eye(2) * 2] * 2),
             ),
         ),
-        mutant=scaled(_t41, JUST_BELOW_ONE, _contracting),
+        mutant=Mutant.scaled(_t41, JUST_BELOW_ONE, _contracting),
         extremal=_contracting,
         proof="‖A_t v‖_P <= rho ‖v‖_P by convexity of A ↦ AᵀPA; induction.",
         source="classical (Lyapunov)",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )

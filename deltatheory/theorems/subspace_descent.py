@@ -10,48 +10,57 @@ from itertools import combinations, product
 
 import numpy as np
 
-from deltatheory.theorems.exact import diagonal, exactly, eye, fractions, orthogonal, projector
+from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.exact import (
+    as_fractions,
+    diagonal,
+    eye,
+    projector,
+    random_fractions,
+    random_orthogonal,
+    squared_norm,
+)
 from deltatheory.theorems.functions import Quadratic, Separable, huber, parabola
-from deltatheory.theorems.making import JUST_BELOW_ONE, certified, edited, scaled, searched, square
-from deltatheory.theorems.subspaces import (
+from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.subspace_instances import (
     axes,
     bowl,
     minimiser,
     plateau,
     quadratic,
-    sample,
     smooth,
-    strong,
+    smooth_sample,
+    strongly_convex_sample,
 )
-from deltatheory.theorems.theorem import Hypothesis, Instance, Theorem, register
+from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
-OBLIQUE = exactly([[1, 3], [0, 0]])  # projects on the first axis, not orthogonally
+OBLIQUE = as_fractions([[1, 3], [0, 0]])  # projects on the first axis, not orthogonally
 
 
 # ---- Instances and hypotheses of the method ----
 
 
-def stepping(make, N: int | None = None):
+def stepping(sampler, N: int | None = None):
     """Add the method to instances: P, step 1/L, and N steps (1 to 4 by the seed)."""
 
-    def maker(seed: int) -> Instance:
-        x = make(seed)
+    def sample(seed: int) -> Instance:
+        x = sampler(seed)
         return x | {"G": projector(x["A"]), "step": 1 / x["L"], "N": N or seed % 4 + 1}
 
-    return maker
+    return sample
 
 
 def _small_bowl(seed: int) -> Instance:
     """½ L ‖x‖² on R², S the first axis."""
     L = F(seed % 5 + 2)
-    f = Quadratic(eye(2) * L, exactly([0, 0]))
-    return {"f": f, "L": L, "mu": F(1), "x0": exactly([1, 1]), "star": f.centre, "A": axes(2, 1)}
+    f = Quadratic(eye(2) * L, as_fractions([0, 0]))
+    return {"f": f, "L": L, "mu": F(1), "x0": as_fractions([1, 1]), "star": f.centre, "A": axes(2, 1)}
 
 
-def _half(make):
+def _half(sampler):
     """Claim half the smoothness that there is, and step accordingly."""
-    return edited(make, L=lambda x: x["L"] / 2, step=lambda x: 2 / x["L"])
+    return with_entries(sampler, L=lambda x: x["L"] / 2, step=lambda x: 2 / x["L"])
 
 
 def _right_step(violator) -> Hypothesis:
@@ -79,7 +88,7 @@ def _iterates(x: Instance) -> list[np.ndarray]:
 
 def _t05a(x: Instance):
     before, after = _iterates(x | {"N": 1})
-    captured = square(projector(x["A"]) @ x["f"].gradient(before))
+    captured = squared_norm(projector(x["A"]) @ x["f"].gradient(before))
     return x["f"].value(after), x["f"].value(before) - captured / (2 * x["L"])
 
 
@@ -91,28 +100,28 @@ T05a = register(
         words="a gradient step in the subspace gains at least the captured gradient squared over 2L",
         kind="tight",
         sides=_t05a,
-        sampler=stepping(sample),
+        sampler=stepping(smooth_sample),
         hypotheses=(
             smooth(_half(stepping(bowl))),
-            _right_step(edited(stepping(bowl), step=lambda x: 3 / x["L"])),
-            _orthogonal_projection(edited(stepping(_small_bowl), G=OBLIQUE)),
+            _right_step(with_entries(stepping(bowl), step=lambda x: 3 / x["L"])),
+            _orthogonal_projection(with_entries(stepping(_small_bowl), G=OBLIQUE)),
         ),
-        mutant=scaled(_t05a, JUST_BELOW_ONE, stepping(_small_bowl)),
+        mutant=Mutant.scaled(_t05a, JUST_BELOW_ONE, stepping(_small_bowl)),
         extremal=stepping(bowl),
         proof="Descent lemma; P is symmetric and idempotent, so ∇fᵀP∇f = ‖P∇f‖².",
         source="classical",
-        status=certified("for all dimensions"),
+        status=ProofStatus.certified("for all dimensions"),
     )
 )
 
 
 def _t05b(x: Instance):
-    captured = [square(projector(x["A"]) @ x["f"].gradient(p)) for p in _iterates(x)[:-1]]
+    captured = [squared_norm(projector(x["A"]) @ x["f"].gradient(p)) for p in _iterates(x)[:-1]]
     return min(captured), 2 * x["L"] * (x["f"].value(x["x0"]) - x["lowest"]) / x["N"]
 
 
-def _with_floor(make, N: int | None = None):
-    return edited(stepping(make, N), lowest=lambda x: x["f"].minimum_on(x["x0"], x["A"]))
+def _with_floor(sampler, N: int | None = None):
+    return with_entries(stepping(sampler, N), lowest=lambda x: x["f"].minimum_on(x["x0"], x["A"]))
 
 
 T05b = register(
@@ -123,23 +132,23 @@ T05b = register(
         words="after N steps in the subspace some captured gradient is small, convex or not",
         kind="tight",
         sides=_t05b,
-        sampler=_with_floor(sample),
+        sampler=_with_floor(smooth_sample),
         hypotheses=(
             smooth(_half(_with_floor(bowl, 2))),
-            _right_step(edited(_with_floor(bowl, 2), step=lambda x: 3 / x["L"])),
-            _orthogonal_projection(edited(_with_floor(_small_bowl, 2), G=OBLIQUE)),
+            _right_step(with_entries(_with_floor(bowl, 2), step=lambda x: 3 / x["L"])),
+            _orthogonal_projection(with_entries(_with_floor(_small_bowl, 2), G=OBLIQUE)),
             Hypothesis(
                 "infimum over S",
                 r"$f_S^*=\inf_S f>-\infty$",
                 lambda x: x["lowest"] <= x["f"].minimum_on(x["x0"], x["A"]),
-                edited(_with_floor(bowl, 1), lowest=lambda x: x["f"].value(x["x0"])),
+                with_entries(_with_floor(bowl, 1), lowest=lambda x: x["f"].value(x["x0"])),
             ),
         ),
-        mutant=scaled(_t05b, JUST_BELOW_ONE, _with_floor(bowl, 1)),
+        mutant=Mutant.scaled(_t05b, JUST_BELOW_ONE, _with_floor(bowl, 1)),
         extremal=_with_floor(bowl, 1),
         proof="Sum T05a over the N steps.",
         source="classical",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -147,20 +156,20 @@ T05b = register(
 # ---- T06: a fresh subspace every step ----
 
 
-def _fresh(make):
+def _fresh(sampler):
     """Add coordinate projectors in a rotated frame, equally likely, drawn anew for each of k steps."""
 
-    def maker(seed: int) -> Instance:
-        x = make(seed)
+    def sample(seed: int) -> Instance:
+        x = sampler(seed)
         rng = np.random.default_rng(seed)
         D, k = len(x["x0"]), seed % 2 + 1
         d = int(rng.integers(1, D))
-        U = orthogonal(rng, D)
+        U = random_orthogonal(rng, D)
         chosen = [[int(i in c) for i in range(D)] for c in combinations(range(D), d)]
         projectors = [U @ diagonal(c) @ U.T for c in chosen]
         return x | {"projectors": projectors, "draws": _all_draws(projectors, k), "d": d, "k": k}
 
-    return maker
+    return sample
 
 
 def _all_draws(projectors: list, k: int) -> list:
@@ -181,26 +190,26 @@ def _t06(x: Instance):
 def _pl(seed: int) -> Instance:
     """Strongly convex in turn with quadratics that have a flat direction: PL only."""
     if seed % 2:
-        return strong(seed)
+        return strongly_convex_sample(seed)
     rng = np.random.default_rng(seed)
     f, L = quadratic(rng, 3, F(1), F(seed % 3 + 1)), F(seed % 3 + 1)
-    Q = orthogonal(rng, 3)
+    Q = random_orthogonal(rng, 3)
     f = Quadratic(Q @ diagonal([0, 1, L]) @ Q.T, f.centre)
-    return {"f": f, "mu": F(1), "L": L, "x0": fractions(rng, 3), "star": f.centre, "A": axes(3, 1)}
+    return {"f": f, "mu": F(1), "L": L, "x0": random_fractions(rng, 3), "star": f.centre, "A": axes(3, 1)}
 
 
 def _even_bowl(seed: int) -> Instance:
     """½ L ‖x‖² with mu = L on R³ from (1, 1, 1), coordinate projectors of rank 1, two steps."""
     L = F(seed + 1)
-    f = Quadratic(eye(3) * L, exactly([0, 0, 0]))
+    f = Quadratic(eye(3) * L, as_fractions([0, 0, 0]))
     projectors = [diagonal(row) for row in np.eye(3, dtype=int)]
     law = {"projectors": projectors, "draws": _all_draws(projectors, 2), "d": 1, "k": 2}
-    return {"f": f, "mu": L, "L": L, "x0": exactly([1, 1, 1])} | law
+    return {"f": f, "mu": L, "L": L, "x0": as_fractions([1, 1, 1])} | law
 
 
 def _far(seed: int) -> Instance:
     f = Separable((huber(F(1), F(1, 4)),) * 3)
-    return _even_bowl(0) | {"f": f, "x0": exactly([seed + 3] * 3)}
+    return _even_bowl(0) | {"f": f, "x0": as_fractions([seed + 3] * 3)}
 
 
 T06 = register(
@@ -214,7 +223,7 @@ T06 = register(
         sides=_t06,
         sampler=_fresh(_pl),
         hypotheses=(
-            smooth(edited(_even_bowl, L=lambda x: x["L"] / 2, mu=lambda x: x["L"] / 4)),
+            smooth(with_entries(_even_bowl, L=lambda x: x["L"] / 2, mu=lambda x: x["L"] / 4)),
             Hypothesis("PL", r"$\frac12\|\nabla f\|^2\ge\mu(f-f^*)$", lambda x: x["f"].is_pl(x["mu"]), _far),
             Hypothesis(
                 "unbiased",
@@ -225,20 +234,20 @@ T06 = register(
                         == eye(len(x["x0"])) * F(x["d"], len(x["x0"]))
                     )
                 ),
-                edited(_even_bowl, projectors=lambda x: x["projectors"][:1], draws=[(0, 0)]),
+                with_entries(_even_bowl, projectors=lambda x: x["projectors"][:1], draws=[(0, 0)]),
             ),
             Hypothesis(
                 "fresh",
                 "the projectors of different steps are independent",
                 lambda x: sorted(x["draws"]) == _all_draws(x["projectors"], x["k"]),
-                edited(_even_bowl, draws=[(i, i) for i in range(3)]),
+                with_entries(_even_bowl, draws=[(i, i) for i in range(3)]),
             ),
         ),
-        mutant=scaled(_t06, JUST_BELOW_ONE, _even_bowl),
+        mutant=Mutant.scaled(_t06, JUST_BELOW_ONE, _even_bowl),
         extremal=_even_bowl,
         proof="T05a, E‖P∇f‖² = (d/D)‖∇f‖², PL; then condition on the earlier steps.",
         source="own form; after Kozak et al. 2021 (recalled, scaled projectors)",
-        status=searched(),
+        status=ProofStatus.searched(),
     )
 )
 
@@ -255,12 +264,12 @@ def _t09(x: Instance):
     for _ in range(x["N"]):
         point = point - x["h"] / x["L"] * x["f"].gradient(point)
     rate = x["L"] / (4 * x["N"] * x["h"] + 2)
-    return x["f"].value(point) - x["f"].value(x["star"]), rate * square(x["x0"] - x["star"])
+    return x["f"].value(point) - x["f"].value(x["star"]), rate * squared_norm(x["x0"] - x["star"])
 
 
 def _convex_sample(seed: int) -> Instance:
     """Return sums of Huber functions and parabolas in turn with quadratics."""
-    x = sample(seed)
+    x = smooth_sample(seed)
     if seed % 3:
         return x
     rng = np.random.default_rng(seed)
@@ -268,8 +277,10 @@ def _convex_sample(seed: int) -> Instance:
     return x | {"f": Separable(tuple(wells[int(i)] for i in rng.integers(0, 4, len(x["x0"]))))}
 
 
-def _descent(make):
-    return edited(make, N=lambda x: 1 + int(x["x0"][0]) % 4, h=lambda x: F(1, 1 + int(x["x0"][-1]) % 2))
+def _descent(sampler):
+    return with_entries(
+        sampler, N=lambda x: 1 + int(x["x0"][0]) % 4, h=lambda x: F(1, 1 + int(x["x0"][-1]) % 2)
+    )
 
 
 def _worst_huber(seed: int) -> Instance:
@@ -278,7 +289,7 @@ def _worst_huber(seed: int) -> Instance:
     c = 1 / (2 * N * h + 1)
     L = F(seed % 5 + 1)
     f = Separable((huber(L, c),))
-    return {"f": f, "L": L, "x0": exactly([1]), "star": exactly([0]), "h": h, "N": N}
+    return {"f": f, "L": L, "x0": as_fractions([1]), "star": as_fractions([0]), "h": h, "N": N}
 
 
 def _one_parabola(seed: int) -> Instance:
@@ -289,7 +300,7 @@ def _ramp(seed: int) -> Instance:
     """Return a point on the ramp of a Huber function, downhill of all iterates, called x*."""
     N = seed % 4 + 1
     f = Separable((huber(F(1), F(1)),))
-    return {"f": f, "L": F(1), "x0": exactly([2 * N + 2]), "star": exactly([2]), "h": F(1), "N": N}
+    return {"f": f, "L": F(1), "x0": as_fractions([2 * N + 2]), "star": as_fractions([2]), "h": F(1), "N": N}
 
 
 T09 = register(
@@ -307,23 +318,25 @@ T09 = register(
                 lambda seed: {
                     "f": Separable((plateau(F(seed + 1)),)),
                     "L": F(seed + 1),
-                    **{"x0": exactly([F(19, 10)]), "star": exactly([0]), "h": F(1), "N": 3},
+                    **{"x0": as_fractions([F(19, 10)]), "star": as_fractions([0]), "h": F(1), "N": 3},
                 }
             ),
-            smooth(edited(_one_parabola, L=F(1, 3))),
+            smooth(with_entries(_one_parabola, L=F(1, 3))),
             Hypothesis(
                 "short step",
                 "$0<h\\le1$",
                 lambda x: 0 < x["h"] <= 1,
-                edited(_one_parabola, h=F(19, 10)),
+                with_entries(_one_parabola, h=F(19, 10)),
             ),
             minimiser(_ramp),
         ),
-        mutant=scaled(_t09, JUST_BELOW_ONE, _worst_huber),
+        mutant=Mutant.scaled(_t09, JUST_BELOW_ONE, _worst_huber),
         extremal=_worst_huber,
         proof="Performance estimation: a certificate in closed form for every N.",
         source="Drori and Teboulle 2014, theorem 1",
-        status=certified("h = 1: N <= 10, and every N by an identity; h = 1/2: N <= 5; other h recalled"),
+        status=ProofStatus.certified(
+            "h = 1: N <= 10, and every N by an identity; h = 1/2: N <= 5; other h recalled"
+        ),
     )
 )
 
@@ -332,35 +345,37 @@ def _t10(x: Instance):
     away = x["x0"] - x["star"]
     inside = projector(x["A"]) @ away
     left = x["f"].value(_iterates(x)[-1]) - x["f"].value(x["star"])
-    return left, x["L"] / (4 * x["N"] + 2) * square(inside) + x["L"] / 2 * square(away - inside)
+    return left, x["L"] / (4 * x["N"] + 2) * squared_norm(inside) + x["L"] / 2 * squared_norm(away - inside)
 
 
-def _lifted(make):
+def _lifted(sampler):
     """Put an instance on a line into R², with a parabola across it."""
 
-    def maker(seed: int) -> Instance:
-        x = make(seed)
+    def sample(seed: int) -> Instance:
+        x = sampler(seed)
         f = Separable((*x["f"].parts, parabola(x["L"])))
-        zero, across = exactly([0]), exactly([2])
+        zero, across = as_fractions([0]), as_fractions([2])
         points = {
             "x0": np.concatenate([x["x0"], across]),
             "star": np.concatenate([x["star"], zero]),
         }
         return x | points | {"f": f, "A": axes(2, 1), "G": diagonal([1, 0]), "step": 1 / x["L"]}
 
-    return maker
+    return sample
 
 
 def _worst_lifted(seed: int) -> Instance:
     N = seed % 4 + 1
     f = Separable((huber(F(1), F(1, 2 * N + 1)),))
-    return _lifted(lambda _: {"f": f, "L": F(1), "x0": exactly([1]), "star": exactly([0]), "N": N})(seed)
+    return _lifted(lambda _: {"f": f, "L": F(1), "x0": as_fractions([1]), "star": as_fractions([0]), "N": N})(
+        seed
+    )
 
 
 def _plateau_start(seed: int) -> Instance:
-    point = {"x0": exactly([F(19, 10)]), "star": exactly([0])}
+    point = {"x0": as_fractions([F(19, 10)]), "star": as_fractions([0])}
     x = {"f": Separable((plateau(F(seed + 1)),)), "L": F(seed + 1), "N": 3} | point
-    return edited(_lifted(lambda _: x), x0=exactly([F(19, 10), 0]))(seed)
+    return with_entries(_lifted(lambda _: x), x0=as_fractions([F(19, 10), 0]))(seed)
 
 
 T10 = register(
@@ -375,15 +390,15 @@ T10 = register(
         sampler=stepping(_convex_sample),
         hypotheses=(
             _convex(_plateau_start),
-            smooth(edited(_worst_lifted, L=F(1, 3), step=F(3), f=Separable((parabola(F(1)),) * 2))),
-            minimiser(edited(_lifted(_ramp), x0=lambda x: x["x0"] * exactly([1, 0]))),
-            _right_step(edited(stepping(_small_bowl, 1), step=lambda x: F(19, 10) / x["L"])),
-            _orthogonal_projection(edited(stepping(_small_bowl), G=OBLIQUE)),
+            smooth(with_entries(_worst_lifted, L=F(1, 3), step=F(3), f=Separable((parabola(F(1)),) * 2))),
+            minimiser(with_entries(_lifted(_ramp), x0=lambda x: x["x0"] * as_fractions([1, 0]))),
+            _right_step(with_entries(stepping(_small_bowl, 1), step=lambda x: F(19, 10) / x["L"])),
+            _orthogonal_projection(with_entries(stepping(_small_bowl), G=OBLIQUE)),
         ),
-        mutant=scaled(_t10, JUST_BELOW_ONE, _worst_lifted),
+        mutant=Mutant.scaled(_t10, JUST_BELOW_ONE, _worst_lifted),
         extremal=_worst_lifted,
         proof="The certificate of T09 plus, across S, a sum of squares for every N.",
         source="own; extends Drori and Teboulle 2014",
-        status=certified("N <= 10; the part across S by an identity at N = 3"),
+        status=ProofStatus.certified("N <= 10; the part across S by an identity at N = 3"),
     )
 )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from deltatheory.theorems.evidence import Evidence, ProofStatus
 from deltatheory.theorems.exact import as_float
-from deltatheory.theorems.intervals import Interval
+from deltatheory.theorems.instances import Instance, Sampler
+from deltatheory.theorems.intervals import RationalInterval
 
 __all__ = [
     "THEOREMS",
@@ -28,9 +29,9 @@ __all__ = [
     "register",
 ]
 
-Instance = dict[str, Any]
 Kind = Literal["upper", "lower", "identity", "tight"]
 
+JUST_BELOW_ONE = 1 - Fraction(1, 10**9)  # what a constant that is claimed tight is weakened by
 TOLERANCE = 1e-9  # relative, of checks in floats; exact checks have none
 
 
@@ -55,34 +56,7 @@ class Hypothesis:
     name: str
     statement: str
     predicate: Callable[[Instance], bool]
-    violator: Callable[[int], Instance]
-
-
-class Evidence(StrEnum):
-    """How a theorem was checked by machine; never merged."""
-
-    PROVED_EXACT = "proved_exact"  # a certificate in integers, re-verified without tolerance
-    PROVED_IDENTITY = "proved_identity"  # expanded symbolically
-    IDENTITY_TESTED = "identity_tested"  # at random rational points, with an error probability
-    ENUMERATED = "enumerated"  # every case of a finite range
-    SEARCHED = "searched"  # adversarial instances; says nothing of the rest
-    RECALLED = "recalled"  # from the literature, not checked
-
-
-@dataclass(frozen=True)
-class ProofStatus:
-    """How a theorem was checked, and how far.
-
-    Attributes:
-        evidence: the way.
-        detail: the error probability, the range, or the number of instances.
-    """
-
-    evidence: Evidence
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.evidence}({self.detail})" if self.detail else str(self.evidence)
+    violator: Sampler
 
 
 @dataclass(frozen=True)
@@ -97,7 +71,17 @@ class Mutant:
 
     description: str
     sides: Callable[[Instance], tuple[Any, Any]]
-    instance: Callable[[int], Instance]
+    instance: Sampler
+
+    @classmethod
+    def scaled(cls, sides: Callable[[Instance], tuple[Any, Any]], factor: Any, instance: Sampler) -> Mutant:
+        """Return the mutant with the right side times a factor."""
+
+        def mutated(x: Instance) -> tuple[Any, Any]:
+            left, right = sides(x)
+            return left, right * factor
+
+        return cls(f"right side times {float(factor)!r}", mutated, instance)
 
 
 @dataclass(frozen=True)
@@ -151,7 +135,7 @@ class Bound:
 
     name: str
     sides: Callable[[Instance], tuple[Any, Any]]
-    sampler: Callable[[int], Instance]
+    sampler: Sampler
     kind: Kind = "upper"
     hypotheses: tuple[Hypothesis, ...] = ()
     rational: bool = True
@@ -179,7 +163,7 @@ class Bound:
             raise ValueError(f"{self.label}: this bound has no exact form; use check(instance).")
         sides = self._sides(instance)
         for side in (*np.ravel(sides.left), *np.ravel(sides.right)):
-            if not isinstance(side, (int, Fraction, Interval, np.integer)):
+            if not isinstance(side, (int, Fraction, RationalInterval, np.integer)):
                 raise ValueError(
                     f"{self.label}: {side!r} is no exact number; give the instance in fractions."
                 )
@@ -254,7 +238,7 @@ class Theorem(Bound):
     source: str
     status: ProofStatus
     mutant: Mutant
-    extremal: Callable[[int], Instance] | None = None
+    extremal: Sampler | None = None
     exact_check: Callable[[], bool] | None = field(default=None, repr=False)
 
     @property
@@ -282,7 +266,7 @@ def _holds(kind: Kind, a: Any, b: Any, exact: bool) -> bool | None:
 
 
 def _ends(x: Any) -> tuple[Any, Any]:
-    return (x.low, x.high) if isinstance(x, Interval) else (x, x)
+    return (x.low, x.high) if isinstance(x, RationalInterval) else (x, x)
 
 
 def _violation(kind: Kind, a: float, b: float) -> float:

@@ -7,9 +7,9 @@ finds is then checked in exact rational or in interval arithmetic. No witness is
 from __future__ import annotations
 
 from proofs_check.museum import attention, control, lipschitz, optimization
-from proofs_check.museum.claim import Claim, Refutation
+from proofs_check.museum.false_claim import FalseClaim, Refutation
 
-CLAIMS: dict[str, Claim] = {
+CLAIMS: dict[str, FalseClaim] = {
     **lipschitz.CLAIMS,
     **optimization.CLAIMS,
     **control.CLAIMS,

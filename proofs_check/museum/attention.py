@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from fractions import Fraction
 
-from proofs_check.museum.claim import Claim, Refutation
+from proofs_check.museum.false_claim import FalseClaim, Refutation
 
 
 def _layer(tokens: list[Fraction], value: int, extra: Fraction | None) -> list[Fraction]:
@@ -42,7 +42,7 @@ def prompt_is_prefix() -> Refutation | None:
 
 
 CLAIMS = {
-    "prompt-is-prefix": Claim(
+    "prompt-is-prefix": FalseClaim(
         "A soft prompt of k tokens is a prefix of k keys and values a layer that does not depend on the "
         "input, also without a causal mask.",
         "prompt tuning as a special case of prefix tuning, said of encoders",

@@ -6,7 +6,7 @@ import random
 from fractions import Fraction
 from itertools import permutations
 
-from proofs_check.museum.claim import Claim, Refutation
+from proofs_check.museum.false_claim import FalseClaim, Refutation
 from proofs_check.rational import Matrix, combination, identity, matrix, solve
 
 
@@ -106,20 +106,20 @@ def _text(v: list[Fraction]) -> str:
 
 
 CLAIMS = {
-    "greedy-inverse-trace": Claim(
+    "greedy-inverse-trace": FalseClaim(
         "f(S) = -tr((I + sum_S W_i)^-1) is submodular for W_i >= 0, so greedy choice has the ratio 1 - 1/e.",
         "published for the choice of actuators, corrected in arXiv 1609.08706",
         "T42: log det is submodular",
         greedy_inverse_trace,
     ),
-    "minimum-condition-lora": Claim(
+    "minimum-condition-lora": FalseClaim(
         "Discrete maximum principle: at an optimal u, each u_t minimizes H_t(x_t, u, p_(t+1)) over all "
         "admissible u, the admissible updates being those of rank <= r.",
         "the maximum principle of continuous time, carried over to layers with rank constraints",
         "T32: grad_u H = 0 for interior u; the minimum needs convexity",
         minimum_condition_lora,
     ),
-    "msa-descends": Claim(
+    "msa-descends": FalseClaim(
         "A step of the basic method of successive approximations, u_t = argmin H_t(x_t, u, p_(t+1)), never "
         "increases J.",
         "the basic method as often described",

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from proofs_check.intervals import Interval, enclose, erf, sqrt
-from proofs_check.museum.claim import Claim, Refutation
+from proofs_check.museum.false_claim import FalseClaim, Refutation
 from proofs_check.rational import Matrix, combination, inner, matrix, product, semidefinite, transpose
 
 
@@ -98,14 +98,14 @@ def _text(v: list[Fraction]) -> str:
 
 
 CLAIMS = {
-    "lipsdp-network": Claim(
+    "lipsdp-network": FalseClaim(
         "For ReLU and any T = sum l_i e_i e_i' + sum l_ij (e_i - e_j)(e_i - e_j)' with l >= 0, "
         "[[L^2 I, -W0'T], [-TW0, 2T - W1'W1]] >= 0 implies that W1 relu(W0 x) is L-Lipschitz.",
         "Fazlyab et al. (2019), LipSDP-Network, and its code's `network` mode",
         "X3: with diagonal T it does",
         lipsdp_network,
     ),
-    "gelu-one-lipschitz": Claim(
+    "gelu-one-lipschitz": FalseClaim(
         "GELU is 1-Lipschitz.",
         "said of activations in general",
         "T48: the constant is 1.12890...",

@@ -6,7 +6,7 @@ import random
 from fractions import Fraction
 
 from proofs_check.intervals import Interval, enclose, pi, sqrt
-from proofs_check.museum.claim import Claim, Refutation
+from proofs_check.museum.false_claim import FalseClaim, Refutation
 
 
 def pl_inherited() -> Refutation | None:
@@ -51,13 +51,13 @@ def gordon_converse() -> Refutation | None:
 
 
 CLAIMS = {
-    "pl-inherited": Claim(
+    "pl-inherited": FalseClaim(
         "If f is mu-PL (|grad f|^2 >= 2 mu (f - min f)), so is its restriction to every affine subspace.",
         "an assumption in the analysis of training in subspaces",
         "T01: smoothness and strong convexity are inherited",
         pl_inherited,
     ),
-    "gordon-converse": Claim(
+    "gordon-converse": FalseClaim(
         "If d > D - w(T)^2, a random subspace of dimension d meets the closed set T on the sphere with "
         "probability > 0.",
         "Gordon's theorem read backwards, as for thresholds of intrinsic dimension",

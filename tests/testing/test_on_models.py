@@ -13,8 +13,8 @@ from tiny_problems import toy_problem
 from typer.testing import CliRunner
 
 from deltatheory.testing import on_models
-from deltatheory.testing.measuring import Probe, operator_norm
 from deltatheory.testing.on_models import ON_MODELS, check_on_model, measured
+from deltatheory.testing.probe import Probe, operator_norm
 from deltatheory.theorems import THEOREMS
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from deltatheory.theorems import FAMILIES, THEOREMS, Evidence
-from deltatheory.theorems.making import SEARCHED, searched
+from deltatheory.theorems.evidence import SEARCHED_INSTANCES, ProofStatus
 
 SEEDS = 8
 CASES = list(THEOREMS.values())
@@ -73,17 +73,17 @@ def test_exact_checks_pass(theorem) -> None:
 @pytest.mark.parametrize("theorem", [t for t in CASES if t.exact_check and t.kind == "identity"], ids=label)
 def test_identity_tests_use_the_sides_of_the_theorem(theorem) -> None:
     """The check must fail for the mutant: it reads two points of numbers with 40 bits."""
-    from deltatheory.theorems.making import passes
+    from deltatheory.theorems.evidence import agree_exactly
 
-    assert not passes(theorem.mutant.sides, theorem.mutant.instance, 2)
+    assert not agree_exactly(theorem.mutant.sides, theorem.mutant.instance, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("theorem", [t for t in CASES if t.status.evidence is Evidence.SEARCHED], ids=label)
 def test_as_many_instances_as_the_status_says(theorem) -> None:
-    verdicts = [theorem.check(theorem.sampler(seed), exact=True).holds for seed in range(SEARCHED)]
+    verdicts = [theorem.check(theorem.sampler(seed), exact=True).holds for seed in range(SEARCHED_INSTANCES)]
     assert False not in verdicts
-    assert theorem.status == searched(verdicts.count(None))
+    assert theorem.status == ProofStatus.searched(verdicts.count(None))
 
 
 def test_proofs_have_stored_certificates() -> None:

@@ -24,7 +24,7 @@ class Refutation:
 
 
 @dataclass(frozen=True)
-class Claim:
+class FalseClaim:
     """A false claim, where it was made, the theorem that holds instead, and a search for counterexamples."""
 
     statement: str

@@ -6,9 +6,18 @@ from fractions import Fraction
 
 import numpy as np
 
-from deltatheory.theorems.exact import diagonal, exactly, eye, fractions, full_rank, orthogonal, positive
+from deltatheory.theorems.exact import (
+    as_fractions,
+    diagonal,
+    eye,
+    random_fractions,
+    random_full_rank,
+    random_orthogonal,
+    random_positive,
+)
 from deltatheory.theorems.functions import AbsoluteValue, Quadratic, Separable, Spline, huber, parabola
-from deltatheory.theorems.theorem import Hypothesis, Instance
+from deltatheory.theorems.instances import Instance
+from deltatheory.theorems.theorem import Hypothesis
 
 __all__ = [
     "axes",
@@ -19,10 +28,10 @@ __all__ = [
     "off_centre",
     "plateau",
     "quadratic",
-    "sample",
     "smooth",
-    "strong",
+    "smooth_sample",
     "strongly_convex",
+    "strongly_convex_sample",
 ]
 
 F = Fraction
@@ -41,29 +50,29 @@ def axes(D: int, d: int) -> np.ndarray:
 def quadratic(rng: np.random.Generator, D: int, mu: Fraction, L: Fraction) -> Quadratic:
     """Return a quadratic whose extreme eigenvalues are mu and L."""
     inner = [mu + (L - mu) * F(int(rng.integers(0, 5)), 4) for _ in range(D - 2)]
-    Q = orthogonal(rng, D)
-    return Quadratic(Q @ diagonal([mu, *inner, L]) @ Q.T, fractions(rng, D))
+    Q = random_orthogonal(rng, D)
+    return Quadratic(Q @ diagonal([mu, *inner, L]) @ Q.T, random_fractions(rng, D))
 
 
-def sample(seed: int, strongly: bool = False) -> Instance:
+def smooth_sample(seed: int, strongly: bool = False) -> Instance:
     """L-smooth f with a minimiser, a start and a subspace: quadratics and sums of wells in turn."""
     rng = np.random.default_rng(seed)
     D = int(rng.integers(2, 5))
     d = int(rng.integers(1, D))
-    mu, L = positive(rng, 2) * exactly([1, 10]) / 3
+    mu, L = random_positive(rng, 2) * as_fractions([1, 10]) / 3
     mu, L = min(mu, L), max(mu, L)
-    x0 = fractions(rng, D)
+    x0 = random_fractions(rng, D)
     if seed % 3:
         f = quadratic(rng, D, mu if strongly or seed % 2 else F(0), L)
-        return {"f": f, "mu": mu, "L": L, "x0": x0, "star": f.centre, "A": full_rank(rng, D, d)}
+        return {"f": f, "mu": mu, "L": L, "x0": x0, "star": f.centre, "A": random_full_rank(rng, D, d)}
     wells = [parabola(mu), parabola(L)] if strongly else [plateau(L), huber(L, F(1, 2)), parabola(L)]
     f = Separable(tuple(wells[int(i)] for i in rng.integers(0, len(wells), D)))
-    return {"f": f, "mu": mu, "L": L, "x0": x0, "star": exactly([0] * D), "A": axes(D, d)}
+    return {"f": f, "mu": mu, "L": L, "x0": x0, "star": as_fractions([0] * D), "A": axes(D, d)}
 
 
-def strong(seed: int) -> Instance:
+def strongly_convex_sample(seed: int) -> Instance:
     """As `sample`, and mu-strongly convex."""
-    return sample(seed, strongly=True)
+    return smooth_sample(seed, strongly=True)
 
 
 def bowl(seed: int, curvature: str = "L") -> Instance:
@@ -72,8 +81,8 @@ def bowl(seed: int, curvature: str = "L") -> Instance:
     D = int(rng.integers(2, 5))
     L = F(int(rng.integers(2, 9)))
     mu = F(1) if curvature == "L" else L
-    f = Quadratic(eye(D) * L, exactly([0] * D))
-    x0 = exactly(rng.integers(1, 6, D))
+    f = Quadratic(eye(D) * L, as_fractions([0] * D))
+    x0 = as_fractions(rng.integers(1, 6, D))
     return {"f": f, "mu": mu, "L": L, "x0": x0, "star": f.centre, "A": axes(D, 1)}
 
 
@@ -110,8 +119,8 @@ def minimiser(violator) -> Hypothesis:
 def kink(seed: int) -> Instance:
     """C Σ|x_i| near its kink: no L is enough for it."""
     c = F(seed % 5 + 1)
-    x0 = exactly([F(1, 10), F(1, 10)])
-    star = exactly([0, 0])
+    x0 = as_fractions([F(1, 10), F(1, 10)])
+    star = as_fractions([0, 0])
     return {"f": AbsoluteValue(c), "L": F(2), "mu": F(1), "x0": x0, "star": star, "A": axes(2, 1)}
 
 
