@@ -62,7 +62,7 @@ def run(
     from deltatheory.advice.ranking import CANDIDATES, advise
     from deltatheory.backbones import load_backbone
     from deltatheory.deltas import make_delta
-    from deltatheory.problems.classification import ClassificationProblem
+    from deltatheory.problems import ClassificationProblem
     from deltatheory.problems.heads import make_head
     from deltatheory.results import ResultLog, write_json
     from deltatheory.tasks import load_task

@@ -81,8 +81,7 @@ class Environment:
 
     def bound(self, trial: Trial, delta: Any, task: Any = None) -> Any:
         """Bind a delta to the task of a trial, or to another one."""
-        from deltatheory.problems.classification import ClassificationProblem
-        from deltatheory.problems.generation import GenerationProblem
+        from deltatheory.problems import ClassificationProblem, GenerationProblem
 
         task, length = task or self.task(trial), trial.settings["max_length"]
         if task.kind == "generation":

@@ -130,7 +130,7 @@ def run(
 
     from deltatheory.backbones import load_backbone
     from deltatheory.deltas import make_delta
-    from deltatheory.problems.classification import ClassificationProblem
+    from deltatheory.problems import ClassificationProblem
     from deltatheory.results import ResultLog
     from deltatheory.tasks import load_task
 
@@ -169,7 +169,7 @@ def language(
     import torch
 
     from deltatheory.deltas import make_delta
-    from deltatheory.problems.generation import GenerationProblem
+    from deltatheory.problems import GenerationProblem
     from deltatheory.results import ResultLog
     from deltatheory.tasks import Examples, Task
 

@@ -58,7 +58,7 @@ def run(
     from deltatheory.control.feedback.setpoints import nominal_states
     from deltatheory.control.feedback.steering import GRIDS, POLICIES, steer, tune
     from deltatheory.deltas import make_delta
-    from deltatheory.problems.classification import ClassificationProblem
+    from deltatheory.problems import ClassificationProblem
     from deltatheory.problems.heads import make_head
     from deltatheory.results import ResultLog, configuration_hash, provenance, write_json
     from deltatheory.tasks import load_task

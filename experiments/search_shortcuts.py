@@ -22,7 +22,7 @@ from deltatheory.backbones import Backbone, Batch, load_backbone
 from deltatheory.deltas import Delta
 from deltatheory.deltas.subspace import FullFineTuning, Subspace
 from deltatheory.dimension import Criterion
-from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
 from deltatheory.problems.heads import make_head
 from deltatheory.results import ResultLog, provenance, write_atomically, write_json
 from deltatheory.tasks import load_task

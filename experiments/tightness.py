@@ -26,7 +26,7 @@ def main(
     from tqdm import tqdm
 
     from deltatheory.backbones import load_backbone
-    from deltatheory.problems.classification import load_problem
+    from deltatheory.problems import load_problem
     from deltatheory.results import provenance, write_atomically, write_json
     from deltatheory.testing.on_models import ON_MODELS, check_on_model
 

@@ -50,7 +50,7 @@ def run(
     from deltatheory.control.reach.actuators import rank_actuators
     from deltatheory.control.reach.gramian import coordinate_groups
     from deltatheory.deltas import make_delta
-    from deltatheory.problems.classification import ClassificationProblem
+    from deltatheory.problems import ClassificationProblem
     from deltatheory.problems.heads import make_head
     from deltatheory.results import ResultLog, write_json
     from deltatheory.tasks import load_task

@@ -10,7 +10,7 @@ from tiny_models import tiny
 from tiny_problems import copy_task, toy_problem, toy_task
 
 from deltatheory.deltas import make_delta
-from deltatheory.problems.generation import GenerationProblem
+from deltatheory.problems import GenerationProblem
 from deltatheory.training import parallel
 from deltatheory.training.trainer import Training, train
 from experiments.runner import Accelerated, run

@@ -8,7 +8,7 @@ from tiny_models import tiny
 
 from deltatheory.backbones import Backbone
 from deltatheory.deltas import make_delta
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.tasks import Examples, Task
 
 LETTERS = "abcdefghijklmnop"

@@ -25,7 +25,7 @@ from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import Delta
 from deltatheory.deltas.files import load_delta, read_tensors
 from deltatheory.deltas.lora import LoRA
-from deltatheory.problems.classification import FORWARD, ClassificationProblem
+from deltatheory.problems import FORWARD, ClassificationProblem
 from deltatheory.problems.heads import make_head
 from deltatheory.results import provenance, write_json
 from deltatheory.tasks import Task, load_task

@@ -17,7 +17,7 @@ from deltatheory.deltas import Delta
 from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.subspace import project
 from deltatheory.deltas.unilora import UniLoRA
-from deltatheory.problems.classification import FORWARD, ClassificationProblem
+from deltatheory.problems import FORWARD, ClassificationProblem
 
 __all__ = ["ZERO", "Bases", "Factors", "bases_of", "factors_of", "moments_of", "spectrum", "truncate"]
 

@@ -19,7 +19,7 @@ from deltatheory.control.reach.actuators import greedy_log_det
 from deltatheory.deltas import Delta, LoRA, make_delta
 from deltatheory.linearization.ridge import LinearizationStart, cross_fitted_logits, fit_path, folds
 from deltatheory.linearization.tangent import joint_tangent_rows
-from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
 from deltatheory.problems.heads import make_head
 from deltatheory.results import provenance, write_json
 from deltatheory.tasks import Task, load_task

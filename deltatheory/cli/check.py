@@ -43,7 +43,7 @@ def check(
     with errors_in_one_line():
         from tqdm import tqdm
 
-        from deltatheory.problems.classification import load_problem
+        from deltatheory.problems import load_problem
         from deltatheory.results import provenance, write_json
         from deltatheory.testing.on_models import check_on_model, measured
 

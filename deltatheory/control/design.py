@@ -19,7 +19,7 @@ from deltatheory.control.solvers.solve import make_solver, solve
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.deltas import split_size
 from deltatheory.deltas.files import save_delta
-from deltatheory.problems.classification import ClassificationProblem, load_problem
+from deltatheory.problems import ClassificationProblem, load_problem
 from deltatheory.results import provenance, write_atomically, write_json
 from deltatheory.tasks import Task
 

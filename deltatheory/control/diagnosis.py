@@ -24,7 +24,7 @@ from deltatheory.deltas.files import save_delta
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning, start_embeddings, start_tokens
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
-from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem, load_problem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, load_problem
 from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import provenance, write_json
 from deltatheory.tasks import Task

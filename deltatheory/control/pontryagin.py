@@ -20,7 +20,7 @@ from deltatheory import autodiff
 from deltatheory._shapes import Float
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.control.systems.system import System, Trajectory
-from deltatheory.problems.classification import BACKWARD
+from deltatheory.problems import BACKWARD
 
 __all__ = [
     "MaximumPrinciple",

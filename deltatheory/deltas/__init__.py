@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from deltatheory.backbones import Backbone
@@ -27,7 +28,16 @@ from deltatheory.deltas.unified_subspace import UnifiedSubspace
 from deltatheory.deltas.unilora import UniLoRA
 from deltatheory.deltas.vera import VeRA
 
-__all__ = ["DELTAS", "Delta", "InPlaceDelta", "make_delta", "parameter_counts", "split_size"]
+__all__ = [
+    "DELTAS",
+    "Delta",
+    "InPlaceDelta",
+    "check_options",
+    "make_delta",
+    "parameter_counts",
+    "seeded",
+    "split_size",
+]
 
 DELTAS: dict[str, type[Delta]] = {
     kind.name: kind
@@ -68,16 +78,39 @@ def make_delta(name: str, backbone: Backbone, **options: Any) -> Delta:
         options: the arguments of the class.
 
     Raises:
-        ValueError: for an unknown name or option.
+        ValueError: for an unknown name or option, one that is missing, or a value that the class refuses.
     """
-    kind = _kind(name)
-    allowed = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    if unknown := [option for option in options if option not in allowed]:
+    check_options(name, options)
+    try:
+        return DELTAS[name](backbone, **options)
+    except TypeError as error:  # a text where the class computes with a number
+        raise ValueError(f"options={options} of delta={name!r}: {error}.") from error
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Say which options a delta takes, before anything is loaded.
+
+    Raises:
+        ValueError: for an unknown name or option, or one that is missing.
+    """
+    known = _options(name)
+    allowed = ", ".join(known) or "no options"
+    if unknown := [option for option in options if option not in known]:
         raise ValueError(
-            f"option {unknown[0]!r}: the delta {name!r} has none of that name; it takes "
-            f"{', '.join(allowed) or 'no options'}."
+            f"option {unknown[0]!r}: the delta {name!r} has none of that name; it takes {allowed}."
         )
-    return kind(backbone, **options)
+    if missing := [p.name for p in known.values() if p.default is p.empty and p.name not in options]:
+        raise ValueError(f"option {missing[0]!r}: the delta {name!r} needs it; it takes {allowed}.")
+
+
+def seeded(name: str, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return options with the seed, where the delta draws and they name none."""
+    return {**({"seed": seed} if "seed" in _options(name) else {}), **options}
+
+
+def _options(name: str) -> dict[str, inspect.Parameter]:
+    signature = inspect.signature(_kind(name)).parameters.values()
+    return {p.name: p for p in signature if p.kind is p.KEYWORD_ONLY}
 
 
 def _kind(name: str) -> type[Delta]:
@@ -98,7 +131,7 @@ def split_size(text: str) -> tuple[str, dict[str, int]]:
         return name, {}
     if not size.isdecimal() or int(size) < 1:
         raise ValueError(f"delta={text!r}: after the colon write a size of at least 1, as in 'prefix:8'.")
-    options = [p for p in inspect.signature(_kind(name)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    options = list(_options(name).values())
     if not options or str(options[0].annotation) not in ("int", "int | None"):
         raise ValueError(f"delta={text!r}: {name!r} has no size; write {name!r} alone, with its options.")
     return name, {options[0].name: int(size)}
@@ -112,8 +145,7 @@ def parameter_counts(backbone: Backbone) -> dict[str, int | None]:
     """
     counts: dict[str, int | None] = {}
     for name, kind in DELTAS.items():
-        signature = inspect.signature(kind).parameters.values()
-        given = [p for p in signature if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        given = [p for p in _options(name).values() if p.default is p.empty]
         try:
             counts[name] = None if given else kind(backbone).size
         except ValueError:

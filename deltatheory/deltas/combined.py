@@ -26,6 +26,7 @@ class Combined(Delta):
     Args:
         backbone: what it changes.
         deltas: deltas on this backbone, or (name, options) as `make_delta` takes them.
+        seed: of those parts that draw and name no seed of their own.
 
     Raises:
         ValueError: for no delta, a delta on another backbone, or as `make_delta`.
@@ -38,12 +39,16 @@ class Combined(Delta):
     affine: ClassVar[bool] = False
 
     def __init__(
-        self, backbone: Backbone, *, deltas: Sequence[Delta | tuple[str, Mapping[str, Any]] | list]
+        self,
+        backbone: Backbone,
+        *,
+        deltas: Sequence[Delta | tuple[str, Mapping[str, Any]] | list],
+        seed: int = 0,
     ) -> None:
         super().__init__(backbone)
         if not deltas:
             raise ValueError(f"deltas={deltas!r}: give at least one.")
-        self.deltas = tuple(d if isinstance(d, Delta) else _made(backbone, d) for d in deltas)
+        self.deltas = tuple(d if isinstance(d, Delta) else _made(backbone, d, seed) for d in deltas)
         for i, delta in enumerate(self.deltas):
             if delta.backbone is not backbone:
                 raise ValueError(f"deltas[{i}]: {delta.name!r} is on another backbone; make it on this one.")
@@ -132,9 +137,9 @@ class Stage(Delta):
         return {**self.combined.specification(), "delta": self.name, "i": len(self.combined.deltas) - 1}
 
 
-def _made(backbone: Backbone, part: Any) -> Delta:
-    from deltatheory.deltas import make_delta  # the registry imports this module
+def _made(backbone: Backbone, part: Any, seed: int) -> Delta:
+    from deltatheory.deltas import make_delta, seeded  # the registry imports this module
 
     if len(part) != 2 or not isinstance(part[0], str) or not isinstance(part[1], Mapping):
         raise ValueError(f"deltas has {part!r}: give a delta, or (name, options).")
-    return make_delta(part[0], backbone, **part[1])
+    return make_delta(part[0], backbone, **seeded(part[0], part[1], seed))

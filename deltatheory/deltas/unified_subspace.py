@@ -55,7 +55,7 @@ class UnifiedSubspace(Delta):
         d: dimension; with `bases` it is theirs.
         bases: M_i of shape (m_i, d), one for each delta (see `fit_unified_subspace`); by default they are
             random with orthonormal columns.
-        seed: of the random bases.
+        seed: of the random bases, and as in `Combined`.
 
     Raises:
         ValueError: for bases of other shapes, d outside 1..min m_i, or as `Combined`.
@@ -77,7 +77,7 @@ class UnifiedSubspace(Delta):
         seed: int = 0,
     ) -> None:
         super().__init__(backbone)
-        self.combined = Combined(backbone, deltas=deltas)
+        self.combined = Combined(backbone, deltas=deltas, seed=seed)
         self.exact_zero = self.combined.exact_zero
         sizes = [part.size for part in self.combined.deltas]
         self.fitted, self.seed = bases is not None, seed

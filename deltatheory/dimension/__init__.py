@@ -14,7 +14,7 @@ from deltatheory.dimension.criterion import Criterion, DimensionEstimate
 from deltatheory.dimension.measure import MeasuredDimension, measure
 from deltatheory.dimension.predict import Prediction, predict
 from deltatheory.dimension.result import CurvePoint, DimensionResult
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.heads import Head, make_head
 from deltatheory.projections import make_projection
 from deltatheory.results import ResultLog, provenance

@@ -12,7 +12,7 @@ from deltatheory.dimension.criterion import Criterion, DimensionEstimate
 from deltatheory.dimension.predict import LEARNING_RATES
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.search import DimensionSearch, log_grid
-from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
 from deltatheory.results import ResultLog
 from deltatheory.training.trainer import Training, train
 

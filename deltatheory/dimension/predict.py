@@ -18,7 +18,7 @@ from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.search import log_grid
 from deltatheory.linearization.subspace_training import root, subspaces, train_linearized
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
-from deltatheory.problems.classification import FORWARD, ClassificationProblem, Split, epochs
+from deltatheory.problems import FORWARD, ClassificationProblem, Split, epochs
 from deltatheory.training.trainer import Training
 
 __all__ = ["LEARNING_RATES", "Prediction", "level_crossing", "predict"]

@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 
 from deltatheory._shapes import Float
 from deltatheory.linearization.tangent import TangentRows
-from deltatheory.problems.classification import epochs
+from deltatheory.problems import epochs
 from deltatheory.training.trainer import Training
 
 __all__ = ["LinearizedRun", "root", "train_linearized"]

@@ -32,7 +32,7 @@ from torch import Tensor
 from deltatheory._shapes import Bool, Float, Int
 from deltatheory.backbones import Batch
 from deltatheory.deltas import InPlaceDelta
-from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
 from deltatheory.projections import Projection, make_projection
 
 Outputs = Literal["logits", "margin", "contrast"]

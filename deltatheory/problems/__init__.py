@@ -1,16 +1,28 @@
 """A frozen backbone, a task, a head and a delta as pure functions of δ: classification and generation."""
 
-from deltatheory.problems.classification import ClassificationProblem, Problem, Split, load_problem
+from deltatheory.problems.base import BACKWARD, FORWARD, NOT_FINITE, Problem, epochs
+from deltatheory.problems.classification import ClassificationProblem, Split
 from deltatheory.problems.generation import GenerationProblem
 from deltatheory.problems.heads import HEADS, Head, make_head
+from deltatheory.problems.losses import LOSSES, CrossEntropy, Loss, make_loss
+from deltatheory.problems.setup import Setup, load_problem
 
 __all__ = [
+    "BACKWARD",
+    "FORWARD",
     "HEADS",
+    "LOSSES",
+    "NOT_FINITE",
     "ClassificationProblem",
+    "CrossEntropy",
     "GenerationProblem",
     "Head",
+    "Loss",
     "Problem",
+    "Setup",
     "Split",
+    "epochs",
     "load_problem",
     "make_head",
+    "make_loss",
 ]

@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.deltas import Delta
-from deltatheory.problems.classification import FORWARD, NOT_FINITE, Problem
+from deltatheory.problems.base import NOT_FINITE, Problem
 from deltatheory.problems.tokens import batch_of, check_suffix, continuation, token_rows
 from deltatheory.tasks import Examples, Task
 
@@ -121,7 +120,10 @@ class GenerationProblem(Problem):
             labels[k, first : first + len(target)] = torch.tensor(target)
         return batch, labels
 
-    def _answers(self, batch: Batch, labels: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+    def outputs(
+        self, delta: Float[Tensor, " m"] | None, batch: Batch, labels: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "n V"], Int[Tensor, " n"]]:
+        """Return the logits of all target tokens, and the tokens."""
         edit = Edit() if delta is None else self.delta.edit(delta)
         return self._next_tokens(batch, labels != _NO_ANSWER, edit), labels[labels != _NO_ANSWER]
 
@@ -150,7 +152,7 @@ class GenerationProblem(Problem):
                 last = batch.mask.long().sum(1) - 1
                 where = torch.arange(batch.mask.shape[1], device=last.device) == last[:, None]
                 logits = self._next_tokens(batch, where, edit)
-                self.passes += FORWARD * len(open_)
+                self.count(len(open_), forward=1.0)
                 if not logits.isfinite().all():
                     raise FloatingPointError(f"the logits are not finite: {NOT_FINITE}")
                 for i, token in zip(open_, logits.argmax(1).tolist(), strict=True):
@@ -171,9 +173,9 @@ class GenerationProblem(Problem):
             batch, labels = self.batch(split, order[start : start + _CHUNK].tolist())
             where = labels != _NO_ANSWER
             logits = self._next_tokens(batch, where, edit)
-            loss += float(cross_entropy(logits, labels[where], reduction="sum"))
+            loss += float(self.loss_function.total(logits, labels[where]))
             tokens += int(where.sum())
-        self.passes += FORWARD * len(split)
+        self.count(len(split), forward=1.0)
         return {**found, "loss": loss / tokens}
 
 

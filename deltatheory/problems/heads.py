@@ -250,13 +250,22 @@ def make_head(
             suffix for another head than the verbalizer; for the verbalizer also a backbone without lm_head,
             or label words with the same first token.
     """
-    if kind not in HEADS:
-        near = difflib.get_close_matches(kind, HEADS, cutoff=0.4) or list(HEADS)
-        raise ValueError(f"head={kind!r}: no such head; nearest: {', '.join(near)}.")
+    check_kind(kind, suffix)
     if task.kind != "classification":
         raise ValueError(f"task={task.name!r} is a {task.kind} task: a head needs classes.")
     if kind == "verbalizer":
         return _verbalizer(backbone, task, seed, max_length, suffix)
-    if suffix:
-        raise ValueError(f"suffix={suffix!r}: head={kind!r} takes none; head='verbalizer' does.")
     return HEADS[kind](backbone, task, seed, max_length)
+
+
+def check_kind(kind: str, suffix: str = "") -> None:
+    """Refuse a head that there is not, or a suffix that it does not take, before anything is loaded.
+
+    Raises:
+        ValueError: for an unknown kind, or a suffix for another head than the verbalizer.
+    """
+    if kind not in HEADS:
+        near = difflib.get_close_matches(kind, HEADS, cutoff=0.4) or list(HEADS)
+        raise ValueError(f"head={kind!r}: no such head; nearest: {', '.join(near)}.")
+    if suffix and kind != "verbalizer":
+        raise ValueError(f"suffix={suffix!r}: head={kind!r} takes none; head='verbalizer' does.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.testing import on_linearised, on_network
 from deltatheory.testing.probe import Measurement, Probe
 from deltatheory.theorems import THEOREMS, get_theorem

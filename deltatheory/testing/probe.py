@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from deltatheory import autodiff
 from deltatheory.backbones import Edit
 from deltatheory.linearization.tangent import tangent_rows
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.theorems.functions import Quadratic
 from deltatheory.theorems.theorem import Sides
 

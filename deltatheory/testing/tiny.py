@@ -9,7 +9,7 @@ import torch
 
 from deltatheory.backbones import Backbone, wrap_model
 from deltatheory.deltas import make_delta
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.tasks import Examples, Task
 
 __all__ = ["tiny_backbone", "tiny_problem", "tiny_problems"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 from deltatheory._shapes import Float
-from deltatheory.problems.classification import BACKWARD, FORWARD, NOT_FINITE, Problem
+from deltatheory.problems import BACKWARD, FORWARD, NOT_FINITE, Problem
 
 __all__ = ["from_first", "is_first", "join", "loss_and_gradient", "processes"]
 

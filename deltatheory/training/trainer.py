@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deltatheory.deltas.files import Checkpoint
-from deltatheory.problems.classification import Problem, epochs
+from deltatheory.problems import Problem, epochs
 from deltatheory.training import parallel
 
 try:

@@ -14,8 +14,7 @@ from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import DELTAS, Delta, make_delta
 from deltatheory.deltas.files import save_delta
 from deltatheory.deltas.subspace import FullFineTuning
-from deltatheory.problems.classification import ClassificationProblem, Problem
-from deltatheory.problems.generation import GenerationProblem
+from deltatheory.problems import ClassificationProblem, GenerationProblem, Problem
 from deltatheory.problems.heads import make_head
 from deltatheory.results import provenance, write_json
 from deltatheory.tasks import Task, load_task

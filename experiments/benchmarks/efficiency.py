@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.subspace import scope_names
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.heads import Head, make_head
 from deltatheory.results import ResultLog, provenance, write_atomically, write_json
 from deltatheory.tasks import Examples, Task, load_task

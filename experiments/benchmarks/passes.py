@@ -18,7 +18,7 @@ import typer
 
 from deltatheory.backbones import Backbone, Batch, load_backbone
 from deltatheory.deltas import make_delta
-from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
 from deltatheory.problems.heads import make_head
 from deltatheory.results import provenance, write_atomically, write_json
 from deltatheory.tasks import load_task

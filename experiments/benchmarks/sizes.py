@@ -41,7 +41,7 @@ from deltatheory.control.reach.gramian import output_gramian
 from deltatheory.control.solvers.least_squares import GaussNewton
 from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
 from deltatheory.deltas import make_delta
-from deltatheory.problems.classification import FORWARD, ClassificationProblem
+from deltatheory.problems import FORWARD, ClassificationProblem
 from deltatheory.results import ResultLog, provenance, write_atomically, write_json
 from deltatheory.tasks import Examples, Task
 

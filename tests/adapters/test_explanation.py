@@ -17,7 +17,7 @@ from deltatheory.backbones import Backbone
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.files import save_delta
 from deltatheory.deltas.lora import LoRA
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")

@@ -14,7 +14,7 @@ from deltatheory.advice import ranking as advice
 from deltatheory.deltas import make_delta
 from deltatheory.linearization import ridge
 from deltatheory.linearization.tangent import tangent_rows
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.heads import make_head
 
 QUICK = (

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from deltatheory.control.design import design_controller
 from deltatheory.control.diagnosis import diagnose_task
 from deltatheory.deltas.files import load_delta
-from deltatheory.problems.classification import ClassificationProblem, load_problem
+from deltatheory.problems import ClassificationProblem, load_problem
 
 
 @pytest.fixture(scope="module")

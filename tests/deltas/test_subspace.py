@@ -7,7 +7,7 @@ from tiny_problems import toy_problem, toy_task
 from torch.nn.functional import cross_entropy, normalize
 
 from deltatheory.deltas import FullFineTuning, Subspace
-from deltatheory.problems.classification import ClassificationProblem, epochs
+from deltatheory.problems import ClassificationProblem, epochs
 from deltatheory.training.trainer import Training, train
 
 

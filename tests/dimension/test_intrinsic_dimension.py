@@ -21,7 +21,7 @@ import deltatheory.dimension as dimension_module
 from deltatheory.deltas import make_delta
 from deltatheory.dimension import Criterion, intrinsic_dimension, predict_dimension
 from deltatheory.dimension.predict import Prediction, predict
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.heads import Head, make_head
 from deltatheory.results import ResultLog
 from deltatheory.tasks import Examples, Task

@@ -10,7 +10,7 @@ import pytest
 from tiny_models import tiny
 from tiny_problems import copy_task, toy_task
 
-from deltatheory.problems.generation import GenerationProblem
+from deltatheory.problems import GenerationProblem
 from deltatheory.results import ResultLog
 from experiments import kinds
 from experiments.kinds import KINDS, Environment

@@ -8,7 +8,7 @@ from tiny_problems import toy_problem, toy_task
 
 from deltatheory.linearization.subspace_training import root, subspaces, train_linearized
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.training.trainer import Training, train
 
 

@@ -11,7 +11,7 @@ from tiny_problems import toy_problem, toy_task
 
 from deltatheory import autodiff
 from deltatheory.deltas import LoRA
-from deltatheory.problems.classification import ClassificationProblem, epochs
+from deltatheory.problems import ClassificationProblem, epochs
 
 
 @pytest.mark.parametrize(("delta", "options"), [("full", {}), ("lora", {"r": 2})])

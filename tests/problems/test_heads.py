@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from deltatheory.deltas import LoRA, make_delta
 from deltatheory.linearization.tangent import tangent_rows
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.heads import HEADS, Head, make_head, unseen_logits
 from deltatheory.tasks import Examples
 from deltatheory.training.trainer import Training, train

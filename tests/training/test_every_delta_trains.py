@@ -20,7 +20,7 @@ from deltatheory.backbones.load import load_checkpoint
 from deltatheory.deltas import DELTAS, make_delta
 from deltatheory.deltas.files import read_tensors
 from deltatheory.deltas.fisher_mask import diagonal_fisher
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.heads import Head, make_head
 from deltatheory.tasks import Task, load_task
 from deltatheory.training.trainer import Training, train

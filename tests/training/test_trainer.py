@@ -15,7 +15,7 @@ import torch
 from tiny_problems import origin, same_run, toy_problem, toy_task
 
 from deltatheory.deltas.files import read_tensors, write_tensors
-from deltatheory.problems.classification import epochs
+from deltatheory.problems import epochs
 from deltatheory.results import configuration_hash
 from deltatheory.training.trainer import Training, train
 
@@ -269,7 +269,7 @@ def test_autocast_trains_on_cuda(delta, options):
     from tiny_models import tiny
 
     from deltatheory.deltas import make_delta
-    from deltatheory.problems.classification import ClassificationProblem
+    from deltatheory.problems import ClassificationProblem
 
     backbone = tiny("bert").to("cuda")
     problem = ClassificationProblem(

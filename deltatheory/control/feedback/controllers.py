@@ -23,7 +23,7 @@ from deltatheory.control.feedback.setpoints import Nominal, Setpoint
 from deltatheory.control.solvers.low_rank_riccati import LowRankGains, low_rank_riccati
 from deltatheory.control.solvers.solution import Solution
 from deltatheory.deltas.prefix import PrefixTuning
-from deltatheory.problems.classification import FORWARD, ClassificationProblem
+from deltatheory.problems import FORWARD, ClassificationProblem
 
 __all__ = [
     "PID",

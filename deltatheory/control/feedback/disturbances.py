@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
-from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem, Split
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, Split
 from deltatheory.tasks import Examples
 
 __all__ = [

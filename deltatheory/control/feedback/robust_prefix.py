@@ -18,7 +18,7 @@ from deltatheory.backbones import Batch
 from deltatheory.control.feedback.hooks import pool
 from deltatheory.control.feedback.setpoints import Nominal
 from deltatheory.deltas.prefix import PrefixTuning
-from deltatheory.problems.classification import FORWARD, ClassificationProblem
+from deltatheory.problems import FORWARD, ClassificationProblem
 
 __all__ = ["RobustPrefix", "principal_bases"]
 

@@ -11,7 +11,7 @@ from deltatheory.control.feedback.disturbances import DISTURBANCES
 from deltatheory.control.feedback.steering import SteeringResult, SteeringRow, check_names, steer
 from deltatheory.deltas import split_size
 from deltatheory.deltas.files import load_delta, save_delta
-from deltatheory.problems.classification import load_problem
+from deltatheory.problems import load_problem
 from deltatheory.tasks import Task
 from deltatheory.training.trainer import Training, train
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 from deltatheory.control.feedback.hooks import Pooling, pool, watching
-from deltatheory.problems.classification import FORWARD, ClassificationProblem
+from deltatheory.problems import FORWARD, ClassificationProblem
 
 __all__ = [
     "SETPOINTS",

@@ -25,7 +25,7 @@ from deltatheory.control.feedback.disturbances import (
 from deltatheory.control.feedback.robust_prefix import RobustPrefix, principal_bases
 from deltatheory.control.feedback.setpoints import Nominal, Setpoint, make_setpoint, nominal_states
 from deltatheory.deltas.prefix import PrefixTuning
-from deltatheory.problems.classification import FORWARD, ClassificationProblem, Split
+from deltatheory.problems import FORWARD, ClassificationProblem, Split
 from deltatheory.results import provenance, write_json
 
 __all__ = [

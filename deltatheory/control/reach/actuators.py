@@ -21,7 +21,7 @@ from deltatheory._shapes import Float, Int
 from deltatheory.control.reach.gramian import NOWHERE, coordinate_groups, part_tangent_rows
 from deltatheory.linearization.ridge import LinearizationStart, cross_fitted_logits
 from deltatheory.linearization.tangent import TangentRows
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 
 __all__ = [
     "ActuatorScore",

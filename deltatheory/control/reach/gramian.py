@@ -22,7 +22,7 @@ from deltatheory._shapes import Float, Int
 from deltatheory.control.solvers.solution import Status
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.linearization.tangent import TangentRows, joint_tangent_rows, tangent_rows
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 
 __all__ = [
     "Gramian",

@@ -24,7 +24,7 @@ from deltatheory.backbones.edit import Attend, AttentionEdit
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
 from deltatheory.deltas.targets import name_of
-from deltatheory.problems.classification import FORWARD, ClassificationProblem
+from deltatheory.problems import FORWARD, ClassificationProblem
 from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import ResultLog
 from deltatheory.tasks import Examples

@@ -20,7 +20,7 @@ from deltatheory.control.solvers.objective import DeltaSolver, Objective, Solver
 from deltatheory.control.solvers.solution import Status
 from deltatheory.deltas import Delta, PrefixTuning, PromptTuning
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
-from deltatheory.problems.classification import Problem
+from deltatheory.problems import Problem
 
 __all__ = ["Constrained", "MinimumEnergy", "NormBound", "cloud_bounds", "layer_bounds"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deltatheory.control.solvers.objective import Minimizer, SolverRun
 from deltatheory.control.solvers.solution import Status
-from deltatheory.problems.classification import epochs
+from deltatheory.problems import epochs
 
 __all__ = ["LBFGS", "SGD", "Adam", "batches", "descend"]
 

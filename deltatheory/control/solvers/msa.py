@@ -42,7 +42,7 @@ from deltatheory.control.solvers.settings import check_settings
 from deltatheory.control.solvers.solution import Solution, Status
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.control.systems.system import System
-from deltatheory.problems.classification import BACKWARD
+from deltatheory.problems import BACKWARD
 
 __all__ = [
     "EMSA",

@@ -18,7 +18,7 @@ from deltatheory._shapes import Bool, Float
 from deltatheory.backbones import Batch
 from deltatheory.control.solvers.settings import check_settings
 from deltatheory.control.solvers.solution import Solution, Status
-from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem, Problem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, Problem
 
 __all__ = [
     "NAN_REMEDY",
@@ -110,7 +110,7 @@ class Objective:
         """Return F(δ) and the share of right answers, in one forward pass."""
         loss, right, count = 0.0, 0.0, 0
         for part, batch, labels in self.chunks(None):
-            logits, answers = self.problem._answers(batch, labels, delta)
+            logits, answers = self.problem.outputs(delta, batch, labels)
             loss += float(cross_entropy(logits, answers, reduction="sum"))
             right += float((logits.argmax(1) == answers).sum())
             count += len(answers)
@@ -124,7 +124,7 @@ class Objective:
         leaf = delta.detach().clone().requires_grad_()
         loss, right, count, total = 0.0, 0.0, 0, torch.zeros_like(delta)
         for part, batch, labels in self.chunks(places):
-            logits, answers = self.problem._answers(batch, labels, leaf)
+            logits, answers = self.problem.outputs(leaf, batch, labels)
             value = cross_entropy(logits, answers, reduction="sum")
             total += torch.autograd.grad(value, leaf)[0]
             loss += float(value.detach())

@@ -18,8 +18,7 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.control.solvers.objective import Minimizer, Objective, SolverRun
 from deltatheory.control.solvers.solution import Status
-from deltatheory.problems.classification import FORWARD
-from deltatheory.problems.generation import GenerationProblem
+from deltatheory.problems import FORWARD, GenerationProblem
 
 __all__ = ["SampledGaussNewton"]
 

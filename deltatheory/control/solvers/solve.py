@@ -18,8 +18,7 @@ from deltatheory.control.solvers.sampled import SampledGaussNewton
 from deltatheory.control.solvers.solution import Solution
 from deltatheory.control.systems.analytic import AnalyticSystem
 from deltatheory.control.systems.layered import LayeredSystem
-from deltatheory.problems.classification import ClassificationProblem, Problem
-from deltatheory.problems.generation import GenerationProblem
+from deltatheory.problems import ClassificationProblem, GenerationProblem, Problem
 
 __all__ = ["SOLVERS", "make_solver", "solve"]
 

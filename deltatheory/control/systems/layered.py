@@ -14,7 +14,7 @@ from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.backbones.edit import editing
 from deltatheory.control.systems.system import System
-from deltatheory.problems.classification import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
 
 __all__ = ["LayeredSystem"]
 

@@ -15,7 +15,7 @@ from deltatheory.deltas import make_delta
 from deltatheory.tasks import Examples, Task
 
 pytest.importorskip("rouge_score")
-from deltatheory.problems.generation import GenerationProblem
+from deltatheory.problems import GenerationProblem
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tiny_problems import LETTERS, toy_problem, toy_task
 
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.deltas import DELTAS, make_delta
-from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.tasks import Examples, Task
 
 

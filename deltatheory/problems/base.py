@@ -1,0 +1,261 @@
+"""What a trainer sees of a problem: splits, batches, outputs, a loss with its gradient, scores, and costs."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltatheory import autodiff
+from deltatheory._shapes import Float, Int
+from deltatheory.backbones import Backbone, Batch, Edit
+from deltatheory.deltas import Delta, InPlaceDelta
+from deltatheory.problems.losses import Loss, make_loss
+from deltatheory.tasks import Examples, Task
+from deltatheory.tasks.task import digest
+
+__all__ = ["BACKWARD", "FORWARD", "NOT_FINITE", "Problem", "SumWithGradient", "epochs"]
+
+# Costs in forward-equivalents: passes over one example. A backward pass that also forms weight gradients
+# takes about two forwards (measured: experiments/benchmarks/passes.py); forward mode
+# carries the tangent of every activation.
+FORWARD = 1.0
+BACKWARD = 2.0
+TANGENT = 3.0
+
+NOT_FINITE = "lower the learning rate, or look for NaN in the weights"
+_CHECKED = 4  # examples in the derivative self-check: enough to differ, few enough for a second
+
+
+@dataclass(frozen=True, eq=False)
+class SumWithGradient:
+    """A sum over answers, and its gradient in δ.
+
+    Attributes:
+        value: the sum.
+        right: how many answers are right.
+        answers: how many there are.
+        gradient: shape (m,).
+    """
+
+    value: float
+    right: int
+    answers: int
+    gradient: Float[Tensor, " m"]
+
+
+class Problem(ABC):
+    """A task under a backbone ψ(δ), as a trainer sees it: splits, batches, loss, gradient and scores.
+
+    Args:
+        backbone: frozen and prepared.
+        task: what is to be answered.
+        delta: what is tuned.
+        max_length: longer texts are cut here.
+        loss: a key of `deltatheory.problems.losses.LOSSES`, or a loss.
+
+    Attributes:
+        metric: which of the scores of `evaluate` says how good a δ is; more is better.
+        train, dev, test: the splits; dev is encoded when it is first asked for.
+        loss_function: ℓ.
+        seed: of the setup that the problem was made by.
+        passes: forward-equivalents spent so far, in passes over single examples.
+        autocast: run the network, not δ ↦ θ, in bfloat16 where that is safe (CUDA only).
+    """
+
+    metric: ClassVar[str]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        task: Task,
+        delta: Delta,
+        max_length: int,
+        loss: str | Loss = "cross-entropy",
+    ) -> None:
+        self.backbone, self.task, self.delta = backbone, task, delta
+        self.max_length = min(max_length, backbone.max_length)
+        self.loss_function = make_loss(loss)
+        self.seed = 0
+        self.passes = 0.0
+        self.autocast = False
+        self.train = self._split(task.train)
+        self.test = self._split(task.test)
+
+    @cached_property
+    def dev(self) -> Any:
+        """The split that decides when to stop."""
+        return self._split(self.task.dev)
+
+    @abstractmethod
+    def _split(self, examples: Examples) -> Any:
+        """Return examples with what batches of them need."""
+
+    @abstractmethod
+    def batch(self, split: Any, indices: Sequence[int]) -> tuple[Batch, Int[Tensor, "*n"]]:
+        """Return the encoded texts and the answers of some examples."""
+
+    @abstractmethod
+    def outputs(
+        self, delta: Float[Tensor, " m"] | None, batch: Batch, labels: Tensor
+    ) -> tuple[Float[Tensor, "n C"], Int[Tensor, " n"]]:
+        """Return the outputs for all answers of a batch and the right ones; differentiable in δ.
+
+        Args:
+            delta: δ, or `None` where it stands in the model.
+            batch: as `batch` returns it.
+            labels: with it.
+        """
+
+    @abstractmethod
+    def evaluate(self, delta: Float[Tensor, " m"], split: Any) -> dict[str, float]:
+        """Return the scores and the loss on a split."""
+
+    def identity(self) -> dict:
+        """Return what makes two problems the same function of δ, for configuration hashes."""
+        splits = (self.task.train, self.task.dev, self.task.test)
+        loss = self.loss_function.name
+        return {
+            "backbone": self.backbone.provenance,
+            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "delta": self.delta.specification(),
+            "task": {"name": self.task.name, "kind": self.task.kind, "examples_sha256": digest(*splits)},
+            "max_length": self.max_length,
+            **({} if loss == "cross-entropy" else {"loss": loss}),  # as in folders of older versions
+        }
+
+    def count(
+        self, examples: int | float, forward: float = 0.0, backward: float = 0.0, tangent: float = 0.0
+    ) -> None:
+        """Add to `passes` what was computed on so many examples.
+
+        Args:
+            examples: how many.
+            forward: forward passes over each.
+            backward: backward passes with weight gradients; one that differentiates activations only is half
+                of one.
+            tangent: passes in forward mode, the value included.
+        """
+        self.passes += examples * (forward * FORWARD + backward * BACKWARD + tangent * TANGENT)
+
+    def loss(self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, "*n"]) -> Float[Tensor, ""]:
+        """Return the mean loss on a batch; pure and differentiable in δ."""
+        return self.loss_function.mean(*self.outputs(delta, batch, labels))
+
+    def check(self) -> autodiff.SelfCheck:
+        """Run the derivative self-check at δ = 0 on the shortest examples, with the loss of unlikely answers.
+
+        Raises:
+            DerivativeError: if it fails.
+        """
+        shortest = np.argsort(self.train.lengths, kind="stable")[:_CHECKED]
+        batch, labels = self.batch(self.train, shortest.tolist())
+
+        def outputs(x: Tensor) -> Tensor:
+            return self.outputs(x, batch, labels)[0]
+
+        zero = self.delta.initial()
+        with torch.no_grad():
+            # A head that fits its examples leaves a loss so flat that its differences are rounding.
+            least_likely = outputs(zero).argmin(1)
+        loss = self.loss_function
+        result = autodiff.self_check(outputs, lambda x: loss.mean(outputs(x), least_likely), zero)
+        autodiff.require(result)
+        return result
+
+    def sum_with_gradient(
+        self,
+        delta: Float[Tensor, " m"],
+        batches: Iterable[tuple[Batch, Tensor]],
+        summand: Callable[[Tensor, Tensor], Float[Tensor, ""]] | None = None,
+        *,
+        backward: float = 1.0,
+    ) -> SumWithGradient:
+        """Return Σ over batches of a function of outputs and answers, by default the loss, and its gradient.
+
+        This is where backward passes through the network are taken and counted. A delta that writes in place
+        leaves θ(δ) in the model: call `restore` at the end.
+
+        Args:
+            delta: δ.
+            batches: as `batch` returns them.
+            summand: (outputs, answers) ↦ the part of the sum that a batch adds; the total loss by default.
+            backward: what a backward pass counts, in those with weight gradients.
+        """
+        part_of = summand or self.loss_function.total
+        in_place = self.delta if isinstance(self.delta, InPlaceDelta) else None
+        if in_place:
+            in_place.write(delta)
+        value, right, answers, total = 0.0, 0, 0, torch.zeros_like(delta)
+        for batch, labels in batches:
+            leaf = delta.detach().clone().requires_grad_()
+            outputs, wanted = self.outputs(None if in_place else leaf, batch, labels)
+            part = part_of(outputs, wanted)
+            if in_place:
+                in_place.clear()
+                part.backward()
+                gradient = in_place.gradient(delta)
+            else:
+                (gradient,) = torch.autograd.grad(part, leaf)
+            self.count(len(batch), forward=1.0, backward=backward)
+            total += gradient
+            value += float(part.detach())
+            right += int(self.loss_function.right(outputs, wanted).sum())
+            answers += len(wanted)
+        return SumWithGradient(value, right, answers, total)
+
+    def loss_and_gradient(
+        self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, "*n"]
+    ) -> tuple[float, float, Float[Tensor, " m"]]:
+        """Return the loss and the accuracy of the answers on a batch, and the loss's gradient in δ.
+
+        Raises:
+            FloatingPointError: if the loss is not finite.
+        """
+        found = self.sum_with_gradient(delta, [(batch, labels)], self.loss_function.mean)
+        if not math.isfinite(found.value):
+            raise FloatingPointError(f"the loss became {found.value}: {NOT_FINITE}")
+        return found.value, found.right / found.answers, found.gradient
+
+    def restore(self) -> None:
+        """Put θ₀ back into the model."""
+        if isinstance(self.delta, InPlaceDelta):
+            self.delta.restore()
+
+    def _placed(self, delta: Tensor) -> Edit:
+        """Write θ(δ) into the model where the delta can; return what else the forward pass must do."""
+        if isinstance(self.delta, InPlaceDelta):
+            self.delta.write(delta)
+            return Edit()
+        return self.delta.edit(delta)
+
+    def _precision(self) -> AbstractContextManager:
+        return torch.autocast("cuda", torch.bfloat16) if self.autocast else nullcontext()
+
+
+def epochs(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Yield batches of indices for ever: every epoch is a permutation, batched with texts of like length.
+
+    Within groups of four batches the examples are sorted by length, which saves about a third of the padding
+    and keeps the order of the groups random. What does not fill a batch is left out of that epoch.
+    """
+    rng = np.random.default_rng(seed)
+    batch_size = min(batch_size, len(lengths))
+    while True:
+        order = rng.permutation(len(lengths))
+        batches: list[list[int]] = []
+        for start in range(0, len(order), 4 * batch_size):
+            group = order[start : start + 4 * batch_size]
+            group = group[: len(group) // batch_size * batch_size]
+            group = group[np.argsort(lengths[group], kind="stable")]
+            batches += group.reshape(-1, batch_size).tolist()
+        for i in rng.permutation(len(batches)):
+            yield batches[i]

@@ -1,0 +1,224 @@
+"""A problem without its delta: backbone, task, frozen head, limits and seed, from names or objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from deltatheory.backbones import Backbone, load_backbone
+from deltatheory.deltas import Delta, check_options, make_delta, seeded, split_size
+from deltatheory.problems.base import Problem
+from deltatheory.problems.classification import ClassificationProblem
+from deltatheory.problems.generation import GenerationProblem
+from deltatheory.problems.heads import Head, check_kind, make_head
+from deltatheory.tasks import Task, load_task
+
+__all__ = ["Setup", "load_problem"]
+
+
+class Setup:
+    """What all deltas of a comparison share; `problem(delta)` binds one of them.
+
+    Nothing is loaded before it is asked for, and then once. The seed draws the examples, a random head and
+    whatever a delta draws. A setup does not change; `replace` makes another one.
+
+    Args:
+        model: a backbone, or what `load_backbone` takes.
+        task: a task, or what `load_task` takes.
+        head: a key of `HEADS`, or a head made before (at θ₀), for classification.
+        suffix: put after each text, before the label word (verbalizer) or the target (generation).
+        train_examples: training examples to use at most, a stratified draw; `None` for all, in their order.
+        test_examples: the same of test examples.
+        max_length: longer texts are cut here, in tokens.
+        seed: of all draws.
+        device: where a model that is loaded by name goes: "cpu", "cuda", ...
+
+    Raises:
+        ValueError: for an unknown head, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | Backbone = "minilm",
+        task: str | Task = "stdlib-topics",
+        *,
+        head: str | Head = "label-words",
+        suffix: str = "",
+        train_examples: int | None = None,
+        test_examples: int | None = None,
+        max_length: int = 64,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        if isinstance(head, str):
+            check_kind(head)
+        least = {"train_examples": (train_examples, 1), "test_examples": (test_examples, 1)}
+        for name, (value, low) in {**least, "max_length": (max_length, 1), "seed": (seed, 0)}.items():
+            if value is not None and not value >= low:
+                raise ValueError(f"{name}={value}: must be at least {low}.")
+        self._given: dict[str, Any] = {
+            "model": model,
+            "task": task,
+            "head": head,
+            "suffix": suffix,
+            "train_examples": train_examples,
+            "test_examples": test_examples,
+            "max_length": max_length,
+            "seed": seed,
+            "device": device,
+        }
+
+    @classmethod
+    def of(cls, given: Setup | Problem | Mapping[str, Any] | None) -> Setup:
+        """Return the setup that is given, made of the arguments that are, or behind a built problem."""
+        if isinstance(given, Setup):
+            return given
+        if not isinstance(given, Problem):
+            return cls(**(given or {}))
+        about: dict[str, Any] = {"max_length": given.max_length, "seed": given.seed}
+        if isinstance(given, ClassificationProblem):
+            about["head"] = given.head
+        if isinstance(given, GenerationProblem):
+            about["suffix"] = given.suffix
+        return cls(given.backbone, given.task, **about)
+
+    def replace(self, **changes: Any) -> Setup:
+        """Return a setup with other arguments; what stays and was loaded is not loaded again."""
+        new = Setup(**{**self._given, **changes})
+        for name, made_of in _MADE_OF.items():
+            if name in vars(self) and not changes.keys() & made_of:
+                vars(new)[name] = vars(self)[name]
+        return new
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "_given":
+            raise AttributeError(f"{name}: a setup does not change; take setup.replace({name}=...).")
+        super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        shown = {k: getattr(v, "name", None) or getattr(v, "kind", v) for k, v in self._given.items()}
+        return f"Setup({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of all draws."""
+        return self._given["seed"]
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        model = self._given["model"]
+        return load_backbone(model, device=self._given["device"]) if isinstance(model, str) else model
+
+    @cached_property
+    def task(self) -> Task:
+        """The task within its limits."""
+        task = self._given["task"]
+        task = load_task(task) if isinstance(task, str) else task
+        limits = {"train": self._given["train_examples"], "test": self._given["test_examples"]}
+        if set(limits.values()) == {None}:
+            return task
+        most = {name: n and min(n, len(getattr(task, name))) for name, n in limits.items()}
+        return task.limited(**most, seed=self.seed)
+
+    @property
+    def max_length(self) -> int:
+        """The longest text, in tokens, that is not cut."""
+        return min(self._given["max_length"], self.backbone.max_length)
+
+    @cached_property
+    def head(self) -> Head:
+        """The frozen head of a classification task, made at θ₀."""
+        head = self._given["head"]
+        if not isinstance(head, str):
+            return head
+        about = {"seed": self.seed, "max_length": self.max_length, "suffix": self._given["suffix"]}
+        return make_head(head, self.backbone, self.task, **about)
+
+    def delta(self, delta: str | Delta, **options: Any) -> Delta:
+        """Return a delta on the backbone; one that draws draws with the seed.
+
+        Args:
+            delta: a key of `deltatheory.deltas.DELTAS`, with its size after a colon where it has one
+                ("lora:4"); a delta that is made comes back as it is.
+            options: further arguments of its class.
+
+        Raises:
+            ValueError: for an unknown name or option, before anything is loaded.
+        """
+        if isinstance(delta, Delta):
+            return delta
+        name, size = split_size(delta)
+        chosen = seeded(name, {**size, **options}, self.seed)
+        check_options(name, chosen)
+        return make_delta(name, self.backbone, **chosen)
+
+    def problem(
+        self,
+        delta: str | Delta,
+        options: Mapping[str, Any] | None = None,
+        *,
+        check: bool = True,
+        max_new_tokens: int = 16,
+    ) -> Problem:
+        """Bind a delta: classification or generation, as the task is.
+
+        Args:
+            delta: as `delta` takes it.
+            options: further arguments of its class.
+            check: switch the self-check off where the same backbone and kind of delta have just passed it.
+            max_new_tokens: of targets and answers of a generation task.
+
+        Raises:
+            ValueError: as `delta`, `make_head` and the problems.
+            DerivativeError: if the backbone's derivatives fail the self-check.
+        """
+        classes = self.task.kind == "classification"
+        if classes and isinstance(self._given["head"], str):
+            check_kind(self._given["head"], self._given["suffix"])
+        made = self.delta(delta, **(options or {}))
+        about: dict[str, Any] = {"max_length": self.max_length, "check": check}
+        problem: Problem
+        if classes:
+            problem = ClassificationProblem(self.backbone, self.task, made, self.head, **about)
+        else:
+            about |= {"suffix": self._given["suffix"], "max_new_tokens": max_new_tokens}
+            problem = GenerationProblem(self.backbone, self.task, made, **about)
+        problem.seed = self.seed
+        return problem
+
+    def classification(
+        self, delta: str | Delta, options: Mapping[str, Any] | None = None, *, check: bool = True
+    ) -> ClassificationProblem:
+        """Bind a delta to a task that must be classification; as `problem` otherwise."""
+        problem = self.problem(delta, options, check=check)
+        if not isinstance(problem, ClassificationProblem):
+            raise ValueError(
+                f"task={self.task.name!r} is a {self.task.kind} task: allowed is classification."
+            )
+        return problem
+
+
+# What each part of a setup is made of: where none of it changes, a new setup keeps the part.
+_MADE_OF = {
+    "backbone": {"model", "device"},
+    "task": {"task", "train_examples", "test_examples", "seed"},
+    "head": {
+        "model",
+        "device",
+        "task",
+        "train_examples",
+        "test_examples",
+        "seed",
+        "head",
+        "suffix",
+        "max_length",
+    },
+}
+
+
+def load_problem(model, task, delta, options=None, *, examples=None, test_examples=None, **about):  # type: ignore
+    """Goes as soon as nobody calls it."""
+    setup = Setup(model, task, train_examples=examples, test_examples=test_examples, **about)
+    return setup.classification(delta, options)
