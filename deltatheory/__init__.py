@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deltatheory.deltas.files import load_delta, save_delta
     from deltatheory.dimension import Criterion, intrinsic_dimension, predict_dimension
     from deltatheory.linearization import tangent_rows
-    from deltatheory.problems import ClassificationProblem, GenerationProblem
+    from deltatheory.problems import ClassificationProblem, GenerationProblem, Setup
     from deltatheory.projections import make_projection
     from deltatheory.results import ResultLog
     from deltatheory.tasks import Task, load_task
@@ -30,6 +30,7 @@ __all__ = [
     "Criterion",
     "GenerationProblem",
     "ResultLog",
+    "Setup",
     "Task",
     "Training",
     "__version__",
@@ -57,6 +58,7 @@ _MODULES = {
     "GenerationProblem": "problems",
     "ClassificationProblem": "problems",
     "ResultLog": "results",
+    "Setup": "problems",
     "Task": "tasks",
     "Training": "training",
     "advise": "advice",

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize, one_hot
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
+from deltatheory.problems.losses import CrossEntropy
 from deltatheory.problems.tokens import check_suffix, continuation
 from deltatheory.tasks import Examples, Task
 
@@ -128,18 +129,16 @@ def _prototypes(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor,
 def _probe(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """W, b = ridge-regularized logistic regression on the frozen features, started at the prototypes."""
     weight, _, centre = _prototypes(features, labels, classes)
-    x = normalize(features - centre, dim=-1).double().cpu().numpy()
-    onehot = np.eye(classes)[labels.cpu().numpy()]
-    ridge, width = 0.01 / len(x), x.shape[1]
+    x, y = normalize(features - centre, dim=-1).double().cpu(), labels.cpu()
+    ridge, width, loss = 0.01 / len(x), x.shape[1], CrossEntropy()
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight, bias = flat[:-classes].reshape(classes, width), flat[-classes:]
+        point = torch.from_numpy(flat)
+        weight, bias = point[:-classes].view(classes, width), point[-classes:]
         logits = x @ weight.T + bias
-        logits -= logits.max(1, keepdims=True)
-        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-        residual = (np.exp(log_p) - onehot) / len(x)
-        loss = -(onehot * log_p).sum() / len(x) + 0.5 * ridge * (weight**2).sum()
-        return loss, np.concatenate([(residual.T @ x + ridge * weight).ravel(), residual.sum(0)])
+        uphill = -loss.residual(logits, y) / len(x)
+        value = loss.mean(logits, y) + 0.5 * ridge * weight.square().sum()
+        return float(value), torch.cat([(uphill.T @ x + ridge * weight).flatten(), uphill.sum(0)]).numpy()
 
     start = np.concatenate([weight.double().cpu().numpy().ravel(), np.zeros(classes)])
     solution = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x

@@ -1,0 +1,70 @@
+"""Laws of every loss: its residual and curvature are its derivatives, and its margin says all of it."""
+
+import pytest
+import torch
+
+from deltatheory import autodiff
+from deltatheory.problems.losses import LOSSES, CrossEntropy, Loss, make_loss
+
+
+@pytest.fixture(params=LOSSES)
+def loss(request) -> Loss:
+    return make_loss(request.param)
+
+
+@pytest.fixture
+def drawn() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    outputs = 3 * torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    return outputs, torch.tensor([0, 1, 2, 3, 4, 2])
+
+
+def test_the_residual_is_the_way_downhill(loss, drawn):
+    outputs, answers = drawn
+    gradient = autodiff.grad(lambda z: loss.total(z, answers), outputs)
+    torch.testing.assert_close(loss.residual(outputs, answers), -gradient, rtol=1e-12, atol=1e-12)
+
+
+def test_the_residual_agrees_with_differences(loss, drawn):
+    outputs, answers = drawn
+    step = torch.zeros_like(outputs)
+    step[2, 3] = 1e-5
+    change = loss.total(outputs + step, answers) - loss.total(outputs - step, answers)
+    assert float(change) / 2e-5 == pytest.approx(-float(loss.residual(outputs, answers)[2, 3]), abs=1e-8)
+
+
+def test_the_curvature_is_the_change_of_the_gradient_and_convex(loss, drawn):
+    outputs, answers = drawn
+    change = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ahead, behind = (loss.residual(outputs + sign * 1e-5 * change, answers) for sign in (1, -1))
+    product = loss.curvature(outputs, change)
+    torch.testing.assert_close(product, (behind - ahead) / 2e-5, rtol=1e-6, atol=1e-8)
+    assert ((product * change).sum(-1) >= -1e-12).all()
+
+
+def test_means_and_totals_are_those_of_the_values(loss, drawn):
+    outputs, answers = drawn
+    values = loss.values(outputs, answers)
+    assert values.shape == answers.shape
+    torch.testing.assert_close(loss.mean(outputs, answers), values.mean(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss.total(outputs, answers), values.sum(), rtol=1e-12, atol=0)
+    several = loss.values(outputs.view(2, 3, 5), answers.view(2, 3))
+    torch.testing.assert_close(several.flatten(), values, rtol=1e-12, atol=0)
+
+
+def test_the_margin_orders_answers_as_the_loss_does(loss, drawn):
+    outputs, answers = drawn
+    margins, values = loss.margin(outputs, answers), loss.values(outputs, answers)
+    assert margins.argsort(descending=True).tolist() == values.argsort().tolist()
+
+
+def test_cross_entropy_is_softplus_of_minus_its_margin(drawn):
+    outputs, answers = drawn
+    loss = CrossEntropy()
+    softplus = torch.nn.functional.softplus(-loss.margin(outputs, answers))
+    torch.testing.assert_close(softplus, loss.values(outputs, answers), rtol=1e-12, atol=1e-14)
+
+
+def test_an_unknown_loss_is_named_with_what_there_is():
+    with pytest.raises(ValueError, match="loss='hinge': allowed are 'cross-entropy'"):
+        make_loss("hinge")

@@ -1,0 +1,124 @@
+"""A setup is made once, from names or objects, and its seed reaches everything that is drawn."""
+
+import pytest
+import torch
+from tiny_models import tiny
+from tiny_problems import copy_task, toy_task
+
+from deltatheory.deltas import LoRA
+from deltatheory.problems import ClassificationProblem, GenerationProblem, Setup
+from deltatheory.problems import setup as names
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny("bert")
+
+
+def test_nothing_is_loaded_before_it_is_asked_for_and_then_once(monkeypatch, backbone):
+    loaded = []
+    monkeypatch.setattr(names, "load_backbone", lambda name, device: loaded.append(name) or backbone)
+    monkeypatch.setattr(names, "load_task", lambda name: loaded.append(name) or toy_task())
+    setup = Setup("a-model", "a-task")
+    assert loaded == []
+    assert setup.problem("bitfit", check=False).backbone is setup.backbone
+    assert loaded == ["a-task", "a-model"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "delta", "options", "message"),
+    [
+        ({"head": "probes"}, "bitfit", {}, "head='probes': no such head; nearest: probe"),
+        ({"suffix": " is"}, "bitfit", {}, "suffix=' is': head='label-words' takes none"),
+        ({"max_length": 0}, "bitfit", {}, "max_length=0: must be at least 1"),
+        ({"train_examples": 0}, "bitfit", {}, "train_examples=0: must be at least 1"),
+        ({"seed": -1}, "bitfit", {}, "seed=-1: must be at least 0"),
+        ({}, "lora:x", {}, "delta='lora:x': after the colon"),
+        ({}, "lora", {"rank": 1}, "option 'rank': the delta 'lora' has none of that name"),
+        ({}, "subspace", {}, "option 'd': the delta 'subspace' needs it"),
+    ],
+)
+def test_bad_arguments_are_refused_before_the_model_is_loaded(monkeypatch, settings, delta, options, message):
+    def load(*_, **__):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(names, "load_backbone", load)
+    with pytest.raises(ValueError, match=message):
+        Setup("a-model", toy_task(), **settings).problem(delta, options)
+
+
+def test_limits_are_upper_ones(backbone):
+    setup = Setup(backbone, toy_task(train=24, test=12), train_examples=8, test_examples=100)
+    assert (len(setup.task.train), len(setup.task.test)) == (8, 12)
+    assert setup.task.provenance["limited"] == {"train": 8, "test": 12, "seed": 0}
+    assert Setup(backbone, toy_task()).task.train == toy_task().train
+
+
+def test_the_seed_draws_the_examples(backbone):
+    draws = [Setup(backbone, toy_task(train=24), train_examples=8, seed=s).task.train for s in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_the_seed_reaches_a_random_head(backbone):
+    heads = [Setup(backbone, toy_task(), head="random", seed=seed).head.weight for seed in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.allclose(heads[0], heads[2])
+
+
+@pytest.mark.parametrize("kind", ["label-words", "prototypes", "probe"])
+def test_a_head_that_draws_nothing_is_the_same_for_every_seed(backbone, kind):
+    heads = [Setup(backbone, toy_task(), head=kind, seed=seed).head.weight for seed in (0, 1)]
+    assert torch.equal(*heads)
+
+
+def test_a_seed_of_its_own_outweighs_that_of_the_setup(backbone):
+    setup = Setup(backbone, toy_task(), seed=3)
+    assert (setup.delta("lora").seed, setup.delta("lora", seed=5).seed) == (3, 5)
+    parts = [("lora", {"r": 2}), ("adapter", {"bottleneck": 2, "seed": 7}), ("bitfit", {})]
+    combined = setup.delta("combined", deltas=parts)
+    assert [getattr(part, "seed", None) for part in combined.deltas] == [3, 7, None]
+
+
+def test_the_task_decides_the_kind_of_problem():
+    backbone = tiny("gpt2")
+    classes = Setup(backbone, toy_task()).problem("bitfit", check=False)
+    texts = Setup(backbone, copy_task(), suffix=" so").problem("bitfit", check=False, max_new_tokens=3)
+    assert isinstance(classes, ClassificationProblem)
+    assert isinstance(texts, GenerationProblem)
+    assert (texts.suffix, texts.max_new_tokens) == (" so", 3)
+    with pytest.raises(ValueError, match="is a generation task: allowed is classification"):
+        Setup(backbone, copy_task()).classification("bitfit", check=False)
+
+
+def test_a_setup_comes_from_its_arguments_from_itself_and_from_a_problem(backbone):
+    setup = Setup(backbone, toy_task(), head="random", max_length=9, seed=4)
+    assert Setup.of(setup) is setup
+    assert Setup.of({"model": backbone, "seed": 2}).seed == 2
+    problem = setup.problem("bitfit", check=False)
+    again = Setup.of(problem)
+    assert (again.backbone, again.task, again.head) == (backbone, problem.task, problem.head)
+    assert (again.max_length, again.seed) == (9, 4)
+    assert again.problem(problem.delta, check=False).identity() == problem.identity()
+
+
+def test_another_setup_keeps_what_it_does_not_change(backbone):
+    setup = Setup(backbone, toy_task(), head="random", train_examples=8)
+    head, task = setup.head, setup.task
+    assert setup.replace(device="cpu").task.train == task.train
+    other = setup.replace(seed=1)
+    assert other.backbone is backbone
+    assert other.task.train != task.train
+    assert not torch.equal(other.head.weight, head.weight)
+    assert setup.replace(head="probe").task is task
+
+
+def test_a_setup_does_not_change(backbone):
+    setup = Setup(backbone, toy_task())
+    with pytest.raises(AttributeError, match=r"seed: a setup does not change; take setup\.replace"):
+        setup.seed = 3
+
+
+def test_its_repr_says_what_it_is_made_of(backbone):
+    assert repr(Setup("minilm", "stdlib-topics", seed=2)).startswith("Setup(model='minilm', task='stdlib-top")
+    lora = LoRA(backbone, r=1)
+    assert Setup(backbone, toy_task()).delta(lora) is lora
