@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.deltas import split_size
 from deltatheory.deltas.files import save_delta
 from deltatheory.problems import ClassificationProblem, load_problem
-from deltatheory.results import provenance, write_atomically, write_json
+from deltatheory.results import Result, provenance
 from deltatheory.tasks import Task
 
 __all__ = ["ControlResult", "Layer", "design_controller"]
@@ -60,8 +60,8 @@ class Layer:
     gramian_share: float
 
 
-@dataclass(frozen=True)
-class ControlResult:
+@dataclass(frozen=True, eq=False)
+class ControlResult(Result):
     """A controller, how it was found, and what the linearized network says can be reached.
 
     Attributes:
@@ -103,16 +103,6 @@ class ControlResult:
     files: list[str]
     settings: dict[str, Any]
     provenance: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
-    def plot(self) -> Any:
-        """Return a matplotlib figure: loss against passes; energy, costates and residuals by layer."""
-        from deltatheory.report import control_figure
-
-        return control_figure(self)
 
 
 def design_controller(
@@ -229,10 +219,7 @@ def design_controller(
             "task": {"name": task.name, **task.provenance},
         },
     )
-    write_json(folder / "result.json", result.to_dict())
-    from deltatheory.report import control_page
-
-    write_atomically(folder / "report.html", control_page(result))
+    result.save(folder)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from deltatheory.deltas.prompt import PromptTuning, start_embeddings, start_toke
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
 from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, load_problem
 from deltatheory.problems.tokens import batch_of, token_rows
-from deltatheory.results import provenance, write_json
+from deltatheory.results import Result, provenance, write_json
 from deltatheory.tasks import Task
 
 __all__ = ["Diagnosis", "Finding", "diagnose", "diagnose_task"]
@@ -61,8 +61,8 @@ class Finding:
     remedy: str = ""
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, eq=False)
+class Diagnosis(Result):
     """Findings, the most fundamental first: a later one means little where an earlier one was found.
 
     Attributes:
@@ -79,10 +79,6 @@ class Diagnosis:
     def found(self) -> list[Finding]:
         """Return the faults that there are."""
         return [one for one in self.findings if one.verdict == "found"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
 
 
 def diagnose(

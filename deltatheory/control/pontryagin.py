@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from deltatheory._shapes import Float
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.control.systems.system import System, Trajectory
 from deltatheory.problems import BACKWARD
+from deltatheory.results import Result
 
 __all__ = [
     "MaximumPrinciple",
@@ -135,7 +135,7 @@ def projected(u: Tensor, bounds: tuple[float, float] | None) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class MaximumPrinciple:
+class MaximumPrinciple(Result):
     """How far controls are from the discrete maximum principle, step by step.
 
     Attributes:
@@ -155,17 +155,6 @@ class MaximumPrinciple:
     costate_norm: tuple[float, ...]
     gap: tuple[float | None, ...]
     reason: tuple[str, ...]
-
-    def plot(self) -> Any:
-        """Return a matplotlib figure: residuals and costate norms by step."""
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
-        axes.plot(range(len(self.costate_norm)), self.costate_norm, "o-", label="costate ‖p_t‖")
-        axes.plot(range(len(self.residual)), self.residual, "s-", label="residual ‖∂H/∂u_t‖")
-        axes.set(xlabel="step t", yscale="log")
-        axes.legend()
-        return figure
 
 
 def maximum_principle(

@@ -80,7 +80,7 @@ def steering_figure(result: SteeringResult) -> Figure:
     names = [CLEAN, *result.disturbances]
     width = 0.8 / len(result.settings)
     with style():
-        drawing = new_figure(7, 3.2)
+        drawing = new_figure(7.0, 3.2)
         axes = drawing.subplots()
         for i, controller in enumerate(result.settings):
             places = [k + (i - (len(result.settings) - 1) / 2) * width for k in range(len(names))]
@@ -100,7 +100,7 @@ def solution_figure(solution: Solution) -> Figure:
     """Return the figure: the cost against passes, or against iterations without a network."""
     over = "passes" if solution.passes else "iteration"
     with style():
-        drawing = new_figure(5, 3.2)
+        drawing = new_figure(5.0, 3.2)
         axes = drawing.subplots()
         axes.plot([row[over] for row in solution.history], [row["cost"] for row in solution.history], lw=1.5)
         axes.set(xlabel=over, ylabel="cost", title=str(solution.status))
@@ -113,7 +113,7 @@ def solution_figure(solution: Solution) -> Figure:
 def maximum_principle_figure(principle: MaximumPrinciple) -> Figure:
     """Return the figure: residuals and costate norms by step."""
     with style():
-        drawing = new_figure(5, 3.2)
+        drawing = new_figure(5.0, 3.2)
         axes = drawing.subplots()
         for label, form, values in (
             ("costate ‖p_t‖", "o-", principle.costate_norm),
@@ -130,7 +130,7 @@ def gramian_figure(gramian: Gramian) -> Figure:
     """Return the figure: the spectrum, and the trace by part."""
     rank, shares = gramian.rank(), gramian.shares()
     with style():
-        drawing = new_figure(8, 3)
+        drawing = new_figure(8.0, 3.0)
         left, right = drawing.subplots(1, 2)
         left.semilogy(range(1, rank + 1), gramian.eigenvalues[:rank].cpu(), ".-")
         left.set(xlabel="eigenvalue", title="Gramian spectrum")
@@ -148,7 +148,7 @@ def prompts_figure(found: PromptReachability) -> Figure:
     below = [share - low for share, (low, _) in zip(shares, edges, strict=True)]
     above = [high - share for share, (_, high) in zip(shares, edges, strict=True)]
     with style():
-        drawing = new_figure(5, 3.2)
+        drawing = new_figure(5.0, 3.2)
         axes = drawing.subplots()
         axes.errorbar(found.lengths, shares, yerr=[below, above], fmt="o-", capsize=3)
         axes.set(xlabel=f"tokens of the {found.kind}", ylabel="share reached (at least)", ylim=(0, 1.02))
@@ -160,7 +160,7 @@ def ranking_figure(ranking: Ranking) -> Figure:
     """Return the figure: predicted score and log-det gain of every place."""
     names = [place.name for place in ranking.places]
     with style():
-        drawing = new_figure(8, 0.3 * len(names) + 1.2)
+        drawing = new_figure(8.0, 0.3 * len(names) + 1.2)
         left, right = drawing.subplots(1, 2)
         left.barh(names, [place.score for place in ranking.places])
         left.axvline(ranking.frozen, color="0.5", lw=1)

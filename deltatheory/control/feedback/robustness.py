@@ -104,5 +104,4 @@ def steer_task(
     folder = Path(out)
     result.save(folder)
     save_delta(folder / "delta.safetensors", problem.delta, value)
-    result.plot().savefig(folder / "figure.svg", metadata={"Date": None})
     return result

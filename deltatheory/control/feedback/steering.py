@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
@@ -26,7 +25,7 @@ from deltatheory.control.feedback.robust_prefix import RobustPrefix, principal_b
 from deltatheory.control.feedback.setpoints import Nominal, Setpoint, make_setpoint, nominal_states
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.problems import FORWARD, ClassificationProblem, Split
-from deltatheory.results import provenance, write_json
+from deltatheory.results import Result, provenance
 
 __all__ = [
     "GRIDS",
@@ -329,8 +328,8 @@ def tune(
     return best["settings"], tried
 
 
-@dataclass(frozen=True)
-class SteeringResult:
+@dataclass(frozen=True, eq=False)
+class SteeringResult(Result):
     """What disturbances take and controllers give back.
 
     Attributes:
@@ -340,6 +339,7 @@ class SteeringResult:
         disturbances: name ↦ its settings.
         passes: forward-equivalents over single examples.
         seconds: time taken.
+        provenance: versions, machine, commit and command.
     """
 
     rows: list[SteeringRow]
@@ -348,6 +348,7 @@ class SteeringResult:
     disturbances: dict[str, dict[str, Any]]
     passes: float
     seconds: float
+    provenance: dict[str, Any]
 
     def accuracy(self, controller: str, disturbance: str = CLEAN) -> float:
         """Return one accuracy."""
@@ -386,26 +387,7 @@ class SteeringResult:
         """Return plain values, with the shares recovered."""
         names = {"all": None, **{name: name for name in self.disturbances}}
         shares = {c: {key: self.recovered(c, name) for key, name in names.items()} for c in self.settings}
-        return {**asdict(self), "recovered": shares}
-
-    def save(self, folder: Path) -> None:
-        """Write result.json, with provenance, and table.md into a folder."""
-        write_json(folder / "result.json", {**self.to_dict(), "provenance": provenance()})
-        (folder / "table.md").write_text(self.table() + "\n")
-
-    def plot(self) -> Any:
-        """Return a matplotlib figure: accuracy by disturbance, a bar for each controller."""
-        import matplotlib.pyplot as plt
-
-        names = [CLEAN, *self.disturbances]
-        figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-        width = 0.8 / len(self.settings)
-        for i, controller in enumerate(self.settings):
-            places = [k + (i - (len(self.settings) - 1) / 2) * width for k in range(len(names))]
-            axes.bar(places, [self.accuracy(controller, n) for n in names], width, label=controller)
-        axes.set(xticks=range(len(names)), xticklabels=names, ylabel="accuracy", ylim=(0, 1))
-        axes.legend(fontsize="small", ncols=len(self.settings), loc="lower center", frameon=False)
-        return figure
+        return {**super().to_dict(), "recovered": shares}
 
 
 def steer(
@@ -474,4 +456,5 @@ def steer(
         {one.name: asdict(one) for one in acting},
         problem.passes - before,
         time.perf_counter() - began,
+        provenance(),
     )

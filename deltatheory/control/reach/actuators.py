@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from deltatheory.control.reach.gramian import NOWHERE, coordinate_groups, part_t
 from deltatheory.linearization.ridge import LinearizationStart, cross_fitted_logits
 from deltatheory.linearization.tangent import TangentRows
 from deltatheory.problems import ClassificationProblem
+from deltatheory.results import Result
 
 __all__ = [
     "ActuatorScore",
@@ -139,7 +140,7 @@ class ActuatorScore:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class Ranking(Result):
     """Places, the most promising first, and the order in which a set of them should grow.
 
     Attributes:
@@ -160,21 +161,6 @@ class Ranking:
     def chosen(self) -> str:
         """The place to act at, if only at one."""
         return self.places[0].name
-
-    def plot(self) -> Any:
-        """Return a matplotlib figure: predicted score and log-det gain of every place."""
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(1, 2, figsize=(8, 0.3 * len(self.places) + 1.2), layout="constrained")
-        names = [place.name for place in self.places]
-        axes[0].barh(names, [place.score for place in self.places])
-        axes[0].axvline(self.frozen, color="0.5", lw=1)
-        axes[0].set(xlabel="predicted score (line: frozen)")
-        axes[1].barh(names, [place.gain for place in self.places])
-        axes[1].set(xlabel="log det(I + W/ε)", yticks=[])
-        for side in axes:
-            side.invert_yaxis()
-        return figure
 
 
 def rank_layers(features: Mapping[str, TangentRows], *, epsilon: float | None = None) -> Ranking:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from deltatheory.control.solvers.solution import Status
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.linearization.tangent import TangentRows, joint_tangent_rows, tangent_rows
 from deltatheory.problems import ClassificationProblem
+from deltatheory.results import Result
 
 __all__ = [
     "Gramian",
@@ -43,7 +44,7 @@ _RANK = 1e-10  # eigenvalues of J Jᵀ below this share of the largest are round
 
 
 @dataclass(frozen=True, eq=False)
-class Gramian:
+class Gramian(Result):
     """The output-controllability Gramian of a delta, in total and by part.
 
     Attributes:
@@ -98,19 +99,6 @@ class Gramian:
         """Return each part's share of the trace: how much of the outputs' movement comes from it."""
         whole = float(self.total.trace())
         return {name: float(part.trace()) / whole if whole else 0.0 for name, part in self.parts.items()}
-
-    def plot(self) -> Any:
-        """Return a matplotlib figure: the spectrum, and the trace by part."""
-        import matplotlib.pyplot as plt
-
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-        left.semilogy(range(1, self.rank() + 1), self.eigenvalues[: self.rank()].cpu(), ".-")
-        left.set(xlabel="eigenvalue", title="Gramian spectrum")
-        shares = self.shares()
-        right.barh(list(shares), list(shares.values()))
-        right.set(xlabel="share of the trace")
-        right.invert_yaxis()
-        return figure
 
 
 def coordinate_groups(

@@ -26,7 +26,7 @@ from deltatheory.deltas.prompt import start_embeddings, start_tokens
 from deltatheory.deltas.targets import name_of
 from deltatheory.problems import FORWARD, ClassificationProblem
 from deltatheory.problems.tokens import batch_of, token_rows
-from deltatheory.results import ResultLog
+from deltatheory.results import Result, ResultLog
 from deltatheory.tasks import Examples
 
 __all__ = [
@@ -72,8 +72,8 @@ class Search:
                 raise ValueError(f"{name}={getattr(self, name)}: must be above 0.")
 
 
-@dataclass(frozen=True)
-class PromptReachability:
+@dataclass(frozen=True, eq=False)
+class PromptReachability(Result):
     """Which targets prompts reach, by the number of tokens.
 
     Attributes:
@@ -109,19 +109,6 @@ class PromptReachability:
 
     def _reached(self, length: int) -> int:
         return sum(k is not None and k <= length for k in self.shortest)
-
-    def plot(self) -> Any:
-        """Return a matplotlib figure: the share reached against the number of tokens."""
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
-        shares = [self.share(k) for k in self.lengths]
-        edges = [self.interval(k) for k in self.lengths]
-        below = [share - low for share, (low, _) in zip(shares, edges, strict=True)]
-        above = [high - share for share, (_, high) in zip(shares, edges, strict=True)]
-        axes.errorbar(self.lengths, shares, yerr=[below, above], fmt="o-", capsize=3)
-        axes.set(xlabel=f"tokens of the {self.kind}", ylabel="share reached (at least)", ylim=(0, 1.02))
-        return figure
 
 
 def class_reachability(

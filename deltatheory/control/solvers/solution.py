@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from deltatheory.results import Result
+
 __all__ = ["Solution", "Status"]
 
 
@@ -21,7 +23,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(Result):
     """A control, what it costs, and how it was found.
 
     Attributes:
@@ -48,15 +50,3 @@ class Solution:
     def __post_init__(self) -> None:
         if self.status is not Status.CONVERGED and not self.remedy:
             raise ValueError(f"status={self.status!r}: needs a remedy.")
-
-    def plot(self) -> Any:
-        """Return a matplotlib figure: the cost against passes, or against iterations without a network."""
-        import matplotlib.pyplot as plt
-
-        over = "passes" if self.passes else "iteration"
-        figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
-        axes.plot([row[over] for row in self.history], [row["cost"] for row in self.history], lw=1.5)
-        axes.set(xlabel=over, ylabel="cost", title=str(self.status))
-        if all(row["cost"] > 0 for row in self.history):
-            axes.set_yscale("log")
-        return figure

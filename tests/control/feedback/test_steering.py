@@ -110,7 +110,7 @@ def test_shares_are_of_what_the_tuned_model_lost():
     }
     rows = [SteeringRow(c, d, a, 1.0, 10) for (c, d), a in values.items()]
     names = {d: {} for d in ("noise", "typos", "none lost")}
-    result = SteeringResult(rows, {}, {"tuned": {}, "pid": {}}, names, 0.0, 0.0)
+    result = SteeringResult(rows, {}, {"tuned": {}, "pid": {}}, names, 0.0, 0.0, {})
     assert result.recovered("pid", "noise") == pytest.approx(0.5)
     assert result.recovered("pid", "typos") == pytest.approx(0.5)
     assert result.recovered("pid", "none lost") is None
