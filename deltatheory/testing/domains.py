@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from deltatheory.theorems.exact import as_fractions, inverse, one_like
-from deltatheory.theorems.functions import Quadratic, Rotated, Separable, bend
+from deltatheory.theorems.functions import Quadratic, Rotated, Separable
+from deltatheory.theorems.splines import bend
 
 __all__ = [
     "Domain",

@@ -3,36 +3,19 @@
 `THEOREMS` holds them by id; `get_theorem("T04a").check(instance)` evaluates one on an instance.
 """
 
-from deltatheory.theorems import (
-    adapters,
-    attention,
-    generalization,
-    layer_choice,
-    linear_networks,
-    linear_quadratic,
-    lipschitz,
-    lipschitz_attention,
-    lipschitz_networks,
-    low_rank,
-    optimal_control,
-    parametrizations,
-    random_embeddings,
-    random_subspaces,
-    reachability,
-    subspace_descent,
-    subspace_optimization,
-)
+from importlib import import_module
+
+from deltatheory.theorems.evidence import Evidence, ProofStatus
 from deltatheory.theorems.theorem import (
     THEOREMS,
     Bound,
     Check,
-    Evidence,
     Hypothesis,
     Mutant,
-    ProofStatus,
     Sides,
     Theorem,
     get_theorem,
+    theorems_of,
 )
 
 __all__ = [
@@ -47,13 +30,31 @@ __all__ = [
     "Sides",
     "Theorem",
     "get_theorem",
+    "theorems_of",
 ]
 
-# Modules by family; importing them registers their theorems.
+# The modules of each family; a module registers its theorems where it is imported, below.
 FAMILIES = {
-    "subspace optimization": (subspace_optimization, subspace_descent, random_subspaces, random_embeddings),
-    "expressivity": (low_rank, linear_networks, adapters, attention, parametrizations),
-    "optimal control": (optimal_control, linear_quadratic, reachability, layer_choice),
-    "Lipschitz facts": (lipschitz, lipschitz_attention, lipschitz_networks),
-    "generalization": (generalization,),
+    "subspace optimization": (
+        "subspace_inheritance",
+        "subspace_gap",
+        "subspace_descent",
+        "subspace_rates",
+        "random_subspaces",
+        "random_embeddings",
+    ),
+    "expressivity": ("low_rank", "linear_networks", "adapters", "attention", "parametrizations"),
+    "optimal control": (
+        "optimal_control",
+        "successive_approximations",
+        "linear_quadratic",
+        "reachability",
+        "contraction",
+        "layer_choice",
+    ),
+    "Lipschitz facts": ("lipschitz", "lipschitz_attention", "lipschitz_networks"),
+    "generalization": ("generalization",),
 }
+for _family in FAMILIES.values():
+    for _module in _family:
+        import_module(f"{__name__}.{_module}")

@@ -55,6 +55,14 @@ T27a = register(
         latex="W_0x+sB(Ax)=(W_0+sBA)x",
         words="a low-rank update can be added to the weight; a parallel adapter with a nonlinearity cannot",
         kind="identity",
+        entries={
+            "W": "weight, (m, n)",
+            "B": "up-projection of LoRA, (m, r)",
+            "A": "down-projection, (r, n)",
+            "s": "scale of the update",
+            "x": "input, (n,)",
+            "path": '"linear", or "relu" between A and B',
+        },
         sides=_t27a,
         sampler=_lora,
         hypotheses=(
@@ -97,6 +105,13 @@ T27b = register(
         latex=r"l\odot(Wx+b)=(\mathrm{diag}(l)W)x+l\odot b",
         words="rescaling activations is a multiplicative update of the weight, and of its bias",
         kind="identity",
+        entries={
+            "W": "weight, (m, n)",
+            "b": "bias, (m,)",
+            "l": "factors of the outputs, (m,)",
+            "x": "input, (n,)",
+            "bias_scaled": "whether merging scales the bias",
+        },
         sides=_t27b,
         sampler=_scaled_layer,
         hypotheses=(
@@ -136,6 +151,12 @@ T27c = register(
         latex=r"h+U\,\mathrm{relu}(Dh)=h\quad\text{at }U=0",
         words="with a residual connection and a zero up-projection, inserting an adapter changes nothing",
         kind="identity",
+        entries={
+            "down": "D, (r, n)",
+            "up": "U, (n, r)",
+            "h": "activation, (n,)",
+            "residual": "whether the output is added to h",
+        },
         sides=_t27c,
         sampler=_serial,
         hypotheses=(
@@ -187,6 +208,12 @@ T28a = register(
         latex="(BG)(G^{-1}A)=BA",
         words="r² directions of (B, A) do not change the update",
         kind="identity",
+        entries={
+            "B": "up-projection, (m, r)",
+            "A": "down-projection, (r, n)",
+            "G": "what B is multiplied by, (r, r)",
+            "inverse": "what A is multiplied by, (r, r)",
+        },
         sides=_t28a,
         sampler=_gauge,
         hypotheses=(
@@ -250,6 +277,10 @@ T28b = register(
         words="at full rank the update moves in r(m + n - r) directions; at B = 0, where training starts, "
         "only in r m of them",
         kind="identity",
+        entries={
+            "B": "up-projection, (m, r)",
+            "A": "down-projection, (r, n)",
+        },
         sides=_t28b,
         sampler=_factors,
         hypotheses=(
@@ -309,6 +340,15 @@ T29 = register(
         latex=r"\Delta W=-\eta s^2\,G\,A^\top A\quad\text{at }B=0",
         words="one gradient step from B = 0 sees the full gradient G through the row space of the random A",
         kind="identity",
+        entries={
+            "W": "frozen weight, (m, n)",
+            "target": "where the loss ½‖W - target‖² is least, (m, n)",
+            "B": "up-projection, (m, r)",
+            "A": "down-projection, (r, n)",
+            "s": "scale of the update",
+            "eta": "learning rate",
+            "optimizer": '"gradient descent" or "sign descent"',
+        },
         sides=_t29,
         sampler=_first,
         hypotheses=(

@@ -58,6 +58,14 @@ T24 = register(
         latex=r"o_{pt}=(1-\lambda)o+\lambda o_P,\quad\lambda=Z_P/(Z_P+Z_x)",
         words="attention over prefix and context is a mixture of attention to each; per head and layer",
         kind="identity",
+        entries={
+            "w": "weights exp(score) of the context, (T,)",
+            "p": "weights of the prefix, (k,)",
+            "V": "values of the context, (T, e)",
+            "Vp": "values of the prefix, (k, e)",
+            "V_seen": "values of the context beside the prefix, (T, e)",
+            "softmax": "whether the weights are normalised",
+        },
         sides=_t24,
         sampler=_head,
         hypotheses=(
@@ -112,6 +120,12 @@ T25 = register(
         latex=r"A^{pt}_{ij}/A^{pt}_{ik}=A_{ij}/A_{ik}",
         words="within one layer a prefix scales all attention to the context alike; cross-multiplied",
         kind="identity",
+        entries={
+            "w": "weights exp(score) of the context, (T,)",
+            "p": "weights of the prefix, (k,)",
+            "key_change": "factors of w by changed keys, (T,)",
+            "position_bias": "factors of w by shifted positions, (T,)",
+        },
         sides=_t25,
         sampler=_head,
         hypotheses=(
@@ -185,6 +199,15 @@ T26 = register(
         words="with a causal mask the keys and values of a soft prompt do not depend on the input, "
         "so some prefix does the same; shown for positive rational score functions in place of exp",
         kind="identity",
+        entries={
+            "layers": 'matrices {"Q", "K", "V"} of every layer, each (e, e)',
+            "prompt": "tokens, (k, e)",
+            "text": "tokens, (T, e)",
+            "positions": "position vectors, (k + T, e)",
+            "causal": "whether no token attends to later ones",
+            "prompt_first": "whether the prompt comes before the text",
+            "same_positions": "whether the text keeps its positions beside the prefix",
+        },
         sides=_t26,
         sampler=_decoder,
         hypotheses=(
@@ -275,6 +298,19 @@ T39 = register(
         words="k prefix tokens of norm at most M move the output of a head across its former direction by a "
         "bounded amount: what lies beyond is unreachable; compared squared",
         kind="tight",
+        entries={
+            "s": "scores of the context, (T,)",
+            "V": "its values, (T, e)",
+            "q": "query, (e,)",
+            "Wk": "key weight, (e, h)",
+            "Wv": "value weight, (e, h)",
+            "u": "prefix tokens, at most k, (k, h)",
+            "k": "how many are allowed",
+            "M": "bound on the norm of each",
+            "root": "√e",
+            "alpha": "bound on their scores",
+            "sigma": "bound on ‖Wv‖",
+        },
         sides=_t39,
         sampler=_steered,
         hypotheses=(

@@ -82,6 +82,14 @@ T18 = register(
         words="a delta that is stored in b bits (d coordinates of some bits each) generalises with a margin "
         "that counts these bits; the left side is exact for independent codes",
         kind="upper",
+        entries={
+            "n": "number of samples",
+            "bits": "b",
+            "risks": "risk of every code",
+            "eta": "allowed probability of a failure",
+            "independent": "whether the samples are",
+            "range": "the loss is in [0, range]",
+        },
         sides=_occam,
         sampler=_codes,
         hypotheses=(
@@ -152,6 +160,12 @@ T19a = register(
         words="the exponential moment behind PAC-Bayes does not depend on p for 0/1 losses, and is at most "
         "twice the root of n; compared squared, so without roots",
         kind="tight",
+        entries={
+            "n": "number of samples",
+            "p": "the mean that kl is taken to",
+            "q": "mean of the losses",
+            "independent": "whether the samples are",
+        },
         sides=_t19a,
         sampler=_losses,
         hypotheses=(
@@ -218,6 +232,13 @@ T19b = register(
         words="all posteriors at once, charged their divergence from a prior that the data did not choose; "
         "evaluated for point posteriors under a uniform prior",
         kind="upper",
+        entries={
+            "n": "number of samples",
+            "risks": "risk of every code",
+            "eta": "allowed probability of a failure",
+            "independent": "whether the samples are",
+            "prior": '"fixed" before the data, or another word',
+        },
         sides=_t19b,
         sampler=_codes,
         hypotheses=(

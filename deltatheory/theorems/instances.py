@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -10,12 +10,21 @@ import numpy as np
 
 from deltatheory.theorems.exact import as_fractions, random_fractions
 
-__all__ = ["SAMPLE_SET", "Instance", "Sampler", "array_source", "wide_integers", "with_entries"]
+__all__ = ["SAMPLE_SET", "Instance", "Sampler", "array_source", "meanings", "wide_integers", "with_entries"]
 
 Instance = dict[str, Any]
 Sampler = Callable[[int], Instance]  # makes an instance from a seed
 
 SAMPLE_SET = 1 << 40  # numbers that an identity test draws each entry from: |S| of Schwartz and Zippel
+
+
+def meanings(glossary: Mapping[str, str], names: str) -> dict[str, str]:
+    """Return the entries of these names, which are set apart by blanks, of a family's glossary.
+
+    >>> meanings({"L": "smoothness", "x0": "start, (D,)"}, "x0")
+    {'x0': 'start, (D,)'}
+    """
+    return {name: glossary[name] for name in names.split()}
 
 
 def with_entries(sampler: Sampler, **changes: Any) -> Sampler:

@@ -82,6 +82,14 @@ T42a = register(
         latex=r"\det(S_B+W)\det(S_A)\le\det(S_A+W)\det(S_B),\ S_C=\epsilon I+\sum_CW_i,\ A\subseteq B",
         words="log det of the chosen Gramian is submodular; minus the trace of its inverse is not",
         kind="tight",
+        entries={
+            "W": "Gramians, one a layer, each (p, p)",
+            "eps": "multiple of I that is added to their sum",
+            "small": "layers of A",
+            "large": "layers of B",
+            "add": "layer of W",
+            "objective": '"logdet" or "-trace of inverse"',
+        },
         sides=_t42a,
         sampler=_candidates,
         hypotheses=(
@@ -151,6 +159,11 @@ T42b = register(
         latex=r"f(S_{greedy})-f(\emptyset)\ge(1-1/e)\,(f^*-f(\emptyset)),\quad f=\log\det",
         words="adding the best layer one at a time gets 63 % of the best gain in log det; budget two of four",
         kind="lower",
+        entries={
+            "W": "Gramians, one a layer, each (p, p)",
+            "eps": "multiple of I that is added to their sum",
+            "chosen": "two layers in the order of choice",
+        },
         sides=_t42b,
         sampler=_with_greedy,
         hypotheses=(

@@ -94,6 +94,13 @@ T20a = register(
         latex=r"\mathrm{rank}\big(\prod_l(W_l+D_l)-\prod_lW_l\big)\le\sum_lr_l",
         words="updates of ranks r_l in a stack of linear layers change the whole by rank at most their sum",
         kind="tight",
+        entries={
+            "W": "weights, first layer first, each (n, n)",
+            "D": "their updates",
+            "ranks": "bounds on the ranks of the updates",
+            "X": "inputs, (n, samples)",
+            "linear": "False for ReLU between the layers",
+        },
         sides=_t20a,
         sampler=_layers,
         hypotheses=(_ranks_kept(_full_update), _linear_layers(_folded)),
@@ -144,6 +151,16 @@ T20b = register(
         latex=r"\|\prod_l(W_l+D_l)-\bar W\|_F^2\ge\sum_{i>\sum r_l}s_i\big(\bar W-\prod_lW_l\big)^2",
         words="however the ranks are spread over linear layers, the tail beyond their sum stays unlearned",
         kind="lower",
+        entries={
+            "W": "weights, first layer first, each (n, n)",
+            "D": "their updates",
+            "ranks": "bounds on the ranks of the updates",
+            "X": "inputs, (n, samples)",
+            "linear": "False for ReLU between the layers",
+            "target": "Wbar, (n, n)",
+            "s": "singular values of what it needs, decreasing, (n,)",
+            "r": "sum of the ranks",
+        },
         sides=_t20b,
         sampler=_with_target,
         hypotheses=(
@@ -194,6 +211,14 @@ T21 = register(
         r"\ (W_2+D_2)(W_1+D_1)=W_2W_1+e_1f_1^\top+e_2f_2^\top",
         words="with invertible frozen layers, ranks that sum to the rank of the needed change represent it",
         kind="identity",
+        entries={
+            "W1": "lower weight, (n, n)",
+            "W2": "upper weight, (n, n)",
+            "e": "left factor of the needed change, (n, r1 + r2)",
+            "f": "its right factor, (r1 + r2, n)",
+            "r1": "rank of the lower update",
+            "r2": "rank of the upper one",
+        },
         sides=_t21,
         sampler=_two_layers,
         hypotheses=(
@@ -262,6 +287,13 @@ T22 = register(
         words="trainable biases, large enough for a compact box, make ReLU layers linear there, so that T20 "
         "and T21 apply to them",
         kind="identity",
+        entries={
+            "W1": "lower weight, (n, n)",
+            "W2": "upper weight, (n, n)",
+            "c": "half the side of the box",
+            "x": "input, (n,)",
+            "beta": "bias, (n,)",
+        },
         sides=_t22,
         sampler=_boxed,
         hypotheses=(
@@ -320,6 +352,14 @@ T23 = register(
         words="adapters of ranks r_q and r_k change the bilinear form of a head's scores by rank r_q + r_k; "
         "a change of rank G needs r_q + r_k >= G, and adapters of V and O do not help",
         kind="tight",
+        entries={
+            "Wq": "query weight, (h, e)",
+            "Wk": "key weight, (h, e)",
+            "Q": "update of Wq",
+            "K": "update of Wk",
+            "r_q": "bound on the rank of Q",
+            "r_k": "bound on the rank of K",
+        },
         sides=_t23,
         sampler=_scores,
         hypotheses=(

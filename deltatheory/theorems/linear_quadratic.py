@@ -21,7 +21,7 @@ from deltatheory.theorems.exact import (
     squared_norm,
     zeros,
 )
-from deltatheory.theorems.instances import Instance, array_source, with_entries
+from deltatheory.theorems.instances import Instance, array_source, meanings, with_entries
 from deltatheory.theorems.intervals import exp
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -29,6 +29,18 @@ F = Fraction
 
 
 # ---- T34: linear-quadratic regulators ----
+
+_ENTRIES = {
+    "A": "matrices of the states, (T, n, n)",
+    "B": "of the controls, (T, n, m)",
+    "Q": "weights of the states, (T + 1, n, n)",
+    "R": "of the controls, (T, m, m)",
+    "P": "costs to go, T + 1 of (n, n)",
+    "K": "gains, T of (m, n)",
+    "x0": "start, (n,)",
+    "u": "controls, (T, m)",
+    "w": "disturbances, (T, n)",
+}
 
 
 def _lqr(seed: int, wide: bool = False, T: int = 2) -> Instance:
@@ -94,6 +106,7 @@ T34a = register(
         latex=r"J=x_0^\top P_0x_0+\sum_t(u_t+K_tx_t)^\top(R_t+B_t^\top P_{t+1}B_t)(u_t+K_tx_t)",
         words="the cost of controls is the optimum plus a weighted square of their offset from feedback",
         kind="identity",
+        entries=meanings(_ENTRIES, "A B Q R P K x0 u w"),
         sides=_t34a,
         sampler=_lqr,
         hypotheses=(
@@ -165,6 +178,7 @@ T34b = register(
         latex=r"J(u)\ge x_0^\top P_0x_0",
         words="no controls cost less than the Riccati recursion says, and feedback attains it",
         kind="lower",
+        entries=meanings(_ENTRIES, "A B Q R P x0 u w"),
         sides=_t34b,
         sampler=_lqr,
         hypotheses=(
@@ -271,6 +285,19 @@ T35 = register(
         words="for a sum of squares over stages the Gauss-Newton step in all controls is one Riccati sweep "
         "(iLQR, which rolls out the nonlinear system, agrees to first order only)",
         kind="identity",
+        entries={
+            "A": "(T, n, n)",
+            "B": "(T, n, m)",
+            "c": "factor of x∘x in the dynamics",
+            "x0": "start, (n,)",
+            "u": "controls, (T, m)",
+            "C": "(T + 1, p, n)",
+            "E": "(T, p, m)",
+            "k": "factor of x∘x in the residuals",
+            "y": "targets, (T + 1, p)",
+            "rollout": '"linear" or "nonlinear"',
+            "cross_terms": "whether the sweep keeps EᵀC",
+        },
         sides=_t35,
         sampler=_stages,
         hypotheses=(
@@ -336,6 +363,13 @@ X2 = register(
         words="gradient flow on ½‖Ju - r‖² leaves e^{-Wt} r with W = JJᵀ: it decays at least at the smallest "
         "nonzero eigenvalue, on the range of W only; compared squared",
         kind="tight",
+        entries={
+            "U": "eigenvectors of W, (n, n)",
+            "values": "its eigenvalues, (n,)",
+            "c": "residual in their basis, (n,)",
+            "t": "time",
+            "rate": "λ",
+        },
         sides=_x2,
         sampler=_flow,
         hypotheses=(

@@ -9,7 +9,7 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus
 from deltatheory.theorems.exact import as_fractions, one_like, random_fractions, random_positive, squared_norm
-from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.instances import Instance, meanings, with_entries
 from deltatheory.theorems.intervals import exp, magnitude, normal_cdf, normal_pdf, sqrt
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -55,6 +55,12 @@ T43a = register(
         latex=r"\|\mathrm{softmax}(x)-\mathrm{softmax}(x')\|_2\le\tfrac12\|x-x'\|_2",
         words="the softmax halves distances at least; read on the quadratic form of its Jacobian",
         kind="tight",
+        entries={
+            "w": "weights exp(x_j), (n,)",
+            "v": "direction, (n,)",
+            "temperature": "τ",
+            "normaliser": "what the weights are divided by",
+        },
         sides=_t43a,
         sampler=_softmax_point,
         hypotheses=(
@@ -102,6 +108,11 @@ T43b = register(
         latex=r"TV(\mathrm{softmax}\,x,\mathrm{softmax}\,x')\le\tanh(\mathrm{osc}(x-x')/4)",
         words="only the oscillation of the change of scores moves attention, and never all of it",
         kind="tight",
+        entries={
+            "w": "weights exp(x_j), (n,)",
+            "w2": "weights exp(x'_j), (n,)",
+            "power": "factor of the scores",
+        },
         sides=_t43b,
         sampler=_variation_point,
         hypotheses=(
@@ -122,6 +133,17 @@ T43b = register(
 
 
 # ---- T47: LayerNorm and RMSNorm ----
+
+_NORM = {
+    "x": "input, (n,)",
+    "z": "direction, (n,)",
+    "gains": "γ, (n,)",
+    "g": "bound on |γ|",
+    "eps": "ε",
+    "centred": "whether the mean is removed, as LayerNorm does",
+    "local": "lower bound on s² at x",
+    "floor": "lower bound on ε",
+}
 
 
 def _normed(seed: int) -> Instance:
@@ -174,6 +196,7 @@ T47a = register(
         words="LayerNorm and RMSNorm amplify a small change by at most the gain over the local deviation; "
         "compared squared",
         kind="tight",
+        entries=meanings(_NORM, "x z gains g eps centred local"),
         sides=_t47a,
         sampler=_with_local(_normed),
         hypotheses=(
@@ -208,6 +231,7 @@ T47b = register(
         latex=r"\mathrm{Lip}\le g/\sqrt\epsilon",
         words="the only global constant of LayerNorm and RMSNorm is the gain over the root of eps; squared",
         kind="tight",
+        entries=meanings(_NORM, "x z gains g eps centred floor"),
         sides=_t47b,
         sampler=_normed,
         hypotheses=(
@@ -268,6 +292,7 @@ def _activation(id: str, name: str, slope, constant: Fraction, at: Fraction, lat
         latex=latex,
         words=f"{name} is {float(constant):.10f}-Lipschitz, and not 1-Lipschitz",
         kind="tight",
+        entries={"x": "where the slope is taken", "scale": "factor of the activation"},
         sides=sides,
         sampler=_point,
         hypotheses=(

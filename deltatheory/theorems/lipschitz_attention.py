@@ -18,7 +18,7 @@ from deltatheory.theorems.exact import (
     random_positive,
     squared_norm,
 )
-from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.instances import Instance, meanings, with_entries
 from deltatheory.theorems.intervals import exp, sqrt
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -26,6 +26,18 @@ F = Fraction
 
 
 # ---- T44: attention to a fixed context ----
+
+_CONTEXT = {
+    "w": "weights exp(score) at the query, (n,)",
+    "K": "keys, (n, d)",
+    "V": "values, (n, e)",
+    "u": "direction of the output, (e,)",
+    "z": "direction of the query, (d,)",
+    "own_key": "how far the first key moves with the query",
+    "scale": "factor of the scores",
+    "K2": "bound on ‖K‖²",
+    "V2": "bound on ‖V‖²",
+}
 
 
 def _context(seed: int) -> Instance:
@@ -92,6 +104,7 @@ T44a = register(
         words="how fast attention turns depends on how far keys and values are apart, not on their number; "
         "compared squared",
         kind="tight",
+        entries=meanings(_CONTEXT, "w K V u z own_key scale"),
         sides=_t44a,
         sampler=_context,
         hypotheses=(
@@ -140,6 +153,7 @@ T44b = register(
         latex=r"\|\partial_x\textstyle\sum_j\mathrm{softmax}(Kx)_jv_j\|\le\tfrac12\|K\|\,\|V\|",
         words="the norms of the key and value matrices bound how fast attention turns; compared squared",
         kind="tight",
+        entries=meanings(_CONTEXT, "w K V u z own_key scale K2 V2"),
         sides=_t44b,
         sampler=_with_norms(_context),
         hypotheses=(
@@ -189,6 +203,11 @@ T45 = register(
         latex=r"\partial f_1/\partial x_1=\tfrac13+\tfrac23s^2\quad\text{at tokens }(0,s,-s)",
         words="with dot-product scores the derivative grows like the square of the tokens",
         kind="identity",
+        entries={
+            "s": "spread of the tokens",
+            "tokens": "three numbers",
+            "score": '"dot product" or "distance"',
+        },
         sides=_t45,
         sampler=_three_tokens,
         hypotheses=(
@@ -267,6 +286,15 @@ T46 = register(
         latex=r"\mathrm{Lip}(f|_{B_R^n})\le\|V\|\big(\sqrt n(1+aR^2)+aR^2\big),\ a=\|W_qW_k^\top\|/\sqrt d",
         words="with n tokens of norm at most R dot-product self-attention is Lipschitz; squared, on tangents",
         kind="upper",
+        entries={
+            "X": "tokens, (n, d)",
+            "R": "bound on their norms",
+            "M": "Wq Wkᵀ/√d, (d, d)",
+            "V": "value weight, (d, d)",
+            "a": "bound on ‖M‖",
+            "v": "bound on ‖V‖",
+            "dX": "direction, (n, d)",
+        },
         sides=_t46,
         sampler=_self_attention,
         hypotheses=(

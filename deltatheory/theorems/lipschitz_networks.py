@@ -19,9 +19,10 @@ from deltatheory.theorems.exact import (
     squared_norm,
     trace,
 )
-from deltatheory.theorems.functions import Separable, Spline, huber, parabola
+from deltatheory.theorems.functions import Separable
 from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import sqrt
+from deltatheory.theorems.splines import Spline, huber, parabola
 from deltatheory.theorems.subspace_instances import axes
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -73,6 +74,13 @@ T17a = register(
         latex=r"|F(\theta^+)-F(\theta_0+\psi(\delta))|\le L_F\|\theta^+-\theta_0-\psi(\delta)\|",
         words="weights that are close have close losses, with the constant of a convex set that holds both",
         kind="tight",
+        entries={
+            "f": "function of one variable, a `Spline`",
+            "pieces": "intervals (low, high) whose union is the set",
+            "a": "point",
+            "b": "point",
+            "L": "Lipschitz constant on each piece",
+        },
         sides=_t17a,
         sampler=_pair,
         hypotheses=(
@@ -137,6 +145,14 @@ T17b = register(
         words="the best delta loses at most the Lipschitz constant times the distance of full fine-tuning "
         "from what the delta can express",
         kind="tight",
+        entries={
+            "f": "sum of splines, `Separable`",
+            "A": "axes that span the range of ψ, (D, d)",
+            "x0": "θ₀, (D,)",
+            "target": "θ⁺, (D,)",
+            "at": "ψ(δ⁺), (D,)",
+            "L": "Lipschitz constant of f",
+        },
         sides=_t17b,
         sampler=_near_optimum,
         hypotheses=(
@@ -224,6 +240,16 @@ X3 = register(
         r"\Rightarrow\ \mathrm{Lip}(W_1\phi(W_0\cdot+b))\le L",
         words="a diagonal matrix of multipliers certifies a Lipschitz constant of two layers; squared",
         kind="tight",
+        entries={
+            "W0": "(h, d)",
+            "W1": "(k, h)",
+            "b": "(h,)",
+            "T": "multipliers, (h, h)",
+            "L2": "L²",
+            "slope": "of the activation, where it is not 0",
+            "x": "point, (d,)",
+            "y": "point, (d,)",
+        },
         sides=_x3,
         sampler=_two_layer,
         hypotheses=(

@@ -17,13 +17,25 @@ from deltatheory.theorems.exact import (
     squared_norm,
     zeros,
 )
-from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.instances import Instance, meanings, with_entries
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
 
 
 # ---- T15, T16: one matrix ----
+
+_ENTRIES = {
+    "U": "left singular vectors of the needed change E, (n, n)",
+    "V": "right ones, (n, n)",
+    "s": "singular values, decreasing, (n,)",
+    "r": "the rank allowed",
+    "M": "update, (n, n)",
+    "G": "gradient of the loss at W*, (n, n)",
+    "h": "its curvature in every entry, (n, n)",
+    "L": "smoothness of the loss",
+    "mu": "its strong convexity",
+}
 
 
 def decomposed(seed: int) -> Instance:
@@ -98,6 +110,7 @@ T15 = register(
         latex=r"\|E-M\|_F^2\ge\sum_{i>r}s_i(E)^2\quad\text{for }\mathrm{rank}\,M\le r",
         words="an update of rank r leaves at least the tail of the singular values of a needed change",
         kind="lower",
+        entries=meanings(_ENTRIES, "U V s r M"),
         sides=_t15,
         sampler=_with_update,
         hypotheses=(
@@ -154,6 +167,7 @@ T16a = register(
         words="LoRA of rank r comes as close as the tail of singular values allows; met by the truncated "
         "decomposition",
         kind="tight",
+        entries=meanings(_ENTRIES, "U V s r G h L"),
         sides=_t16a,
         sampler=_with_loss(decomposed),
         hypotheses=(
@@ -188,6 +202,7 @@ T16b = register(
         latex=r"f(W_0+BA)-f(W^*)\ge\tfrac\mu2\sum_{i>r}s_i^2(W^*-W_0)",
         words="under strong convexity no update of rank r does better than the tail of singular values",
         kind="lower",
+        entries=meanings(_ENTRIES, "U V s r M G h mu"),
         sides=_t16b,
         sampler=_with_loss(_with_update),
         hypotheses=(

@@ -98,6 +98,13 @@ T30 = register(
         words="the joint outputs on n texts that d parameters give have measure zero as soon as there are "
         "more outputs than parameters; counted on sampled images of a Lipschitz map, maximum norm",
         kind="upper",
+        entries={
+            "parameters": "points of [0, 1]^d, (points, d)",
+            "images": "of ψ at them, (points, m)",
+            "L": "Lipschitz constant",
+            "N": "boxes a side of length L",
+            "d": "number of parameters",
+        },
         sides=_t30,
         sampler=_bent,
         hypotheses=(
@@ -178,6 +185,17 @@ X1 = register(
         "lacks a larger one, exchanging it for the smallest kept (or for an empty column) goes down, so "
         "every local minimum is global",
         kind="upper",
+        entries={
+            "U": "left singular vectors of W, (n, n)",
+            "V": "right ones, (n, n)",
+            "s": "singular values, decreasing, (n,)",
+            "B": "(n, r)",
+            "A": "(r, n)",
+            "G": "change of basis between U_S and B, (r, r)",
+            "kept": "components that BA keeps, the smallest last",
+            "missing": "i, one that it lacks",
+            "deficient": "whether a column of B is empty in their place",
+        },
         sides=_x1,
         sampler=_stationary_point,
         hypotheses=(

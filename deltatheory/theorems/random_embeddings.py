@@ -99,6 +99,14 @@ T13 = register(
         words="d rows of i.i.d. N(0, 1/d) shrink no direction of a fixed subspace of dimension k by much; "
         "the left side is exact for k = 1 and 2",
         kind="upper",
+        entries={
+            "d": "rows of A",
+            "k": "dimension of U",
+            "t": "number",
+            "variance": "of the entries of A",
+            "independent_rows": "how many rows are",
+            "adapted": "whether U was chosen after A",
+        },
         sides=_t13,
         sampler=_embedding,
         hypotheses=(
@@ -198,6 +206,13 @@ T14 = register(
         "below the root of D - d; nothing is said the other way (a finite set is missed whatever its width); "
         "evaluated on caps",
         kind="upper",
+        entries={
+            "D": "dimension of the space",
+            "d": "of the subspace",
+            "sin2": "squared sine of the cap's angle",
+            "w": "bound on its Gaussian width",
+            "law": '"Haar", or another word',
+        },
         sides=_t14,
         sampler=_small_cap,
         hypotheses=(

@@ -15,9 +15,10 @@ import numpy as np
 from deltatheory.theorems.evidence import ProofStatus
 from deltatheory.theorems.exact import diagonal, eye, one_like, projector, random_orthogonal, squared_norm
 from deltatheory.theorems.functions import Quadratic
-from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.instances import Instance, meanings, with_entries
 from deltatheory.theorems.intervals import exp, log
 from deltatheory.theorems.subspace_instances import (
+    ENTRIES,
     bowl,
     flat_bowl,
     kink,
@@ -94,6 +95,11 @@ T07a = register(
         latex=r"E[f_S^*]-f^*\le\tfrac L2(1-\tfrac dD)\|x_0-x^*\|^2",
         words="a random subspace of d of D dimensions misses at most the fraction 1 - d/D, on average",
         kind="tight",
+        entries=meanings(ENTRIES, "f L x0 star")
+        | {
+            "bases": "bases that are equally likely, each (D, d)",
+            "d": "dimension",
+        },
         sides=_t07a,
         sampler=_law(smooth_sample),
         hypotheses=(
@@ -121,6 +127,11 @@ T07b = register(
         latex=r"E[f_S^*]-f^*\ge\tfrac\mu2(1-\tfrac dD)\|x_0-x^*\|^2",
         words="under strong convexity a random subspace pays for the fraction 1 - d/D, on average",
         kind="lower",
+        entries=meanings(ENTRIES, "f mu x0 star")
+        | {
+            "bases": "bases that are equally likely, each (D, d)",
+            "d": "dimension",
+        },
         sides=_t07b,
         sampler=_law(strongly_convex_sample),
         hypotheses=(
@@ -200,6 +211,14 @@ T11 = register(
         words="m fixed vectors keep their lengths under d rows of i.i.d. N(0, 1/d); the left side is exact "
         "for orthogonal vectors",
         kind="upper",
+        entries={
+            "d": "rows of A",
+            "eps": "ε",
+            "m": "number of vectors",
+            "variance": "of the entries of A",
+            "independent_rows": "how many rows are",
+            "adapted": "whether the vectors were chosen after A",
+        },
         sides=_t11,
         sampler=_lengths,
         hypotheses=(
@@ -280,6 +299,13 @@ T12 = register(
         latex=r"P(\|Pg\|^2/\|g\|^2\le\beta d/D)\le e^{\frac d2(1-\beta+\ln\beta)},\quad0<\beta<1",
         words="a Haar subspace captures close to d/D of a fixed gradient: the law is Beta(d/2, (D-d)/2)",
         kind="upper",
+        entries={
+            "D": "dimension of the space",
+            "d": "of the subspace",
+            "beta": "β",
+            "law": '"Haar" or "axes"',
+            "adapted": "whether g was made by training in the subspace",
+        },
         sides=_t12,
         sampler=_capture,
         hypotheses=(

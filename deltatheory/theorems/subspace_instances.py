@@ -1,4 +1,4 @@
-"""Losses, starts and subspaces to evaluate the subspace theorems on, and hypotheses that they share."""
+"""Losses, starts, subspaces and steps for the subspace theorems, and hypotheses that they share."""
 
 from __future__ import annotations
 
@@ -10,31 +10,55 @@ from deltatheory.theorems.exact import (
     as_fractions,
     diagonal,
     eye,
+    projector,
     random_fractions,
     random_full_rank,
     random_orthogonal,
     random_positive,
 )
-from deltatheory.theorems.functions import AbsoluteValue, Quadratic, Separable, Spline, huber, parabola
+from deltatheory.theorems.functions import AbsoluteValue, Quadratic, Separable
 from deltatheory.theorems.instances import Instance
+from deltatheory.theorems.splines import Spline, huber, parabola
 from deltatheory.theorems.theorem import Hypothesis
 
 __all__ = [
+    "ENTRIES",
+    "OBLIQUE",
     "axes",
     "bowl",
     "flat_bowl",
+    "iterates",
     "kink",
     "minimiser",
     "off_centre",
+    "orthogonal_projection",
     "plateau",
     "quadratic",
+    "right_step",
+    "small_bowl",
     "smooth",
     "smooth_sample",
+    "stepping",
     "strongly_convex",
     "strongly_convex_sample",
 ]
 
 F = Fraction
+
+ENTRIES = {
+    "f": "loss on R^D, one of `functions`",
+    "L": "its smoothness",
+    "mu": "its strong convexity, or PL constant",
+    "x0": "start, (D,)",
+    "star": "x*, a minimiser of f, (D,)",
+    "A": "columns that span the subspace, (D, d)",
+    "x": "where training in the subspace ended, (D,)",
+    "lowest": "least value of f, or of f on the subspace",
+    "G": "what projects the gradient, (D, D)",
+    "step": "length of a step",
+    "N": "number of steps",
+    "h": "length of a step, times L",
+}
 
 
 def plateau(L: Fraction) -> Spline:
@@ -95,14 +119,14 @@ def flat_bowl(seed: int) -> Instance:
 
 
 def smooth(violator) -> Hypothesis:
-    """F is L-smooth."""
+    """Return that f is L-smooth."""
     return Hypothesis(
         "L-smooth", r"$\nabla f$ is $L$-Lipschitz on $R^D$", lambda x: x["f"].is_smooth(x["L"]), violator
     )
 
 
 def strongly_convex(violator) -> Hypothesis:
-    """F is mu-strongly convex."""
+    """Return that f is mu-strongly convex."""
     return Hypothesis(
         "strongly convex",
         r"$f-\frac\mu2\|x\|^2$ is convex",
@@ -112,12 +136,12 @@ def strongly_convex(violator) -> Hypothesis:
 
 
 def minimiser(violator) -> Hypothesis:
-    """Return the point called x* is a minimiser."""
+    """Return that the point called x* minimises f."""
     return Hypothesis("minimiser", r"$x^*$ minimises $f$", lambda x: x["f"].is_minimiser(x["star"]), violator)
 
 
 def kink(seed: int) -> Instance:
-    """C Σ|x_i| near its kink: no L is enough for it."""
+    """Return c Σ|x_i| near its kink: no L is enough for it."""
     c = F(seed % 5 + 1)
     x0 = as_fractions([F(1, 10), F(1, 10)])
     star = as_fractions([0, 0])
@@ -127,3 +151,48 @@ def kink(seed: int) -> Instance:
 def off_centre(seed: int) -> Instance:
     """Return the bowl with a point that is no minimiser called x*: the start is uphill of it."""
     return bowl(seed) | {"star": bowl(seed)["x0"] / 2}
+
+
+# ---- Gradient descent inside the subspace ----
+
+OBLIQUE = as_fractions([[1, 3], [0, 0]])  # projects on the first axis, not orthogonally
+
+
+def stepping(sampler, N: int | None = None):
+    """Add the method to instances: P, step 1/L, and N steps (1 to 4 by the seed)."""
+
+    def sample(seed: int) -> Instance:
+        x = sampler(seed)
+        return x | {"G": projector(x["A"]), "step": 1 / x["L"], "N": N or seed % 4 + 1}
+
+    return sample
+
+
+def small_bowl(seed: int) -> Instance:
+    """½ L ‖x‖² on R², S the first axis."""
+    L = F(seed % 5 + 2)
+    f = Quadratic(eye(2) * L, as_fractions([0, 0]))
+    return {"f": f, "L": L, "mu": F(1), "x0": as_fractions([1, 1]), "star": f.centre, "A": axes(2, 1)}
+
+
+def right_step(violator) -> Hypothesis:
+    """Return that the step is 1/L."""
+    return Hypothesis("step", "the step is $1/L$", lambda x: x["step"] == 1 / x["L"], violator)
+
+
+def orthogonal_projection(violator) -> Hypothesis:
+    """Return that the gradient is projected orthogonally."""
+    return Hypothesis(
+        "orthogonal projection",
+        "the gradient is projected by $P$, orthogonally",
+        lambda x: bool(np.all(x["G"] == projector(x["A"]))),
+        violator,
+    )
+
+
+def iterates(x: Instance) -> list[np.ndarray]:
+    """Return x_0, ..., x_N with x+ = x - step · G ∇f(x)."""
+    points = [x["x0"]]
+    for _ in range(x["N"]):
+        points.append(points[-1] - x["step"] * (x["G"] @ x["f"].gradient(points[-1])))
+    return points

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from string import ascii_lowercase
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from deltatheory.theorems.instances import Instance, Sampler
 from deltatheory.theorems.intervals import RationalInterval
 
 __all__ = [
+    "JUST_BELOW_ONE",
     "THEOREMS",
     "Bound",
     "Check",
@@ -27,6 +29,7 @@ __all__ = [
     "Theorem",
     "get_theorem",
     "register",
+    "theorems_of",
 ]
 
 Kind = Literal["upper", "lower", "identity", "tight"]
@@ -131,6 +134,7 @@ class Bound:
         kind: "upper" (left <= right), "tight" (upper, and attained), "lower" (left >= right), "identity".
         hypotheses: what is assumed.
         rational: whether `sides` runs on fractions.
+        entries: what an instance holds: name and meaning of all that `sides` and the hypotheses read.
     """
 
     name: str
@@ -139,6 +143,7 @@ class Bound:
     kind: Kind = "upper"
     hypotheses: tuple[Hypothesis, ...] = ()
     rational: bool = True
+    entries: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def label(self) -> str:
@@ -170,14 +175,18 @@ class Bound:
         return sides
 
     def unmet(self, instance: Instance) -> tuple[str, ...]:
-        """Return the names of the hypotheses that an instance breaks."""
-        return tuple(h.name for h in self.hypotheses if not h.predicate(instance))
+        """Return the names of the hypotheses that an instance breaks.
+
+        Raises:
+            ValueError: if the instance lacks an entry.
+        """
+        return tuple(h.name for h in self.hypotheses if not self._read(h.predicate, instance))
 
     def check(self, instance: Instance, *, exact: bool = False) -> Check:
         """Evaluate the bound on one instance.
 
         Args:
-            instance: with the entries that `sampler` makes.
+            instance: with the `entries` of the bound; others are passed over.
             exact: decide in rational or interval arithmetic instead of floats.
 
         Raises:
@@ -186,8 +195,20 @@ class Bound:
         sides = self.exact_bound(instance) if exact else self.bound(instance)
         return self.compare(sides, exact=exact, unmet=self.unmet(instance))
 
+    def _read(self, function: Callable[[Instance], Any], instance: Instance) -> Any:
+        try:
+            return function(instance)
+        except KeyError as error:
+            name = error.args[0]
+            if name in instance or name not in self.entries:
+                raise
+            raise ValueError(
+                f"{self.label}: the instance has no {name!r} ({self.entries[name]}); "
+                f"it needs {', '.join(self.entries)}."
+            ) from error
+
     def _sides(self, instance: Instance) -> Sides:
-        sides = self.sides(instance)
+        sides = self._read(self.sides, instance)
         if not isinstance(sides, tuple) or len(sides) != 2:
             raise ValueError(f"{self.label}: returned {sides!r:.60}; it must be a pair (left, right).")
         left, right = sides
@@ -238,8 +259,14 @@ class Theorem(Bound):
     source: str
     status: ProofStatus
     mutant: Mutant
+    entries: Mapping[str, str] = field(repr=False)  # not optional, as it is for a bound of one's own
     extremal: Sampler | None = None
     exact_check: Callable[[], bool] | None = field(default=None, repr=False)
+
+    @property
+    def statement(self) -> str:
+        """Id of the statement that this is a part of: "T04" of "T04a"."""
+        return self.id.rstrip(ascii_lowercase)
 
     @property
     def label(self) -> str:
@@ -313,3 +340,13 @@ def get_theorem(id: str) -> Theorem:
         near = difflib.get_close_matches(id, THEOREMS, n=3, cutoff=0.4) or list(THEOREMS)[:3]
         raise ValueError(f"id={id!r}: no such theorem; did you mean {', '.join(near)}? See THEOREMS.")
     return THEOREMS[id]
+
+
+def theorems_of(id: str) -> list[Theorem]:
+    """Return the theorem of an id, or the parts of a statement: of T04 those are T04a and T04b.
+
+    Raises:
+        ValueError: as `get_theorem`.
+    """
+    parts = [theorem for theorem in THEOREMS.values() if theorem.statement == id]
+    return parts if id not in THEOREMS and parts else [get_theorem(id)]

@@ -24,11 +24,12 @@ from deltatheory.theorems.exact import (
     rank,
     solve,
 )
-from deltatheory.theorems.functions import Curve, Separable, Spline, huber, parabola
+from deltatheory.theorems.functions import Curve, Separable
 from deltatheory.theorems.intervals import RationalInterval, exp, log, magnitude, normal_cdf, normal_pdf, sqrt
 from deltatheory.theorems.parametrizations import _hilbert, _loss_curvature, _residual
 from deltatheory.theorems.random_embeddings import _width, smallest_eigenvalue_tail
 from deltatheory.theorems.random_subspaces import beta_cdf, chi_squared_tail
+from deltatheory.theorems.splines import Spline, huber, parabola
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from deltatheory.theorems import THEOREMS, Bound, get_theorem
+from deltatheory.theorems import THEOREMS, Bound, Hypothesis, get_theorem, theorems_of
 from deltatheory.theorems.theorem import register
 
 
@@ -24,6 +24,27 @@ def test_unknown_theorems_are_told_with_the_nearest() -> None:
 def test_an_id_is_given_once() -> None:
     with pytest.raises(ValueError, match="already taken"):
         register(THEOREMS["T02"])
+
+
+def test_a_statement_stands_for_its_parts() -> None:
+    assert [theorem.id for theorem in theorems_of("T04")] == ["T04a", "T04b"]
+    assert theorems_of("T04b") == [THEOREMS["T04b"]]
+    assert {theorem.statement for theorem in theorems_of("T04")} == {"T04"}
+    for unknown in ("T0", "", "T04z"):
+        with pytest.raises(ValueError, match="no such theorem"):
+            theorems_of(unknown)
+
+
+def test_a_missing_entry_is_told_with_its_meaning() -> None:
+    theorem = get_theorem("T02")
+    instance = theorem.sampler(0)
+    del instance["star"]
+    with pytest.raises(ValueError, match=r"T02 .* no 'star' \(x\*, a minimiser of f"):
+        theorem.check(instance)
+    with pytest.raises(ValueError, match="no 'star'"):
+        theorem.unmet(instance)
+    with pytest.raises(KeyError, match="other"):  # not an entry: a fault of the bound, not of the instance
+        constant(1, 1, hypotheses=(Hypothesis("h", "", lambda x: x["other"], lambda seed: {}),)).unmet({})
 
 
 def test_nan_and_shapes_are_told() -> None:
