@@ -36,13 +36,12 @@ def main(
     for task in tasks:
         problem = load_problem(backbone, task, delta, seed=seed)
         with tqdm(total=len(ON_MODELS), desc=problem.task.name, unit="theorem") as bar:
-            found[problem.task.name] = check_on_model(
-                problem, seed=seed, on_row=lambda _, bar=bar: bar.update()
-            )
+            checks = check_on_model(problem, seed=seed, on_row=lambda _, bar=bar: bar.update())
+        found[problem.task.name] = list(checks.rows)
     write_json(
         out / "tightness.json",
         {
-            "tasks": {name: [row.as_dict() for row in rows] for name, rows in found.items()},
+            "tasks": {name: [row.to_dict() for row in rows] for name, rows in found.items()},
             "settings": {"model": model, "delta": delta, "seed": seed},
             "provenance": provenance(),
         },

@@ -44,7 +44,6 @@ def check(
         from tqdm import tqdm
 
         from deltatheory.problems import load_problem
-        from deltatheory.results import provenance, write_json
         from deltatheory.testing.on_models import check_on_model, measured
 
         wanted = measured(ids or ())  # a typo is told before anything is loaded
@@ -56,24 +55,19 @@ def check(
             def count(_: ModelCheck) -> None:
                 bar.update()
 
-            rows = check_on_model(problem, wanted, seed=seed, on_row=count)
-        settings = {**problem.identity(), "seed": seed}
-        write_json(
-            out / "check.json",
-            {"rows": [row.as_dict() for row in rows], "settings": settings, "provenance": provenance()},
-        )
+            result = check_on_model(problem, wanted, seed=seed, on_row=count)
+        numbers = result.save(out)
     table = table_of("theorem", "checked", "hypotheses here", "left", "right", "tightness", "verdict")
-    for row in rows:
-        numbers = (row.left, row.right, row.ratio)
+    for row in result.rows:
         table.add_row(
             f"{row.id} {row.name}",
             row.status,
             row.hypotheses,
-            *("" if value != value else f"{value:.3g}" for value in numbers),
+            *("" if value != value else f"{value:.3g}" for value in (row.left, row.right, row.ratio)),
             _verdict(row),
         )
     print_table(table)
-    print(f"Numbers: {out / 'check.json'}")
+    print(f"Numbers: {numbers}")
 
 
 def _verdict(row: ModelCheck) -> str:

@@ -1,6 +1,7 @@
 """What a run came to, for people: figures and self-contained pages, found by the class of a result."""
 
 from deltatheory.report.advice import advice_figure
+from deltatheory.report.checks import checks_figure
 from deltatheory.report.control import control_figure, control_page
 from deltatheory.report.dimension import dimension_figure, dimension_page, estimate, span
 from deltatheory.report.page import count, whole
@@ -9,6 +10,7 @@ from deltatheory.report.registry import PAGE, drawn, figure
 __all__ = [
     "PAGE",
     "advice_figure",
+    "checks_figure",
     "control_figure",
     "control_page",
     "count",

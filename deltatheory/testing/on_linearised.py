@@ -177,7 +177,8 @@ def _errors(probe: Probe) -> tuple[float, float, int]:
         for start in range(0, count, 16):
             batch, labels = problem.batch(split, range(start, min(start + 16, count)))
             with torch.no_grad():
-                wrong += int((problem.logits(probe.origin, batch).argmax(1) != labels).sum())
+                logits = problem.logits(probe.origin, batch)
+            wrong += int((~problem.loss_function.right(logits, labels)).sum())
         rates.append(wrong / count)
     return rates[0], rates[1], len(problem.train)
 

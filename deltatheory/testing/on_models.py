@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from deltatheory.problems import ClassificationProblem
+from deltatheory.results import Result, provenance
 from deltatheory.testing import on_linearised, on_network
 from deltatheory.testing.probe import Measurement, Probe
-from deltatheory.theorems import THEOREMS, get_theorem
+from deltatheory.theorems import get_theorem, theorems_of
 
-__all__ = ["ON_MODELS", "ModelCheck", "check_on_model", "measured"]
+__all__ = ["ON_MODELS", "ModelCheck", "ModelChecks", "check_on_model", "measured"]
 
 ON_MODELS: dict[str, Callable[[Probe], Measurement]] = {
     id: measure
@@ -50,10 +51,31 @@ class ModelCheck:
     holds: bool | None
     vacuous: bool
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; NaN as `None`."""
         values = asdict(self)
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class ModelChecks(Result):
+    """How tight theorems are on a problem.
+
+    Attributes:
+        rows: a theorem each, vacuous bounds first.
+        settings: what makes the problem, and the seed.
+        provenance: as `results.provenance` gives it.
+    """
+
+    FILE: ClassVar[str] = "check.json"
+
+    rows: tuple[ModelCheck, ...]
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the JSON file: all fields, NaN as `None`."""
+        return super().to_dict() | {"rows": [row.to_dict() for row in self.rows]}
 
 
 def measured(ids: Sequence[str] = ()) -> list[str]:
@@ -67,14 +89,11 @@ def measured(ids: Sequence[str] = ()) -> list[str]:
     """
     found: list[str] = []
     for id in ids:
-        parts = (
-            [id] if id in THEOREMS else [part for part in THEOREMS if part[:-1] == id and part[-1].isalpha()]
-        )
-        here = [part for part in parts or [get_theorem(id).id] if part in ON_MODELS]
+        here = [theorem.id for theorem in theorems_of(id) if theorem.id in ON_MODELS]
         if not here:
             raise ValueError(f"id={id!r}: not measured on models; these are: {', '.join(sorted(ON_MODELS))}.")
         found += [part for part in here if part not in found]
-    return found or [id for id in THEOREMS if id in ON_MODELS]
+    return found or sorted(ON_MODELS)
 
 
 def check_on_model(
@@ -83,7 +102,7 @@ def check_on_model(
     *,
     seed: int = 0,
     on_row: Callable[[ModelCheck], None] | None = None,
-) -> list[ModelCheck]:
+) -> ModelChecks:
     """Measure both sides of theorems on a problem at δ = 0.
 
     Costs about 16 backward passes for the Jacobian, and some tens of passes over one to eight examples for
@@ -94,9 +113,6 @@ def check_on_model(
         ids: as in `measured`; all by default.
         seed: of all random directions.
         on_row: called with every row, for progress.
-
-    Returns:
-        The rows, vacuous bounds first.
 
     Raises:
         ValueError: for a theorem that is unknown or has no measurement, or fewer than 4 training examples.
@@ -110,7 +126,8 @@ def check_on_model(
         rows.append(_row(id, probe))
         if on_row:
             on_row(rows[-1])
-    return sorted(rows, key=lambda row: not row.vacuous)
+    rows.sort(key=lambda row: not row.vacuous)
+    return ModelChecks(tuple(rows), {**problem.identity(), "seed": seed}, provenance())
 
 
 def _row(id: str, probe: Probe) -> ModelCheck:

@@ -199,7 +199,7 @@ def _adjoint(probe: Probe) -> Measurement:
 
     def rest(x: Tensor) -> Tensor:
         logits = probe.problem.head(backbone.pool(backbone.readout(x), text), {})
-        return torch.nn.functional.cross_entropy(logits, probe.label)
+        return probe.problem.loss_function.mean(logits, probe.label)
 
     def whole(x: Tensor) -> Tensor:
         for t in range(len(backbone.layers)):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from deltatheory import autodiff
 from deltatheory.backbones import Edit
@@ -118,7 +117,7 @@ class Probe:
     def loss_of(self, edit: Edit) -> Tensor:
         """Return the loss on the same examples with another edit in the place of δ."""
         logits = self.problem.head(self.backbone.pooled(self.batch, edit), edit.parameters)
-        return cross_entropy(logits, self.labels)
+        return self.problem.loss_function.mean(logits, self.labels)
 
     @cached_property
     def states(self) -> list[Tensor]:

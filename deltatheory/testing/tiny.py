@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from deltatheory.backbones import Backbone, wrap_model
-from deltatheory.deltas import make_delta
-from deltatheory.problems import ClassificationProblem
+from deltatheory.problems import ClassificationProblem, Setup
 from deltatheory.tasks import Examples, Task
 
 __all__ = ["tiny_backbone", "tiny_problem", "tiny_problems"]
@@ -84,16 +83,14 @@ def tiny_problem(
     Args:
         family: as in `tiny_backbone`.
         delta: a key of `deltatheory.deltas.DELTAS`.
-        seed: of the weights and the texts.
+        seed: of the weights, the texts, and what the delta draws.
         options: of the delta.
 
     Raises:
         ValueError: as `tiny_backbone`, and for an unknown delta.
     """
-    backbone = tiny_backbone(family, seed=seed)
-    return ClassificationProblem(
-        backbone, _letters(seed), make_delta(delta, backbone, **(options or {})), "label-words", check=False
-    )
+    setup = Setup(tiny_backbone(family, seed=seed), _letters(seed), seed=seed)
+    return setup.classification(delta, options, check=False)
 
 
 def tiny_problems(
