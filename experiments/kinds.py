@@ -243,7 +243,6 @@ def kernel(trial: Trial, place: Environment) -> dict[str, Any]:
     Σ (u_i·r_c)² exp(-2λ_i t) ≤ Σ (u_i·r_c)²/10, in units of n/tr K.
     """
     from deltatheory.deltas import make_delta, split_size
-    from deltatheory.linearization.ridge import LinearizationStart
     from deltatheory.linearization.tangent import joint_tangent_rows
 
     backbone, labels = place.backbone(trial.model), trial.settings["deltas"]
@@ -261,11 +260,11 @@ def kernel(trial: Trial, place: Environment) -> dict[str, Any]:
         )
         features |= zip(group, found, strict=True)
         passes, seconds = passes + problem.passes, seconds + found[0].seconds
-    start, sketched = LinearizationStart.of(features[labels[0]]), trial.settings["sketched"]
+    start, sketched = features[labels[0]].start.double(), trial.settings["sketched"]
     problem = place.bound(trial, deltas[sketched])
     sketches = _sketches(features[sketched], _gradient(problem))
     return {
-        "frozen": float(start.solved(start.logits).mean()),
+        "frozen": float(start.solved(start.logits).double().mean()),
         "predicted": {label: _predicted(features[label]) for label in labels},
         "passes": passes + problem.passes,
         "seconds": seconds,
@@ -274,18 +273,18 @@ def kernel(trial: Trial, place: Environment) -> dict[str, Any]:
 
 
 def _predicted(features: TangentRows) -> dict[str, Any]:
-    from deltatheory.linearization.ridge import LinearizationStart, cross_fitted_logits
+    from deltatheory.linearization.ridge import cross_fitted_logits
 
-    gram, start = features.kernel().cpu().numpy(), LinearizationStart.of(features)
-    solved = start.solved(cross_fitted_logits(gram, start.logits, start.labels))
-    values, vectors = np.linalg.eigh(gram)
+    gram, start = features.kernel().cpu(), features.start.double()
+    solved = start.solved(cross_fitted_logits(gram, start)).double()
+    values, vectors = np.linalg.eigh(gram.numpy())
     values = np.clip(values, 0, None)
     mean = float(values.mean()) or 1.0
     return {
         "score": float(solved.mean(1).max()),
         "trace": mean,
         "effective_rank": float(values.sum() ** 2 / max((values**2).sum(), 1e-30)),
-        "time": _time(values / mean, ((vectors.T @ start.residual()) ** 2).sum(1)),
+        "time": _time(values / mean, ((vectors.T @ start.residual().numpy()) ** 2).sum(1)),
     }
 
 

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from deltatheory.backbones import Backbone, load_backbone
-from deltatheory.control.reach.actuators import greedy_log_det
 from deltatheory.deltas import Delta, LoRA, make_delta
-from deltatheory.linearization.ridge import LinearizationStart, cross_fitted_logits, fit_path, folds
+from deltatheory.linearization.error import linearization_error
+from deltatheory.linearization.outputs import LinearizationStart
+from deltatheory.linearization.ridge import FOLDS, cross_fitted_logits, fit_path
+from deltatheory.linearization.selection import greedy_log_det
 from deltatheory.linearization.tangent import joint_tangent_rows
-from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, folds
 from deltatheory.problems.heads import make_head
 from deltatheory.results import provenance, write_json
 from deltatheory.tasks import Task, load_task
@@ -236,7 +238,7 @@ def advise(
     else:
         findings += _ties(estimates, solved, order)
         winner = problem_of(deltas[best])
-        error = winner.linearization_error(_fitted(winner, fits[best]), folds(examples)[0].tolist())
+        error = linearization_error(winner, _fitted(winner, fits[best]), folds(examples, FOLDS)[0][1])
         passes += winner.passes
         if error > _TRUSTED_ERROR:
             findings.append(
@@ -250,7 +252,7 @@ def advise(
     frozen = next((fit for fit, delta in zip(fits, deltas, strict=True) if delta.exact_zero), fits[0])
     return Advice(
         ranked=[estimates[i] for i in order],
-        frozen=float(frozen.start.solved(frozen.start.logits).mean()),
+        frozen=float(frozen.start.solved(frozen.start.logits).double().mean()),
         winner=None if best is None else estimates[best].label,
         adapter_config=config,
         findings=findings,
@@ -276,16 +278,16 @@ def advise(
 class _Fit:
     """What a candidate's linearized logits need: K by module, and where they begin."""
 
-    modules: dict[str, np.ndarray]
+    modules: dict[str, Tensor]
     start: LinearizationStart
 
     @property
-    def kernel(self) -> np.ndarray:
-        return sum(self.modules.values(), np.zeros((len(self.start.labels),) * 2))
+    def kernel(self) -> Tensor:
+        return torch.stack(list(self.modules.values())).sum(0)
 
     def solved(self) -> np.ndarray:
         """Return whether each example, held out, is solved by the fit with each ridge, shape (ridges, n)."""
-        return self.start.solved(cross_fitted_logits(self.kernel, self.start.logits, self.start.labels))
+        return self.start.solved(cross_fitted_logits(self.kernel, self.start)).numpy()
 
 
 def _fits(
@@ -318,9 +320,9 @@ def _fits(
             seed=seed,
             on_example=on_example,
         )
-        start, pieces = LinearizationStart.of(features[0]), iter(features)
+        start, pieces = features[0].start.double(), iter(features)
         for i, modules in parts.items():
-            kernels = {name: next(pieces).kernel().cpu().numpy() for name in modules}
+            kernels = {name: next(pieces).kernel().cpu() for name in modules}
             fits[i] = _Fit(kernels, start)
         passes += problem.passes
     return [fits[i] for i in range(len(deltas))], passes
@@ -389,17 +391,16 @@ def _fitted(problem: ClassificationProblem, fit: _Fit) -> Tensor:
 
     Jᵀα is the gradient of Σ α_ic z_ic, so it costs one pass over the examples and no stored row.
     """
-    kernel, start, labels = fit.kernel, fit.start.logits, fit.start.labels
-    held = folds(len(start))[0]
-    kept = np.setdiff1d(np.arange(len(start)), held)
-    alphas = fit_path(kernel[np.ix_(kept, kept)], start[kept], labels[kept])
-    heldout = [start[held] + kernel[np.ix_(held, kept)] @ alpha / 2 for alpha in alphas]
-    losses = [-log_softmax(z, axis=1)[np.arange(len(held)), labels[held]].mean() for z in heldout]
-    alpha = torch.from_numpy(alphas[int(np.argmin(losses))])
+    kept, held = folds(len(fit.start), FOLDS)[0]
+    alphas = fit_path(fit.kernel[kept][:, kept], fit.start.subset(kept))
+    unseen = fit.start.subset(held)
+    heldout = unseen.logits + fit.kernel[held][:, kept] @ alphas / 2
+    losses = [float(cross_entropy(z, unseen.labels)) for z in heldout]
+    alpha = alphas[int(np.argmin(losses))]
     delta = problem.delta.initial()
     for first in range(0, len(kept), 32):
         leaf = problem.delta.initial().requires_grad_()
-        logits = problem.logits(leaf, problem.batch(problem.train, kept[first : first + 32].tolist())[0])
+        logits = problem.logits(leaf, problem.batch(problem.train, kept[first : first + 32])[0])
         (gradient,) = torch.autograd.grad((logits * alpha[first : first + 32].to(logits)).sum(), leaf)
         delta += gradient
     problem.passes += (FORWARD + BACKWARD) * len(kept)
@@ -417,7 +418,7 @@ def _adapter_config(delta: LoRA, fit: _Fit, base: str) -> tuple[dict[str, Any], 
     pull = fit.start.residual()
     energy = {name: float((pull * (kernel @ pull)).sum()) for name, kernel in kernels.items()}
     total = delta.r * len(energy)
-    selection = greedy_log_det({n: torch.from_numpy(k) for n, k in kernels.items()}, len(kernels))
+    selection = greedy_log_det(kernels, len(kernels))
     kept = 1 + int(np.searchsorted(np.cumsum(selection.gains), _KEPT_GAIN * selection.value))
     spreads = {
         "the gradient in each module": {n: total * e / sum(energy.values()) for n, e in energy.items()},

@@ -11,7 +11,7 @@ from deltatheory.control.pontryagin import (
     maximum_principle,
     stationarity,
 )
-from deltatheory.control.reach.actuators import greedy_log_det, rank_actuators, rank_layers
+from deltatheory.control.reach.actuators import rank_actuators, rank_layers
 from deltatheory.control.reach.gramian import (
     Gramian,
     estimate_lipschitz,
@@ -47,7 +47,6 @@ __all__ = [
     "diagnose",
     "diagnose_task",
     "estimate_lipschitz",
-    "greedy_log_det",
     "hamiltonian",
     "lqr",
     "maximum_principle",

@@ -19,6 +19,7 @@ from deltatheory.control.solvers.solve import make_solver, solve
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.deltas import split_size
 from deltatheory.deltas.files import save_delta
+from deltatheory.linearization.error import linearization_error
 from deltatheory.problems import ClassificationProblem, load_problem
 from deltatheory.results import Result, provenance
 from deltatheory.tasks import Task
@@ -182,7 +183,7 @@ def design_controller(
     solution = solve(problem, solver, energy=energy, on_step=on_step, **settings)
     clock.lap("solver")
     after = maximum_principle(system, system.split(solution.value))
-    error = problem.linearization_error(solution.value, range(min(len(problem.train), _CHECKED)))
+    error = linearization_error(problem, solution.value, range(min(len(problem.train), _CHECKED)))
     clock.lap("analysis of the controller")
     test = problem.evaluate(solution.value, problem.test)
     clock.lap("evaluation")

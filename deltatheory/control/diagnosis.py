@@ -304,7 +304,7 @@ def _cloud(problem: ClassificationProblem, origin: Tensor) -> Finding:
 
 def _reach(problem: ClassificationProblem, origin: Tensor, features: TangentRows) -> Finding:
     """Return the share of examples still wrong under the least-norm control of the linearized margins."""
-    margins = (features.logits[:, 1] - features.logits[:, 0]).double().numpy()
+    margins = (features.start.logits[:, 1] - features.start.logits[:, 0]).double().numpy()
     kernel = features.kernel().double().numpy()[: len(margins), : len(margins)]
     # min ½|δ|² s.t. m + Jδ ≥ 1: δ = Jᵀν, ν ≥ 0 minimizes ½ νᵀKν - νᵀ(1 - m).
     need, scale = 1.0 - margins, max(float(np.trace(kernel)) / len(margins), 1e-300)
@@ -329,7 +329,7 @@ def _conditioning(features: TangentRows, steps: int) -> Finding:
 
     The residual r of the margins decays as Σ_i (u_i·r)² (1 - λ_i/λ_1)^{2k}.
     """
-    margins = (features.logits[:, 1] - features.logits[:, 0]).double()
+    margins = (features.start.logits[:, 1] - features.start.logits[:, 0]).double()
     kernel = features.kernel().double()[: len(margins), : len(margins)]
     values, vectors = torch.linalg.eigh(kernel)
     fits = values > 1e-10 * values[-1]

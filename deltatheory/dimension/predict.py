@@ -16,9 +16,10 @@ from deltatheory.deltas import Delta
 from deltatheory.dimension.criterion import Criterion, DimensionEstimate
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.search import log_grid
-from deltatheory.linearization.subspace_training import root, subspaces, train_linearized
+from deltatheory.linearization.error import relative_error
+from deltatheory.linearization.subspace_training import kernel_root, random_subspaces, train_linearized
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
-from deltatheory.problems import FORWARD, ClassificationProblem, Split, epochs
+from deltatheory.problems import FORWARD, ClassificationProblem, Split, epochs, folds
 from deltatheory.training.trainer import Training
 
 __all__ = ["LEARNING_RATES", "Prediction", "level_crossing", "predict"]
@@ -127,12 +128,13 @@ def predict(
         at=_burnt_in(problem, training, burn_in) if burn_in else None,
         on_example=on_example,
     )
-    start = features.logits
+    logits = features.start.logits
     if burn_in:
-        start = problem.predict(problem.delta.initial(), _part(problem.train, list(range(examples))))
+        logits = problem.predict(problem.delta.initial(), _part(problem.train, list(range(examples))))
         problem.restore()
-    features = replace(features, logits=start, judging_offset=problem.unseen(start, examples) - start)
-    rank, frozen = features.rank(), float(features.solved(features.logits).double().mean())
+    start = replace(features.start, logits=logits, judging_offset=problem.unseen(logits, examples) - logits)
+    features = replace(features, start=start)
+    rank, frozen = features.rank(), float(start.solved(logits).double().mean())
     differences, columns = features.rows.shape[:2].numel(), features.rows.shape[2]
     full = min(differences, columns)
     diagnostics: dict[str, Any] = {
@@ -152,9 +154,8 @@ def predict(
             nothing, 0.0, 0.0, frozen, LEARNING_RATES[0], [], diagnostics, problem.passes - before, seconds
         )
 
-    square_root = root(features)
     grid = log_grid(1, min(features.size, _SKETCH), ratio=2.0)
-    curves = _cross_fit(features, square_root, grid, training)
+    curves = _cross_fit(features, grid, training)
     solved = np.mean([curve.solved for curve in curves.values()], axis=0)
     crossing, level, baseline = level_crossing(solved, grid, criterion, chance)
     rate = max(curves, key=lambda r: float(np.interp(crossing, np.log(grid), curves[r].solved.mean(1))))
@@ -228,41 +229,26 @@ def _part(split: Split, indices: list[int]) -> Split:
     return Split(split.examples.subset(indices), split.lengths[indices], split.labels[indices])
 
 
-def _folds(examples: int) -> list[tuple[list[int], list[int]]]:
-    """Return (kept, held out) for each fold; neighbours go to different folds, so classes stay balanced."""
-    count = min(FOLDS, examples)
-    return [
-        ([i for i in range(examples) if i % count != k], list(range(k, examples, count)))
-        for k in range(count)
-    ]
-
-
-def _cross_fit(
-    features: TangentRows, square_root: torch.Tensor, grid: list[int], training: Training
-) -> dict[float, _Curves]:
+def _cross_fit(features: TangentRows, grid: list[int], training: Training) -> dict[float, _Curves]:
     """Return the cross-fitted runs of each of `LEARNING_RATES`, in the same subspaces."""
-    examples, folds = len(features.labels), _folds(len(features.labels))
+    examples, square_root = len(features.start), kernel_root(features)
+    parts = folds(examples, FOLDS)
     curves = {
         rate: _Curves(grid, np.zeros((len(grid), examples)), np.zeros(len(grid)), [])
         for rate in LEARNING_RATES
     }
-    for k, (kept, held) in enumerate(folds):
+    for k, (kept, held) in enumerate(parts):
         order = kept + held
-        part = replace(
-            features,
-            logits=features.logits[order],
-            labels=features.labels[order],
-            judging_offset=features.judging_offset[order],
-            train=len(kept),
-        )
+        start = features.start.subset(order)
         for i, d in enumerate(grid):
-            jacobian = subspaces(square_root[order], features.size, d, 1, seed=training.seed + 1000 * k + i)
+            seed = training.seed + 1000 * k + i
+            jacobian = random_subspaces(square_root[order], features.size, d, 1, seed=seed)
             for rate, curve in curves.items():
                 schedule = replace(training, seed=training.seed + k, learning_rate=rate)
-                run = train_linearized(part, jacobian, schedule)
-                right = part.solved(run.logits)[0].double().cpu().numpy()
+                run = train_linearized(start, jacobian, schedule, train=len(kept))
+                right = start.solved(run.logits)[0].double().cpu().numpy()
                 curve.solved[i, held] = right[len(kept) :]
-                curve.movement[i] += float(run.delta.norm()) / len(folds)
+                curve.movement[i] += float(run.delta.norm()) / len(parts)
                 curve.points.append(
                     CurvePoint(
                         d=d,
@@ -308,30 +294,26 @@ def _origin_norm(problem: ClassificationProblem) -> float:
 def _linearization_error(
     problem: ClassificationProblem, delta: Delta, features: TangentRows, training: Training
 ) -> float:
-    """Return rms(network - linear) / rms(linear - start) of held-out logits at the linearized optimum.
-
-    The mean over the classes, which cross-entropy does not see, is taken off first.
+    """Return `relative_error` of held-out logits at the linearized optimum, from rows that are there.
 
     The subspace is the one that the sketch contains, so the δ that solves the linearized problem can be put
     into the network: one forward pass over one fold.
     """
     if features.sketch is None:
         return 0.0
-    kept, held = _folds(len(features.labels))[0]
+    kept, held = folds(len(features.start), FOLDS)[0]
     order = kept + held
     rows, _ = features.restricted(delta.size)
-    part = replace(features, logits=features.logits[order], labels=features.labels[order], train=len(kept))
-    run = train_linearized(part, rows[order][None], training)
+    start = features.start.subset(order)
+    run = train_linearized(start, rows[order][None], training, train=len(kept))
     tuned = ClassificationProblem(
         problem.backbone, problem.task, delta, problem.head, max_length=problem.max_length, check=False
     )
     network = tuned.predict(run.delta[0], _part(problem.train, held))
     tuned.restore()
     problem.passes += FORWARD * len(held)
-    linear, start, network = (
-        x - x.mean(1, keepdim=True) for x in (run.logits[0, len(kept) :], features.logits[held], network)
-    )
-    return float((network - linear).norm() / (linear - start).norm())
+    linear = run.logits[0, len(kept) :]
+    return relative_error(network - linear, linear - features.start.logits[held])
 
 
 def _verdicts(full: int, rank: int, error: float, movement: float) -> dict[str, list[str]]:

@@ -1,5 +1,42 @@
 """The network linearized at δ = 0: rows of its Jacobian, kernels, ridge fits and runs in subspaces."""
 
+from deltatheory.linearization.error import linearization_error, relative_error
+from deltatheory.linearization.outputs import (
+    LinearizationStart,
+    Outputs,
+    differences,
+    margin,
+    random_contrast,
+)
+from deltatheory.linearization.ridge import RIDGES, cross_fitted_logits, fit_path
+from deltatheory.linearization.selection import Selection, greedy_log_det, log_det_gain
+from deltatheory.linearization.subspace_training import (
+    LinearizedRun,
+    kernel_root,
+    random_subspaces,
+    train_linearized,
+)
 from deltatheory.linearization.tangent import TangentRows, joint_tangent_rows, tangent_rows
 
-__all__ = ["TangentRows", "joint_tangent_rows", "tangent_rows"]
+__all__ = [
+    "RIDGES",
+    "LinearizationStart",
+    "LinearizedRun",
+    "Outputs",
+    "Selection",
+    "TangentRows",
+    "cross_fitted_logits",
+    "differences",
+    "fit_path",
+    "greedy_log_det",
+    "joint_tangent_rows",
+    "kernel_root",
+    "linearization_error",
+    "log_det_gain",
+    "margin",
+    "random_contrast",
+    "random_subspaces",
+    "relative_error",
+    "tangent_rows",
+    "train_linearized",
+]

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from deltatheory._shapes import Float
+from deltatheory.linearization.outputs import LinearizationStart
 from deltatheory.linearization.tangent import TangentRows
 from deltatheory.problems import epochs
 from deltatheory.training.trainer import Training
 
-__all__ = ["LinearizedRun", "root", "train_linearized"]
+__all__ = ["LinearizedRun", "kernel_root", "random_subspaces", "train_linearized"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class LinearizedRun:
     delta: Float[Tensor, "seeds d"]
 
 
-def root(features: TangentRows) -> Float[Tensor, "n outputs r"]:
+def kernel_root(features: TangentRows) -> Float[Tensor, "n outputs r"]:
     """Return a square root of K with as few columns as its rank can need: A with A Aᵀ = K, row by row."""
     flat = features.rows.flatten(0, 1)
     if flat.shape[0] < flat.shape[1]:
@@ -44,7 +45,7 @@ def root(features: TangentRows) -> Float[Tensor, "n outputs r"]:
     return flat.view(*features.rows.shape[:2], -1)
 
 
-def subspaces(
+def random_subspaces(
     root: Float[Tensor, "n outputs r"], size: int, d: int, seeds: int, seed: int
 ) -> Float[Tensor, "seeds n outputs d"]:
     """Return draws of J P_d for Gaussian P with unit-norm columns: K^½ G/√D."""
@@ -56,33 +57,38 @@ def subspaces(
 
 @torch.no_grad()
 def train_linearized(
-    features: TangentRows, jacobian: Float[Tensor, "seeds n outputs d"], training: Training
+    start: LinearizationStart,
+    jacobian: Float[Tensor, "seeds n outputs d"],
+    training: Training,
+    *,
+    train: int,
 ) -> LinearizedRun:
     """Train z(δ) = f(0) + J δ by cross-entropy with the optimizer, schedule and budget of `training.train`.
 
     Args:
-        features: logits, labels and the division into training and held-out examples.
+        start: f(0) and the labels.
         jacobian: J P for each seed.
         training: steps, batch size, learning rate; its seed orders the data.
+        train: the first `train` examples are trained on.
     """
     seeds, _, outputs, d = jacobian.shape
-    labels = one_hot(features.labels, outputs + 1).to(jacobian)
+    labels = one_hot(start.labels, outputs + 1).to(jacobian)
     delta = torch.zeros(seeds, d, 1, device=jacobian.device, dtype=jacobian.dtype)
     optimizer = torch.optim.AdamW([delta], weight_decay=0.0)
     # All texts count as equally long here: only the order of the data is drawn.
-    order = epochs(torch.ones(features.train).numpy(), training.batch_size, training.seed)
+    order = epochs(torch.ones(train).numpy(), training.batch_size, training.seed)
     losses = []
     for step in range(training.steps):
         for group in optimizer.param_groups:
             group["lr"] = training.rate(step)
         batch = next(order)
         rows = jacobian[:, batch].reshape(seeds, -1, d)
-        log_p = _logits(features.logits[batch], rows @ delta).log_softmax(-1)
+        log_p = _logits(start.logits[batch], rows @ delta).log_softmax(-1)
         residual = (log_p.exp() - labels[batch])[..., 1:] / len(batch)
         delta.grad = rows.transpose(1, 2) @ residual.reshape(seeds, -1, 1)
         optimizer.step()
         losses.append(-(labels[batch] * log_p).sum(-1).mean(-1))
-    logits = _logits(features.logits, jacobian.reshape(seeds, -1, d) @ delta)
+    logits = _logits(start.logits, jacobian.reshape(seeds, -1, d) @ delta)
     tail = torch.stack(losses[-max(1, training.steps // 10) :]).mean(0)
     return LinearizedRun(tail, logits, delta[..., 0])
 

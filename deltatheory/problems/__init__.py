@@ -2,6 +2,7 @@
 
 from deltatheory.problems.base import BACKWARD, FORWARD, NOT_FINITE, Problem, epochs
 from deltatheory.problems.classification import ClassificationProblem, Split
+from deltatheory.problems.folds import folds
 from deltatheory.problems.generation import GenerationProblem
 from deltatheory.problems.heads import HEADS, Head, make_head
 from deltatheory.problems.losses import LOSSES, CrossEntropy, Loss, make_loss
@@ -22,6 +23,7 @@ __all__ = [
     "Setup",
     "Split",
     "epochs",
+    "folds",
     "load_problem",
     "make_head",
     "make_loss",

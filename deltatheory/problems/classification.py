@@ -130,22 +130,6 @@ class ClassificationProblem(Problem):
         self.count(len(batch), forward=1.0)
         return autodiff.vjp(lambda x: self.logits(x, batch), delta)
 
-    def linearization_error(self, delta: Float[Tensor, " m"], indices: Sequence[int]) -> float:
-        """Return ‖f(δ) - f(0) - J δ‖ / ‖J δ‖ over some training examples, J at δ = 0.
-
-        Logits are taken less their mean over the classes, which cross-entropy does not see.
-        """
-        missed, linear = [], []
-        for start in range(0, len(indices), 32):
-            batch, _ = self.batch(self.train, indices[start : start + 32])
-            before, moved = self.jvp(self.delta.initial(), delta, batch)
-            with torch.no_grad():
-                missed.append(self.logits(delta, batch) - before - moved)
-            linear.append(moved)
-        self.count(len(indices), forward=1.0)
-        missed, linear = (x - x.mean(1, keepdim=True) for x in (torch.cat(missed), torch.cat(linear)))
-        return float(missed.norm() / linear.norm().clamp(min=1e-12))
-
     # What a trainer needs.
 
     @torch.no_grad()

@@ -84,7 +84,7 @@ class Probe:
         """(J S, r): J in a few random orthonormal directions, and how far each margin is from 1."""
         m = self.jacobian.shape[1]
         S = np.linalg.qr(self.random(m, min(_DIRECTIONS, m)))[0]
-        margins = self.features.logits[:, 1].double().cpu().numpy()
+        margins = self.features.start.logits[:, 1].double().cpu().numpy()
         return self.jacobian @ S, 1 - margins
 
     @cached_property

@@ -12,9 +12,9 @@ from tiny_problems import toy_task
 
 from deltatheory.advice import ranking as advice
 from deltatheory.deltas import make_delta
-from deltatheory.linearization import ridge
+from deltatheory.linearization import linearization_error, ridge
 from deltatheory.linearization.tangent import tangent_rows
-from deltatheory.problems import ClassificationProblem
+from deltatheory.problems import ClassificationProblem, folds
 from deltatheory.problems.heads import make_head
 
 QUICK = (
@@ -57,7 +57,7 @@ def test_one_pass_for_all_gives_each_its_own_kernel():
     for fit, delta in zip(fits, deltas, strict=True):
         alone = tangent_rows(problem_of(delta), train=16, test=0, outputs="contrast")
         np.testing.assert_allclose(fit.kernel, alone.kernel().numpy(), rtol=2e-3, atol=1e-4)
-        np.testing.assert_allclose(fit.start.logits, alone.logits.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(fit.start.logits, alone.start.logits.numpy(), rtol=1e-4, atol=1e-5)
     assert len(fits[1].modules) == 4  # query and value of two blocks
     assert not np.allclose(fits[0].kernel, fits[1].kernel, rtol=0.1)
 
@@ -70,11 +70,11 @@ def test_the_fit_is_judged_by_the_network_too(monkeypatch, classes):
         backbone, task, make_delta("bitfit", backbone), "label-words", check=False
     )
     (fit,), _ = advice._fits(lambda _: problem, [problem.delta], 32, 0, None)
-    held = ridge.folds(32)[0]
+    _, held = folds(32, ridge.FOLDS)[0]
     monkeypatch.setattr(ridge, "RIDGES", np.array([1e4]))
     small = advice._fitted(problem, fit)
-    assert problem.linearization_error(small, held.tolist()) < 0.05
-    assert problem.linearization_error(1e6 * small, held.tolist()) > 0.5
+    assert linearization_error(problem, small, held) < 0.05
+    assert linearization_error(problem, 1e6 * small, held) > 0.5
 
 
 def test_the_fitted_delta_is_that_of_the_kernel(monkeypatch):
@@ -85,12 +85,11 @@ def test_the_fitted_delta_is_that_of_the_kernel(monkeypatch):
         backbone, task, make_delta("bitfit", backbone), "label-words", check=False
     )
     (fit,), _ = advice._fits(lambda _: problem, [problem.delta], 32, 0, None)
-    held = ridge.folds(32)[0]
-    kept = np.setdiff1d(np.arange(32), held)
-    (alpha,) = ridge.fit_path(fit.kernel[np.ix_(kept, kept)], fit.start.logits[kept], fit.start.labels[kept])
-    batch, _ = problem.batch(problem.train, held.tolist())
+    kept, held = folds(32, ridge.FOLDS)[0]
+    (alpha,) = ridge.fit_path(fit.kernel[kept][:, kept], fit.start.subset(kept))
+    batch, _ = problem.batch(problem.train, held)
     _, moved = problem.jvp(problem.delta.initial(), advice._fitted(problem, fit), batch)
-    expected = fit.kernel[np.ix_(held, kept)] @ alpha / 2
+    expected = fit.kernel[held][:, kept] @ alpha / 2
     np.testing.assert_allclose(moved - moved.mean(1, keepdim=True), expected, rtol=1e-6, atol=1e-9)
 
 

@@ -7,7 +7,7 @@ from tiny_problems import toy_problem, toy_task
 from deltatheory import autodiff
 from deltatheory.control import diagnosis
 from deltatheory.control.diagnosis import diagnose
-from deltatheory.linearization.tangent import TangentRows
+from deltatheory.linearization import LinearizationStart, TangentRows
 from deltatheory.tasks import Examples
 
 FAULTS = [
@@ -79,7 +79,7 @@ def test_steps_that_gradient_descent_needs_have_a_closed_form():
     small = 1e-2
     rows = torch.diag(torch.tensor([1.0, small])).double()[:, None]
     start = torch.zeros(2, 2).double()
-    features = TangentRows(rows, start, torch.ones(2).long(), start, 2, 2, None, 0.0, 0.0)
+    features = TangentRows(rows, LinearizationStart(start, torch.ones(2).long(), start), 2, 2, None, 0.0, 0.0)
     # Residuals are equal: the second alone makes a half, so (1 - s²)^{2k} = 0.2.
     k = float(torch.log(torch.tensor(0.2)) / (2 * torch.log1p(torch.tensor(-(small**2)))))
     finding = diagnosis._conditioning(features, steps=100)

@@ -2,12 +2,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from tiny_problems import toy_problem, toy_task
 
-from deltatheory.linearization.ridge import RIDGES, LinearizationStart, cross_fitted_logits, fit_path, folds
+from deltatheory.linearization.outputs import LinearizationStart
+from deltatheory.linearization.ridge import FOLDS, RIDGES, cross_fitted_logits, fit_path
 from deltatheory.linearization.tangent import tangent_rows
+from deltatheory.problems.folds import folds
+
+
+def start_at(logits, labels) -> LinearizationStart:
+    logits = torch.as_tensor(logits)
+    return LinearizationStart(logits, torch.as_tensor(labels), torch.zeros_like(logits))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e4])
@@ -16,7 +24,7 @@ def test_fits_of_margins_are_the_minima_that_scipy_finds(scale):
     rows = scale * rng.standard_normal((30, 12)) * np.geomspace(3, 0.1, 12)
     kernel, start = rows @ rows.T, 2 * rng.standard_normal(30)
     zero, unit = np.zeros(30), np.trace(kernel) / 30 / scale**2
-    path = fit_path(kernel, np.stack([zero, start], 1), np.ones(30, int))
+    path = fit_path(torch.from_numpy(kernel), start_at(np.stack([zero, start], 1), np.ones(30, int))).numpy()
     for ridge, alpha in zip(RIDGES, path, strict=True):
         np.testing.assert_allclose(alpha[:, 0], -alpha[:, 1])
 
@@ -34,7 +42,8 @@ def test_fits_of_three_classes_are_the_minima_that_scipy_finds():
     rows, start = rng.standard_normal((20, 5)), rng.standard_normal((20, 3))
     labels, kernel = rng.integers(0, 3, 20), rows @ rows.T
     unit = np.trace(kernel) / 20
-    for ridge, alpha in zip(RIDGES, fit_path(kernel, start, labels), strict=True):
+    path = fit_path(torch.from_numpy(kernel), start_at(start, labels)).numpy()
+    for ridge, alpha in zip(RIDGES, path, strict=True):
 
         def loss(w, weight=ridge * unit):
             w = w.reshape(5, 3)
@@ -46,24 +55,30 @@ def test_fits_of_three_classes_are_the_minima_that_scipy_finds():
 
 def test_held_out_logits_come_from_fits_without_them():
     rng = np.random.default_rng(1)
-    rows, start, labels = rng.standard_normal((10, 4)), rng.standard_normal((10, 3)), rng.integers(0, 3, 10)
+    rows = torch.from_numpy(rng.standard_normal((10, 4)))
+    start = start_at(rng.standard_normal((10, 3)), rng.integers(0, 3, 10))
     kernel = rows @ rows.T
-    logits = cross_fitted_logits(kernel, start, labels)
-    assert sorted(np.concatenate(folds(10)).tolist()) == list(range(10))
-    held = folds(10)[1]
-    kept = np.setdiff1d(np.arange(10), held)
-    alpha = fit_path(kernel[np.ix_(kept, kept)], start[kept], labels[kept])[3]
-    np.testing.assert_allclose(logits[3, held], start[held] + kernel[np.ix_(held, kept)] @ alpha / 2)
-    inside = fit_path(kernel, start, labels)[3]
-    assert np.abs(logits[3] - (start + kernel @ inside / 2)).max() > 1e-2  # a fit that has seen them differs
+    logits = cross_fitted_logits(kernel, start)
+    kept, held = folds(10, FOLDS)[1]
+    alpha = fit_path(kernel[kept][:, kept], start.subset(kept))[3]
+    torch.testing.assert_close(logits[3, held], start.logits[held] + kernel[held][:, kept] @ alpha / 2)
+    inside = fit_path(kernel, start)[3]
+    # A fit that has seen them differs.
+    assert (logits[3] - (start.logits + kernel @ inside / 2)).abs().max() > 1e-2
+
+
+def test_one_example_is_pulled_by_what_its_neighbour_lacks():
+    """n = 2 of the same text, unequal labels: each is held out once and gets ½K times the other's α."""
+    start = start_at(np.zeros((2, 2)), np.array([0, 1]))
+    logits = cross_fitted_logits(torch.ones(2, 2, dtype=torch.float64), start)
+    assert (logits[:, 0, 1] > 0).all()  # the other one's label is 1
+    torch.testing.assert_close(logits[:, 0], logits[:, 1].flip(-1))
 
 
 def test_a_delta_that_does_nothing_leaves_the_frozen_score():
     start = np.random.default_rng(0).standard_normal((6, 3))
-    labels = np.array([0, 1, 2, 0, 1, 2])
-    np.testing.assert_array_equal(
-        cross_fitted_logits(np.zeros((6, 6)), start, labels), np.array([start] * len(RIDGES))
-    )
+    fitted = cross_fitted_logits(torch.zeros(6, 6, dtype=torch.float64), start_at(start, [0, 1, 2, 0, 1, 2]))
+    np.testing.assert_array_equal(fitted, np.array([start] * len(RIDGES)))
 
 
 def test_labels_by_lot_are_foretold_at_chance_from_a_contrast_not_from_margins():
@@ -74,9 +89,8 @@ def test_labels_by_lot_are_foretold_at_chance_from_a_contrast_not_from_margins()
 
     def score(outputs):
         features = tangent_rows(problem, train=96, test=0, outputs=outputs)
-        frozen = LinearizationStart.of(features)
-        fitted = cross_fitted_logits(features.kernel().numpy(), frozen.logits, frozen.labels)
-        return frozen.solved(fitted).mean(1).max()
+        frozen = features.start.double()
+        return frozen.solved(cross_fitted_logits(features.kernel(), frozen)).double().mean(1).max()
 
     chance, error = 1 / 8, (1 / 8 * 7 / 8 / 96) ** 0.5
     assert score("contrast") < chance + 3 * error

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_problems import toy_problem, toy_task
 
-from deltatheory.linearization.subspace_training import root, subspaces, train_linearized
+from deltatheory.linearization.outputs import LinearizationStart
+from deltatheory.linearization.subspace_training import kernel_root, random_subspaces, train_linearized
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
 from deltatheory.problems import ClassificationProblem
 from deltatheory.training.trainer import Training, train
@@ -27,7 +28,7 @@ class LinearProblem(ClassificationProblem):
 
     def logits(self, delta, batch):
         change = self.features.rows[self.at] @ delta
-        return self.features.logits[self.at] + torch.cat([torch.zeros_like(change[:, :1]), change], 1)
+        return self.features.start.logits[self.at] + torch.cat([torch.zeros_like(change[:, :1]), change], 1)
 
     def predict(self, delta, split, chunk=64):
         batch, _ = self.batch(split, range(len(split)))
@@ -44,12 +45,12 @@ def test_it_is_the_trainer_where_the_problem_is_linear(classes):
     problem.linearize(features)
     training = Training(steps=20, batch_size=8, learning_rate=0.03, seed=5)
     expected = train(problem, training)
-    run = train_linearized(features, features.rows[None], training)
+    run = train_linearized(features.start, features.rows[None], training, train=24)
     assert run.delta.shape == (1, made.delta.size)
     torch.testing.assert_close(run.delta[0], expected.delta, rtol=0, atol=1e-5)
     assert float(run.train_loss[0]) == pytest.approx(expected.train_loss, abs=1e-6)
     assert expected.test is not None
-    loss = torch.nn.functional.cross_entropy(run.logits[0, 24:], features.labels[24:])
+    loss = torch.nn.functional.cross_entropy(run.logits[0, 24:], features.start.labels[24:])
     assert float(loss) == pytest.approx(expected.test["loss"], abs=1e-5)
     assert expected.movement > 0.1
 
@@ -57,12 +58,12 @@ def test_it_is_the_trainer_where_the_problem_is_linear(classes):
 def test_seeds_run_side_by_side_as_alone():
     made = toy_problem("lora", dtype=torch.float64, r=1, task=toy_task(3))
     features = tangent_rows(made, train=12, test=4)
-    draws = subspaces(root(features), features.size, d=6, seeds=3, seed=0)
+    draws = random_subspaces(kernel_root(features), features.size, d=6, seeds=3, seed=0)
     assert draws.shape == (3, 16, 2, 6)
     training = Training(steps=10, batch_size=4, learning_rate=0.1)
-    together = train_linearized(features, draws, training)
+    together = train_linearized(features.start, draws, training, train=12)
     for i in range(3):
-        alone = train_linearized(features, draws[i : i + 1], training)
+        alone = train_linearized(features.start, draws[i : i + 1], training, train=12)
         torch.testing.assert_close(together.delta[i], alone.delta[0])
         torch.testing.assert_close(together.logits[i], alone.logits[0])
         torch.testing.assert_close(together.train_loss[i], alone.train_loss[0])
@@ -72,29 +73,21 @@ def test_seeds_run_side_by_side_as_alone():
 @pytest.mark.parametrize("columns", [4, 40])
 def test_the_root_is_one_of_the_kernel(columns):
     rows = torch.randn(5, 2, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    features = TangentRows(
-        rows,
-        torch.zeros(5, 3, dtype=rows.dtype),
-        torch.zeros(5, dtype=torch.long),
-        torch.zeros(5, 3, dtype=rows.dtype),
-        3,
-        columns,
-        None,
-        0.0,
-        0.0,
-    )
-    A = root(features)
+    zeros = torch.zeros(5, 3, dtype=rows.dtype)
+    start = LinearizationStart(zeros, torch.zeros(5, dtype=torch.long), zeros)
+    features = TangentRows(rows, start, 3, columns, None, 0.0, 0.0)
+    A = kernel_root(features)
     assert A.shape == (5, 2, min(columns, 10))
     torch.testing.assert_close(A.flatten(0, 1) @ A.flatten(0, 1).T, features.kernel())
     broken = replace(features, rows=torch.cat([rows, rows], -1))  # rank below its size: no NaN
-    assert root(broken).isfinite().all()
+    assert kernel_root(broken).isfinite().all()
 
 
 def test_subspaces_have_the_kernel_as_covariance():
     """N columns are N draws of N(0, K/D): each entry of their covariance has a known standard error."""
     A = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     size, d, seeds = 500, 100, 100
-    draws = subspaces(A, size, d, seeds, seed=1).flatten(1, 2)
+    draws = random_subspaces(A, size, d, seeds, seed=1).flatten(1, 2)
     assert draws.shape == (seeds, 4, d)
     columns = draws.transpose(1, 2).flatten(0, 1)
     K = A.flatten(0, 1) @ A.flatten(0, 1).T / size
@@ -111,5 +104,6 @@ def test_subspaces_have_the_kernel_as_covariance():
 
 def test_subspaces_are_a_function_of_the_seed():
     A = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(subspaces(A, 10, 4, 2, seed=0), subspaces(A, 10, 4, 2, seed=0))
-    assert not torch.equal(subspaces(A, 10, 4, 2, seed=0), subspaces(A, 10, 4, 2, seed=1))
+    draws = [random_subspaces(A, 10, 4, 2, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])

@@ -57,8 +57,8 @@ def test_rows_are_the_jacobian(delta, options, family):
     torch.testing.assert_close(features.rows, by_autodiff(problem), rtol=0, atol=1e-8)
     batch, labels = problem.batch(problem.train, range(TRAIN))
     zero = problem.delta.initial()
-    torch.testing.assert_close(features.logits[:TRAIN], problem.logits(zero, batch), rtol=0, atol=1e-10)
-    assert torch.equal(features.labels[:TRAIN], labels)
+    torch.testing.assert_close(features.start.logits[:TRAIN], problem.logits(zero, batch), rtol=0, atol=1e-10)
+    assert torch.equal(features.start.labels[:TRAIN], labels)
     v = torch.randn(zero.shape, generator=torch.Generator().manual_seed(0), dtype=zero.dtype)
     v, h = v / v.norm(), 1e-5
     change = (problem.logits(h * v, batch) - problem.logits(-h * v, batch)) / (2 * h)
@@ -137,14 +137,14 @@ def test_passes_are_counted(problem, exact):
 def test_margins_give_the_same_loss_and_the_same_solved_examples(problem, exact):
     features = tangent_rows(problem, train=TRAIN, test=TEST, outputs="margin", sketch=problem.delta.size)
     cross_entropy = torch.nn.functional.cross_entropy
-    expected = cross_entropy(exact.logits, exact.labels, reduction="none")
-    losses = cross_entropy(features.logits, features.labels, reduction="none")
+    expected = cross_entropy(exact.start.logits, exact.start.labels, reduction="none")
+    losses = cross_entropy(features.start.logits, features.start.labels, reduction="none")
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-10)
-    assert torch.equal(features.solved(features.logits), exact.solved(exact.logits))
+    assert torch.equal(features.start.solved(features.start.logits), exact.start.solved(exact.start.logits))
     # dm = Σ_c ∂m/∂z_c dz_c with ∂m/∂z_y = 1 and ∂m/∂z_c = -softmax over the competitors
     for i in range(TRAIN + TEST):
-        y, full = int(exact.labels[i]), torch.cat([torch.zeros_like(exact.rows[i, :1]), exact.rows[i]])
-        others = exact.logits[i].clone()
+        y, full = int(exact.start.labels[i]), torch.cat([torch.zeros_like(exact.rows[i, :1]), exact.rows[i]])
+        others = exact.start.logits[i].clone()
         others[y] = -math.inf
         row = full[y] - others.softmax(0) @ full
         torch.testing.assert_close(features.rows[i, 0], row, rtol=0, atol=1e-8)
@@ -156,8 +156,8 @@ def test_a_contrast_is_one_direction_of_all_logits(problem, exact):
         for s in (0, 1)
     )
     assert features.passes == TRAIN * (1 + 2)
-    assert torch.equal(features.labels, exact.labels[:TRAIN])
-    torch.testing.assert_close(features.logits, exact.logits[:TRAIN], rtol=0, atol=1e-8)
+    assert torch.equal(features.start.labels, exact.start.labels[:TRAIN])
+    torch.testing.assert_close(features.start.logits, exact.start.logits[:TRAIN], rtol=0, atol=1e-8)
     full = exact.rows[:TRAIN].flatten(0, 1).T.reshape(problem.delta.size, TRAIN, CLASSES - 1)
     wanted = features.rows[:, 0].T
     v, *_ = torch.linalg.lstsq(full.flatten(0, 1), wanted.flatten()[:, None])
@@ -201,6 +201,6 @@ def test_parts_of_a_delta_share_their_passes_and_have_their_own_rows():
     assert problem.passes - before == whole.passes == first.passes
     torch.testing.assert_close(torch.cat([first.rows, second.rows], -1), whole.rows)
     torch.testing.assert_close(first.kernel() + second.kernel(), whole.kernel())
-    assert torch.equal(first.logits, whole.logits)
+    assert torch.equal(first.start.logits, whole.start.logits)
     with pytest.raises(ValueError, match=r"sizes=\[1, 2\]: must be at least 1 and add up to"):
         joint_tangent_rows(problem, [1, 2], train=5, test=2)

@@ -281,6 +281,6 @@ def test_a_probe_of_meaningless_labels_counts_as_chance_where_it_is_judged():
     problem = toy_problem("bitfit", task=replace(task, train=train), head="probe")
     seen = problem.predict(problem.delta.initial(), problem.train).argmax(1) == problem.train.labels
     features = tangent_rows(problem, train=40, test=0, outputs="margin")
-    unseen = features.solved(features.logits)
+    unseen = features.start.solved(features.start.logits)
     assert seen.double().mean() > unseen.double().mean() + 0.2
     assert unseen.double().mean() < 0.7

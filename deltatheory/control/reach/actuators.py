@@ -7,115 +7,23 @@ can be fitted so that it also holds on examples that were held out. The second d
 
 from __future__ import annotations
 
-import heapq
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from deltatheory._shapes import Float, Int
+from deltatheory._shapes import Int
 from deltatheory.control.reach.gramian import NOWHERE, coordinate_groups, part_tangent_rows
-from deltatheory.linearization.ridge import LinearizationStart, cross_fitted_logits
+from deltatheory.linearization.ridge import cross_fitted_logits
+from deltatheory.linearization.selection import Selection, greedy_log_det, log_det_gain
 from deltatheory.linearization.tangent import TangentRows
 from deltatheory.problems import ClassificationProblem
 from deltatheory.results import Result
 
-__all__ = [
-    "ActuatorScore",
-    "Ranking",
-    "Selection",
-    "greedy_log_det",
-    "log_det_gain",
-    "rank_actuators",
-    "rank_layers",
-]
-
-_EPSILON = 1e-2  # ε as a share of the mean diagonal of Σ W_i: what is moved less than a tenth counts as fixed
-
-
-def log_det_gain(
-    gramians: Mapping[str, Float[Tensor, "o o"]], chosen: Sequence[str], epsilon: float
-) -> float:
-    """Return f(S) - f(∅) = log det(I + Σ_{i∈S} W_i/ε).
-
-    Args:
-        gramians: name ↦ W_i, symmetric and positive semidefinite.
-        chosen: S.
-        epsilon: ε.
-    """
-    if not chosen:
-        return 0.0
-    total = torch.stack([gramians[name] for name in chosen]).sum(0).double() / epsilon
-    return float(torch.logdet(torch.eye(len(total), dtype=total.dtype, device=total.device) + total))
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Places in the order in which greedy maximization takes them.
-
-    Attributes:
-        chosen: names.
-        gains: what each added to f when it was taken; they do not grow.
-        value: f(S) - f(∅), their sum: at least (1 - 1/e) of the most that any set of this size has.
-        evaluations: determinants that were computed.
-        epsilon: ε.
-    """
-
-    chosen: list[str]
-    gains: list[float]
-    value: float
-    evaluations: int
-    epsilon: float
-
-
-def greedy_log_det(
-    gramians: Mapping[str, Float[Tensor, "o o"]], count: int, *, epsilon: float | None = None
-) -> Selection:
-    """Choose `count` places by greedy maximization of f(S) = log det(εI + Σ_{i∈S} W_i).
-
-    f is monotone and submodular, so f(S) - f(∅) is at least 1 - 1/e of the optimum (Nemhauser, Wolsey &
-    Fisher 1978; for Gramians Summers, Cortesi & Lygeros 2016, whose claim of the same for -tr W⁻¹ is false).
-    An old gain bounds the new one from above, so that most need not be computed again (Minoux 1978).
-
-    Args:
-        gramians: name ↦ W_i.
-        count: size of S, at most the number of places.
-        epsilon: ε; a hundredth of the mean diagonal of Σ W_i by default.
-
-    Raises:
-        ValueError: for a count outside 1 .. number of places, an ε that is not positive, or Gramians that are
-            all 0.
-    """
-    if not 1 <= count <= len(gramians):
-        raise ValueError(f"count={count}: must lie in 1..{len(gramians)}, the number of places.")
-    if epsilon is None:
-        epsilon = _EPSILON * float(torch.stack([w.diagonal().mean() for w in gramians.values()]).sum())
-        if epsilon == 0:
-            raise ValueError("gramians: are all 0; no place moves an output.")
-    if not epsilon > 0:
-        raise ValueError(f"epsilon={epsilon}: must be above 0.")
-    names = list(gramians)
-    bounds = [(-math.inf, k) for k in range(len(names))]  # the order of the places breaks ties
-    fresh = [-1] * len(names)  # for how many chosen places a bound was computed
-    chosen: list[str] = []
-    gains: list[float] = []
-    value, evaluations = 0.0, 0
-    while len(chosen) < count:
-        bound, k = heapq.heappop(bounds)
-        if fresh[k] < len(chosen):
-            gain = log_det_gain(gramians, [*chosen, names[k]], epsilon) - value
-            evaluations += 1
-            fresh[k] = len(chosen)
-            heapq.heappush(bounds, (-gain, k))
-        else:
-            chosen.append(names[k])
-            gains.append(-bound)
-            value -= bound
-    return Selection(chosen, gains, value, evaluations, epsilon)
+__all__ = ["ActuatorScore", "Ranking", "rank_actuators", "rank_layers"]
 
 
 @dataclass(frozen=True)
@@ -181,35 +89,35 @@ def rank_layers(features: Mapping[str, TangentRows], *, epsilon: float | None = 
     if not features:
         raise ValueError("features={}: give at least one place.")
     first = next(iter(features.values()))
-    if first.logits[:, 0].any():
+    if first.start.logits[:, 0].any():
         raise ValueError("features: are of logits; compute them with outputs='margin'.")
     for name, part in features.items():
-        if not torch.equal(part.logits, first.logits):
+        if not torch.equal(part.start.logits, first.start.logits):
             raise ValueError(f"features[{name!r}]: have other examples, or another δ_0, than the first.")
     used = slice(first.train)
     gramians = {n: f.rows[used].flatten(0, 1).double() for n, f in features.items()}
     gramians = {name: rows @ rows.T for name, rows in gramians.items()}
     selection = greedy_log_det(gramians, len(gramians), epsilon=epsilon)
-    frozen = LinearizationStart.of(first)
+    frozen = first.start.subset(range(first.train)).double()
     pull = frozen.residual()[:, 1]
     places = []
     for name, gramian in gramians.items():
-        kernel = gramian.cpu().numpy()
-        fitted = cross_fitted_logits(kernel, frozen.logits, frozen.labels)
+        kernel = gramian.cpu()
+        fitted = cross_fitted_logits(kernel, frozen)
         places.append(
             ActuatorScore(
                 name=name,
                 size=features[name].size,
                 gain=log_det_gain(gramians, [name], selection.epsilon),
                 energy=float(pull @ kernel @ pull),
-                score=float(frozen.solved(fitted).mean(1).max()),
-                loss=float(np.logaddexp(0, fitted[..., 0] - fitted[..., 1]).mean(1).min()),
+                score=float(frozen.solved(fitted).double().mean(1).max()),
+                loss=float(softplus(fitted[..., 0] - fitted[..., 1]).mean(1).min()),
             )
         )
     return Ranking(
         places=sorted(places, key=lambda place: place.loss),
         selection=selection,
-        frozen=float(frozen.solved(frozen.logits).mean()),
+        frozen=float(frozen.solved(frozen.logits).double().mean()),
         passes=first.passes,
         seconds=first.seconds,
     )

@@ -167,7 +167,7 @@ def part_tangent_rows(
         groups: name ↦ coordinates; every coordinate of δ is in exactly one.
         train: number of training examples.
         test: number of held-out examples.
-        outputs: "logits" (differences z_c - z_0) or "margin", as in `kernel.tangent_rows`.
+        outputs: "logits" (differences z_c - z_0) or "margin", as in `linearization.outputs`.
         sketch: longest row to keep of each run of neighbouring coordinates; `None` for J itself, which takes
             (train + test) · outputs · m numbers.
         seed: of the sketches.
@@ -253,7 +253,7 @@ def output_gramian(
     total = torch.stack(list(parts.values())).sum(0)
     return Gramian(
         total=_finite(total),
-        start=(first.logits[:, 1:] - first.logits[:, :1]).flatten().double(),
+        start=(first.start.logits[:, 1:] - first.start.logits[:, :1]).flatten().double(),
         parts=parts,
         exact=sum(part.rows.shape[-1] for part in features.values()) == problem.delta.size,
         passes=first.passes,

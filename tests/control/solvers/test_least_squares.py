@@ -56,8 +56,8 @@ def test_rows_of_margins_are_those_of_the_kernel(delta, options, family):
     features = tangent_rows(problem, train=7, test=0, outputs="margin", sketch=problem.delta.size, at=at)
     outputs = Objective(problem, range(7)).outputs(at)
     torch.testing.assert_close(outputs.rows(), features.rows, rtol=0, atol=1e-12)
-    torch.testing.assert_close(outputs.values[:, 0], features.logits[:, 1], rtol=0, atol=1e-12)
-    assert (outputs.solved == features.solved(features.logits)).all()
+    torch.testing.assert_close(outputs.values[:, 0], features.start.logits[:, 1], rtol=0, atol=1e-12)
+    assert (outputs.solved == features.start.solved(features.start.logits)).all()
     shared = outputs.rows().mean(0, keepdim=True).expand_as(features.rows)  # not one row for all
     assert (shared - features.rows).abs().max() > 1e-3
 
