@@ -5,7 +5,6 @@ from deltatheory.linearization.outputs import (
     LinearizationStart,
     Outputs,
     differences,
-    margin,
     random_contrast,
 )
 from deltatheory.linearization.ridge import RIDGES, cross_fitted_logits, fit_path
@@ -33,7 +32,6 @@ __all__ = [
     "kernel_root",
     "linearization_error",
     "log_det_gain",
-    "margin",
     "random_contrast",
     "random_subspaces",
     "relative_error",

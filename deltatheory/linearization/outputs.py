@@ -3,10 +3,10 @@
 Outputs are one of
 
 - "logits": the differences z_c - z_0, c = 1 .. C-1; cross-entropy sees nothing else.
-- "margin": m = z_y - log Σ_{c≠y} exp z_c, in which cross-entropy is softplus(-m) exactly: one backward pass
-  an example for any number of classes. With more than two, linearizing m fixes the weights of the
-  competitors, and the row of a held-out example then knows which class to raise above all of them together:
-  held-out scores of margins are optimistic, those of the others are not.
+- "margin": m = z_y - log Σ_{c≠y} exp z_c, in which cross-entropy is softplus(-m) exactly (`Loss.margin`):
+  one backward pass an example for any number of classes. With more than two, linearizing m fixes the weights
+  of the competitors, and the row of a held-out example then knows which class to raise above all of them
+  together: held-out scores of margins are optimistic, those of the others are not.
 - "contrast": v·z for one direction v drawn by lot, Σ v_c = 0 and |v|² = 2, the same for all examples: one
   backward pass, and no label. Its kernel stands for that of every difference of logits, as K ⊗ (I - 11ᵀ/C)/2
   for all logits: the sum of the logits serves so in the pseudo-kernel of Mohamadi, Bae and Sutherland (2023).
@@ -17,30 +17,18 @@ With two classes the three are the same, but for signs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from deltatheory._shapes import Bool, Float, Int
+from deltatheory.problems import CrossEntropy, Loss
 
 Outputs = Literal["logits", "margin", "contrast"]
 
-__all__ = ["LinearizationStart", "Outputs", "differences", "margin", "output_map", "random_contrast"]
-
-
-def margin(logits: Float[Tensor, "*n C"], labels: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Return m = z_y - log Σ_{c≠y} exp z_c; the cross-entropy is softplus(-m).
-
-    >>> z, y = torch.tensor([1.0, 4.0, 2.0]), torch.tensor(1)
-    >>> torch.allclose(torch.nn.functional.softplus(-margin(z, y)), torch.nn.functional.cross_entropy(z, y))
-    True
-    """
-    right = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, labels[..., None], True)
-    competitors = logits.masked_fill(right, float("-inf"))
-    return logits.gather(-1, labels[..., None])[..., 0] - competitors.logsumexp(-1)
+__all__ = ["LinearizationStart", "Outputs", "differences", "output_map", "random_contrast"]
 
 
 def differences(logits: Float[Tensor, " C"]) -> Float[Tensor, " C-1"]:
@@ -65,11 +53,14 @@ def random_contrast(classes: int, seed: int) -> Callable[[Tensor], Tensor]:
     return lambda logits: logits @ v.to(logits)
 
 
-def output_map(outputs: str, classes: int, seed: int) -> tuple[Callable[[Tensor, Tensor], Tensor], int]:
+def output_map(
+    outputs: str, loss: Loss, classes: int, seed: int
+) -> tuple[Callable[[Tensor, Tensor], Tensor], int]:
     """Return (logits, label) ↦ the outputs of one example, and how many they are.
 
     Args:
         outputs: "logits", "margin" or "contrast".
+        loss: whose margin it is.
         classes: C.
         seed: of the contrast.
 
@@ -79,7 +70,7 @@ def output_map(outputs: str, classes: int, seed: int) -> tuple[Callable[[Tensor,
     if outputs not in get_args(Outputs):
         raise ValueError(f"outputs={outputs!r}: allowed are {', '.join(map(repr, get_args(Outputs)))}.")
     if outputs == "margin":
-        return margin, 1
+        return loss.margin, 1
     if outputs == "logits":
         return lambda logits, _: differences(logits), classes - 1
     contrast = random_contrast(classes, seed)
@@ -97,15 +88,21 @@ class LinearizationStart:
             are those of a head fitted without the example where heads are fitted (`heads.unseen_logits`), so
             that held-out judgements are such. For margins (0, x): m then has the sign of z_y - max_{c≠y} z_c.
             For "logits" 0.
+        loss: ℓ(z, y), which is trained.
     """
 
     logits: Float[Tensor, "n C"]
     labels: Int[Tensor, " n"]
     judging_offset: Float[Tensor, "n C"]
+    loss: Loss = field(default_factory=CrossEntropy)
 
     @classmethod
     def of_margins(
-        cls, logits: Float[Tensor, "n C"], labels: Int[Tensor, " n"], judged: Float[Tensor, "n C"]
+        cls,
+        logits: Float[Tensor, "n C"],
+        labels: Int[Tensor, " n"],
+        judged: Float[Tensor, "n C"],
+        loss: Loss,
     ) -> LinearizationStart:
         """Return the start of margins, as logits (0, m) of two classes.
 
@@ -113,30 +110,31 @@ class LinearizationStart:
             logits: whose margins are taken.
             labels: y.
             judged: the logits that decide what is solved, `ClassificationProblem.unseen(logits, ...)`.
+            loss: whose margins they are.
         """
-        margins = margin(logits, labels)
+        margins = loss.margin(logits, labels)
         others = judged.scatter(1, labels[:, None], float("-inf")).amax(1)
         offset = judged.gather(1, labels[:, None])[:, 0] - others - margins
-        zero = torch.zeros_like(margins)
-        return cls(torch.stack([zero, margins], 1), torch.ones_like(labels), torch.stack([zero, offset], 1))
+        zero, one = torch.zeros_like(margins), torch.ones_like(labels)
+        return cls(torch.stack([zero, margins], 1), one, torch.stack([zero, offset], 1), loss)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: Sequence[int]) -> LinearizationStart:
         """Return the start of some examples, in that order."""
-        chosen = list(indices)
-        return LinearizationStart(self.logits[chosen], self.labels[chosen], self.judging_offset[chosen])
+        kept = list(indices)
+        return LinearizationStart(self.logits[kept], self.labels[kept], self.judging_offset[kept], self.loss)
 
     def double(self) -> LinearizationStart:
         """Return the same in float64 on the CPU, for convex fits."""
         logits, offset = (x.double().cpu() for x in (self.logits, self.judging_offset))
-        return LinearizationStart(logits, self.labels.cpu(), offset)
+        return LinearizationStart(logits, self.labels.cpu(), offset, self.loss)
 
     def solved(self, logits: Float[Tensor, "*r n C"]) -> Bool[Tensor, "*r n"]:
         """Return which examples some logits solve."""
         return (logits + self.judging_offset).argmax(-1) == self.labels
 
     def residual(self) -> Float[Tensor, "n C"]:
-        """Return y - softmax(f(0)), the loss's gradient downhill."""
-        return one_hot(self.labels, self.logits.shape[1]) - self.logits.softmax(1)
+        """Return -∂ℓ/∂z at f(0): y - softmax(f(0)) for cross-entropy."""
+        return self.loss.residual(self.logits, self.labels)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from scipy.special import log_softmax
 from torch import Tensor
 
 from deltatheory._shapes import Float
@@ -29,7 +28,7 @@ def cross_fitted_logits(kernel: Float[Tensor, "n n"], start: LinearizationStart)
 
     Args:
         kernel: K.
-        start: z⁰ and the labels, in float64 on the CPU.
+        start: z⁰, the labels and ℓ, in float64 on the CPU.
     """
     logits = start.logits.repeat(len(RIDGES), 1, 1)
     for kept, held in folds(len(start), FOLDS):
@@ -39,13 +38,13 @@ def cross_fitted_logits(kernel: Float[Tensor, "n n"], start: LinearizationStart)
 
 
 def fit_path(kernel: Float[Tensor, "n n"], start: LinearizationStart) -> Float[Tensor, "r n C"]:
-    """Return α of min Σ CE(z⁰ + ½Kα) + λ/4 Σ_c α_cᵀKα_c for each of `RIDGES`, by L-BFGS from the last.
+    """Return α of min Σ ℓ(z⁰ + ½Kα) + λ/4 Σ_c α_cᵀKα_c for each of `RIDGES`, by L-BFGS from the last.
 
-    At the minimum λα = y - softmax(z⁰ + ½Kα).
+    At the minimum λα = -∂ℓ/∂z, which is y - softmax(z⁰ + ½Kα) for cross-entropy.
 
     Args:
         kernel: K.
-        start: z⁰ and the labels, in float64 on the CPU.
+        start: z⁰, the labels and ℓ, in float64 on the CPU.
 
     >>> zeros = torch.zeros(3, 2, dtype=torch.float64)
     >>> start = LinearizationStart(zeros, torch.tensor([0, 1, 1]), zeros)
@@ -53,25 +52,21 @@ def fit_path(kernel: Float[Tensor, "n n"], start: LinearizationStart) -> Float[T
     >>> torch.allclose(alphas * torch.from_numpy(RIDGES)[:, None, None], start.residual())
     True
     """
-    n, labels = len(start), start.labels.numpy()
-    # A delta that does nothing has K = 0.
-    scale = float(kernel.trace()) / n or 1.0
-    values, vectors = np.linalg.eigh(kernel.numpy() / scale)
-    rows = vectors * np.sqrt(np.clip(values, 0, None) / 2)  # z = z⁰ + rows @ w
-    at_zero = start.logits.numpy()
-    right = np.eye(at_zero.shape[1])[labels]
+    n, loss, labels = len(start), start.loss, start.labels
+    scale = float(kernel.trace()) / n or 1.0  # a delta that does nothing has K = 0
+    values, vectors = torch.linalg.eigh(kernel / scale)
+    rows = vectors * (values.clamp(min=0) / 2).sqrt()  # z = z⁰ + rows @ w
 
-    def residual(logits: np.ndarray) -> np.ndarray:
-        return right - np.exp(log_softmax(logits, axis=1))
+    def logits_at(w: np.ndarray) -> Tensor:
+        return start.logits + rows @ torch.from_numpy(w).view(n, -1)
 
     def objective(w: np.ndarray, ridge: float) -> tuple[float, np.ndarray]:
-        w = w.reshape(n, -1)
-        logits = at_zero + rows @ w
-        loss = -log_softmax(logits, axis=1)[np.arange(n), labels].sum() + ridge / 2 * np.square(w).sum()
-        return float(loss), (ridge * w - rows.T @ residual(logits)).ravel()
+        logits = logits_at(w)
+        downhill = (rows.T @ loss.residual(logits, labels)).flatten().numpy()
+        return float(loss.total(logits, labels)) + ridge / 2 * float(w @ w), ridge * w - downhill
 
-    w, path = np.zeros(at_zero.size), []
+    w, path = np.zeros(start.logits.numel()), []
     for ridge in RIDGES:
         w = minimize(objective, w, (ridge,), "L-BFGS-B", jac=True, options=_UNTIL).x
-        path.append(residual(at_zero + rows @ w.reshape(n, -1)) / (ridge * scale))  # w = rowsᵀα there
-    return torch.from_numpy(np.stack(path))
+        path.append(loss.residual(logits_at(w), labels) / (ridge * scale))  # w = rowsᵀα there
+    return torch.stack(path)

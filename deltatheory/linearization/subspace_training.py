@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from deltatheory._shapes import Float
 from deltatheory.linearization.outputs import LinearizationStart
@@ -63,16 +62,15 @@ def train_linearized(
     *,
     train: int,
 ) -> LinearizedRun:
-    """Train z(δ) = f(0) + J δ by cross-entropy with the optimizer, schedule and budget of `training.train`.
+    """Train z(δ) = f(0) + J δ, with the loss of `start` and the optimizer, schedule and budget of `train`.
 
     Args:
-        start: f(0) and the labels.
+        start: f(0), the labels and the loss.
         jacobian: J P for each seed.
         training: steps, batch size, learning rate; its seed orders the data.
         train: the first `train` examples are trained on.
     """
-    seeds, _, outputs, d = jacobian.shape
-    labels = one_hot(start.labels, outputs + 1).to(jacobian)
+    seeds, _, _, d = jacobian.shape
     delta = torch.zeros(seeds, d, 1, device=jacobian.device, dtype=jacobian.dtype)
     optimizer = torch.optim.AdamW([delta], weight_decay=0.0)
     # All texts count as equally long here: only the order of the data is drawn.
@@ -83,11 +81,12 @@ def train_linearized(
             group["lr"] = training.rate(step)
         batch = next(order)
         rows = jacobian[:, batch].reshape(seeds, -1, d)
-        log_p = _logits(start.logits[batch], rows @ delta).log_softmax(-1)
-        residual = (log_p.exp() - labels[batch])[..., 1:] / len(batch)
-        delta.grad = rows.transpose(1, 2) @ residual.reshape(seeds, -1, 1)
+        logits = _logits(start.logits[batch], rows @ delta)
+        labels = start.labels[batch].expand(seeds, -1)
+        uphill = -start.loss.residual(logits, labels)[..., 1:] / len(batch)
+        delta.grad = rows.transpose(1, 2) @ uphill.reshape(seeds, -1, 1)
         optimizer.step()
-        losses.append(-(labels[batch] * log_p).sum(-1).mean(-1))
+        losses.append(start.loss.values(logits, labels).mean(-1))
     logits = _logits(start.logits, jacobian.reshape(seeds, -1, d) @ delta)
     tail = torch.stack(losses[-max(1, training.steps // 10) :]).mean(0)
     return LinearizedRun(tail, logits, delta[..., 0])

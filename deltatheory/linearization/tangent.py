@@ -18,7 +18,7 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.deltas import InPlaceDelta
 from deltatheory.linearization.outputs import LinearizationStart, Outputs, output_map
-from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.projections import Projection, make_projection
 
 __all__ = ["TangentRows", "joint_tangent_rows", "tangent_rows"]
@@ -152,7 +152,7 @@ def joint_tangent_rows(
         ValueError: for sizes that do not add up to the delta's, and as `tangent_rows`.
     """
     _check_sizes(problem, sizes, train=train, test=test, sketch=sketch)
-    of_logits, count = output_map(outputs, problem.task.num_classes, seed)
+    of_logits, count = output_map(outputs, problem.loss_function, problem.task.num_classes, seed)
     began, before = time.perf_counter(), problem.passes
     projections = [
         make_projection("hashed", sketch, size, seed=seed) if size > sketch else None for size in sizes
@@ -177,7 +177,7 @@ def joint_tangent_rows(
     for size, out, projection in zip(sizes, rows, projections, strict=True):
         if projection:
             out *= (size / out.shape[-1]) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
-    problem.passes += len(labels) * (FORWARD + count * BACKWARD)
+    problem.count(len(labels), forward=1.0, backward=float(count))
     start = _start(problem, logits, labels, train, outputs)
     passes, seconds = problem.passes - before, time.perf_counter() - began
     return [
@@ -200,12 +200,13 @@ def _check_sizes(problem: ClassificationProblem, sizes: Sequence[int], **counts:
 def _start(
     problem: ClassificationProblem, logits: Tensor, labels: Tensor, train: int, outputs: Outputs
 ) -> LinearizationStart:
+    loss = problem.loss_function
     if outputs == "logits":
-        return LinearizationStart(logits, labels, torch.zeros_like(logits))
+        return LinearizationStart(logits, labels, torch.zeros_like(logits), loss)
     judged = problem.unseen(logits, train)
     if outputs == "margin":
-        return LinearizationStart.of_margins(logits, labels, judged)
-    return LinearizationStart(logits, labels, judged - logits)
+        return LinearizationStart.of_margins(logits, labels, judged, loss)
+    return LinearizationStart(logits, labels, judged - logits, loss)
 
 
 def _example_rows(

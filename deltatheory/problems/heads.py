@@ -21,6 +21,7 @@ from torch.nn.functional import normalize, one_hot
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
+from deltatheory.problems.folds import folds
 from deltatheory.problems.losses import CrossEntropy
 from deltatheory.problems.tokens import check_suffix, continuation
 from deltatheory.tasks import Examples, Task
@@ -176,11 +177,9 @@ def unseen_logits(
         return None
     features, labels = _labelled(backbone, task, max_length)
     logits = features.new_empty(len(features), task.num_classes)
-    for k in range(_FOLDS):
-        held = torch.arange(len(features), device=features.device) % _FOLDS == k
-        if held.any():
-            fitted = _FITTED[head.kind](features[~held], labels[~held], task.num_classes)
-            logits[held] = Head(head.kind, *fitted, len(features))(features[held])
+    for kept, held in folds(len(features), _FOLDS):
+        fitted = _FITTED[head.kind](features[kept], labels[kept], task.num_classes)
+        logits[held] = Head(head.kind, *fitted, len(features))(features[held])
     return logits
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deltatheory.linearization.outputs import LinearizationStart, margin, output_map
+from deltatheory.linearization.outputs import LinearizationStart, output_map
+from deltatheory.problems import CrossEntropy
 
 CLASSES = 4
 
@@ -14,18 +15,11 @@ def drawn(seed: int, examples: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, torch.randint(CLASSES, (examples,), generator=generator)
 
 
-def test_margins_of_a_batch_are_those_of_its_examples():
-    logits, labels = drawn(0)
-    for z, y, m in zip(logits, labels, margin(logits, labels), strict=True):
-        others = torch.cat([z[:y], z[y + 1 :]])
-        torch.testing.assert_close(m, z[y] - others.exp().sum().log())
-
-
 def test_a_start_of_margins_judges_by_the_largest_competitor():
     """A margin below 0 may still be solved: it sums the competitors, a judgement asks for the largest."""
     logits, labels = drawn(1, 50)
     judged = drawn(2, 50)[0]
-    start = LinearizationStart.of_margins(logits, labels, judged)
+    start = LinearizationStart.of_margins(logits, labels, judged, CrossEntropy())
     assert torch.equal(start.solved(start.logits), judged.argmax(1) == labels)
     assert not torch.equal(start.logits.argmax(1) == 1, judged.argmax(1) == labels)
 
@@ -49,11 +43,11 @@ def test_the_residual_is_the_gradient_of_the_loss_downhill():
 
 @pytest.mark.parametrize(("outputs", "count"), [("logits", CLASSES - 1), ("margin", 1), ("contrast", 1)])
 def test_each_kind_of_output_says_how_many_it_has(outputs, count):
-    of_logits, said = output_map(outputs, CLASSES, seed=0)
+    of_logits, said = output_map(outputs, CrossEntropy(), CLASSES, seed=0)
     logits, labels = drawn(5)
     assert of_logits(logits[0], labels[0]).reshape(-1).shape == (said,) == (count,)
 
 
 def test_other_outputs_are_refused():
     with pytest.raises(ValueError, match="outputs='margins': allowed are 'logits', 'margin', 'contrast'"):
-        output_map("margins", CLASSES, seed=0)
+        output_map("margins", CrossEntropy(), CLASSES, seed=0)
