@@ -71,7 +71,7 @@ def _verified(path: Path) -> tuple[Path, Verdict, float]:
 
 
 def _prove(options: argparse.Namespace) -> int:
-    theorems = list(catalogue.PROVERS) if options.theorems == ["all"] else options.theorems
+    theorems = catalogue.THEOREMS if options.theorems == ["all"] else options.theorems
     good = True
     for theorem in theorems:
         for name, verdict in catalogue.prove(theorem).items():

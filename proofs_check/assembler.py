@@ -55,7 +55,11 @@ class Setting:
 
 
 def add(*terms: tuple[int | Fraction, dict]) -> dict:
-    """Return sum_k c_k u_k of vectors or of forms, without its zeros."""
+    """Return sum_k c_k u_k of vectors or of forms, without its zeros.
+
+    >>> add((2, symbol("P", "x")), (-1, symbol("P", "x"))) == symbol("P", "x")
+    True
+    """
     total: dict = {}
     for c, u in terms:
         for key, value in u.items():
@@ -74,7 +78,11 @@ def value(name: str) -> Form:
 
 
 def dot(u: Vector, v: Vector) -> Form:
-    """Return <u, v>: symbols of different blocks are orthogonal."""
+    """Return <u, v>: symbols of different blocks are orthogonal.
+
+    >>> dot(add((1, symbol("P", "x")), (1, symbol("Q", "x"))), symbol("P", "g"))
+    {('P', 'g', 'x'): Fraction(1, 1)}
+    """
     total: Form = {}
     for (block, a), x in u.items():
         for (other, b), y in v.items():
@@ -214,7 +222,11 @@ def blocks(*forms: Form) -> dict[str, list[str]]:
 
 
 def gram(form: Form, block: str, names: list[str]) -> list[list[Fraction]]:
-    """Return the symmetric matrix M with form = sum_ij M_ij <names_i, names_j> on a block."""
+    """Return the symmetric matrix M with form = sum_ij M_ij <names_i, names_j> on a block.
+
+    >>> gram(dot(symbol("P", "x"), symbol("P", "g")), "P", ["g", "x"])[0]
+    [Fraction(0, 1), Fraction(1, 2)]
+    """
     return [
         [form.get((block, *sorted((a, b))), Fraction()) * (1 if a == b else HALF) for b in names]
         for a in names

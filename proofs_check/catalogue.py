@@ -1,52 +1,89 @@
-"""Which theorems have certificates, what makes them, and where they are stored."""
+"""Which theorems have certificates, what finds them, and where they are stored."""
 
 from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
+from proofs_check.certificate import seal
+from proofs_check.enumerations import ENUMERATIONS
+from proofs_check.evaluations import EVALUATIONS
+from proofs_check.prove import Prover
+from proofs_check.prove.computed import computations
 from proofs_check.verifier import Outcome, Verdict, verify
 
 FOLDER = Path(__file__).parent / "certificates"
-# theorem -> the modules of `prove/` that make its certificates
+# theorem -> its provers, by module of `prove/` and name
 PROVERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("T02", "T03", "T04", "T05"), ("performance",)),
-    **dict.fromkeys(("T09", "T10"), ("performance", "identities")),
-    **dict.fromkeys(("T06", "T07", "T08", "T11", "T12", "T18", "T19"), ("computed",)),
-    **dict.fromkeys(("T20", "T21", "T23", "T26", "T28", "T35", "T36", "T37"), ("computed",)),
-    **dict.fromkeys(("T31", "T34"), ("identities", "computed")),
-    **dict.fromkeys(("T15", "T24", "T25", "T27", "T29", "T39", "T40"), ("identities",)),
-    **dict.fromkeys(("T42", "T43", "T44", "T45", "T47"), ("identities",)),
-    "T41": ("contraction",),
-    "T48": ("identities", "constants"),
-    "X3": ("lipschitz",),
+    "T02": ("performance.gap_above",),
+    "T03": ("performance.gap_below",),
+    "T04": ("performance.sandwich_below", "performance.sandwich_above"),
+    "T05": ("performance.subspace_descent",),
+    "T09": ("performance.rate_in_subspace", "identities.gradient_descent_every_n"),
+    "T10": ("performance.rate_in_whole_space", "identities.lifting"),
+    "T15": ("identities.best_rank_one",),
+    "T24": ("identities.prefix_is_gate",),
+    "T25": ("identities.relative_attention",),
+    "T27": ("identities.normal_forms",),
+    "T29": ("identities.first_lora_step",),
+    "T31": ("identities.adjoint",),
+    "T34": ("identities.lqr_step",),
+    "T39": ("identities.prefix_reach",),
+    "T40": ("identities.gronwall",),
+    "T41": ("contraction.switched_systems",),
+    "T42": ("identities.determinant_lemma",),
+    "T43": ("identities.softmax_half",),
+    "T44": ("identities.two_token_attention",),
+    "T45": ("identities.attention_unbounded",),
+    "T47": ("identities.layer_norm",),
+    "T48": ("identities.gelu_curvature", "constants.slopes"),
+    "X3": ("lipschitz.blocks",),
 }
+# With those whose certificate only names a computation, which is listed where the verifier finds it.
+THEOREMS = sorted({*PROVERS, *(listed.theorem for listed in (*ENUMERATIONS.values(), *EVALUATIONS.values()))})
 
 
 def prove(theorem: str, folder: Path = FOLDER) -> dict[str, Verdict]:
     """Make the certificates of a theorem anew, verify each, and store those that are VERIFIED.
 
     Args:
-        theorem: a key of `PROVERS`.
+        theorem: one of `THEOREMS`.
         folder: where `<theorem>-<name>.json` goes.
 
     Raises:
         ValueError: for a theorem without a prover.
 
     """
-    if theorem not in PROVERS:
-        raise ValueError(f"theorem={theorem!r} has no prover; these have: {', '.join(sorted(PROVERS))}")
+    if theorem not in THEOREMS:
+        raise ValueError(f"theorem={theorem!r} has no prover; these have: {', '.join(THEOREMS)}")
     verdicts = {}
     folder.mkdir(parents=True, exist_ok=True)
-    for module in PROVERS[theorem]:
-        prover = importlib.import_module(f"proofs_check.prove.{module}")
-        for name, certificate in prover.prove(theorem):
-            text = json.dumps(certificate, separators=(",", ":")) + "\n"
-            verdicts[f"{theorem}-{name}"] = verdict = verify(text)
-            if verdict.outcome is Outcome.VERIFIED:
-                (folder / f"{theorem}-{name}.json").write_text(text)
+    provers = [_prover(name) for name in PROVERS.get(theorem, ())]
+    for name, kind, candidates in chain(*(prover() for prover in provers), computations(theorem)):
+        text, verdict = first_verified(seal(theorem, kind, data) for data in candidates)
+        verdicts[f"{theorem}-{name}"] = verdict
+        if verdict.outcome is Outcome.VERIFIED:
+            (folder / f"{theorem}-{name}.json").write_text(text)
     return verdicts
+
+
+def _prover(name: str) -> Prover:
+    module, function = name.split(".")
+    return getattr(importlib.import_module(f"proofs_check.prove.{module}"), function)
+
+
+def first_verified(candidates: Iterable[dict]) -> tuple[str, Verdict]:
+    """Return the text and the verdict of the first certificate that is VERIFIED, or else of the last."""
+    text, verdict = "", Verdict(Outcome.UNDECIDED, reason="no certificate was found")
+    for certificate in candidates:
+        text = json.dumps(certificate, separators=(",", ":")) + "\n"
+        verdict = verify(text)
+        if verdict.outcome is Outcome.VERIFIED:
+            break
+    return text, verdict
 
 
 def stored(folder: Path = FOLDER) -> list[Path]:
@@ -56,4 +93,4 @@ def stored(folder: Path = FOLDER) -> list[Path]:
 
 def missing(verdicts: dict[str, Verdict]) -> list[str]:
     """Return the theorems of the catalogue without a VERIFIED certificate among the verdicts."""
-    return sorted(set(PROVERS) - {v.theorem for v in verdicts.values() if v.outcome is Outcome.VERIFIED})
+    return sorted({*THEOREMS} - {v.theorem for v in verdicts.values() if v.outcome is Outcome.VERIFIED})

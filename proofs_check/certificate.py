@@ -22,7 +22,11 @@ class Undecided(Exception):
 
 
 def seal(theorem: str, kind: str, data: dict) -> dict:
-    """Return a certificate with its digest: one changed character anywhere leaves it UNDECIDED."""
+    """Return a certificate with its digest: one changed character anywhere leaves it UNDECIDED.
+
+    >>> read(json.dumps(seal("T00", "none", {"n": 1})))["data"]
+    {'n': 1}
+    """
     body = {"format": FORMAT, "theorem": theorem, "kind": kind, "data": data}
     return body | {"sha256": _digest(body)}
 
@@ -80,7 +84,11 @@ def among(x: object, least: int, most: int) -> int:
 
 
 def rational(pair: list) -> Fraction:
-    """Return [numerator, denominator] as a fraction."""
+    """Return [numerator, denominator] as a fraction.
+
+    >>> rational([2, 6])
+    Fraction(1, 3)
+    """
     numerator, denominator = map(integer, pair)
     return Fraction(numerator, denominator)
 

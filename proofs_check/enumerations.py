@@ -7,6 +7,7 @@ An enumeration is a function of a range [first, last] and of the constant that i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, combinations
 from math import comb, factorial
@@ -22,7 +23,11 @@ def _at_most(a: Interval, b: Interval) -> bool | None:
 
 
 def coordinate_projectors(first: int, last: int, c: Fraction) -> Cases:
-    """T06: the mean of the C(D, d) coordinate projectors of rank d is c (d/D) I, with c = 1."""
+    """T06: the mean of the C(D, d) coordinate projectors of rank d is c (d/D) I, with c = 1.
+
+    >>> list(coordinate_projectors(2, 2, Fraction(1)))
+    [('D=2, d=1', True), ('D=2, d=2', True)]
+    """
     for D in range(first, last + 1):
         for d in range(1, D + 1):
             counts = [0] * D
@@ -100,20 +105,44 @@ def hoeffding(first: int, last: int, c: Fraction) -> Cases:
 
 
 def maurer(first: int, last: int, c: Fraction) -> Cases:
-    """T19: xi(n) = sum_k C(n,k) (k/n)^k (1-k/n)^(n-k) has xi(n)^2 <= c n, with c = 4."""
+    """T19: xi(n) = sum_k C(n,k) (k/n)^k (1-k/n)^(n-k) has xi(n)^2 <= c n, with c = 4.
+
+    >>> [holds for _, holds in maurer(1, 3, Fraction(4))], [holds for _, holds in maurer(1, 1, Fraction(3))]
+    ([True, True, True], [False])
+    """
     for n in range(first, last + 1):
         xi = sum(comb(n, k) * k**k * (n - k) ** (n - k) for k in range(n + 1))
         yield f"n={n}", xi * xi <= c * n * n ** (2 * n)
 
 
-# name -> (its cases, which way the constant becomes a stronger, false claim; 0 where it is not tight, and how
-# far it may be asked to go)
-ENUMERATIONS: dict[str, tuple[Callable[[int, int, Fraction], Cases], int, int]] = {
-    "coordinate_projectors": (coordinate_projectors, 1, 12),
-    "expected_gap": (expected_gap, -1, 12),
-    "quadratic_threshold": (quadratic_threshold, 1, 10),
-    "chi_square_tails": (chi_square_tails, 0, 100),
-    "gradient_capture": (gradient_capture, 0, 60),
-    "hoeffding": (hoeffding, 0, 50),
-    "maurer": (maurer, -1, 500),
+@dataclass(frozen=True)
+class Enumeration:
+    """A statement with a constant, over the cases of a range.
+
+    Args:
+        theorem: whose statement it is.
+        cases: first, last, constant -> the cases.
+        span: first and last of the stored certificate.
+        constant: what holds there.
+        stronger: which way the constant becomes a stronger, false claim; 0 where it is not tight.
+        most: how far a certificate may ask to go.
+
+    """
+
+    theorem: str
+    cases: Callable[[int, int, Fraction], Cases]
+    span: tuple[int, int]
+    constant: int
+    stronger: int
+    most: int
+
+
+ENUMERATIONS = {
+    "coordinate_projectors": Enumeration("T06", coordinate_projectors, (1, 10), 1, 1, 12),
+    "expected_gap": Enumeration("T07", expected_gap, (1, 10), 1, -1, 12),
+    "quadratic_threshold": Enumeration("T08", quadratic_threshold, (1, 7), 1, 1, 10),
+    "chi_square_tails": Enumeration("T11", chi_square_tails, (2, 60), 1, 0, 100),
+    "gradient_capture": Enumeration("T12", gradient_capture, (4, 40), 1, 0, 60),
+    "hoeffding": Enumeration("T18", hoeffding, (1, 24), 2, 0, 50),
+    "maurer": Enumeration("T19", maurer, (1, 300), 4, -1, 500),
 }

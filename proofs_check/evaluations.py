@@ -9,6 +9,7 @@ sides would agree at a point drawn uniformly from s integers a coordinate with p
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -282,15 +283,31 @@ def _symmetric(a: Matrix) -> Matrix:
     return combination((1, a), (1, transpose(a)))
 
 
-EVALUATIONS: dict[str, Callable[..., Sides]] = {
-    "telescoping": telescoping,
-    "attainment": attainment,
-    "attention_scores": attention_scores,
-    "causal_prompt_is_prefix": causal_prompt_is_prefix,
-    "lora_dimension": lora_dimension,
-    "adjoint": adjoint,
-    "lqr_completion": lqr_completion,
-    "gauss_newton_is_lqr": gauss_newton_is_lqr,
-    "minimum_energy": minimum_energy,
-    "gramian_is_kernel": gramian_is_kernel,
+@dataclass(frozen=True)
+class Evaluation:
+    """An identity to be tested at random points.
+
+    Args:
+        theorem: whose identity it is.
+        sides: draw, sign, **sizes -> both sides and the degree of their difference.
+        sizes: of the stored certificate.
+
+    """
+
+    theorem: str
+    sides: Callable[..., Sides]
+    sizes: dict[str, int]
+
+
+EVALUATIONS = {
+    "telescoping": Evaluation("T20", telescoping, {"n": 3, "layers": 4}),
+    "attainment": Evaluation("T21", attainment, {"n": 4}),
+    "attention_scores": Evaluation("T23", attention_scores, {"n": 4, "d": 3}),
+    "causal_prompt_is_prefix": Evaluation("T26", causal_prompt_is_prefix, {"d": 2, "prompt": 2, "text": 3}),
+    "lora_dimension": Evaluation("T28", lora_dimension, {"m": 4, "n": 5, "r": 2}),
+    "adjoint": Evaluation("T31", adjoint, {"n": 3, "m": 2, "steps": 4}),
+    "lqr_completion": Evaluation("T34", lqr_completion, {"n": 3, "m": 2, "steps": 4}),
+    "gauss_newton_is_lqr": Evaluation("T35", gauss_newton_is_lqr, {"n": 3, "m": 2, "steps": 4}),
+    "minimum_energy": Evaluation("T36", minimum_energy, {"outputs": 3, "controls": 6}),
+    "gramian_is_kernel": Evaluation("T37", gramian_is_kernel, {"n": 3, "m": 2, "steps": 4, "samples": 3}),
 }

@@ -39,6 +39,9 @@ def _times(p: Polynomial, q: Polynomial) -> Polynomial:
 def expand(tree: Tree) -> tuple[Polynomial, Polynomial]:
     """Numerator and denominator (not reduced) of a rational function.
 
+    >>> expand(["*", ["+", "a", "b"], ["+", "a", ["*", -1, "b"]]])  # a² - b², over 1
+    ({(('a', 2),): 1, (('b', 2),): -1}, {(): 1})
+
     Raises:
         ValueError: for a tree that is not a rational function, or with the denominator zero.
 
@@ -72,13 +75,21 @@ def expand(tree: Tree) -> tuple[Polynomial, Polynomial]:
 
 
 def equal(left: Tree, right: Tree) -> bool:
-    """Are two rational functions the same? Both are expanded and multiplied out."""
+    """Are two rational functions the same? Both are expanded and multiplied out.
+
+    >>> equal(["^", ["+", "a", 1], 2], ["+", ["^", "a", 2], ["*", 2, "a"], 1])
+    True
+    """
     (n, d), (p, q) = expand(left), expand(right)
     return _times(n, q) == _times(p, d)
 
 
 def variables(tree: Tree) -> set[str]:
-    """Names in a tree."""
+    """Names in a tree.
+
+    >>> sorted(variables(["/", "a", ["+", "b", 1]]))
+    ['a', 'b']
+    """
     match tree:
         case str():
             return {tree}
@@ -88,7 +99,11 @@ def variables(tree: Tree) -> set[str]:
 
 
 def text(tree: Tree) -> str:
-    """Return a tree in the usual notation."""
+    """Return a tree in the usual notation.
+
+    >>> text(["/", ["+", "a", 1], ["^", "b", 2]])
+    '(a + 1)/b^2'
+    """
     match tree:
         case ["+" | "*" as sign, *terms]:
             return "(" + f" {sign} ".join(map(text, terms)) + ")"
@@ -100,7 +115,11 @@ def text(tree: Tree) -> str:
 
 
 def at_point(tree: Tree, point: dict[str, Fraction]) -> Fraction:
-    """Value of a rational function at a rational point."""
+    """Value of a rational function at a rational point.
+
+    >>> at_point(["/", "a", ["+", "a", 1]], {"a": Fraction(1, 2)})
+    Fraction(1, 3)
+    """
     match tree:
         case int():
             return Fraction(tree)

@@ -67,12 +67,21 @@ class Interval:
 
 
 def enclose(low: Fraction | int, high: Fraction | int | None = None) -> Interval:
-    """Return the interval of [low, high], or of one rational."""
+    """Return the interval of [low, high], or of one rational.
+
+    >>> third = enclose(Fraction(1, 3))
+    >>> third.low < Fraction(1, 3) < third.high, third.hi - third.lo
+    (True, 1)
+    """
     return Interval(floor(Fraction(low) * ONE), ceil(Fraction(low if high is None else high) * ONE))
 
 
 def sqrt(x: Interval) -> Interval:
-    """Square root of an interval that is >= 0."""
+    """Square root of an interval that is >= 0.
+
+    >>> sqrt(enclose(4)).low, sqrt(enclose(4)).high - 2 == Fraction(1, ONE)
+    (Fraction(2, 1), True)
+    """
     if x.lo < 0:
         raise ValueError(f"the square root needs an interval >= 0, got {x}")
     return Interval(isqrt(x.lo << BITS), isqrt(x.hi << BITS) + 1)
@@ -80,7 +89,11 @@ def sqrt(x: Interval) -> Interval:
 
 @cache
 def pi() -> Interval:
-    """Machin (1706): pi = 16 arctan(1/5) - 4 arctan(1/239), alternating series."""
+    """Machin (1706): pi = 16 arctan(1/5) - 4 arctan(1/239), alternating series.
+
+    >>> Fraction(314159265, 10**8) < pi().low < pi().high < Fraction(314159266, 10**8)
+    True
+    """
 
     def arctan(n: int) -> Interval:
         terms = [Fraction((-1) ** k, (2 * k + 1) * n ** (2 * k + 1)) for k in range(60)]
@@ -108,7 +121,11 @@ def _exp(numerator: int) -> Interval:
 
 
 def exp(x: Interval) -> Interval:
-    """Return exp of an interval."""
+    """Return exp of an interval.
+
+    >>> Fraction(2718281828, 10**9) < exp(enclose(1)).low < Fraction(2718281829, 10**9)
+    True
+    """
     return Interval(_exp(x.lo).lo, _exp(x.hi).hi)
 
 
@@ -136,7 +153,11 @@ def _erf(numerator: int) -> Interval:
 
 
 def erf(x: Interval) -> Interval:
-    """Return erf of an interval."""
+    """Return erf of an interval.
+
+    >>> Fraction(8427007929, 10**10) < erf(enclose(1)).low < Fraction(8427007930, 10**10)
+    True
+    """
     return Interval(_erf(x.lo).lo, _erf(x.hi).hi)
 
 
@@ -145,7 +166,12 @@ Number = TypeVar("Number", Fraction, Interval)
 
 @dataclass(frozen=True)
 class Jet(Generic[Number]):
-    """A value and its derivative in one direction: forward differentiation, exact or enclosed over a box."""
+    """A value and its derivative in one direction: forward differentiation, exact or enclosed over a box.
+
+    >>> x = Jet(Fraction(3), Fraction(1))
+    >>> (x * x).slope, (constant(enclose(1)) * constant(enclose(2))).slope
+    (Fraction(6, 1), Interval(lo=0, hi=0))
+    """
 
     value: Number
     slope: Number

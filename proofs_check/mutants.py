@@ -52,7 +52,7 @@ def _constant(key: str) -> object:
 
 
 def _enumeration(data: dict) -> Iterator[tuple[str, dict]]:
-    direction = ENUMERATIONS[data["name"]][1]
+    direction = ENUMERATIONS[data["name"]].stronger
     if direction:
         yield _stronger(data, "constant", data["constant"], direction)
 

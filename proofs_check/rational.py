@@ -28,7 +28,11 @@ def transpose(a: Matrix) -> Matrix:
 
 
 def product(*factors: Matrix) -> Matrix:
-    """Return the product of matrices, from the left."""
+    """Return the product of matrices, from the left.
+
+    >>> product([[1, 2]], [[3], [4]], [[2]])
+    [[22]]
+    """
     result = factors[0]
     for factor in factors[1:]:
         columns = transpose(factor)
@@ -37,7 +41,11 @@ def product(*factors: Matrix) -> Matrix:
 
 
 def combination(*terms: tuple[int | Fraction, Matrix]) -> Matrix:
-    """Return sum_k c_k A_k of pairs (c_k, A_k)."""
+    """Return sum_k c_k A_k of pairs (c_k, A_k).
+
+    >>> combination((1, identity(2)), (-2, [[0, 1], [1, 0]])) == [[1, -2], [-2, 1]]
+    True
+    """
     rows, columns = range(len(terms[0][1])), range(len(terms[0][1][0]))
     return [[sum((c * a[i][j] for c, a in terms), Fraction()) for j in columns] for i in rows]
 
@@ -48,7 +56,12 @@ def inner(u: Sequence[Any], v: Sequence[Any]) -> Any:
 
 
 def reduced(a: Matrix) -> tuple[Matrix, list[int]]:
-    """Reduced row echelon form of a, and its pivot columns."""
+    """Reduced row echelon form of a, and its pivot columns.
+
+    >>> rows, pivots = reduced(matrix([[1, 2], [2, 4]]))
+    >>> rows == [[1, 2], [0, 0]], pivots
+    (True, [0])
+    """
     a, pivots = [row[:] for row in a], []
     for column in range(len(a[0]) if a else 0):
         top = len(pivots)
@@ -72,6 +85,9 @@ def rank(a: Matrix) -> int:
 def solve(a: Matrix, b: Matrix) -> Matrix:
     """Return X with a X = b for an invertible a.
 
+    >>> solve(matrix([[1, 2], [3, 4]]), identity(2)) == [[-2, 1], [Fraction(3, 2), Fraction(-1, 2)]]
+    True
+
     Raises:
         ZeroDivisionError: if a is singular.
 
@@ -93,6 +109,12 @@ def semidefinite(a: Matrix) -> tuple[int, Vector | None]:
 
     Fraction-free symmetric elimination (Bareiss, 1968) on a times its common denominator: every Schur
     complement of a semidefinite matrix has a diagonal >= 0, and a zero there stands in a zero row.
+
+    >>> semidefinite(matrix([[1, 1], [1, 1]]))
+    (1, None)
+    >>> rank, v = semidefinite(matrix([[1, 2], [2, 1]]))
+    >>> quadratic([[1, 2], [2, 1]], v)
+    Fraction(-3, 1)
 
     Returns:
         the rank and None if a is semidefinite; otherwise the number of pivots so far and v with v' a v < 0.

@@ -68,7 +68,7 @@ def _difference(left: expressions.Tree, right: expressions.Tree) -> tuple[dict[s
 
 def evaluation(data: dict) -> tuple[str, str]:
     """Exact evaluation at random rational points; the chance to miss a false identity is stated."""
-    run, sign, missed = EVALUATIONS[data["name"]], among(data["sign"], -1, 1), Fraction(1)
+    run, sign, missed = EVALUATIONS[data["name"]].sides, among(data["sign"], -1, 1), Fraction(1)
     parameters = {name: among(size, 1, 12) for name, size in data["parameters"].items()}
     for seed in range(among(data["rounds"], 1, 20)):
         rng = random.Random(seed)
@@ -89,9 +89,9 @@ def evaluation(data: dict) -> tuple[str, str]:
 
 def enumeration(data: dict) -> tuple[str, str]:
     """Every case of a range, exactly."""
-    (run, _, most), constant, cases = ENUMERATIONS[data["name"]], rational(data["constant"]), 0
-    first, last = (among(end, 1, most) for end in data["range"])
-    for case, holds in run(first, last, constant):
+    asked, constant, cases = ENUMERATIONS[data["name"]], rational(data["constant"]), 0
+    first, last = (among(end, 1, asked.most) for end in data["range"])
+    for case, holds in asked.cases(first, last, constant):
         cases += 1
         if holds is None:
             raise Undecided(f"{data['name']} with the constant {constant} is too close to tell at {case}")
@@ -99,7 +99,7 @@ def enumeration(data: dict) -> tuple[str, str]:
             raise Refuted(f"{data['name']} with the constant {constant} fails at {case}")
     if not cases:
         raise Undecided("the range is empty")
-    return f"{_summary(run)} c = {constant}", f"{first}..{last}, {cases} cases"
+    return f"{_summary(asked.cases)} c = {constant}", f"{first}..{last}, {cases} cases"
 
 
 def _summary(function: object) -> str:

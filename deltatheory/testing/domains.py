@@ -92,6 +92,10 @@ class Domain:
 def combine(**parts: Domain) -> Domain:
     """Return the domain of instances with an entry for each part.
 
+    >>> domain = combine(a=vectors(1), b=matrices(1, 2))
+    >>> domain.size, domain.build(np.array([1, 2, 3]))["b"].tolist()
+    (3, [[2, 3]])
+
     Args:
         parts: name of the entry and its domain.
     """
@@ -118,7 +122,11 @@ def vectors(n: int, bound: int = 3) -> Domain:
 
 
 def psd_matrices(n: int, rank: int | None = None) -> Domain:
-    """Return the domain of positive semidefinite n x n matrices, R Rᵀ with R of `rank` columns (n)."""
+    """Return the domain of positive semidefinite n x n matrices, R Rᵀ with R of `rank` columns (n).
+
+    >>> psd_matrices(2, 1).build(np.array([1, 2])).tolist()
+    [[1, 2], [2, 4]]
+    """
     return matrices(n, rank or n, bound=2).map(lambda root: root @ root.T)
 
 
@@ -147,6 +155,10 @@ def _rotations(n: int) -> Domain:
 
 def projectors(D: int, d: int) -> Domain:
     """Return the domain of orthogonal projectors of rank d in R^D.
+
+    >>> P = projectors(3, 1).sample(0)
+    >>> bool((P @ P == P).all()), P.trace()
+    (True, Fraction(1, 1))
 
     Raises:
         ValueError: unless 1 <= d < D.

@@ -1,6 +1,9 @@
 """Linear algebra that runs on floats and, without rounding, on fractions; random rational instances.
 
 Arrays of fractions are numpy arrays of dtype object: `@`, `+` and indexing work on them as on floats.
+
+The verifier (`proofs_check.rational`) has linear algebra of its own, on lists and in the standard library
+alone: what it says does not rest on this module, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -41,7 +44,11 @@ __all__ = [
 
 
 def as_fractions(values: Any) -> np.ndarray:
-    """Return numbers as an array of fractions; floats keep their exact binary value."""
+    """Return numbers as an array of fractions; floats keep their exact binary value.
+
+    >>> as_fractions([1, 0.5]).tolist()
+    [Fraction(1, 1), Fraction(1, 2)]
+    """
     # `item` first: a Fraction of a numpy integer keeps its 64 bits, and overflows.
     return np.vectorize(lambda x: Fraction(getattr(x, "item", lambda: x)()), otypes=[object])(values)
 
@@ -57,7 +64,11 @@ def eye(n: int) -> np.ndarray:
 
 
 def diagonal(values: Any, rows: int | None = None, columns: int | None = None) -> np.ndarray:
-    """Return a matrix of fractions with these diagonal entries."""
+    """Return a matrix of fractions with these diagonal entries.
+
+    >>> diagonal([2, 3], 2, 3).tolist() == [[2, 0, 0], [0, 3, 0]]
+    True
+    """
     values = as_fractions(list(values))
     matrix = zeros(rows or len(values), columns or len(values))
     for i, value in enumerate(values):
@@ -120,14 +131,22 @@ def _eliminate(matrix: np.ndarray) -> tuple[np.ndarray, list[int], Fraction]:
 
 
 def rank(matrix: np.ndarray) -> int:
-    """Return the rank: exact for fractions, numerical for floats."""
+    """Return the rank: exact for fractions, numerical for floats.
+
+    >>> rank(as_fractions([[1, 2], [2, 4]])), rank(np.eye(3))
+    (1, 3)
+    """
     if not _exact(matrix):
         return int(np.linalg.matrix_rank(matrix, rtol=1e-9))
     return len(_eliminate(matrix)[1])
 
 
 def det(matrix: np.ndarray) -> Any:
-    """Return the determinant."""
+    """Return the determinant.
+
+    >>> det(as_fractions([[1, 2], [3, 4]]))
+    Fraction(-2, 1)
+    """
     if not _exact(matrix):
         return float(np.linalg.det(matrix))
     _, pivots, scale = _eliminate(matrix)
@@ -136,6 +155,9 @@ def det(matrix: np.ndarray) -> Any:
 
 def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return a solution of a consistent square system; free unknowns are 0 (least norm for floats).
+
+    >>> solve(as_fractions([[1, 2], [3, 4]]), as_fractions([1, 0])).tolist()
+    [Fraction(-2, 1), Fraction(3, 2)]
 
     Raises:
         ValueError: if an exact system has no solution.
@@ -153,12 +175,20 @@ def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
-    """Return the inverse of an invertible matrix."""
+    """Return the inverse of an invertible matrix.
+
+    >>> inverse(as_fractions([[1, 2], [3, 4]])).tolist()
+    [[Fraction(-2, 1), Fraction(1, 1)], [Fraction(3, 2), Fraction(-1, 2)]]
+    """
     return solve(matrix, eye(len(matrix)) if _exact(matrix) else np.eye(len(matrix)))
 
 
 def is_psd(matrix: np.ndarray) -> bool:
-    """Return whether a symmetric matrix is positive semidefinite: exact L D Lᵀ for fractions."""
+    """Return whether a symmetric matrix is positive semidefinite: exact L D Lᵀ for fractions.
+
+    >>> is_psd(as_fractions([[1, 1], [1, 1]])), is_psd(as_fractions([[1, 1], [1, Fraction(99, 100)]]))
+    (True, False)
+    """
     if not _exact(matrix):
         return bool(np.linalg.eigvalsh(matrix)[0] >= -1e-9 * max(1.0, np.abs(matrix).max()))
     m = matrix.copy()
@@ -172,12 +202,20 @@ def is_psd(matrix: np.ndarray) -> bool:
 
 
 def projector(basis: np.ndarray) -> np.ndarray:
-    """Return the orthogonal projector A (AᵀA)^{-1} Aᵀ on the range of A, of full column rank."""
+    """Return the orthogonal projector A (AᵀA)^{-1} Aᵀ on the range of A, of full column rank.
+
+    >>> projector(as_fractions([[1], [1]])).tolist() == [[Fraction(1, 2)] * 2] * 2
+    True
+    """
     return basis @ solve(basis.T @ basis, basis.T)
 
 
 def trace(matrix: np.ndarray) -> Any:
-    """Return the trace."""
+    """Return the trace.
+
+    >>> trace(as_fractions([[1, 2], [3, 4]]))
+    Fraction(5, 1)
+    """
     return sum(np.diagonal(matrix))
 
 
@@ -203,7 +241,12 @@ def one_like(x: Any) -> Any:
 
 
 class Dual:
-    """a + b ε with ε² = 0: derivatives of rational functions without rounding, forward mode."""
+    """a + b ε with ε² = 0: derivatives of rational functions without rounding, forward mode.
+
+    >>> x = Dual(Fraction(3), Fraction(1))  # d(x² + 1/x)/dx = 2 x - 1/x²
+    >>> (x * x + 1 / x).slope
+    Fraction(53, 9)
+    """
 
     __slots__ = ("slope", "value")
 
@@ -252,7 +295,11 @@ def duals(values: np.ndarray, slopes: np.ndarray) -> np.ndarray:
 
 
 def as_float(value: Any) -> Any:
-    """Return an instance with every fraction as a float: in arrays, sequences, mappings and dataclasses."""
+    """Return an instance with every fraction as a float: in arrays, sequences, mappings and dataclasses.
+
+    >>> as_float({"half": Fraction(1, 2), "list": [Fraction(1, 4)]})
+    {'half': 0.5, 'list': [0.25]}
+    """
     if isinstance(value, (Fraction, RationalInterval)):
         return float(value)
     if isinstance(value, np.ndarray) and value.dtype == object:

@@ -26,7 +26,12 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Quadratic:
-    """f(x) = ½ (x - c)ᵀ H (x - c) + low, with H symmetric."""
+    """f(x) = ½ (x - c)ᵀ H (x - c) + low, with H symmetric.
+
+    >>> f = Quadratic(np.array([[2, 0], [0, 4]]), np.array([1, 0]))
+    >>> float(f.value(np.array([0, 1]))), f.is_smooth(4), f.is_strongly_convex(3)
+    (3.0, True, False)
+    """
 
     H: np.ndarray
     centre: np.ndarray
@@ -74,7 +79,13 @@ class Quadratic:
 
 @dataclass(frozen=True, eq=False)
 class Separable:
-    """f(x) = Σ_i s_i(x_i), a sum of splines."""
+    """f(x) = Σ_i s_i(x_i), a sum of splines.
+
+    >>> from deltatheory.theorems.splines import huber, parabola
+    >>> f = Separable((parabola(Fraction(1)), huber(Fraction(2), Fraction(1))))
+    >>> f.value(np.array([Fraction(1), Fraction(3)])), f.minimum, f.is_smooth(2)
+    (Fraction(11, 2), Fraction(0, 1), True)
+    """
 
     parts: tuple[Spline, ...]
 
@@ -211,6 +222,10 @@ class Curve:
     """f(x, y) = ½ (y - x + x³/3)²: μ-PL with μ = 1, f* = 0 on a curve; neither convex nor smooth.
 
     On the line y = 2 the point x = 1 is stationary with f = 8/9, and f* = 0 is reached: PL is not inherited.
+
+    >>> stuck = np.array([Fraction(1), Fraction(2)])
+    >>> Curve().value(stuck), Curve().gradient(stuck)[0] == 0
+    (Fraction(8, 9), True)
     """
 
     minimum: Any = Fraction(0)

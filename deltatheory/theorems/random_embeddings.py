@@ -36,6 +36,9 @@ def smallest_eigenvalue_tail(d: int, x: Any) -> Any:
 
     The eigenvalues have a density in proportion to (l1 l2)^{(d-3)/2} (l1 - l2) e^{-(l1+l2)/2}, l1 > l2
     (Muirhead, 1982, theorem 3.2.18); both integrals are polynomials times exponentials for odd d.
+
+    >>> round(float(smallest_eigenvalue_tail(3, Fraction(1))), 12)  # 1/e for d = 3
+    0.367879441171
     """
     if d % 2 == 0 or d < 3:
         raise ValueError(f"d={d}: the integrals are elementary for odd d >= 3.")

@@ -154,7 +154,11 @@ T07b = register(
 
 
 def chi_squared_tail(d: int, x):
-    """Return P(χ²_d >= x) for even d: the sum e^{-x/2} Σ_{k<d/2} (x/2)^k / k!."""
+    """Return P(χ²_d >= x) for even d: the sum e^{-x/2} Σ_{k<d/2} (x/2)^k / k!.
+
+    >>> round(float(chi_squared_tail(2, Fraction(2))), 12)  # 1/e
+    0.367879441171
+    """
     if d % 2:
         raise ValueError(f"d={d}: the finite sum is for even d.")
     term = total = x / x
@@ -254,7 +258,11 @@ T11 = register(
 
 
 def beta_cdf(a: int, b: int, x):
-    """Return P(Beta(a, b) <= x) for whole a, b: a binomial tail."""
+    """Return P(Beta(a, b) <= x) for whole a, b: a binomial tail.
+
+    >>> beta_cdf(2, 1, Fraction(1, 3))  # x²
+    Fraction(1, 9)
+    """
     n = a + b - 1
     return sum(math.comb(n, j) * x**j * (1 - x) ** (n - j) for j in range(a, n + 1))
 

@@ -92,17 +92,32 @@ class Spline:
 
 
 def bend(inner: Any, outer: Any, c: Any) -> Spline:
-    """Return the function with minimum f(0) = 0 and curvature `inner` for |x| <= c, `outer` beyond."""
+    """Return the function with minimum f(0) = 0 and curvature `inner` for |x| <= c, `outer` beyond.
+
+    >>> f = bend(Fraction(4), Fraction(1), Fraction(1))
+    >>> f.value(Fraction(1)), f.gradient(Fraction(2))  # ½ 4 x² up to 1, then with curvature 1
+    (Fraction(2, 1), Fraction(5, 1))
+    """
     return Spline((-c, c), (outer, inner, outer), -inner * c, inner * c * c / 2)
 
 
 def huber(L: Any, c: Any) -> Spline:
-    """Return the Huber function: ½ L x² for |x| <= c, and linear beyond."""
+    """Return the Huber function: ½ L x² for |x| <= c, and linear beyond.
+
+    >>> f = huber(Fraction(2), Fraction(1))
+    >>> f.value(Fraction(1)), f.value(Fraction(3)), f.largest_derivative
+    (Fraction(1, 1), Fraction(5, 1), Fraction(2, 1))
+    """
     return bend(L, L - L, c)
 
 
 def parabola(L: Any, centre: Any = Fraction(0)) -> Spline:
-    """Return ½ L (x - centre)²."""
+    """Return ½ L (x - centre)².
+
+    >>> f = parabola(Fraction(3), Fraction(1))
+    >>> f.value(Fraction(2)), f.argmin, f.is_pl(3)
+    (Fraction(3, 2), Fraction(1, 1), True)
+    """
     return Spline((centre,), (L, L), L - L, L - L)
 
 

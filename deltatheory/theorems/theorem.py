@@ -333,6 +333,10 @@ def register(theorem: Theorem) -> Theorem:
 def get_theorem(id: str) -> Theorem:
     """Return a theorem by its id.
 
+    >>> theorem = get_theorem("T15")
+    >>> theorem.check(theorem.sampler(0), exact=True).holds
+    True
+
     Raises:
         ValueError: for an unknown id; the message names the nearest.
     """

@@ -11,7 +11,6 @@ in one process after a warm-up of both, without imports.
 
 from __future__ import annotations
 
-import json
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import Annotated, Any
 import typer
 
 from deltatheory.results import provenance, write_atomically, write_json
-from proofs_check import assembler
+from proofs_check.catalogue import first_verified
+from proofs_check.certificate import seal
 from proofs_check.prove import performance
 from proofs_check.verifier import Outcome, verify
 
@@ -87,16 +87,13 @@ def _row(steps: int, h: Fraction, two_blocks: bool) -> dict[str, Any]:
 def _ours(steps: int, h: Fraction, two_blocks: bool) -> str:
     """Solve, round, put back on the equations, and verify; the text of the certificate."""
     rates = [1 / (4 * steps * h + 2), *[HALF] * two_blocks]
-    witness, theorem = performance.huber(steps, h, two_blocks), "T10" if two_blocks else "T09"
-    setting = assembler.gradient_descent(rates, h, steps)
-    for multipliers in performance.solve(setting, witness):
-        sealed = performance.certificate(
-            theorem, "gradient_descent", rates, multipliers, witness, h=h, steps=steps
-        )
-        text = json.dumps(sealed)
-        if verify(text).outcome is Outcome.VERIFIED:
-            return text
-    raise RuntimeError(f"no certificate for steps={steps}, h={h}, two_blocks={two_blocks}")
+    witness = performance.huber(steps, h, two_blocks)
+    found = performance.candidates("gradient_descent", rates, witness, h=h, steps=steps)
+    theorem = "T10" if two_blocks else "T09"
+    text, verdict = first_verified(seal(theorem, "performance", data) for data in found)
+    if verdict.outcome is not Outcome.VERIFIED:
+        raise RuntimeError(f"no certificate for steps={steps}, h={h}, two_blocks={two_blocks}")
+    return text
 
 
 def _pepit(steps: int, h: Fraction, two_blocks: bool, solver: str) -> float:

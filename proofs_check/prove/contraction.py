@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 
-from proofs_check.certificate import seal
+from proofs_check.prove import Found
 from proofs_check.rational import Matrix, identity, matrix, product, solve, transpose
 
 
-def certificate(
+def certificate_data(
     vertices: list[Matrix], metric: Matrix, rate: Fraction, word: list[int], vector: list[Fraction]
 ) -> dict:
-    """Write a certificate in integers; a word and a vector that it returns to show the rate to be tight."""
+    """Write it in integers; a word and a vector that it returns to show the rate to be tight."""
     scaled = []
     for a in vertices:
         scale = np.lcm.reduce([entry.denominator for row in a for entry in row])
         scaled.append(
             {"scale": [1, int(scale)], "rows": [[int(entry * int(scale)) for entry in row] for row in a]}
         )
-    data = {
+    return {
         "vertices": scaled,
         "metric": [[int(entry) for entry in row] for row in metric],
         "rate": [rate.numerator, rate.denominator],
         "tight": int(bool(word)),
         "witness": {"word": word, "vector": [[x.numerator, x.denominator] for x in vector]},
     }
-    return seal("T41", "contraction", data)
 
 
 def switched(n: int = 5, seed: int = 0) -> dict:
@@ -52,7 +50,7 @@ def switched(n: int = 5, seed: int = 0) -> dict:
         growing = min(np.linalg.norm(a, 2) for a in numbers) > 1
         if growing and p.value is not None and (margin.value or 0) > 0.01:
             rounded = np.rint(1000 * (p.value + p.value.T) / 2).astype(int).tolist()
-            return certificate(exact, matrix(rounded), rate, [], [Fraction()] * n)
+            return certificate_data(exact, matrix(rounded), rate, [], [Fraction()] * n)
 
 
 def tight(n: int = 3) -> dict:
@@ -65,11 +63,10 @@ def tight(n: int = 3) -> dict:
         reflection = [[identity(n)[i][j] - 2 * v[i] * v[j] / length for j in range(n)] for i in range(n)]
         vertices.append([[Fraction(9, 10) * x for x in row] for row in solve(m, product(reflection, m))])
         fixed.append([row[0] for row in solve(m, transpose([v]))])
-    return certificate(vertices, product(transpose(m), m), Fraction(81, 100), [0], fixed[0])
+    return certificate_data(vertices, product(transpose(m), m), Fraction(81, 100), [0], fixed[0])
 
 
-def prove(theorem: str) -> Iterator[tuple[str, dict]]:
-    """Certify a switched system whose metric a solver finds, and one whose rate is exact."""
-    del theorem
-    yield "switched", switched()
-    yield "tight", tight()
+def switched_systems() -> Found:
+    """T41: a switched system whose metric a solver finds, and one whose rate is exact."""
+    yield "switched", "contraction", [switched()]
+    yield "tight", "contraction", [tight()]

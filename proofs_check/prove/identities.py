@@ -1,38 +1,48 @@
 """Identities of rational functions, proved with SymPy and stored as trees that the verifier expands anew.
 
 exp(s_j) of a score enters only as a positive number, so it is a symbol E_j; likewise Phi(x) and phi(x).
-Each function gives (name, pairs of sides); the left side is built from the definition.
+Each gives (title, pairs of sides); the left side is built from the definition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import sympy as sp
 
-from proofs_check.certificate import seal
 from proofs_check.expressions import Tree
+from proofs_check.prove import Found, Prover
 
 Pairs = list[tuple[Any, Any]]
 half = sp.Rational(1, 2)
 
 
-def certificate(theorem: str, build: Callable[[], tuple[str, Pairs]]) -> dict:
-    """Prove every pair with SymPy and store it.
+def certificate_data(name: str, pairs: Pairs) -> dict:
+    """Prove every pair with SymPy and write it as trees.
 
     Raises:
         ValueError: if SymPy does not reduce the difference of a pair to zero, or has made both sides the same
             before, which would leave nothing to verify.
 
     """
-    name, pairs = build()
     for left, right in pairs:
         if sp.cancel(sp.together(left - right)) != 0:
-            raise ValueError(f"{theorem}: SymPy does not confirm {left} = {right}")
+            raise ValueError(f"{name}: SymPy does not confirm {left} = {right}")
         if tree(left) == tree(right):
-            raise ValueError(f"{theorem}: {left} = {right} says nothing")
-    return seal(theorem, "identity", {"name": name, "pairs": [[tree(a), tree(b)] for a, b in pairs]})
+            raise ValueError(f"{name}: {left} = {right} says nothing")
+    return {"name": name, "pairs": [[tree(a), tree(b)] for a, b in pairs]}
+
+
+def identity(build: Callable[[], tuple[str, Pairs]]) -> Prover:
+    """Make a prover of a function that gives a title and pairs of sides."""
+
+    @wraps(build)
+    def prover() -> Found:
+        yield "identity", "identity", [certificate_data(*build())]
+
+    return prover
 
 
 def tree(expression: Any) -> Tree:
@@ -61,6 +71,7 @@ def _symbols(name: str, *shape: int) -> Any:
     return sp.Matrix(*shape, lambda i, j: sp.Symbol(f"{name}{i}{j}"))
 
 
+@identity
 def gradient_descent_every_n() -> tuple[str, Pairs]:
     """T09 for every N, h = 1: a potential falls by weighted inequalities and a square at each step.
 
@@ -94,6 +105,7 @@ def gradient_descent_every_n() -> tuple[str, Pairs]:
     return "T09 for every N: each step of gradient descent as weighted inequalities and a square", pairs
 
 
+@identity
 def lifting() -> tuple[str, Pairs]:
     """T10, block Q, N = 3, w = Q(x0-x*): the rest is a sum of squares, for any m_k and sum t_k = 1."""
     w, g, m = sp.Symbol("w"), _symbols("g", 4), _symbols("m", 4)
@@ -106,6 +118,7 @@ def lifting() -> tuple[str, Pairs]:
     return "T10: what the Q block leaves is a sum of squares (N = 3)", [(w**2 / 2 - used, squares)]
 
 
+@identity
 def best_rank_one() -> tuple[str, Pairs]:
     """T15, 2 x 2, W = diag(s1, s2): ba' with the best b leaves s2^2 + (s1^2 - s2^2) a2^2/|a|^2."""
     s1, s2, a1, a2 = sp.symbols("s1 s2 a1 a2")
@@ -119,6 +132,7 @@ def _attended(weights: Any, values: Any) -> Any:
     return sum(e * v for e, v in zip(weights, values, strict=True)) / sum(weights)
 
 
+@identity
 def prefix_is_gate() -> tuple[str, Pairs]:
     """T24: attention with k = 2 prefix tokens beside n = 4 is (1 - lambda) o + lambda o_P."""
     e, p, v, u = _symbols("E", 4), _symbols("P", 2), _symbols("v", 4), _symbols("u", 2)
@@ -127,6 +141,7 @@ def prefix_is_gate() -> tuple[str, Pairs]:
     return "T24: a prefix is a gated mixture", [(both, (1 - gate) * _attended(e, v) + gate * _attended(p, u))]
 
 
+@identity
 def relative_attention() -> tuple[str, Pairs]:
     """T25: with a prefix every A_j becomes (1 - lambda) A_j, so the ratios A_j / A_k stay."""
     e, p = _symbols("E", 4), _symbols("P", 2)
@@ -135,6 +150,7 @@ def relative_attention() -> tuple[str, Pairs]:
     return "T25: a prefix keeps the relative attention", pairs
 
 
+@identity
 def normal_forms() -> tuple[str, Pairs]:
     """T27: LoRA merges, and IA3 scales the rows of the weight and the bias."""
     w, b, a = _symbols("W", 2, 2), _symbols("B", 2, 1), _symbols("A", 1, 2)
@@ -145,6 +161,7 @@ def normal_forms() -> tuple[str, Pairs]:
     return "T27: normal forms of LoRA and IA3", pairs
 
 
+@identity
 def first_lora_step() -> tuple[str, Pairs]:
     """T29: at B = 0 one gradient step of size eta moves s B A by -eta s^2 G A'A, G the gradient in W.
 
@@ -169,6 +186,7 @@ def first_lora_step() -> tuple[str, Pairs]:
     return "T29: the first step of LoRA", pairs
 
 
+@identity
 def adjoint() -> tuple[str, Pairs]:
     """T31, scalar states, T = 3: forward sensitivities and costates give one gradient.
 
@@ -210,6 +228,7 @@ def _chain_rule(steps: int, pairs: Pairs, a: Any, b: Any, q: Any, r: Any, p: Any
             raise ValueError(f"T31: the chain rule gives {derivative}, not {forward}")
 
 
+@identity
 def lqr_step() -> tuple[str, Pairs]:
     """T34, one step, n = 2, m = 1: x'Qx + Ru^2 + x+'Px+ = x'P-x + H (u + Kx)^2."""
     a, b, x, u, r = _symbols("A", 2, 2), _symbols("B", 2, 1), _symbols("x", 2), sp.Symbol("u"), sp.Symbol("R")
@@ -225,6 +244,7 @@ def lqr_step() -> tuple[str, Pairs]:
     ]
 
 
+@identity
 def prefix_reach() -> tuple[str, Pairs]:
     """T39: o' - (1 - lambda) o = lambda o_P, and z <= k e gives z/(z+g) <= k e/(k e+g)."""
     e, p, v, u = _symbols("E", 3), _symbols("P", 2), _symbols("v", 3), _symbols("u", 2)
@@ -239,6 +259,7 @@ def prefix_reach() -> tuple[str, Pairs]:
     return "T39: what a prefix adds, and how much at most", pairs
 
 
+@identity
 def gronwall() -> tuple[str, Pairs]:
     """T40 is attained by scalar maps x -> K_t x + e_t: the difference is sum_t prod_(s>t) K_s e_t, T = 4."""
     k, e, x = _symbols("K", 4), _symbols("e", 4), sp.Symbol("x")
@@ -250,6 +271,7 @@ def gronwall() -> tuple[str, Pairs]:
     ]
 
 
+@identity
 def determinant_lemma() -> tuple[str, Pairs]:
     """T42, 2 x 2: det(M + vv') = det M (1 + v'M^-1 v), so log det gains less from v where M is larger."""
     m = sp.Matrix([[sp.Symbol("a"), sp.Symbol("b")], [sp.Symbol("b"), sp.Symbol("c")]])
@@ -258,6 +280,7 @@ def determinant_lemma() -> tuple[str, Pairs]:
     return "T42: what a rank-one term adds to a determinant", [((m + v * v.T).det(), m.det() * gain)]
 
 
+@identity
 def softmax_half() -> tuple[str, Pairs]:
     """T43: a row of |diag(p) - pp'| sums to 2p(1 - p), and 1/2 - 2p(1 - p) = (1 - 2p)^2/2, for every n.
 
@@ -271,6 +294,7 @@ def softmax_half() -> tuple[str, Pairs]:
     return "T43: the softmax has the Lipschitz constant 1/2", pairs
 
 
+@identity
 def two_token_attention() -> tuple[str, Pairs]:
     """T44: the Jacobian of p v1 + (1-p) v2 is p(1-p)(v1-v2)(k1-k2)', and 1/4 - p(1-p) = (1/2 - p)^2."""
     e1, e2, v1, v2, k1, k2 = sp.symbols("E1 E2 v1 v2 k1 k2")
@@ -282,6 +306,7 @@ def two_token_attention() -> tuple[str, Pairs]:
     return "T44: attention to two fixed tokens", pairs
 
 
+@identity
 def attention_unbounded() -> tuple[str, Pairs]:
     """T45, tokens x, s, -s: at x = 0 the first output has the derivative (E0 + 2 E s^2) / (E0 + 2 E).
 
@@ -298,6 +323,7 @@ def attention_unbounded() -> tuple[str, Pairs]:
     ]
 
 
+@identity
 def layer_norm() -> tuple[str, Pairs]:
     """T47, n = 3, centred x: J = (C - xx'/(n s^2))/s has J1 = 0, Jx = (eps/s^3) x, and Jv = v/s else."""
     a, b, s = sp.symbols("a b s")
@@ -319,6 +345,7 @@ def layer_norm() -> tuple[str, Pairs]:
     return "T47: the Jacobian of layer normalization, n = 3", pairs
 
 
+@identity
 def gelu_curvature() -> tuple[str, Pairs]:
     """T48: GELU'' = phi (2 - x^2), so GELU' is extreme at +-sqrt 2, and GELU'(-x) = 1 - GELU'(x)."""
     x, phi, erf = sp.symbols("x phi erf")
@@ -331,29 +358,3 @@ def gelu_curvature() -> tuple[str, Pairs]:
         (second, phi * (2 - x**2)),
         (sp.Add(here, there, evaluate=False), sp.Integer(1)),
     ]
-
-
-IDENTITIES: dict[str, Callable[[], tuple[str, Pairs]]] = {
-    "T09": gradient_descent_every_n,
-    "T10": lifting,
-    "T15": best_rank_one,
-    "T24": prefix_is_gate,
-    "T25": relative_attention,
-    "T27": normal_forms,
-    "T29": first_lora_step,
-    "T31": adjoint,
-    "T34": lqr_step,
-    "T39": prefix_reach,
-    "T40": gronwall,
-    "T42": determinant_lemma,
-    "T43": softmax_half,
-    "T44": two_token_attention,
-    "T45": attention_unbounded,
-    "T47": layer_norm,
-    "T48": gelu_curvature,
-}
-
-
-def prove(theorem: str) -> Iterator[tuple[str, dict]]:
-    """Prove the identity of a theorem."""
-    yield "identity", certificate(theorem, IDENTITIES[theorem])

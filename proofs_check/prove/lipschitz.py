@@ -8,19 +8,18 @@ LipSDP's `network` multipliers are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 
-from proofs_check.certificate import seal
+from proofs_check.prove import Found
 
 UNIT = 1 << 16  # multipliers are integers / UNIT
 # GELU's slopes, from the certificate of T48 and f'(-x) = 1 - f'(x).
 GELU_SLOPES = (1 - Fraction(1128904145187, 10**12), Fraction(1128904145187, 10**12))
 
 
-def certificate(
+def certificate_data(
     name: str,
     inner: np.ndarray,
     outer: np.ndarray,
@@ -31,7 +30,7 @@ def certificate(
     multipliers: np.ndarray | None = None,
     unit: int = UNIT,
 ) -> dict:
-    """Write a certificate in integers.
+    """Write it in integers.
 
     Args:
         name: what the block is.
@@ -54,7 +53,7 @@ def certificate(
         value = squared_bound(w0, w1, units / unit, np.array(reciprocals) / unit, low, high)
         bound = Fraction(int(value * 10**6 * (1 + 1e-6)) + 1, 10**6)
     pattern, direction = witness or ([0] * len(inner), [0] * inner.shape[1])
-    data = {
+    return {
         "name": name,
         "inner": inner.astype(int).tolist(),
         "outer": outer.astype(int).tolist(),
@@ -70,7 +69,6 @@ def certificate(
             "direction": [_pair(x) for x in direction],
         },
     }
-    return seal("X3", "lipschitz", data)
 
 
 def squared_bound(
@@ -128,7 +126,7 @@ def block_of_minilm(layer: int, inputs: int, outputs: int, bits: int = 9) -> dic
     name = (
         f"MiniLM, layer {layer}, leading {inputs} inputs and {outputs} outputs, weights rounded to 2^-{bits}"
     )
-    return certificate(name, inner, outer, Fraction(1, 2**bits), GELU_SLOPES)
+    return certificate_data(name, inner, outer, Fraction(1, 2**bits), GELU_SLOPES)
 
 
 def _mlp_weights(layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,15 +145,14 @@ def two_units() -> dict:
     inner, outer = np.array([[-2, -2], [-2, -1]]), np.array([[-2, 2]])
     relu, t = (Fraction(0), Fraction(1)), np.array([2, 8 / 3])
     name = "two ReLU units"
-    return certificate(name, inner, outer, Fraction(1), relu, Fraction(32), ([1, 0], [1, 1]), t, unit=24)
+    return certificate_data(name, inner, outer, Fraction(1), relu, Fraction(32), ([1, 0], [1, 1]), t, unit=24)
 
 
-def prove(theorem: str) -> Iterator[tuple[str, dict]]:
-    """Certify the network that LipSDP's `network` mode gets wrong, and two MLP blocks of MiniLM."""
-    del theorem
-    yield "two-units", two_units()
+def blocks() -> Found:
+    """X3: the network that LipSDP's `network` mode gets wrong, and two MLP blocks of MiniLM."""
+    yield "two-units", "lipschitz", [two_units()]
     for layer in (0, 5):
-        yield f"minilm-layer-{layer}", block_of_minilm(layer, 8, 8)
+        yield f"minilm-layer-{layer}", "lipschitz", [block_of_minilm(layer, 8, 8)]
 
 
 def _pair(x: Fraction | int) -> list[int]:

@@ -21,17 +21,7 @@ def test_refuted_in_time(name: str):
     assert refutation.text
 
 
-def test_the_museum_holds_what_it_should():
-    assert set(CLAIMS) == {
-        "lipsdp-network",
-        "greedy-inverse-trace",
-        "pl-inherited",
-        "minimum-condition-lora",
-        "prompt-is-prefix",
-        "msa-descends",
-        "gelu-one-lipschitz",
-        "gordon-converse",
-    }
+def test_what_is_not_in_the_museum_is_told():
     with pytest.raises(ValueError, match="'unicorn' is not in the museum"):
         refute("unicorn")
 
