@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltatheory.backbones import Backbone
@@ -75,12 +75,15 @@ def make_delta(name: str, backbone: Backbone, **options: Any) -> Delta:
     Args:
         name: a key of `DELTAS`.
         backbone: what it changes.
-        options: the arguments of the class.
+        options: the arguments of the class; where it joins deltas, each may be given as (name, options).
 
     Raises:
         ValueError: for an unknown name or option, one that is missing, or a value that the class refuses.
     """
     check_options(name, options)
+    if "deltas" in options:
+        parts = map(_part, options["deltas"])
+        options["deltas"] = [p if isinstance(p, Delta) else make_delta(p[0], backbone, **p[1]) for p in parts]
     try:
         return DELTAS[name](backbone, **options)
     except TypeError as error:  # a text where the class computes with a number
@@ -104,8 +107,22 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def seeded(name: str, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return options with the seed, where the delta draws and they name none."""
-    return {**({"seed": seed} if "seed" in _options(name) else {}), **options}
+    """Return options with the seed, where the delta or one of its parts draws and names none."""
+    chosen = {**({"seed": seed} if "seed" in _options(name) else {}), **options}
+    if "deltas" in chosen:
+        parts = map(_part, chosen["deltas"])
+        chosen["deltas"] = [p if isinstance(p, Delta) else (p[0], seeded(p[0], p[1], seed)) for p in parts]
+    return chosen
+
+
+def _part(part: Any) -> Any:
+    """Refuse what is neither a delta nor (name, options)."""
+    pair = isinstance(part, Sequence) and len(part) == 2
+    if not isinstance(part, Delta) and not (
+        pair and isinstance(part[0], str) and isinstance(part[1], Mapping)
+    ):
+        raise ValueError(f"deltas has {part!r}: give a delta, or (name, options).")
+    return part
 
 
 def _options(name: str) -> dict[str, inspect.Parameter]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,11 +25,10 @@ class Combined(Delta):
 
     Args:
         backbone: what it changes.
-        deltas: deltas on this backbone, or (name, options) as `make_delta` takes them.
-        seed: of those parts that draw and name no seed of their own.
+        deltas: deltas on this backbone; `make_delta` also takes (name, options) for one.
 
     Raises:
-        ValueError: for no delta, a delta on another backbone, or as `make_delta`.
+        ValueError: for no delta, or a delta on another backbone.
     """
 
     name: ClassVar[str] = "combined"
@@ -38,17 +37,11 @@ class Combined(Delta):
     acts: ClassVar[str] = "where its parts act"
     affine: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        deltas: Sequence[Delta | tuple[str, Mapping[str, Any]] | list],
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, backbone: Backbone, *, deltas: Sequence[Delta]) -> None:
         super().__init__(backbone)
         if not deltas:
             raise ValueError(f"deltas={deltas!r}: give at least one.")
-        self.deltas = tuple(d if isinstance(d, Delta) else _made(backbone, d, seed) for d in deltas)
+        self.deltas = tuple(deltas)
         for i, delta in enumerate(self.deltas):
             if delta.backbone is not backbone:
                 raise ValueError(f"deltas[{i}]: {delta.name!r} is on another backbone; make it on this one.")
@@ -135,11 +128,3 @@ class Stage(Delta):
     def specification(self) -> dict:
         """Parts and the stage; the fixed δ are results of their own runs and stored there."""
         return {**self.combined.specification(), "delta": self.name, "i": len(self.combined.deltas) - 1}
-
-
-def _made(backbone: Backbone, part: Any, seed: int) -> Delta:
-    from deltatheory.deltas import make_delta, seeded  # the registry imports this module
-
-    if len(part) != 2 or not isinstance(part[0], str) or not isinstance(part[1], Mapping):
-        raise ValueError(f"deltas has {part!r}: give a delta, or (name, options).")
-    return make_delta(part[0], backbone, **seeded(part[0], part[1], seed))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class UnifiedSubspace(Delta):
         d: dimension; with `bases` it is theirs.
         bases: M_i of shape (m_i, d), one for each delta (see `fit_unified_subspace`); by default they are
             random with orthonormal columns.
-        seed: of the random bases, and as in `Combined`.
+        seed: of the random bases.
 
     Raises:
         ValueError: for bases of other shapes, d outside 1..min m_i, or as `Combined`.
@@ -71,13 +71,13 @@ class UnifiedSubspace(Delta):
         self,
         backbone: Backbone,
         *,
-        deltas: Sequence[Delta | tuple[str, Mapping[str, Any]] | list],
+        deltas: Sequence[Delta],
         d: int,
         bases: Sequence[Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(backbone)
-        self.combined = Combined(backbone, deltas=deltas, seed=seed)
+        self.combined = Combined(backbone, deltas=deltas)
         self.exact_zero = self.combined.exact_zero
         sizes = [part.size for part in self.combined.deltas]
         self.fitted, self.seed = bases is not None, seed

@@ -7,7 +7,7 @@ from tiny_problems import toy_problem
 
 from deltatheory import autodiff
 from deltatheory.backbones import Edit
-from deltatheory.deltas import BitFit, Combined, Delta, LoRA, UnifiedSubspace, make_delta
+from deltatheory.deltas import BitFit, Combined, Delta, LoRA, make_delta
 from deltatheory.deltas.unified_subspace import fit_unified_subspace
 
 PARTS = [("lora", {"r": 2, "seed": 3}), ("modules", {"patterns": ["*.query.*"]}), ("bitfit", {})]
@@ -71,13 +71,15 @@ def test_edits_outside_the_parameters_act_one_after_the_other():
 
 def test_combinations_nest():
     backbone = tiny("bert", dtype=torch.float64)
-    flat = Combined(backbone, deltas=PARTS)
-    nested = Combined(backbone, deltas=[("combined", {"deltas": PARTS[:2]}), PARTS[2]])
+    flat = make_delta("combined", backbone, deltas=PARTS)
+    nested = make_delta("combined", backbone, deltas=[("combined", {"deltas": PARTS[:2]}), PARTS[2]])
     x = normal(flat.size)
     torch.testing.assert_close(nested.parameters(x), flat.parameters(x), rtol=0, atol=1e-14)
     options = nested.specification()
     assert options.pop("delta") == "combined"
-    torch.testing.assert_close(Combined(backbone, **options).parameters(x), nested.parameters(x))
+    torch.testing.assert_close(
+        make_delta("combined", backbone, **options).parameters(x), nested.parameters(x)
+    )
 
 
 def test_stages_train_one_delta_on_what_the_earlier_ones_left():
@@ -112,15 +114,15 @@ def test_stages_train_one_delta_on_what_the_earlier_ones_left():
 
 def test_what_combined_refuses():
     backbone = tiny("bert")
-    combined = Combined(backbone, deltas=PARTS)
+    combined = make_delta("combined", backbone, deltas=PARTS)
     with pytest.raises(ValueError, match="give at least one"):
         Combined(backbone, deltas=[])
     with pytest.raises(ValueError, match=r"deltas\[1\]: 'bitfit' is on another backbone"):
-        Combined(backbone, deltas=[PARTS[0], BitFit(tiny("bert"))])
+        make_delta("combined", backbone, deltas=[PARTS[0], BitFit(tiny("bert"))])
     with pytest.raises(ValueError, match=r"give a delta, or \(name, options\)"):
-        Combined(backbone, deltas=[["lora", 2]])
+        make_delta("combined", backbone, deltas=[["lora", 2]])
     with pytest.raises(ValueError, match="nearest: bitfit"):
-        Combined(backbone, deltas=[("bitfitt", {})])
+        make_delta("combined", backbone, deltas=[("bitfitt", {})])
     with pytest.raises(ValueError, match=r"i=3: must lie in 0..2"):
         combined.stage(3, [])
     with pytest.raises(ValueError, match=r"fixed: has sizes \[\]; stage 1 needs \[256\]"):
@@ -129,7 +131,7 @@ def test_what_combined_refuses():
 
 def test_one_vector_moves_all_by_orthonormal_bases():
     backbone = tiny("bert", dtype=torch.float64)
-    unified = UnifiedSubspace(backbone, deltas=PARTS, d=5, seed=2)
+    unified = make_delta("unified-subspace", backbone, deltas=PARTS, d=5, seed=2)
     combined = unified.combined
     assert unified.size == 5
     z = normal(5)
@@ -140,7 +142,7 @@ def test_one_vector_moves_all_by_orthonormal_bases():
         start += part.size
     pieces = [unified.basis[:256] @ z, unified.basis[256 : 256 + 544] @ z, unified.basis[800:] @ z]
     torch.testing.assert_close(unified.parameters(z), combined.parameters(torch.cat(pieces)))
-    other = UnifiedSubspace(backbone, deltas=PARTS, d=5, seed=3).parameters(z)
+    other = make_delta("unified-subspace", backbone, deltas=PARTS, d=5, seed=3).parameters(z)
     name = "encoder.layer.0.attention.self.query.weight"
     assert (other[name] - unified.parameters(z)[name]).abs().max() > 1e-3
 
@@ -166,9 +168,11 @@ def test_fitted_bases_give_each_solution_from_one_z():
 
     backbone = tiny("bert", dtype=torch.float64)
     parts = [("bitfit", {}), ("layernorm", {})]
-    sizes = [part.size for part in Combined(backbone, deltas=parts).deltas]
+    sizes = [part.size for part in make_delta("combined", backbone, deltas=parts).deltas]
     trained = [normal(3, m, seed=i) for i, m in enumerate(sizes)]
-    unified = UnifiedSubspace(backbone, deltas=parts, d=3, bases=fit_unified_subspace(trained, 3))
+    unified = make_delta(
+        "unified-subspace", backbone, deltas=parts, d=3, bases=fit_unified_subspace(trained, 3)
+    )
     code = torch.linalg.lstsq(unified.basis, torch.cat(trained, 1).T).solution[:, 0]
     expected = unified.combined.parameters(torch.cat([s[0] for s in trained]))
     torch.testing.assert_close(unified.parameters(code), expected, rtol=0, atol=1e-11)
@@ -178,9 +182,9 @@ def test_fitted_bases_give_each_solution_from_one_z():
 def test_what_the_unified_subspace_refuses():
     backbone = tiny("bert")
     with pytest.raises(ValueError, match=r"d=257: must lie in 1..256, the size of the smallest"):
-        UnifiedSubspace(backbone, deltas=PARTS, d=257)
+        make_delta("unified-subspace", backbone, deltas=PARTS, d=257)
     with pytest.raises(ValueError, match=r"bases: have shapes \[\(3, 2\)\]; allowed are \[\(304, 2\)\]"):
-        UnifiedSubspace(backbone, deltas=PARTS[2:], d=2, bases=[torch.ones(3, 2)])
+        make_delta("unified-subspace", backbone, deltas=PARTS[2:], d=2, bases=[torch.ones(3, 2)])
     with pytest.raises(ValueError, match=r"have \[2, 3\] rows"):
         fit_unified_subspace([torch.ones(2, 4), torch.ones(3, 4)], 1)
     with pytest.raises(ValueError, match="have"):
@@ -194,7 +198,7 @@ def test_what_the_unified_subspace_refuses():
 def test_zero_is_as_exact_as_that_of_the_parts():
     backbone = tiny("bert")
     raw = [PARTS[0], ("prompt", {"length": 2})]
-    assert Combined(backbone, deltas=PARTS).exact_zero
-    assert UnifiedSubspace(backbone, deltas=PARTS, d=2).exact_zero
-    assert not Combined(backbone, deltas=raw).exact_zero
-    assert not UnifiedSubspace(backbone, deltas=raw, d=2).exact_zero
+    assert make_delta("combined", backbone, deltas=PARTS).exact_zero
+    assert make_delta("unified-subspace", backbone, deltas=PARTS, d=2).exact_zero
+    assert not make_delta("combined", backbone, deltas=raw).exact_zero
+    assert not make_delta("unified-subspace", backbone, deltas=raw, d=2).exact_zero
