@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deltatheory.theorems.exact import as_fractions, inverse, one_like
-from deltatheory.theorems.functions import Quadratic, Rotated, Separable
+from deltatheory.theorems.loss_functions import Quadratic, Rotated, Separable
 from deltatheory.theorems.splines import bend
 
 __all__ = [

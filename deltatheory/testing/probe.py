@@ -15,7 +15,7 @@ from deltatheory import autodiff
 from deltatheory.backbones import Edit
 from deltatheory.linearization.tangent import tangent_rows
 from deltatheory.problems import ClassificationProblem
-from deltatheory.theorems.functions import Quadratic
+from deltatheory.theorems.loss_functions import Quadratic
 from deltatheory.theorems.theorem import Sides
 
 __all__ = ["Measurement", "Probe", "operator_norm"]

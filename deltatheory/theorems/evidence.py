@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from deltatheory.theorems.instances import SAMPLE_SET, Instance, Sampler
 
-__all__ = ["SEARCHED_INSTANCES", "Evidence", "ProofStatus", "agree_exactly", "identity_test"]
+__all__ = ["SEARCHED_INSTANCES", "Evidence", "ProofStatus", "agree_exactly", "holds_on", "identity_test"]
 
 SEARCHED_INSTANCES = 100  # behind a status searched(...)
 _TRIALS = 2  # points of an identity test
@@ -89,6 +89,15 @@ class ProofStatus:
     def recalled(cls, detail: str) -> ProofStatus:
         """Return the status of a bound from the literature, with what was looked at of it."""
         return cls(Evidence.RECALLED, detail)
+
+
+def holds_on(sides: Callable[[Instance], tuple[Any, Any]], instances: Iterable[Instance]) -> bool:
+    """Return whether left <= right, without rounding, on all of these instances: an enumeration.
+
+    >>> holds_on(lambda x: (x["n"], x["n"] ** 2), [{"n": n} for n in range(1, 4)])
+    True
+    """
+    return all(left <= right for left, right in map(sides, instances))
 
 
 def agree_exactly(sides: Callable[[Instance], tuple[Any, Any]], sampler: Sampler, count: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.evidence import ProofStatus, holds_on
 from deltatheory.theorems.exact import one_like
 from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import log, sqrt
@@ -71,7 +71,7 @@ def _enumerate_t18() -> bool:
         for r in (1, 5, 10, 15, 19)
         for eta in (2, 5, 20)
     )
-    return all(a <= b for case in cases for a, b in [_occam(_codes(0) | case)])
+    return holds_on(_occam, (_codes(0) | case for case in cases))
 
 
 T18 = register(
@@ -220,7 +220,7 @@ def _enumerate_t19b() -> bool:
         for r in (1, 5, 10, 15)
         for eta in (2, 20)
     )
-    return all(a <= b for case in cases for a, b in [_t19b(_codes(0) | case)])
+    return holds_on(_t19b, (_codes(0) | case for case in cases))
 
 
 T19b = register(

@@ -29,6 +29,14 @@ F = Fraction
 
 # ---- T20: deep linear networks ----
 
+_STACK = {
+    "W": "weights, first layer first, each (n, n)",
+    "D": "their updates",
+    "ranks": "bounds on the ranks of the updates",
+    "X": "inputs, (n, samples)",
+    "linear": "False for ReLU between the layers",
+}
+
 
 def _layers(seed: int) -> Instance:
     """Weights and low-rank updates of two or three layers, and inputs."""
@@ -94,13 +102,7 @@ T20a = register(
         latex=r"\mathrm{rank}\big(\prod_l(W_l+D_l)-\prod_lW_l\big)\le\sum_lr_l",
         words="updates of ranks r_l in a stack of linear layers change the whole by rank at most their sum",
         kind="tight",
-        entries={
-            "W": "weights, first layer first, each (n, n)",
-            "D": "their updates",
-            "ranks": "bounds on the ranks of the updates",
-            "X": "inputs, (n, samples)",
-            "linear": "False for ReLU between the layers",
-        },
+        entries=_STACK,
         sides=_t20a,
         sampler=_layers,
         hypotheses=(_ranks_kept(_full_update), _linear_layers(_folded)),
@@ -152,11 +154,7 @@ T20b = register(
         words="however the ranks are spread over linear layers, the tail beyond their sum stays unlearned",
         kind="lower",
         entries={
-            "W": "weights, first layer first, each (n, n)",
-            "D": "their updates",
-            "ranks": "bounds on the ranks of the updates",
-            "X": "inputs, (n, samples)",
-            "linear": "False for ReLU between the layers",
+            **_STACK,
             "target": "Wbar, (n, n)",
             "s": "singular values of what it needs, decreasing, (n,)",
             "r": "sum of the ranks",

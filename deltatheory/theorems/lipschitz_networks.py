@@ -19,9 +19,9 @@ from deltatheory.theorems.exact import (
     squared_norm,
     trace,
 )
-from deltatheory.theorems.functions import Separable
 from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import sqrt
+from deltatheory.theorems.loss_functions import Separable
 from deltatheory.theorems.splines import Spline, huber, parabola
 from deltatheory.theorems.subspace_instances import axes
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register

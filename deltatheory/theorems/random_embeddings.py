@@ -13,11 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.evidence import ProofStatus, holds_on
 from deltatheory.theorems.exact import one_like
 from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import exp, sqrt
-from deltatheory.theorems.random_subspaces import beta_cdf, chi_squared_tail
+from deltatheory.theorems.random_subspaces import (
+    GAUSSIAN_ROWS,
+    beta_cdf,
+    chi_squared_tail,
+    gaussian_hypotheses,
+    gaussian_rows,
+)
 from deltatheory.theorems.theorem import Hypothesis, Mutant, Theorem, register
 
 F = Fraction
@@ -76,8 +82,7 @@ def _embedding(seed: int, d: int | None = None) -> Instance:
     rng = np.random.default_rng(seed)
     k = int(rng.integers(1, 3)) if d is None else 1
     d = d or 16 + 2 * int(rng.integers(0, 13)) + (k == 2)
-    plain = {"variance": F(1, d), "independent_rows": d, "adapted": False}
-    return {"d": d, "k": k, "t": F(int(rng.integers(1, 9)), 4)} | plain
+    return gaussian_rows(d) | {"k": k, "t": F(int(rng.integers(1, 9)), 4)}
 
 
 def _many_rows(seed: int) -> Instance:
@@ -85,13 +90,13 @@ def _many_rows(seed: int) -> Instance:
 
 
 def _enumerate_t13() -> bool:
-    cases = [(k, d, F(t, 2)) for k in (1, 2) for d in range(15 + k, 41, 2) for t in range(1, 5)]
-    plain = {"adapted": False}
-    return all(
-        a <= b
-        for k, d, t in cases
-        for a, b in [_t13(plain | {"k": k, "d": d, "t": t, "variance": F(1, d), "independent_rows": d})]
+    cases = (
+        gaussian_rows(d) | {"k": k, "t": F(t, 2)}
+        for k in (1, 2)
+        for d in range(15 + k, 41, 2)
+        for t in range(1, 5)
     )
+    return holds_on(_t13, cases)
 
 
 T13 = register(
@@ -102,14 +107,7 @@ T13 = register(
         words="d rows of i.i.d. N(0, 1/d) shrink no direction of a fixed subspace of dimension k by much; "
         "the left side is exact for k = 1 and 2",
         kind="upper",
-        entries={
-            "d": "rows of A",
-            "k": "dimension of U",
-            "t": "number",
-            "variance": "of the entries of A",
-            "independent_rows": "how many rows are",
-            "adapted": "whether U was chosen after A",
-        },
+        entries={"k": "dimension of U", "t": "number", **GAUSSIAN_ROWS},
         sides=_t13,
         sampler=_embedding,
         hypotheses=(
@@ -119,23 +117,12 @@ T13 = register(
                 lambda x: not x["adapted"],
                 with_entries(_many_rows, adapted=True),
             ),
-            Hypothesis(
-                "scale",
-                "the entries have variance $1/d$",
-                lambda x: x["variance"] == F(1, x["d"]),
-                with_entries(_many_rows, variance=lambda x: F(1, 10 * x["d"])),
-            ),
-            Hypothesis(
-                "independent rows",
-                "the rows of $A$ are independent",
-                lambda x: x["independent_rows"] == x["d"],
-                with_entries(_many_rows, independent_rows=2),
-            ),
+            *gaussian_hypotheses(_many_rows),
         ),
         mutant=Mutant(
             "exponent 2 t^2",
             lambda x: _t13(x, 4),
-            with_entries(_many_rows, d=200, variance=F(1, 200), independent_rows=200, t=F(5)),
+            with_entries(_many_rows, **gaussian_rows(200), t=F(5)),
         ),
         proof="E s_min >= √d - √k (Gordon's comparison); s_min is 1-Lipschitz in the entries: concentration.",
         source="Davidson and Szarek 2001, theorem II.13",
@@ -197,7 +184,7 @@ def _enumerate_t14() -> bool:
         _cap(d + codimension, d, F(sin2, 100))
         for d, codimension, sin2 in product((2, 8, 20, 40), (40, 60, 80, 100), (1, 5, 10, 20, 40))
     )
-    return all(a <= b for cap in caps if _is_thin(cap) for a, b in [_t14(cap)])
+    return holds_on(_t14, filter(_is_thin, caps))
 
 
 T14 = register(

@@ -12,11 +12,11 @@ from itertools import combinations
 
 import numpy as np
 
-from deltatheory.theorems.evidence import ProofStatus
+from deltatheory.theorems.evidence import ProofStatus, holds_on
 from deltatheory.theorems.exact import diagonal, eye, one_like, projector, random_orthogonal, squared_norm
-from deltatheory.theorems.functions import Quadratic
 from deltatheory.theorems.instances import Instance, meanings, with_entries
 from deltatheory.theorems.intervals import exp, log
+from deltatheory.theorems.loss_functions import Quadratic
 from deltatheory.theorems.subspace_instances import (
     ENTRIES,
     bowl,
@@ -152,6 +152,36 @@ T07b = register(
 
 # ---- T11: lengths of fixed vectors ----
 
+GAUSSIAN_ROWS = {
+    "d": "rows of A",
+    "variance": "of the entries of A",
+    "independent_rows": "how many rows are",
+    "adapted": "whether what is projected was chosen after A",
+}
+
+
+def gaussian_rows(d: int) -> Instance:
+    """Return the law of d independent rows of N(0, 1/d), drawn after what they project was fixed."""
+    return {"d": d, "variance": F(1, d), "independent_rows": d, "adapted": False}
+
+
+def gaussian_hypotheses(sampler) -> tuple[Hypothesis, Hypothesis]:
+    """Return that the entries have variance 1/d, not 1/D for one, and that the rows are independent."""
+    return (
+        Hypothesis(
+            "scale",
+            "the entries have variance $1/d$",
+            lambda x: x["variance"] == F(1, x["d"]),
+            with_entries(sampler, variance=lambda x: F(1, 10 * x["d"])),
+        ),
+        Hypothesis(
+            "independent rows",
+            "the rows of $A$ are independent",
+            lambda x: x["independent_rows"] == x["d"],
+            with_entries(sampler, independent_rows=2),
+        ),
+    )
+
 
 def chi_squared_tail(d: int, x):
     """Return P(χ²_d >= x) for even d: the sum e^{-x/2} Σ_{k<d/2} (x/2)^k / k!.
@@ -183,14 +213,11 @@ def _lengths(seed: int) -> Instance:
     rng = np.random.default_rng(seed)
     d = 2 * int(rng.integers(1, 40))
     eps = F(int(rng.integers(1, 10)), 10)
-    plain = {"variance": F(1, d), "independent_rows": d, "adapted": False}
-    return {"d": d, "eps": eps, "m": int(rng.integers(1, 6))} | plain
+    return gaussian_rows(d) | {"eps": eps, "m": int(rng.integers(1, 6))}
 
 
 def _many_rows(seed: int) -> Instance:
-    d = 100 + 20 * (seed % 4)
-    plain = {"variance": F(1, d), "independent_rows": d, "adapted": False}
-    return {"d": d, "eps": F(1, 2), "m": 1} | plain
+    return gaussian_rows(100 + 20 * (seed % 4)) | {"eps": F(1, 2), "m": 1}
 
 
 def _too_strong_exponent(x: Instance):
@@ -198,13 +225,8 @@ def _too_strong_exponent(x: Instance):
 
 
 def _enumerate_t11() -> bool:
-    cases = ({"d": d, "eps": F(e, 8), "m": 1} for d in range(2, 41, 2) for e in range(1, 8))
-    plain = {"adapted": False}
-    return all(
-        a <= b
-        for case in cases
-        for a, b in [_t11(case | plain | {"variance": F(1, case["d"]), "independent_rows": case["d"]})]
-    )
+    cases = (gaussian_rows(d) | {"eps": F(e, 8), "m": 1} for d in range(2, 41, 2) for e in range(1, 8))
+    return holds_on(_t11, cases)
 
 
 T11 = register(
@@ -216,12 +238,9 @@ T11 = register(
         "for orthogonal vectors",
         kind="upper",
         entries={
-            "d": "rows of A",
             "eps": "ε",
             "m": "number of vectors",
-            "variance": "of the entries of A",
-            "independent_rows": "how many rows are",
-            "adapted": "whether the vectors were chosen after A",
+            **GAUSSIAN_ROWS,
         },
         sides=_t11,
         sampler=_lengths,
@@ -232,18 +251,7 @@ T11 = register(
                 lambda x: not x["adapted"],
                 with_entries(_many_rows, adapted=True),
             ),
-            Hypothesis(
-                "scale",
-                "the entries have variance $1/d$",
-                lambda x: x["variance"] == F(1, x["d"]),
-                with_entries(_many_rows, variance=lambda x: F(1, 10 * x["d"])),  # as if scaled by 1/D
-            ),
-            Hypothesis(
-                "independent rows",
-                "the rows of $A$ are independent",
-                lambda x: x["independent_rows"] == x["d"],
-                with_entries(_many_rows, independent_rows=2),
-            ),
+            *gaussian_hypotheses(_many_rows),
         ),
         mutant=Mutant("exponent d eps^2 / 2", _too_strong_exponent, _many_rows),
         proof="Chernoff for χ²_d on both sides; union over the vectors.",
@@ -291,13 +299,13 @@ def _small_beta(seed: int) -> Instance:
 
 
 def _enumerate_t12() -> bool:
-    return all(
-        a <= b
+    cases = (
+        _small_beta(0) | {"d": d, "D": D, "beta": F(beta, 8)}
         for d in range(2, 17, 2)
         for D in range(d + 2, 31, 2)
         for beta in range(1, 8)
-        for a, b in [_t12(_small_beta(0) | {"d": d, "D": D, "beta": F(beta, 8)})]
     )
+    return holds_on(_t12, cases)
 
 
 T12 = register(

@@ -20,8 +20,8 @@ from deltatheory.theorems.exact import (
     random_orthogonal,
     squared_norm,
 )
-from deltatheory.theorems.functions import Quadratic, Separable
 from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.loss_functions import Quadratic, Separable
 from deltatheory.theorems.splines import huber
 from deltatheory.theorems.subspace_instances import (
     ENTRIES,

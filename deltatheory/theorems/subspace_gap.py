@@ -22,8 +22,8 @@ from deltatheory.theorems.exact import (
     solve,
     squared_norm,
 )
-from deltatheory.theorems.functions import Quadratic, Separable
 from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.loss_functions import Quadratic, Separable
 from deltatheory.theorems.splines import huber, parabola
 from deltatheory.theorems.subspace_instances import (
     ENTRIES,

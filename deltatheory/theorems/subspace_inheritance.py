@@ -20,8 +20,8 @@ from deltatheory.theorems.exact import (
     random_positive,
     squared_norm,
 )
-from deltatheory.theorems.functions import Curve, Quadratic
 from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.loss_functions import Curve, Quadratic
 from deltatheory.theorems.subspace_instances import (
     ENTRIES,
     axes,

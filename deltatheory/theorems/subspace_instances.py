@@ -16,8 +16,8 @@ from deltatheory.theorems.exact import (
     random_orthogonal,
     random_positive,
 )
-from deltatheory.theorems.functions import AbsoluteValue, Quadratic, Separable
 from deltatheory.theorems.instances import Instance
+from deltatheory.theorems.loss_functions import AbsoluteValue, Quadratic, Separable
 from deltatheory.theorems.splines import Spline, huber, parabola
 from deltatheory.theorems.theorem import Hypothesis
 
@@ -46,7 +46,7 @@ __all__ = [
 F = Fraction
 
 ENTRIES = {
-    "f": "loss on R^D, one of `functions`",
+    "f": "loss on R^D, one of `loss_functions`",
     "L": "its smoothness",
     "mu": "its strong convexity, or PL constant",
     "x0": "start, (D,)",

@@ -11,8 +11,8 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus
 from deltatheory.theorems.exact import as_fractions, diagonal, projector, squared_norm
-from deltatheory.theorems.functions import Separable
 from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.loss_functions import Separable
 from deltatheory.theorems.splines import huber, parabola
 from deltatheory.theorems.subspace_instances import (
     ENTRIES,
