@@ -1,6 +1,7 @@
 """Theorems as objects: hypotheses that can be dropped, bounds that compute, exact checks, honest statuses.
 
-`THEOREMS` holds them by id; `get_theorem("T04a").check(instance)` evaluates one on an instance.
+`THEOREMS` holds them by id; `get_theorem("T04a").check(instance)` evaluates one on an instance. A new one is
+an entry of a family's module, or a module and its line in `FAMILIES`; the tests find it in `THEOREMS`.
 """
 
 from importlib import import_module

@@ -56,13 +56,13 @@ def huber(seed: int, n: int = 4, top: Fraction = Fraction(1)) -> Function:
     rng = random.Random(seed)
     b, width = [Fraction(rng.randint(-3, 3), 2) for _ in range(n)], Fraction(rng.randint(1, 6), 4)
 
-    def one(t: Fraction) -> Fraction:
+    def value(t: Fraction) -> Fraction:
         return top * (t * t / 2 if abs(t) <= width else width * abs(t) - width * width / 2)
 
     def slope(t: Fraction) -> Fraction:
         return top * max(-width, min(width, t))
 
-    return Function(lambda y: sum(map(one, minus(y, b))), lambda y: list(map(slope, minus(y, b))), b)
+    return Function(lambda y: sum(map(value, minus(y, b))), lambda y: list(map(slope, minus(y, b))), b)
 
 
 def point(f: Function, x: Vector) -> tuple[assembler.Point, dict, dict]:

@@ -19,10 +19,10 @@ from proofs_check.prove.constants import gelu_constant, silu_constant
 POINTS = [Fraction(-7, 3), Fraction(-1, 1000), Fraction(0), Fraction(5, 2), Fraction(11)]
 
 
-def meet(one, other, width: Fraction = Fraction(1, 2**90)) -> bool:
+def meet(a, b, width: Fraction = Fraction(1, 2**90)) -> bool:
     """Whether two narrow enclosures have a number in common."""
-    narrow = one.high - one.low <= width and other.high - other.low <= width
-    return narrow and one.low <= other.high and other.low <= one.high
+    narrow = a.high - a.low <= width and b.high - b.low <= width
+    return narrow and a.low <= b.high and b.low <= a.high
 
 
 @pytest.mark.parametrize("x", POINTS)

@@ -19,12 +19,17 @@ from deltatheory.theorems import THEOREMS
 
 
 @pytest.fixture(scope="module")
-def rows():
+def result():
     seen = []
     problem = toy_problem("lora", family="bert", dtype=torch.float64, r=1)
-    rows = check_on_model(problem, on_row=seen.append).rows
-    assert [row.id for row in seen] == sorted(row.id for row in rows)
-    return {row.id: row for row in rows}
+    result = check_on_model(problem, seed=3, on_row=seen.append)
+    assert [row.id for row in seen] == sorted(row.id for row in result.rows)
+    return result
+
+
+@pytest.fixture(scope="module")
+def rows(result):
+    return {row.id: row for row in result.rows}
 
 
 def test_every_measured_theorem_holds(rows) -> None:
@@ -49,11 +54,6 @@ def test_identities_and_attained_bounds_are_tight(rows) -> None:
         assert rows[id].ratio == pytest.approx(1)
 
 
-def test_rows_are_json(rows) -> None:
-    text = json.dumps([row.to_dict() for row in rows.values()], allow_nan=False)
-    assert json.loads(text)[0]["id"] in THEOREMS
-
-
 def test_a_wrong_theorem_does_not_hold_on_the_model(monkeypatch) -> None:
     """The measured sides decide: turned round, the bounds fail."""
     problem = toy_problem("lora", family="bert", dtype=torch.float64, r=1)
@@ -68,7 +68,7 @@ def test_what_a_model_does_not_have_is_said() -> None:
     (row,) = check_on_model(problem, ["T48a"]).rows
     assert row.hypotheses.startswith("not applicable")
     assert row.holds is None
-    assert row.to_dict()["left"] is None
+    assert row.to_dict()["left"] is None  # JSON has no NaN
     (row,) = check_on_model(problem, ["T27a"]).rows  # query, key and value are one module
     assert row.hypotheses.startswith("not applicable")
 
@@ -87,17 +87,15 @@ def test_a_statement_stands_for_those_of_its_parts_that_are_measured() -> None:
     assert measured() == sorted(ON_MODELS)
 
 
-def test_the_result_writes_one_file_and_draws_itself(tmp_path) -> None:
-    result = check_on_model(toy_problem("lora", family="gpt2", r=1), ["T02", "T48a", "T47b"], seed=3)
+def test_the_result_writes_one_file_and_draws_itself(result, tmp_path) -> None:
     assert result.save(tmp_path) == tmp_path / "check.json"
     assert [path.name for path in tmp_path.iterdir()] == ["check.json"]
     stored = json.loads((tmp_path / "check.json").read_text())
     assert list(stored) == ["rows", "settings", "provenance"]
     assert stored["settings"]["seed"] == 3
     assert [row["id"] for row in stored["rows"]] == [row.id for row in result.rows]
-    assert [row["left"] is None for row in stored["rows"]] == [row.id == "T48a" for row in result.rows]
     (axes,) = result.plot().axes
-    assert {label.get_text()[:4] for label in axes.get_yticklabels()} == {"T02 ", "T47b"}
+    assert {label.get_text().split()[0] for label in axes.get_yticklabels()} == {r.id for r in result.rows}
 
 
 def test_the_command_tells_a_typo_before_it_loads_a_model(monkeypatch) -> None:
@@ -120,7 +118,7 @@ def test_operator_norm_is_the_largest_singular_value() -> None:
 
 
 def test_the_softmax_row_against_a_dense_jacobian(rows) -> None:
-    probe = Probe(toy_problem("lora", family="bert", dtype=torch.float64, r=1))
+    probe = Probe(toy_problem("lora", family="bert", dtype=torch.float64, r=1), seed=3)
     scores = torch.from_numpy(probe.head["k"] @ probe.head["q"][1]) / math.sqrt(probe.head["k"].shape[1])
     J = torch.autograd.functional.jacobian(lambda s: s.softmax(0), scores).numpy()
     assert rows["T43a"].left == pytest.approx(np.linalg.norm(J, 2))

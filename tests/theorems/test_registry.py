@@ -82,10 +82,10 @@ def test_kinds(kind, left, right, holds) -> None:
 
 
 def test_exact_means_no_tolerance_and_no_rounding() -> None:
-    one = 1 + Fraction(1, 10**300)
-    assert constant(one, Fraction(1)).check({}).holds
-    assert constant(one, Fraction(1)).check({}, exact=True).holds is False
-    assert constant(Fraction(1), one).check({}, exact=True).holds
+    above = 1 + Fraction(1, 10**300)
+    assert constant(above, Fraction(1)).check({}).holds
+    assert constant(above, Fraction(1)).check({}, exact=True).holds is False
+    assert constant(Fraction(1), above).check({}, exact=True).holds
 
 
 def test_every_check_prints_how_the_theorem_was_checked() -> None:
