@@ -16,7 +16,7 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus, holds_on
 from deltatheory.theorems.exact import one_like
-from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, with_entries
 from deltatheory.theorems.intervals import log, sqrt
 from deltatheory.theorems.theorem import Hypothesis, Mutant, Theorem, register
 
@@ -50,7 +50,7 @@ def _failure(x: Instance, fails: Callable[[Any, Any], bool]) -> Any:
     return 1 - none
 
 
-def _independent(violator) -> Hypothesis:
+def _independent(violator: Sampler) -> Hypothesis:
     return Hypothesis("i.i.d.", "the samples are independent", lambda x: x["independent"], violator)
 
 

@@ -21,7 +21,7 @@ from deltatheory.theorems.exact import (
     random_positive,
     trace,
 )
-from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, with_entries
 from deltatheory.theorems.intervals import exp, log
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -71,7 +71,7 @@ def _same_axis(seed: int) -> Instance:
     return _candidates(seed) | {"W": W, "eps": F(1)}
 
 
-def _gramians(violator) -> Hypothesis:
+def _gramians(violator: Sampler) -> Hypothesis:
     return Hypothesis("Gramians", r"$W_i\succeq0$", lambda x: all(is_psd(W) for W in x["W"]), violator)
 
 

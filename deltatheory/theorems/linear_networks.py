@@ -20,7 +20,7 @@ from deltatheory.theorems.exact import (
     squared_norm,
     zeros,
 )
-from deltatheory.theorems.instances import Instance, wide_integers, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, wide_integers, with_entries
 from deltatheory.theorems.low_rank import change, decomposed, rank_at_most, tail, truncated
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -60,7 +60,7 @@ def _forward(x: Instance, updated: bool) -> np.ndarray:
     return out
 
 
-def _ranks_kept(violator) -> Hypothesis:
+def _ranks_kept(violator: Sampler) -> Hypothesis:
     return Hypothesis(
         "ranks",
         r"$\mathrm{rank}\,D_l\le r_l$",
@@ -69,7 +69,7 @@ def _ranks_kept(violator) -> Hypothesis:
     )
 
 
-def _linear_layers(violator) -> Hypothesis:
+def _linear_layers(violator: Sampler) -> Hypothesis:
     return Hypothesis("linear", "nothing nonlinear between the layers", lambda x: x["linear"], violator)
 
 

@@ -21,7 +21,7 @@ from deltatheory.theorems.exact import (
     squared_norm,
     zeros,
 )
-from deltatheory.theorems.instances import Instance, array_source, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, array_source, meanings, with_entries
 from deltatheory.theorems.intervals import exp
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -95,7 +95,7 @@ def _gain(x: Instance, t: int) -> np.ndarray:
     return solve(_innovation(x, t), x["B"][t].T @ x["P"][t + 1] @ x["A"][t])
 
 
-def _riccati(violator) -> Hypothesis:
+def _riccati(violator: Sampler) -> Hypothesis:
     return Hypothesis("Riccati", "$P_t$ solves the Riccati recursion from $P_T=Q_T$", _is_riccati, violator)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus
 from deltatheory.theorems.exact import as_fractions, one_like, random_fractions, random_positive, squared_norm
-from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
 from deltatheory.theorems.intervals import exp, magnitude, normal_cdf, normal_pdf, sqrt
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -44,7 +44,7 @@ def _t43a(x: Instance):
     return (p @ (v * v) - (p @ v) ** 2) / x["temperature"], squared_norm(v) / 2
 
 
-def _warm(violator) -> Hypothesis:
+def _warm(violator: Sampler) -> Hypothesis:
     return Hypothesis("temperature", r"$\tau\ge1$", lambda x: x["temperature"] >= 1, violator)
 
 
@@ -169,7 +169,7 @@ def _t47a(x: Instance):
     return moved / s2, x["g"] ** 2 * squared_norm(x["z"]) / x["local"]
 
 
-def _with_local(sampler):
+def _with_local(sampler: Sampler) -> Sampler:
     return with_entries(sampler, local=lambda x: _tangent(x)[0])
 
 
@@ -184,7 +184,7 @@ def _level(seed: int) -> Instance:
     return x | {"gains": as_fractions([seed + 1] * 4), "g": F(seed + 1), "centred": True}
 
 
-def _gains(violator) -> Hypothesis:
+def _gains(violator: Sampler) -> Hypothesis:
     return Hypothesis("gains", r"$|\gamma_i|\le g$", lambda x: max(abs(x["gains"])) <= x["g"], violator)
 
 

@@ -18,7 +18,7 @@ from deltatheory.theorems.exact import (
     random_positive,
     squared_norm,
 )
-from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
 from deltatheory.theorems.intervals import exp, sqrt
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -76,7 +76,7 @@ def _form(x: Instance) -> Any:
     return x["u"] @ covariance @ x["z"] + x["own_key"] * p[0] * (x["u"] @ x["z"])
 
 
-def _fixed_keys(violator) -> Hypothesis:
+def _fixed_keys(violator: Sampler) -> Hypothesis:
     return Hypothesis(
         "fixed context",
         "keys and values do not depend on the query (in self-attention they do)",
@@ -85,7 +85,7 @@ def _fixed_keys(violator) -> Hypothesis:
     )
 
 
-def _unscaled(violator) -> Hypothesis:
+def _unscaled(violator: Sampler) -> Hypothesis:
     return Hypothesis(
         "scores", "the scores are $Kx$, not a multiple", lambda x: abs(x["scale"]) <= 1, violator
     )
@@ -120,7 +120,7 @@ T44a = register(
 )
 
 
-def _with_norms(sampler):
+def _with_norms(sampler: Sampler) -> Sampler:
     """Add bounds on ‖K‖² and ‖V‖², those of Frobenius; exact for matrices of rank one."""
 
     def sample(seed: int) -> Instance:
@@ -135,7 +135,7 @@ def _t44b(x: Instance):
     return _form(x) ** 2, x["K2"] * x["V2"] * squared_norm(x["u"]) * squared_norm(x["z"]) / 4
 
 
-def _spectral(name: str, violator) -> Hypothesis:
+def _spectral(name: str, violator: Sampler) -> Hypothesis:
     return Hypothesis(
         f"norm of {name}",
         rf"$\|{name}\|\le$ the constant",

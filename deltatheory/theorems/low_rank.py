@@ -17,7 +17,7 @@ from deltatheory.theorems.exact import (
     squared_norm,
     zeros,
 )
-from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
@@ -66,7 +66,7 @@ def tail(x: Instance) -> Any:
     return sum(x["s"][x["r"] :] ** 2)
 
 
-def _orthogonal_factors(violator) -> Hypothesis:
+def _orthogonal_factors(violator: Sampler) -> Hypothesis:
     def predicate(x: Instance) -> bool:
         unit = eye(len(x["s"]))
         return bool(np.all(x["U"].T @ x["U"] == unit) and np.all(x["V"].T @ x["V"] == unit))
@@ -75,7 +75,7 @@ def _orthogonal_factors(violator) -> Hypothesis:
     return Hypothesis("singular values", statement, predicate, violator)
 
 
-def rank_at_most(name: str, violator, bound: str = "r") -> Hypothesis:
+def rank_at_most(name: str, violator: Sampler, bound: str = "r") -> Hypothesis:
     """Return the hypothesis that a matrix of the instance has at most this rank."""
     return Hypothesis(
         f"rank of {name}",
@@ -133,7 +133,7 @@ def _loss(x: Instance, away: np.ndarray):
     return (x["G"] * away).sum() + (x["h"] * away * away).sum() / 2
 
 
-def _with_loss(sampler, flat: bool = False):
+def _with_loss(sampler: Sampler, flat: bool = False) -> Sampler:
     """Add a separable quadratic loss with curvatures between mu and L, all of them L (or mu) where flat."""
 
     def sample(seed: int) -> Instance:
@@ -147,7 +147,7 @@ def _with_loss(sampler, flat: bool = False):
     return sample
 
 
-def _stationary(violator) -> Hypothesis:
+def _stationary(violator: Sampler) -> Hypothesis:
     return Hypothesis(
         "stationary target", r"$\nabla f(W^*)=0$", lambda x: bool(np.all(x["G"] == 0)), violator
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus, identity_test
 from deltatheory.theorems.exact import as_fractions, duals, eye, zeros
-from deltatheory.theorems.instances import Instance, array_source, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, array_source, meanings, with_entries
 from deltatheory.theorems.theorem import Hypothesis, Mutant, Theorem, register
 
 F = Fraction
@@ -164,7 +164,7 @@ def _is_optimal(x: Instance) -> bool:
     return all(_stage_cost(x, x["u"]) <= _stage_cost(x, v) for v in grid)
 
 
-def _optimal(violator) -> Hypothesis:
+def _optimal(violator: Sampler) -> Hypothesis:
     return Hypothesis("minimum", r"$u$ minimises $J$ over $|u|\le b$ (read on a grid)", _is_optimal, violator)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus, holds_on
 from deltatheory.theorems.exact import diagonal, eye, one_like, projector, random_orthogonal, squared_norm
-from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
 from deltatheory.theorems.intervals import exp, log
 from deltatheory.theorems.loss_functions import Quadratic
 from deltatheory.theorems.subspace_instances import (
@@ -36,7 +36,7 @@ F = Fraction
 # ---- T07: the expected gap ----
 
 
-def _law(sampler):
+def _law(sampler: Sampler) -> Sampler:
     """Add the subspaces spanned by d axes, all equally likely; rotated where f is a quadratic."""
 
     def sample(seed: int) -> Instance:
@@ -64,7 +64,7 @@ def _missed(x: Instance):
     return (D - x["d"]) * squared_norm(x["x0"] - x["star"]) / D
 
 
-def _unbiased(violator) -> Hypothesis:
+def _unbiased(violator: Sampler) -> Hypothesis:
     def predicate(x: Instance) -> bool:
         D = len(x["x0"])
         mean = sum(projector(A) for A in x["bases"]) / len(x["bases"])
@@ -165,7 +165,7 @@ def gaussian_rows(d: int) -> Instance:
     return {"d": d, "variance": F(1, d), "independent_rows": d, "adapted": False}
 
 
-def gaussian_hypotheses(sampler) -> tuple[Hypothesis, Hypothesis]:
+def gaussian_hypotheses(sampler: Sampler) -> tuple[Hypothesis, Hypothesis]:
     """Return that the entries have variance 1/d, not 1/D for one, and that the rows are independent."""
     return (
         Hypothesis(

@@ -21,7 +21,7 @@ from deltatheory.theorems.exact import (
     squared_norm,
     trace,
 )
-from deltatheory.theorems.instances import Instance, array_source, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, array_source, meanings, with_entries
 from deltatheory.theorems.splines import Spline
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -54,7 +54,7 @@ def _cheapest(seed: int) -> Instance:
     return x | {"gap": gap, "u": x["J"].T @ solve(x["W"], gap)}
 
 
-def _reaches(violator) -> Hypothesis:
+def _reaches(violator: Sampler) -> Hypothesis:
     return Hypothesis(
         "reaches the target", "$y_0+Ju=z$", lambda x: bool(np.all(x["J"] @ x["u"] == x["gap"])), violator
     )

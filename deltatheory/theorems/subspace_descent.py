@@ -20,7 +20,7 @@ from deltatheory.theorems.exact import (
     random_orthogonal,
     squared_norm,
 )
-from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
 from deltatheory.theorems.loss_functions import Quadratic, Separable
 from deltatheory.theorems.splines import huber
 from deltatheory.theorems.subspace_instances import (
@@ -46,7 +46,7 @@ F = Fraction
 # ---- T05: descent ----
 
 
-def _half(sampler):
+def _half(sampler: Sampler) -> Sampler:
     """Claim half the smoothness that there is, and step accordingly."""
     return with_entries(sampler, L=lambda x: x["L"] / 2, step=lambda x: 2 / x["L"])
 
@@ -86,7 +86,7 @@ def _t05b(x: Instance):
     return min(captured), 2 * x["L"] * (x["f"].value(x["x0"]) - x["lowest"]) / x["N"]
 
 
-def _with_floor(sampler, N: int | None = None):
+def _with_floor(sampler: Sampler, N: int | None = None) -> Sampler:
     return with_entries(stepping(sampler, N), lowest=lambda x: x["f"].minimum_on(x["x0"], x["A"]))
 
 
@@ -123,7 +123,7 @@ T05b = register(
 # ---- T06: a fresh subspace every step ----
 
 
-def _fresh(sampler):
+def _fresh(sampler: Sampler) -> Sampler:
     """Add coordinate projectors in a rotated frame, equally likely, drawn anew for each of k steps."""
 
     def sample(seed: int) -> Instance:

@@ -22,7 +22,7 @@ from deltatheory.theorems.exact import (
     solve,
     squared_norm,
 )
-from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
 from deltatheory.theorems.loss_functions import Quadratic, Separable
 from deltatheory.theorems.splines import huber, parabola
 from deltatheory.theorems.subspace_instances import (
@@ -115,7 +115,7 @@ T03 = register(
 # ---- T04: what a trained delta says of the gap ----
 
 
-def _stationary(sampler):
+def _stationary(sampler: Sampler) -> Sampler:
     """Move the start of quadratics to the minimum over S, and of sums of wells along the axes to 0."""
 
     def sample(seed: int) -> Instance:
@@ -183,7 +183,7 @@ def _t04b(x: Instance):
     return x["f"].value(x["x"]) - x["lowest"], squared_norm(_across(x)) / (2 * x["L"])
 
 
-def _with_minimum(sampler):
+def _with_minimum(sampler: Sampler) -> Sampler:
     return with_entries(_stationary(sampler), lowest=lambda x: x["f"].minimum)
 
 

@@ -20,7 +20,7 @@ from deltatheory.theorems.exact import (
     random_positive,
     squared_norm,
 )
-from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
 from deltatheory.theorems.loss_functions import Curve, Quadratic
 from deltatheory.theorems.subspace_instances import (
     ENTRIES,
@@ -40,7 +40,7 @@ F = Fraction
 # ---- T01: what a subspace inherits ----
 
 
-def _points(seed: int, sampler=smooth_sample) -> Instance:
+def _points(seed: int, sampler: Sampler = smooth_sample) -> Instance:
     x = sampler(seed)
     rng = np.random.default_rng(seed + 1)
     d = x["A"].shape[1]

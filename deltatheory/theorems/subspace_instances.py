@@ -16,7 +16,7 @@ from deltatheory.theorems.exact import (
     random_orthogonal,
     random_positive,
 )
-from deltatheory.theorems.instances import Instance
+from deltatheory.theorems.instances import Instance, Sampler
 from deltatheory.theorems.loss_functions import AbsoluteValue, Quadratic, Separable
 from deltatheory.theorems.splines import Spline, huber, parabola
 from deltatheory.theorems.theorem import Hypothesis
@@ -118,14 +118,14 @@ def flat_bowl(seed: int) -> Instance:
 # ---- Hypotheses that several theorems share ----
 
 
-def smooth(violator) -> Hypothesis:
+def smooth(violator: Sampler) -> Hypothesis:
     """Return that f is L-smooth."""
     return Hypothesis(
         "L-smooth", r"$\nabla f$ is $L$-Lipschitz on $R^D$", lambda x: x["f"].is_smooth(x["L"]), violator
     )
 
 
-def strongly_convex(violator) -> Hypothesis:
+def strongly_convex(violator: Sampler) -> Hypothesis:
     """Return that f is mu-strongly convex."""
     return Hypothesis(
         "strongly convex",
@@ -135,7 +135,7 @@ def strongly_convex(violator) -> Hypothesis:
     )
 
 
-def minimiser(violator) -> Hypothesis:
+def minimiser(violator: Sampler) -> Hypothesis:
     """Return that the point called x* minimises f."""
     return Hypothesis("minimiser", r"$x^*$ minimises $f$", lambda x: x["f"].is_minimiser(x["star"]), violator)
 
@@ -158,7 +158,7 @@ def off_centre(seed: int) -> Instance:
 OBLIQUE = as_fractions([[1, 3], [0, 0]])  # projects on the first axis, not orthogonally
 
 
-def stepping(sampler, N: int | None = None):
+def stepping(sampler: Sampler, N: int | None = None) -> Sampler:
     """Add the method to instances: P, step 1/L, and N steps (1 to 4 by the seed)."""
 
     def sample(seed: int) -> Instance:
@@ -175,12 +175,12 @@ def small_bowl(seed: int) -> Instance:
     return {"f": f, "L": L, "mu": F(1), "x0": as_fractions([1, 1]), "star": f.centre, "A": axes(2, 1)}
 
 
-def right_step(violator) -> Hypothesis:
+def right_step(violator: Sampler) -> Hypothesis:
     """Return that the step is 1/L."""
     return Hypothesis("step", "the step is $1/L$", lambda x: x["step"] == 1 / x["L"], violator)
 
 
-def orthogonal_projection(violator) -> Hypothesis:
+def orthogonal_projection(violator: Sampler) -> Hypothesis:
     """Return that the gradient is projected orthogonally."""
     return Hypothesis(
         "orthogonal projection",

@@ -11,7 +11,7 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus
 from deltatheory.theorems.exact import as_fractions, diagonal, projector, squared_norm
-from deltatheory.theorems.instances import Instance, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
 from deltatheory.theorems.loss_functions import Separable
 from deltatheory.theorems.splines import huber, parabola
 from deltatheory.theorems.subspace_instances import (
@@ -36,7 +36,7 @@ F = Fraction
 # ---- T09, T10: tight rates ----
 
 
-def _convex(violator) -> Hypothesis:
+def _convex(violator: Sampler) -> Hypothesis:
     return Hypothesis("convex", "$f$ is convex", lambda x: x["f"].is_convex, violator)
 
 
@@ -58,7 +58,7 @@ def _convex_sample(seed: int) -> Instance:
     return x | {"f": Separable(tuple(wells[int(i)] for i in rng.integers(0, 4, len(x["x0"]))))}
 
 
-def _descent(sampler):
+def _descent(sampler: Sampler) -> Sampler:
     return with_entries(
         sampler, N=lambda x: 1 + int(x["x0"][0]) % 4, h=lambda x: F(1, 1 + int(x["x0"][-1]) % 2)
     )
@@ -130,7 +130,7 @@ def _t10(x: Instance):
     return left, x["L"] / (4 * x["N"] + 2) * squared_norm(inside) + x["L"] / 2 * squared_norm(away - inside)
 
 
-def _lifted(sampler):
+def _lifted(sampler: Sampler) -> Sampler:
     """Put an instance on a line into R², with a parabola across it."""
 
     def sample(seed: int) -> Instance:
