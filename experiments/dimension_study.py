@@ -35,7 +35,9 @@ def run(
     import torch
 
     from deltatheory.backbones import load_backbone
-    from deltatheory.dimension import intrinsic_dimension
+    from deltatheory.dimension import DimensionSettings, intrinsic_dimension
+    from deltatheory.problems import Setup
+    from deltatheory.results import ResultLog
 
     torch.set_num_threads(threads)
     backbone = load_backbone(device=device)
@@ -45,16 +47,12 @@ def run(
             continue
         typer.echo(f"{folder.name} ...")
         result = intrinsic_dimension(
-            backbone,
-            task,
+            Setup(backbone, task, train_examples=512, test_examples=1000, seed=seed),
             method=method,
-            test_examples=1000,
-            runs=runs,
-            burn_in=burn_in,
-            seed=seed,
-            out=folder,
-            progress=False,
+            settings=DimensionSettings(runs=runs, burn_in=burn_in),
+            log=ResultLog(folder / "trials.jsonl"),
         )
+        result.save(folder)
         typer.echo(f"{folder.name}: predicted {result.predicted}, measured {result.measured}")
 
 

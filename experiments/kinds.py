@@ -208,22 +208,16 @@ def transfer(trial: Trial, place: Environment) -> dict[str, Any]:
 
 def dimension(trial: Trial, place: Environment) -> dict[str, Any]:
     """Predict d90 and measure it, or one of the two; full fine-tuning has set the baseline."""
-    from deltatheory.dimension import Criterion, intrinsic_dimension
+    from deltatheory.dimension import Criterion, DimensionSettings, intrinsic_dimension
+    from deltatheory.problems import Setup
 
     settings = trial.settings
+    about = {key: settings[key] for key in ("head", "max_length")}
     result = intrinsic_dimension(
-        place.backbone(trial.model),
-        place.task(trial),
+        Setup(place.backbone(trial.model), place.task(trial), seed=trial.seed, **about),
         method=_D90[trial.kind],
         criterion=Criterion(baseline=settings["baseline"]),
-        head=settings["head"],
-        steps=settings["steps"],
-        batch_size=settings["batch_size"],
-        train_examples=None,
-        max_length=settings["max_length"],
-        runs=settings["runs"],
-        seed=trial.seed,
-        device=place.device,
+        settings=DimensionSettings(**{key: settings[key] for key in ("steps", "batch_size", "runs")}),
     )
     whole = result.to_dict()
     folds: dict[int, list[float]] = {}
