@@ -112,15 +112,10 @@ class Setup:
         return load_backbone(model, device=self._given["device"]) if isinstance(model, str) else model
 
     @cached_property
-    def whole_task(self) -> Task:
-        """The task without limits."""
-        task = self._given["task"]
-        return load_task(task) if isinstance(task, str) else task
-
-    @cached_property
     def task(self) -> Task:
         """The task within its limits."""
-        task = self.whole_task
+        task = self._given["task"]
+        task = load_task(task) if isinstance(task, str) else task
         limits = {"train": self._given["train_examples"], "test": self._given["test_examples"]}
         if set(limits.values()) == {None}:
             return task
@@ -208,7 +203,6 @@ class Setup:
 # What each part of a setup is made of: where none of it changes, a new setup keeps the part.
 _MADE_OF = {
     "backbone": {"model", "device"},
-    "whole_task": {"task"},
     "task": {"task", "train_examples", "test_examples", "seed"},
     "head": {
         "model",
