@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -121,6 +122,10 @@ def configuration_hash(config: Mapping) -> str:
     Raises:
         ValueError: for NaN, an infinity, or a value that JSON does not have; the message names its place.
 
+    >>> configuration_hash({"task": "a", "d": 64}) == configuration_hash({"d": 64, "task": "a"})
+    True
+    >>> configuration_hash({"d": 64})
+    'e162a30a2d41e644'
     """
     canonical = json.dumps(_json_value(config, "config"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
@@ -293,7 +298,7 @@ def provenance() -> dict:
         "versions": versions,
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "commit": _commit(),
+        "commit": _commit(Path(__file__).resolve().parents[1]),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
@@ -302,8 +307,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _commit() -> str | None:
-    checkout = Path(__file__).resolve().parents[1]
+@cache
+def _commit(checkout: Path) -> str | None:
+    """Return the commit of a checkout, once: what a process runs is what was there when it started."""
     if not (checkout / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]

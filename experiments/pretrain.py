@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from deltatheory.deltas.files import Checkpoint
 from deltatheory.results import ResultLog, provenance, write_atomically
+from deltatheory.training.checkpoint import Checkpoint
 from experiments.corpus import CONTEXT, Corpus, load_corpus
 
 ABOUT = "public-domain English novels and textbooks by OpenStax, Rice University (CC BY 4.0)"

@@ -407,6 +407,7 @@ class TestProvenance:
     def test_commit_of_a_checkout(self, tmp_path, monkeypatch):
         monkeypatch.setattr(results, "__file__", str(tmp_path / "deltatheory" / "results.py"))
         assert provenance()["commit"] is None
+        results._commit.cache_clear()
 
         def git(*command):
             identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
@@ -422,4 +423,6 @@ class TestProvenance:
         git("tag", "-a", "v1", "-m", "x")
         assert provenance()["commit"] == git("rev-parse", "HEAD")
         (tmp_path / "x").write_text("2")
+        assert provenance()["commit"] == git("rev-parse", "HEAD")  # what this process has started from
+        results._commit.cache_clear()
         assert provenance()["commit"] == git("rev-parse", "HEAD") + "-dirty"

@@ -16,12 +16,12 @@ from torch import Tensor
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
 from deltatheory.deltas import DELTAS, Delta, make_delta
-from deltatheory.results import configuration_hash, write_atomically
+from deltatheory.results import write_atomically
 
-__all__ = ["Checkpoint", "load_delta", "read_tensors", "save_delta", "write_tensors"]
+__all__ = ["load_delta", "read_tensors", "save_delta", "write_tensors"]
 
 _KEY = "deltatheory"  # of the description in the file's metadata
-_FORMAT, _CHECKPOINT = "delta 1", "checkpoint 1"
+_FORMAT = "delta 1"
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], description: Mapping) -> None:
@@ -44,67 +44,21 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict]
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No file {str(path)!r}.")
-    with path.open("rb") as stream:
-        start = stream.read(2)
-    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise ValueError(
-            f"{str(path)!r} is a pickle (torch.save), which runs code when opened: only safetensors is read."
-        )
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})[_KEY])
             return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
+        with path.open("rb") as stream:  # only now: the length that safetensors begins with may look like it
+            start = stream.read(2)
+        if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise ValueError(
+                f"{str(path)!r} is a pickle (torch.save), which runs code when opened: only safetensors is "
+                "read."
+            ) from None
         raise ValueError(f"{str(path)!r} is no whole safetensors file ({error}): delete it.") from error
     except KeyError:
         raise ValueError(f"{str(path)!r} was not written by deltatheory: it has no {_KEY!r} note.") from None
-
-
-class Checkpoint:
-    """A file with the state of one run, which only the run's own configuration may read.
-
-    Args:
-        path: the file.
-        configuration: what makes the run what it is; plain JSON values.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], configuration: Mapping) -> None:
-        self.path = Path(path)
-        self.configuration: dict = json.loads(json.dumps(configuration))
-
-    def save(self, tensors: Mapping[str, Tensor], log: Mapping) -> None:
-        """Write the state in place of the last one, atomically."""
-        name = configuration_hash(self.configuration)
-        note = {"format": _CHECKPOINT, "hash": name, "configuration": self.configuration, "log": log}
-        write_tensors(self.path, tensors, note)
-
-    def load(self) -> tuple[dict[str, Tensor], dict] | None:
-        """Return tensors and log of the last state, or `None` where there is none yet.
-
-        Raises:
-            ValueError: for a damaged file, or a checkpoint of another configuration.
-        """
-        if not self.path.exists():
-            return None
-        tensors, note = read_tensors(self.path)
-        if note.get("format") != _CHECKPOINT:
-            raise ValueError(f"checkpoint={str(self.path)!r} is not one: it holds {note.get('format')!r}.")
-        if note["hash"] != configuration_hash(self.configuration):
-            there, here = _flat(note["configuration"]), _flat(self.configuration)
-            key = next(k for k in {**there, **here} if there.get(k) != here.get(k))
-            raise ValueError(
-                f"checkpoint={str(self.path)!r} is of another run: there {key}={there.get(key)!r}, here "
-                f"{here.get(key)!r}. Give another path, or delete it to start over."
-            )
-        return tensors, note["log"]
-
-
-def _flat(configuration: Mapping, prefix: str = "") -> dict[str, object]:
-    """Return nested values under dotted keys."""
-    flat: dict[str, object] = {}
-    for key, value in configuration.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def save_delta(path: str | os.PathLike[str], delta: Delta, values: Float[Tensor, " m"]) -> None:

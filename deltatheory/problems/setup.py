@@ -97,25 +97,43 @@ class Setup:
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        shown = {k: getattr(v, "name", None) or getattr(v, "kind", v) for k, v in self._given.items()}
-        return f"Setup({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return f"Setup({', '.join(f'{name}={value!r}' for name, value in self.settings().items())})"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments in plain values: objects by their names; nothing is loaded."""
+        return {k: getattr(v, "name", None) or getattr(v, "kind", v) for k, v in self._given.items()}
+
+    @property
+    def model(self) -> str | Backbone:
+        """Return the model as it was given: by name, or as a backbone."""
+        return self._given["model"]
 
     @property
     def seed(self) -> int:
         """Return the seed of all draws."""
         return self._given["seed"]
 
+    @property
+    def device(self) -> str:
+        """Return where a model that is loaded by name goes."""
+        return self._given["device"]
+
     @cached_property
     def backbone(self) -> Backbone:
         """The frozen model."""
         model = self._given["model"]
-        return load_backbone(model, device=self._given["device"]) if isinstance(model, str) else model
+        return load_backbone(model, device=self.device) if isinstance(model, str) else model
+
+    @cached_property
+    def whole_task(self) -> Task:
+        """The task without limits."""
+        task = self._given["task"]
+        return load_task(task) if isinstance(task, str) else task
 
     @cached_property
     def task(self) -> Task:
         """The task within its limits."""
-        task = self._given["task"]
-        task = load_task(task) if isinstance(task, str) else task
+        task = self.whole_task
         limits = {"train": self._given["train_examples"], "test": self._given["test_examples"]}
         if set(limits.values()) == {None}:
             return task
@@ -203,6 +221,7 @@ class Setup:
 # What each part of a setup is made of: where none of it changes, a new setup keeps the part.
 _MADE_OF = {
     "backbone": {"model", "device"},
+    "whole_task": {"task"},
     "task": {"task", "train_examples", "test_examples", "seed"},
     "head": {
         "model",

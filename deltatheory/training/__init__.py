@@ -1,5 +1,6 @@
 """Training of any delta: one plain trainer, on one device or on several."""
 
-from deltatheory.training.trainer import Training, TrainingResult, train
+from deltatheory.training.costs import full_costs
+from deltatheory.training.trainer import Training, TrainingCosts, TrainingResult, train
 
-__all__ = ["Training", "TrainingResult", "train"]
+__all__ = ["Training", "TrainingCosts", "TrainingResult", "full_costs", "train"]

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
+from deltatheory.problems import Problem
 from deltatheory.results import configuration_hash
+from deltatheory.training.trainer import Training, settings_of
 
 __all__ = ["Tracker"]
 
@@ -18,14 +20,14 @@ class Tracker:
 
     Args:
         project: of trackio, new or not; with `None` nothing is sent, and trackio not imported.
-        delta: what is tuned, for the run's name.
-        settings: what makes the run what it is; plain JSON values.
+        problem: what is trained.
+        training: how.
 
     Raises:
         ImportError: for a project without `trackio`.
     """
 
-    def __init__(self, project: str | None, delta: str, settings: Mapping) -> None:
+    def __init__(self, project: str | None, problem: Problem, training: Training) -> None:
         self._losses: list[float] = []
         self._run: Any = None
         if project is None:
@@ -36,8 +38,9 @@ class Tracker:
             raise ImportError(
                 f"track={project!r} needs trackio: pip install 'deltatheory[tracking]'"
             ) from error
-        name = f"{delta}-{configuration_hash(settings)}"
-        self._run = trackio.init(project, name=name, config=dict(settings), resume="allow", embed=False)
+        settings = settings_of(problem, training)
+        name = f"{problem.delta.name}-{configuration_hash(settings)}"
+        self._run = trackio.init(project, name=name, config=settings, resume="allow", embed=False)
 
     def __enter__(self) -> Tracker:
         return self
@@ -47,7 +50,7 @@ class Tracker:
             self._run.finish()
 
     def step(self, _step: int, loss: float) -> None:
-        """Keep the loss of a step for the next evaluation."""
+        """Keep the loss of a step for the next evaluation; `train` calls it with each step."""
         self._losses.append(loss)
 
     def evaluation(self, scores: Mapping[str, int | float], split: str = "dev") -> None:

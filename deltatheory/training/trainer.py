@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 import time
@@ -10,21 +11,26 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from statistics import mean, median
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from deltatheory.deltas.files import Checkpoint
+from deltatheory.deltas import Delta
+from deltatheory.deltas.files import save_delta
 from deltatheory.problems import Problem, epochs
+from deltatheory.results import Result, provenance
 from deltatheory.training import parallel
+from deltatheory.training.checkpoint import Checkpoint
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["Training", "TrainingResult", "train"]
+__all__ = ["Training", "TrainingCosts", "TrainingResult", "settings_of", "train"]
 
 _ALWAYS = ("steps", "batch_size", "learning_rate", "warmup", "seed")  # in a configuration also by default
 
@@ -89,7 +95,12 @@ class Training:
             raise ValueError(f"patience={self.patience}: needs evaluate_every.")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of step 0 .. steps - 1."""
+        """Return the learning rate of step 0 .. steps - 1.
+
+        >>> training = Training(steps=5, learning_rate=3.0, warmup=0.4)
+        >>> [round(training.rate(step), 9) for step in range(5)]
+        [1.5, 3.0, 3.0, 2.0, 1.0]
+        """
         rise = self.warmup * self.steps
         fall = (self.steps - step) / (self.steps - rise)
         return self.learning_rate * min((step + 1) / rise if rise else 1.0, fall, 1.0)
@@ -111,8 +122,18 @@ class Training:
         return {n: value for n, (value, default) in values.items() if n in _ALWAYS or value != default}
 
 
+@dataclass(frozen=True)
+class TrainingCosts:
+    """What a run costs beside its passes; the attributes are those of `TrainingResult`."""
+
+    tuned_parameters: int
+    optimizer_state_bytes: int
+    peak_memory: int | None
+    seconds_per_step: float | None
+
+
 @dataclass(frozen=True, eq=False)
-class TrainingResult:
+class TrainingResult(Result):
     """What a run came to.
 
     Attributes:
@@ -133,7 +154,13 @@ class TrainingResult:
             CPU how far the high-water mark rose, a lower bound: 0 where it had been as high before; `None`
             where the system does not tell.
         seconds_per_step: median time of a step, without evaluations and checkpoints.
+        full: the same costs of full fine-tuning, where they were asked for (`full_costs`).
+        settings: what makes the run what it is.
+        provenance: task, versions, commit, command.
+        tuned: the change that δ is of.
     """
+
+    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "tuned")
 
     delta: Tensor
     train_loss: float | None
@@ -150,6 +177,19 @@ class TrainingResult:
     optimizer_state_bytes: int
     peak_memory: int | None
     seconds_per_step: float | None
+    full: TrainingCosts | None
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    tuned: Delta
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `result.json`; the movement of a run that diverged may be `None`."""
+        return {**super().to_dict(), "movement": self.movement if math.isfinite(self.movement) else None}
+
+    def save_beside(self, folder: Path) -> None:
+        """Write `delta.safetensors`, unless the run diverged."""
+        if self.test is not None:
+            save_delta(folder / "delta.safetensors", self.tuned, self.delta)
 
 
 @dataclass
@@ -281,11 +321,24 @@ def train(
         optimizer_state_bytes=sum(x.nbytes for x in _state(optimizer, delta).values()),
         peak_memory=peak if memory is None or peak is None else peak - memory,
         seconds_per_step=median(log.step_seconds) if log.step else None,
+        full=None,
+        settings=settings_of(problem, training),
+        provenance={**provenance(), "task": {"name": problem.task.name, **problem.task.provenance}},
+        tuned=problem.delta,
     )
 
 
+def settings_of(problem: Problem, training: Training) -> dict[str, Any]:
+    """Return what makes a run what it is, in plain values."""
+    return {
+        **problem.identity(),
+        "training": training.to_dict(),
+        "device": str(problem.backbone.device),
+    }
+
+
 def _configuration(problem: Problem, training: Training, start: Tensor | None) -> dict:
-    """Return all that a checkpoint must agree with."""
+    """Return all that a checkpoint must agree with; a run may go on on another device."""
     origin = None if start is None else hashlib.sha256(start.detach().cpu().numpy().tobytes()).hexdigest()
     return {**problem.identity(), "training": training.to_dict(), "start_sha256": origin}
 

@@ -17,7 +17,7 @@ from sample_results import UNREACHED, a_result
 from tiny_models import tiny
 from typer.testing import CliRunner
 
-import deltatheory.adapters.explanation
+import deltatheory.adapters.adapter
 import deltatheory.advice.ranking
 import deltatheory.backbones
 import deltatheory.dimension
@@ -28,7 +28,8 @@ from deltatheory.cli import app
 from deltatheory.cli.dimension import dimension as dimension_command
 from deltatheory.deltas import DELTAS, make_delta
 from deltatheory.deltas.files import save_delta
-from deltatheory.dimension.criterion import Criterion
+from deltatheory.dimension import Criterion, DimensionSettings
+from deltatheory.problems import Setup
 from deltatheory.projections import PROJECTIONS
 from deltatheory.tasks import EMBEDDED
 
@@ -72,8 +73,8 @@ def stand_in(monkeypatch):
     calls: list[dict] = []
 
     def answer(result=None, error: BaseException | None = None):
-        def intrinsic_dimension(model, task, **options):
-            calls.append({"model": model, "task": task, **options})
+        def intrinsic_dimension(setup, **options):
+            calls.append({"setup": setup, **options})
             if error is not None:
                 raise error
             return result
@@ -116,15 +117,13 @@ def test_lists_have_one_row_a_name(command, names):
         assert first_words.count(name) == 1
 
 
-def test_options_and_defaults_are_those_of_the_function():
-    function = inspect.signature(deltatheory.dimension.intrinsic_dimension).parameters
+def test_options_and_defaults_are_those_of_the_library():
     command = inspect.signature(dimension_command).parameters
-    criterion = {"fraction", "baseline", "corrected"}
-    assert set(command) - criterion == set(function) - {"criterion"}
-    for name in set(command) - criterion - {"out", "progress"}:
-        assert command[name].default == function[name].default, name
-    chosen = {name: command[name].default for name in criterion}
-    assert Criterion(**chosen) == Criterion()
+    makers = (Setup, DimensionSettings, Criterion)
+    known = {n: p.default for kind in makers for n, p in inspect.signature(kind).parameters.items()}
+    assert set(command) - {"method", "out", "progress"} == set(known) - {"suffix"}
+    del known["suffix"], known["train_examples"]  # the command takes 512 of them, for its time
+    assert {name: command[name].default for name in known} == known
 
 
 def test_every_option_reaches_the_function(stand_in, tmp_path):
@@ -137,14 +136,17 @@ def test_every_option_reaches_the_function(stand_in, tmp_path):
     )
     result = run("dimension", *given.split())
     assert result.exit_code == 0, result.output
-    assert calls == [
-        {
-            "model": "m", "task": "t", "method": "measure", "projection": "srdct", "head": "probe",
-            "scope": "all", "criterion": Criterion(0.8, 0.95, True), "steps": 7, "batch_size": 3,
-            "train_examples": None, "test_examples": 99, "max_length": 32, "runs": 2.5, "precision": 0.5,
-            "burn_in": 3, "seed": 4, "device": "cuda:1", "out": tmp_path, "progress": False,
-        }
-    ]  # fmt: skip
+    (call,) = calls
+    chosen = {"head": "probe", "test_examples": 99, "max_length": 32, "seed": 4, "device": "cuda:1"}
+    assert repr(call["setup"]) == repr(Setup("m", "t", **chosen))
+    assert call["settings"] == DimensionSettings(
+        projection="srdct", scope="all", steps=7, batch_size=3, runs=2.5, precision=0.5, burn_in=3
+    )
+    assert call["criterion"] == Criterion(0.8, 0.95, True)
+    assert call["method"] == "measure"
+    assert call["log"].path == tmp_path / "trials.jsonl"
+    assert call["on_example"] is call["on_run"] is call["on_point"] is None
+    assert (tmp_path / "report.html").exists()
 
 
 def test_results_come_as_a_table_with_what_missed_and_where_the_page_is(stand_in, tmp_path):
@@ -273,12 +275,13 @@ def test_train_writes_numbers_and_a_delta_that_loads(tiny_folder, tmp_path):
 
 
 def test_train_goes_on_after_a_kill_and_refuses_another_run(tiny_folder, tmp_path, monkeypatch):
+    import deltatheory.training
     import deltatheory.training.trainer as training_module
 
     given = ("--model", tiny_folder("bert"), "--task", rows_of(tmp_path / "task.jsonl"), "--no-compare")
     assert trained(tmp_path / "whole", *given).exit_code == 0
     often = functools.partial(training_module.train, checkpoint_every=2)
-    monkeypatch.setattr("deltatheory.training.tuning.train", often)
+    monkeypatch.setattr(deltatheory.training, "train", often)
     evaluate = training_module.Training.rate
 
     def stop(self, step):
@@ -399,14 +402,14 @@ def test_tracking_without_trackio_names_the_extra(tiny_folder, tmp_path, monkeyp
 
 BAD_TRAINING = [
     (("--option", "r"), "option='r': must be NAME=VALUE"),
-    (("--option", "rank=2"), "allowed: r=8, alpha=None"),
+    (("--option", "rank=2"), "option 'rank': the delta 'lora' has none of that name; it takes r, alpha"),
     (("--delta", "lor"), "nearest: lora"),
-    (("--delta", "subspace"), "argument: 'd'; allowed: d"),
+    (("--delta", "subspace"), "option 'd': the delta 'subspace' needs it"),
     (("--clip", "0"), "clip=0.0"),
     (("--patience", "2"), "needs evaluate_every"),
     (("--autocast",), "autocast=True"),
     (("--head", "verbalizer"), "take a causal checkpoint"),
-    (("--train-examples", "1000"), "train must lie in"),
+    (("--train-examples", "0"), "train_examples=0: must be at least 1"),
 ]
 
 
@@ -455,7 +458,7 @@ def test_an_adapter_is_explained_in_a_table_and_left_smaller(monkeypatch, tmp_pa
     delta = make_delta("lora", backbone, r=3)
     point = torch.randn(delta.size, generator=torch.Generator().manual_seed(0))
     save_delta(tmp_path / "delta.safetensors", delta, point)
-    monkeypatch.setattr(deltatheory.adapters.explanation, "load_backbone", lambda _: backbone)
+    monkeypatch.setattr(deltatheory.adapters.adapter, "load_backbone", lambda _: backbone)
     result = run("explain", str(tmp_path / "delta.safetensors"), "--model", "m", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert re.search(r"layer.0.attention.self.query +[0-9.]+ +3 +3 +3", result.output)

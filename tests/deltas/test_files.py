@@ -141,3 +141,15 @@ def test_a_specification_that_makes_another_delta_is_refused(tmp_path):
     write_tensors(file, tensors, json.loads(json.dumps(note)))
     with pytest.raises(ValueError, match="this version makes"):
         load_delta(file, tiny("bert"))
+
+
+def test_a_file_whose_header_has_the_length_that_a_pickle_starts_with_is_read(tmp_path):
+    """A file begins with the length of its header: 896 is written as the bytes 80 03."""
+    file = tmp_path / "x.safetensors"
+    for extra in range(1000):
+        write_tensors(file, {"x": torch.ones(2)}, {"note": "a" * extra})
+        if file.read_bytes()[:2] == b"\x80\x03":
+            break
+    else:
+        pytest.fail("no header of 896 bytes")
+    assert torch.equal(read_tensors(file)[0]["x"], torch.ones(2))

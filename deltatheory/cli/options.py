@@ -1,0 +1,183 @@
+"""The options that commands share, each in one place, and how a command takes them.
+
+A group of options makes one object: `@command(setup=SETUP, training=TRAINING)` hands a function a `Setup` and
+a `Training` beside the options of its own. Nothing heavy is imported before a command runs.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Annotated, Any, Literal
+
+from typer import Option
+
+from deltatheory.cli.output import errors_in_one_line
+
+__all__ = ["DELTA", "SETUP", "TRAINING", "Group", "Progress", "command", "options_of"]
+
+Progress = Annotated[bool, Option(help="Show a progress bar.")]
+_LAST = ("seed", "device", "out", "track", "progress")  # in the help of every command
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One option of a group; its name there is that of the object's argument."""
+
+    kind: Any
+    default: Any
+    help: str
+    flag: str | None = None
+    callback: Callable[..., Any] | None = None
+
+    def parameter(self, name: str) -> inspect.Parameter:
+        """Return it as a parameter of a command."""
+        flags = [self.flag] if self.flag else []
+        about = Option(*flags, help=self.help, callback=self.callback)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(name, kind, default=self.default, annotation=Annotated[self.kind, about])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options that together make one object.
+
+    Attributes:
+        make: returns it, from the values by name.
+        options: by name.
+    """
+
+    make: Callable[..., Any]
+    options: Mapping[str, Shared]
+
+    def only(self, *names: str) -> "Group":
+        """Return the group with these options alone; the object has its own defaults for the others."""
+        return replace(self, options={name: self.options[name] for name in names})
+
+    def changed(self, **changes: Mapping[str, Any]) -> "Group":
+        """Return the group with other attributes of some options, as in default={"steps": 60}."""
+        options = dict(self.options)
+        for attribute, values in changes.items():
+            for name, value in values.items():
+                options[name] = replace(options[name], **{attribute: value})
+        return replace(self, options=options)
+
+
+def command(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator: the function's parameters of these names are made of the options of groups.
+
+    An option that several groups have is given once, and goes to all of them. Bad input is told in one line.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = {p.name: p for p in inspect.signature(function).parameters.values() if p.name not in groups}
+        shared: dict[str, Shared] = {}
+        for group in reversed(groups.values()):  # the first of several groups says how an option is shown
+            shared = {**group.options, **shared, **group.options}
+        parameters = [option.parameter(name) for name, option in shared.items()]
+        parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values()]
+        parameters.sort(key=lambda p: _LAST.index(p.name) if p.name in _LAST else -1)
+
+        @wraps(function)
+        def run(**values: Any) -> None:
+            with errors_in_one_line():
+                made = {
+                    name: group.make(**{option: values[option] for option in group.options})
+                    for name, group in groups.items()
+                }
+                function(**made, **{name: values[name] for name in own})
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def options_of(given: list[str] | None) -> dict[str, Any]:
+    """Return NAME=VALUE pairs as arguments; a value is JSON where it can be, else a text.
+
+    >>> options_of(["r=8", 'targets=["query"]', "gate=none"])
+    {'r': 8, 'targets': ['query'], 'gate': 'none'}
+    """
+    options: dict[str, Any] = {}
+    for pair in given or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"option={pair!r}: must be NAME=VALUE.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _setup(**arguments: Any) -> Any:
+    from deltatheory.problems.setup import Setup
+
+    return Setup(**arguments)
+
+
+def _training(**arguments: Any) -> Any:
+    from deltatheory.training.trainer import Training
+
+    return Training(**arguments)
+
+
+def _delta(delta: str, option: list[str] | None) -> tuple[str, dict[str, Any]]:
+    return delta, options_of(option)
+
+
+SETUP = Group(
+    _setup,
+    {
+        "model": Shared(str, "minilm", "minilm, a local folder, or a hub id."),
+        "task": Shared(
+            str,
+            "stdlib-topics",
+            "An embedded task (see `tasks`), a .jsonl, .csv or .parquet file, or hub:NAME.",
+        ),
+        "head": Shared(str, "label-words", "label-words, prototypes, probe, random or verbalizer."),
+        "suffix": Shared(
+            str,
+            "",
+            "Put after each text, before the label word (verbalizer) or the target to generate.",
+        ),
+        "train_examples": Shared(int | None, None, "Training examples to use; all by default."),
+        "test_examples": Shared(int | None, None, "Test examples to use; all by default."),
+        "max_length": Shared(int, 64, "Longer texts are cut at so many tokens."),
+        "seed": Shared(int, 0, "Of the draws."),
+        "device": Shared(str, "cpu", "cpu, cuda, cuda:1, ..."),
+    },
+)
+
+DELTA = Group(
+    _delta,
+    {
+        "delta": Shared(
+            str, "prefix:8", "A delta and its size (see `deltas`): prefix:8, lora:4, bitfit, ..."
+        ),
+        "option": Shared(list[str] | None, None, "Of the delta, as NAME=VALUE: gate=none."),
+    },
+)
+
+TRAINING = Group(
+    _training,
+    {
+        "optimizer": Shared(Literal["adamw", "sgd"], "adamw", "AdamW or SGD."),
+        "steps": Shared(int, 300, "Optimizer steps."),
+        "batch_size": Shared(int, 32, "Examples a step."),
+        "learning_rate": Shared(float, 1e-3, "The peak, after warm-up."),
+        "warmup": Shared(float, 0.1, "Share of the steps before the peak."),
+        "momentum": Shared(float, 0.0, "Of SGD."),
+        "weight_decay": Shared(float, 0.0, "Pull towards the frozen model."),
+        "clip": Shared(float | None, None, "Largest norm of a gradient."),
+        "evaluate_every": Shared(
+            int | None, None, "Steps between evaluations of the dev split; the best one is kept."
+        ),
+        "patience": Shared(int | None, None, "Stop after so many evaluations without a better one."),
+        "autocast": Shared(bool, False, "Run the network in bfloat16 (CUDA only)."),
+        "seed": Shared(int, 0, "Of the data order."),
+    },
+)

@@ -1,0 +1,26 @@
+"""What full fine-tuning of the same task costs, beside a delta's training."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from deltatheory.deltas.subspace import FullFineTuning
+from deltatheory.problems import Problem, Setup
+from deltatheory.training.trainer import Training, TrainingCosts, train
+
+__all__ = ["full_costs"]
+
+_TIMED = 5  # steps that tell the costs
+
+
+def full_costs(problem: Problem, training: Training) -> TrainingCosts:
+    """Return the costs of full fine-tuning, from a few of its steps.
+
+    Args:
+        problem: what a delta was trained on; full fine-tuning moves the parameters that the delta may.
+        training: how.
+    """
+    full = FullFineTuning(problem.backbone, scope=getattr(problem.delta, "scope", "blocks"))
+    short = replace(training, steps=_TIMED, evaluate_every=None, patience=None, learning_rate=1e-5)
+    run = train(Setup.of(problem).replace(test_examples=1).problem(full, check=False), short)
+    return TrainingCosts(**{f.name: getattr(run, f.name) for f in fields(TrainingCosts)})
