@@ -1,6 +1,17 @@
 """Adapters of `peft` in and out, and what a trained one really uses."""
 
+from deltatheory.adapters.adapter import Adapter, open_adapter
 from deltatheory.adapters.explanation import Explanation, explain
-from deltatheory.adapters.peft_format import PeftDelta, from_peft, load_adapter, to_peft
+from deltatheory.adapters.exported import to_peft
+from deltatheory.adapters.imported import PeftDelta, from_peft, load_adapter
 
-__all__ = ["Explanation", "PeftDelta", "explain", "from_peft", "load_adapter", "to_peft"]
+__all__ = [
+    "Adapter",
+    "Explanation",
+    "PeftDelta",
+    "explain",
+    "from_peft",
+    "load_adapter",
+    "open_adapter",
+    "to_peft",
+]

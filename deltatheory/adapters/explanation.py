@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deltatheory._shapes import Float
-from deltatheory.adapters.module_use import ModuleUse, kind_of, movement_of, ratio, use_of
-from deltatheory.adapters.peft_format import PeftDelta, load_adapter, to_peft
-from deltatheory.adapters.truncation import ZERO, Bases, Factors, bases_of, factors_of, moments_of, truncate
-from deltatheory.backbones import Backbone, load_backbone
-from deltatheory.deltas import Delta
-from deltatheory.deltas.files import load_delta, read_tensors
+from deltatheory.adapters.adapter import Adapter, Factors, open_adapter
+from deltatheory.adapters.exported import to_peft
+from deltatheory.adapters.module_use import ModuleUse, movement_of, ratio, use_of
+from deltatheory.adapters.truncation import (
+    ZERO,
+    bases_of,
+    effect_kept,
+    moments_of,
+    smallest,
+    truncate,
+)
 from deltatheory.deltas.lora import LoRA
-from deltatheory.problems import FORWARD, ClassificationProblem
-from deltatheory.problems.heads import make_head
-from deltatheory.results import provenance, write_json
-from deltatheory.tasks import Task, load_task
+from deltatheory.problems import FORWARD, Setup
+from deltatheory.results import Result, provenance
+from deltatheory.tasks import Task
 
 __all__ = ["Explanation", "ModuleUse", "explain"]
 
-_KEEPS_BASE = ("gaussian", "eva", "orthogonal")  # starts of PEFT's LoRA that leave the base weights alone
-
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Result):
     """What an adapter uses, and what a smaller one would keep.
 
     With F, A and T the logits of the frozen model, the adapter and the truncated adapter on some examples,
@@ -61,6 +59,9 @@ class Explanation:
         adapter: the truncated adapter and its δ; `None` where there is none.
     """
 
+    FILE: ClassVar[str] = "explanation.json"
+    BESIDE: ClassVar[tuple[str, ...]] = ("adapter",)
+
     modules: list[ModuleUse]
     movement: float | None
     total_rank: int | None
@@ -78,32 +79,18 @@ class Explanation:
     provenance: dict[str, Any]
     adapter: tuple[LoRA, Tensor] | None = field(default=None, repr=False, compare=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "adapter"}
-        return copy.deepcopy(plain | {"modules": [asdict(m) for m in self.modules]})
-
-    def save(self, folder: str | Path) -> None:
-        """Write `explanation.json` and the truncated adapter, where there is one, as PEFT's `truncated/`."""
-        write_json(Path(folder) / "explanation.json", self.to_dict())
+    def save_beside(self, folder: Path) -> None:
+        """Write the truncated adapter, where there is one, as PEFT's `truncated/`."""
         if self.adapter is not None:
-            to_peft(*self.adapter, Path(folder) / "truncated")
+            to_peft(*self.adapter, folder / "truncated")
 
 
 def explain(
-    adapter: str | os.PathLike[str],
-    model: str | Backbone | nn.Module | None = None,
-    task: str | Task | None = None,
+    adapter: str | os.PathLike[str] | Adapter,
+    setup: Setup | Mapping[str, Any] | None = None,
     *,
-    tokenizer: Any = None,
-    check_name: bool = True,
     keep: float = 0.99,
-    head: str = "label-words",
-    suffix: str = "",
     examples: int = 256,
-    max_length: int = 64,
-    seed: int = 0,
-    device: str | None = None,
 ) -> Explanation:
     """Say what a trained adapter uses, and find the smallest ranks that keep its effect.
 
@@ -119,94 +106,70 @@ def explain(
     For other adapters that change parameters: movement only.
 
     Args:
-        adapter: a folder in PEFT's format or a hub id (`load_adapter`), or a file of `save_delta`.
-        model: what `load_backbone` takes; by default what the adapter names. At hand: a backbone for a file
-            of `save_delta`; for PEFT's format the `transformers` model, prepared in place, with its
-            tokenizer.
-        task: a classification task, or what `load_task` takes.
-        tokenizer: of a `transformers` model at hand.
-        check_name: as in `load_adapter`.
+        adapter: what `open_adapter` takes, or what it returned.
+        setup: the classification task to verify on, with the head and the suffix of the training: a setup,
+            or its arguments, where the model is by default what the adapter names; `None` for no task.
         keep: share of the effect and of each spectrum, in (0, 1].
-        head: a key of `deltatheory.problems.heads.HEADS`; give that of the training.
-        suffix: of the verbalizer.
         examples: of each split, at most.
-        max_length: longer texts are cut here.
-        seed: of the draw of examples and of a random head.
-        device: where to put the model; by default the CPU, or where a model at hand is.
 
     Raises:
         ImportError: without `peft`, for its format.
         FileNotFoundError: for a file that is not there.
         ValueError: for keep or examples out of range, an adapter that does not change a parameter or changes
-            nothing, one whose start changed the base, and as `load_adapter`, `load_delta` and `make_head`.
+            nothing, and as `open_adapter` and `Setup`.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep={keep}: must lie in (0, 1].")
+    if examples < 1:
+        raise ValueError(f"examples={examples}: must be at least 1.")
     began = time.perf_counter()
-    task = load_task(task) if isinstance(task, str) else task
-    backbone, delta, values = _load(adapter, model, tokenizer, check_name, device)
-    asked = {"path": str(adapter), "specification": delta.specification()}
-    findings = _left_out(delta)
+    asked = Setup.of(setup)
+    if isinstance(adapter, Adapter):
+        held, path = adapter, None
+    else:
+        named = setup.get("model") if isinstance(setup, Mapping) else setup and setup.model
+        held, path = open_adapter(adapter, named), str(adapter)
+    about = {"path": path, "specification": held.delta.specification()}
+    asked = asked.replace(model=held.backbone)
+    factors = held.factors()
+    findings = _left_out(held)
     passes = 0.0
-    factors = factors_of(delta, values)
     if factors is None:
-        modules = movement_of(delta, values)
+        modules = movement_of(held)
         findings.append(
-            f"Ranks: they do not apply to {kind_of(delta)}, whose changes are not kept as two factors; the "
+            f"Ranks: they do not apply to {held.kind}, whose changes are not kept as two factors; the "
             "movement of its parameters is all there is."
         )
     else:
-        delta, values = _as_lora(delta, values, factors)
+        held = _as_lora(held, factors)
         passes += 2 * FORWARD
-        modules = [use_of(backbone, name, a, b, keep) for name, (a, b) in factors.items()]
+        modules = [use_of(held.backbone, name, a, b, keep) for name, (a, b) in factors.items()]
         findings += _waste(modules)
 
-    problem: ClassificationProblem | None = None
-    logits: dict[str, Tensor] = {}
-    if task is not None:
-        with _switched_off(delta):
-            length = min(max_length, backbone.max_length)
-            frozen_head = make_head(head, backbone, task, seed=seed, max_length=length, suffix=suffix)
-            small = _limited(task, examples, seed)
-            problem = ClassificationProblem(
-                backbone, small, delta, frozen_head, max_length=max_length, check=False
-            )
-            passes += frozen_head.passes
-            logits["frozen"] = problem.predict(delta.initial(), problem.test)
-        logits["full"] = problem.predict(values, problem.test)
-        problem.restore()
-
+    trial = None if setup is None else _Trial(held, asked, examples)
     curve: list[tuple[int, float]] = []
     pattern: dict[str, int] = {}
     truncated: tuple[LoRA, Tensor] | None = None
     if factors is not None:
-        assert isinstance(delta, LoRA)
-        if problem is None:
-            pattern = {m.name: m.used for m in modules if m.used}
-            truncated = truncate(backbone, factors, bases_of(factors), pattern)
+        if trial is None:
+            bases, pattern = bases_of(factors), {m.name: m.used for m in modules if m.used}
             findings.append(
                 f"Unverified: without a task the ranks are those that hold {keep:.1%} of each spectrum; what "
                 "they keep of the effect is not known."
             )
         else:
-            moments = moments_of(problem, delta, values, factors)
-            bases = bases_of(factors, moments)
-            pattern, curve = _smallest(problem, delta, values, factors, bases, keep)
-            if pattern:
-                truncated = truncate(backbone, factors, bases, pattern)
-                problem.delta = truncated[0]
-                logits["truncated"] = problem.predict(truncated[1], problem.test)
+            bases = bases_of(factors, moments_of(trial.problem, held, factors))
+            pattern, curve = smallest(trial.problem, held, factors, bases, keep)
+        if pattern:
+            truncated = truncate(held.backbone, factors, bases, pattern)
         modules = [replace(m, kept=pattern.get(m.name, 0)) for m in modules]
-    effect = None
-    if "truncated" in logits and not torch.equal(logits["full"], logits["frozen"]):
-        effect = effect_kept(logits["truncated"], logits["full"], logits["frozen"])
-    accuracy: dict[str, float] = {}
-    if problem is not None:
-        right = problem.test.labels
-        accuracy = {name: float((x.argmax(1) == right).double().mean()) for name, x in logits.items()}
-        passes += problem.passes
-        findings += _verdict(accuracy, len(right), curve, effect, keep, factors is not None)
+    if trial is not None:
+        if truncated is not None:
+            trial.see("truncated", Adapter(*truncated))
+        passes += trial.passes
+        findings += _verdict(trial, curve, keep, factors is not None)
     ranked = factors is not None
+    given = asked.settings()
     return Explanation(
         modules=modules,
         movement=ratio(math.hypot(*(m.change for m in modules)), math.hypot(*(m.weight for m in modules))),
@@ -215,160 +178,95 @@ def explain(
         kept_rank=sum(pattern.values()) if ranked else None,
         rank_pattern=pattern,
         curve=curve,
-        effect_kept=effect,
-        frozen=accuracy.get("frozen"),
-        full=accuracy.get("full"),
-        truncated=accuracy.get("truncated"),
+        effect_kept=trial and trial.effect(),
+        frozen=trial and trial.accuracy("frozen"),
+        full=trial and trial.accuracy("full"),
+        truncated=trial and trial.accuracy("truncated"),
         findings=findings,
         passes=passes,
         seconds=time.perf_counter() - began,
         provenance={
             **provenance(),
-            "adapter": asked,
-            "model": backbone.provenance,
-            "task": None if task is None else {"name": task.name, **task.provenance},
-            "seed": seed,
+            "adapter": about,
+            "model": held.backbone.provenance,
+            "task": trial and {"name": asked.task.name, **asked.task.provenance},
+            "seed": asked.seed,
             "settings": {
                 "keep": keep,
-                "head": head,
-                "suffix": suffix,
+                "head": given["head"],
+                "suffix": given["suffix"],
                 "examples": examples,
-                "max_length": max_length,
+                "max_length": given["max_length"],
             },
         },
         adapter=truncated,
     )
 
 
-def effect_kept(
-    logits: Float[Tensor, "n C"], full: Float[Tensor, "n C"], frozen: Float[Tensor, "n C"]
-) -> float:
-    """Return 1 − ‖logits − full‖² / ‖full − frozen‖².
+class _Trial:
+    """An adapter on a task: logits of the test split by what they are of ("frozen", "full", "truncated").
 
     Args:
-        logits: of the truncated adapter.
-        full: of the whole adapter, not those of the frozen model.
-        frozen: of the frozen model.
+        held: the adapter.
+        setup: the task, on its base model.
+        examples: of each split, at most.
     """
-    lost, whole = ((x - full).double().square().sum() for x in (logits, frozen))
-    return float(1 - lost / whole)
 
+    def __init__(self, held: Adapter, setup: Setup, examples: int) -> None:
+        self._logits: dict[str, Tensor] = {}
+        with held.switched_off():
+            small = setup.replace(task=_limited(setup.task, examples, setup.seed), head=setup.head)
+            self.problem = small.classification(held.delta, check=False)
+            self.see("frozen", Adapter(held.delta, held.delta.initial()))
+        self.see("full", held)
 
-def _load(
-    adapter: str | os.PathLike[str],
-    model: str | Backbone | nn.Module | None,
-    tokenizer: Any,
-    check_name: bool,
-    device: str | None,
-) -> tuple[Backbone, Delta, Tensor]:
-    path = Path(adapter)
-    if path.is_file() or path.suffix == ".safetensors":
-        if isinstance(model, nn.Module):
-            raise ValueError(
-                f"model={type(model).__name__}: for a file of save_delta give a name or a Backbone; see "
-                "load_backbone and wrap_model."
-            )
-        if model is None:
-            model = str(read_tensors(path)[1].get("backbone", {}).get("name"))
-        backbone = load_backbone(model) if isinstance(model, str) else model
-        backbone = backbone.to(device) if device else backbone
-        delta, values = load_delta(path, backbone)
-        return backbone, delta, values
-    if isinstance(model, Backbone):
-        raise ValueError(
-            "model=Backbone: for an adapter in PEFT's format give a name, or the transformers model with its "
-            "tokenizer."
-        )
-    if isinstance(model, nn.Module):
-        backbone, imported = load_adapter(adapter, model, tokenizer=tokenizer, check_name=check_name)
-    else:
-        backbone, imported = load_adapter(adapter, name=model, check_name=check_name)
-    backbone = backbone.to(device) if device else backbone
-    _require_base(imported)
-    return backbone, imported, imported.initial()
+    @property
+    def passes(self) -> float:
+        """Passes spent, those of the head included."""
+        return self.problem.passes + self.problem.head.passes
 
+    def see(self, name: str, held: Adapter) -> None:
+        """Predict the test split; the problem's delta is then that of the adapter."""
+        self.problem.delta = held.delta
+        self._logits[name] = self.problem.predict(held.values, self.problem.test)
+        self.problem.restore()
 
-def _require_base(delta: PeftDelta) -> None:
-    """Refuse adapters after whose removal the base model is not what it was."""
-    config = delta.model.active_peft_config
-    start, bias = getattr(config, "init_lora_weights", True), getattr(config, "bias", "none")
-    if isinstance(start, str) and start not in _KEEPS_BASE:
-        raise ValueError(
-            f"init_lora_weights={start!r} changed the base weights at its start: save the adapter with "
-            "path_initial_model_for_weight_conversion, which makes a plain LoRA of it."
-        )
-    copies = [name for name in delta.coordinates.shapes if ".modules_to_save." in name]
-    if bias not in ("none", False, True) or copies:
-        raise ValueError(
-            f"the adapter also keeps whole parameters of the transformer ({(copies or [bias])[0]!r}): "
-            "allowed are bias='none' and modules_to_save outside of it."
-        )
+    def accuracy(self, name: str) -> float | None:
+        """Return the accuracy on the test split; `None` for what was not seen."""
+        if name not in self._logits:
+            return None
+        return float((self._logits[name].argmax(1) == self.problem.test.labels).double().mean())
 
-
-def _left_out(delta: Delta) -> list[str]:
-    if not isinstance(delta, PeftDelta) or not delta.left_out:
-        return []
-    inner = [name for name in delta.left_out if ".lora_" in name]
-    if inner:
-        raise ValueError(f"the adapter also changes the output layer ({inner[0]!r}): not supported.")
-    return [
-        f"Left out: {len(delta.left_out)} trained tensors lie outside the transformer, such as "
-        f"{delta.left_out[0]!r}; the task's head here is another, and the truncated adapter has none."
-    ]
+    def effect(self) -> float | None:
+        """Return what the truncated adapter keeps of the effect; `None` without one, or without an effect."""
+        full, frozen = self._logits["full"], self._logits["frozen"]
+        if "truncated" not in self._logits or torch.equal(full, frozen):
+            return None
+        return effect_kept(self._logits["truncated"], full, frozen)
 
 
 @torch.no_grad()
-def _as_lora(delta: Delta, values: Tensor, factors: Factors) -> tuple[LoRA, Tensor]:
-    """Return the same change as a LoRA of full rank; PEFT's layers are taken out of the model.
+def _as_lora(held: Adapter, factors: Factors) -> Adapter:
+    """Return the same change as a LoRA of full rank; layers of the adapter's own are out of the model.
 
     Raises:
         ValueError: if nothing is changed, or the hidden states of a text are not the same.
     """
-    backbone, kind, bases = delta.backbone, kind_of(delta), bases_of(factors)
+    backbone, bases = held.backbone, bases_of(factors)
     ranks = {n: len(s) for n, (_, s) in bases.items() if len(s)}
     if not ranks:
-        raise ValueError(f"the adapter ({kind}) changes nothing: every B A is 0. Was it trained?")
+        raise ValueError(f"the adapter ({held.kind}) changes nothing: every B A is 0. Was it trained?")
     batch = backbone.encode(["a b c d e"])
-    theirs = backbone.hidden_states(batch, delta.edit(values))
-    if isinstance(delta, PeftDelta):
-        delta.model.base_model.unload()  # the layers of the base model are back in their places
-    lora, point = truncate(backbone, factors, bases, ranks)
-    error = float((backbone.hidden_states(batch, lora.edit(point)) - theirs).abs().max())
+    theirs = backbone.hidden_states(batch, held.delta.edit(held.values))
+    held.unload()
+    lora, values = truncate(backbone, factors, bases, ranks)
+    error = float((backbone.hidden_states(batch, lora.edit(values)) - theirs).abs().max())
     if error > torch.finfo(backbone.dtype).eps ** 0.5 * float(theirs.abs().max()):
         raise ValueError(
-            f"the adapter ({kind}) does more than its factors say: its hidden states are others "
+            f"the adapter ({held.kind}) does more than its factors say: its hidden states are others "
             f"by {error:.2g}."
         )
-    return lora, point
-
-
-def _smallest(
-    problem: ClassificationProblem, lora: LoRA, values: Tensor, factors: Factors, bases: Bases, keep: float
-) -> tuple[dict[str, int], list[tuple[int, float]]]:
-    """Return the ranks of the smallest truncation that keeps the effect on dev, and all that was measured.
-
-    Truncation k keeps the k largest of the singular values of all modules. Rank 0 keeps nothing, the frozen
-    model; bisection ends at a k that keeps enough while k − 1 does not.
-    """
-    frozen, full = (problem.predict(x, problem.dev) for x in (lora.initial(), values))
-    if torch.equal(frozen, full):
-        return {}, []
-    pairs = [(float(s), name) for name, (_, values) in bases.items() for s in values]
-    order = [name for _, name in sorted(pairs, key=lambda pair: -pair[0])]
-    effects = {0: 0.0}
-
-    def enough(k: int) -> bool:
-        problem.delta, point = truncate(problem.backbone, factors, bases, Counter(order[:k]))
-        effects[k] = effect_kept(problem.predict(point, problem.dev), full, frozen)
-        return effects[k] >= keep
-
-    low, high = 0, len(order)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    if high not in effects:
-        enough(high)
-    return {n: k for n, k in ((n, order[:high].count(n)) for n in factors) if k}, sorted(effects.items())
+    return Adapter(lora, values)
 
 
 def _limited(task: Task, examples: int, seed: int) -> Task:
@@ -378,9 +276,13 @@ def _limited(task: Task, examples: int, seed: int) -> Task:
     return replace(smaller, dev=task.dev.subset(dev))
 
 
-def _switched_off(delta: Delta) -> AbstractContextManager:
-    """Let the model be the frozen one at δ = 0; only PEFT's layers are in it otherwise."""
-    return delta.model.disable_adapter() if isinstance(delta, PeftDelta) else nullcontext()
+def _left_out(held: Adapter) -> list[str]:
+    if not held.left_out:
+        return []
+    return [
+        f"Left out: {len(held.left_out)} trained tensors lie outside the transformer, such as "
+        f"{held.left_out[0]!r}; the task's head here is another, and the truncated adapter has none."
+    ]
 
 
 def _waste(modules: list[ModuleUse]) -> list[str]:
@@ -392,16 +294,10 @@ def _waste(modules: list[ModuleUse]) -> list[str]:
     return findings
 
 
-def _verdict(
-    accuracy: Mapping[str, float],
-    count: int,
-    curve: list[tuple[int, float]],
-    effect: float | None,
-    keep: float,
-    ranked: bool,
-) -> list[str]:
+def _verdict(trial: _Trial, curve: list[tuple[int, float]], keep: float, ranked: bool) -> list[str]:
     """Say what the evaluation on the test split found."""
-    findings = []
+    findings, effect, count = [], trial.effect(), len(trial.problem.test)
+    accuracy = {name: trial.accuracy(name) or 0.0 for name in ("frozen", "full", "truncated")}
     if ranked and not curve:
         findings.append(
             "Effect: the adapter does not change a logit of the dev split; no rank is needed there."

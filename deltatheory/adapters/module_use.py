@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from deltatheory.adapters.peft_format import PeftDelta
+from deltatheory.adapters.adapter import Adapter
 from deltatheory.adapters.truncation import ZERO, spectrum
 from deltatheory.backbones import Backbone
-from deltatheory.deltas import Delta
 from deltatheory.deltas.targets import matrix_shape
 
-__all__ = ["ModuleUse", "kind_of", "movement_of", "ratio", "use_of"]
+__all__ = ["ModuleUse", "movement_of", "ratio", "use_of"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,6 @@ class ModuleUse:
     effective_rank: float | None = None
     kept: int | None = None
     amplification: float | None = None
-
-
-def kind_of(delta: Delta) -> str:
-    """Return what an adapter is, for messages."""
-    if isinstance(delta, PeftDelta):
-        return f"peft_type={delta.model.active_peft_config.peft_type.value!r}"
-    return f"delta={delta.name!r}, {delta.formula}"
 
 
 def ratio(change: float, weight: float) -> float | None:
@@ -97,49 +87,20 @@ def use_of(backbone: Backbone, name: str, a: Tensor, b: Tensor, keep: float) -> 
     )
 
 
-@torch.no_grad()
-def movement_of(delta: Delta, values: Tensor) -> list[ModuleUse]:
-    """Return the movement of every parameter that an adapter of another kind than LoRA changes."""
-    backbone = delta.backbone
-    if isinstance(delta, PeftDelta):
-        pairs = _merged(delta)
-    else:
-        new = delta.edit(values).parameters
-        pairs = {name: (backbone.model.get_parameter(name), after) for name, after in new.items()}
-    if not pairs:
+def movement_of(adapter: Adapter) -> list[ModuleUse]:
+    """Return the movement of every parameter that an adapter of another kind than LoRA changes.
+
+    Raises:
+        ValueError: if it changes none.
+    """
+    changes = adapter.changes()
+    if not changes:
         raise ValueError(
-            f"the adapter ({kind_of(delta)}) changes no parameter of the transformer: it has neither ranks "
+            f"the adapter ({adapter.kind}) changes no parameter of the transformer: it has neither ranks "
             "nor movement."
         )
     modules = []
-    for name, (before, after) in pairs.items():
-        change, size = (float(x.double().norm()) for x in (after - before, before))
+    for name, (before, after) in changes.items():
+        change, size = (float(x.detach().double().norm()) for x in (after - before, before))
         modules.append(ModuleUse(name, tuple(before.shape), change, size, ratio(change, size)))
     return modules
-
-
-def _merged(delta: PeftDelta) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return parameters of the base model before and after PEFT merges the adapter; the first stay."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    pairs = {}
-    for name, layer in delta.backbone.model.named_modules():
-        if not isinstance(layer, BaseTunerLayer):
-            continue
-
-        def base(layer: Any = layer) -> dict[str, Tensor]:
-            return {n: p.detach().clone() for n, p in layer.get_base_layer().named_parameters()}
-
-        before = base()
-        try:
-            layer.merge()
-        except RuntimeError as error:
-            raise ValueError(
-                f"the adapter ({kind_of(delta)}) is none that PEFT can merge: {error}"
-            ) from error
-        after = base()
-        layer.unmerge()
-        for n, p in layer.get_base_layer().named_parameters():
-            p.data.copy_(before[n])
-        pairs |= {f"{name}.{n}": (before[n], x) for n, x in after.items() if not torch.equal(before[n], x)}
-    return pairs

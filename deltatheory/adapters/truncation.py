@@ -3,58 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.adapters.peft_format import PeftDelta
+from deltatheory.adapters.adapter import Adapter, Factors
 from deltatheory.backbones import Backbone, Edit
-from deltatheory.deltas import Delta
 from deltatheory.deltas.lora import LoRA
-from deltatheory.deltas.subspace import project
-from deltatheory.deltas.unilora import UniLoRA
-from deltatheory.problems import FORWARD, ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 
-__all__ = ["ZERO", "Bases", "Factors", "bases_of", "factors_of", "moments_of", "spectrum", "truncate"]
+__all__ = ["ZERO", "Bases", "bases_of", "effect_kept", "moments_of", "smallest", "spectrum", "truncate"]
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]  # module name ↦ (A, B) with ΔW = B A
 Bases = Mapping[str, tuple[Tensor, Tensor]]  # module name ↦ left singular vectors and singular values
 
 _CHUNK = 32
 ZERO = 1e-6  # of the largest singular value: below it lies the rounding of float32
 _UNSEEN = 1e-8  # weight of directions that no input had, so that they come last and are not lost
-_PLAIN = re.compile(r".*\.lora_[AB]\.[^.]+\.weight")
-
-
-@torch.no_grad()
-def factors_of(delta: Delta, values: Tensor) -> dict[str, tuple[Tensor, Tensor]] | None:
-    """Return A and B of every module with ΔW = B A, the scaling in B; `None` for what is no plain LoRA."""
-    if isinstance(delta, UniLoRA):
-        values, delta = project(delta.projection, values), delta.lora
-    if isinstance(delta, LoRA):
-        return {n: (a, delta.scaling(n) * b) for n, (a, b) in delta.factors(values).items()}
-    if not isinstance(delta, PeftDelta) or delta.model.active_peft_config.peft_type.value != "LORA":
-        return None
-    if not all(_PLAIN.fullmatch(name) for name in delta.coordinates.shapes):  # DoRA, embeddings, biases of B
-        return None
-    from peft.tuners.lora import LoraLayer
-
-    key = delta.model.active_adapter
-    found = {}
-    for name, module in delta.backbone.model.named_modules():
-        if isinstance(module, LoraLayer) and not name.startswith("pooler."):  # does not act on hidden states
-            layer: Any = module
-            a, b = layer.lora_A[key].weight, layer.lora_B[key].weight
-            found[name] = a.detach().clone(), layer.scaling[key] * b.detach()
-    return found
 
 
 def spectrum(a: Float[Tensor, "r n"], b: Float[Tensor, "m r"]) -> tuple[Tensor, Tensor]:
-    """Return the singular values of B A and its first right singular vector."""
+    """Return the singular values of B A and its first right singular vector.
+
+    >>> values, direction = spectrum(torch.diag(torch.tensor([1.0, 2.0])), 2 * torch.eye(2))
+    >>> values.tolist(), direction.abs().tolist()
+    ([4.0, 2.0], [0.0, 1.0])
+    """
     (_, rb), (qa, ra) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
     _, values, right = torch.linalg.svd(rb @ ra.T)
     return values, qa @ right[0]
@@ -101,12 +78,10 @@ def truncate(
 
 
 @torch.no_grad()
-def moments_of(
-    problem: ClassificationProblem, lora: LoRA, values: Tensor, factors: Factors
-) -> dict[str, Tensor]:
+def moments_of(problem: ClassificationProblem, held: Adapter, factors: Factors) -> dict[str, Tensor]:
     """Return A C Aᵀ, C = E[x xᵀ] over the tokens x that enter each module of the tuned model in training."""
     sums = {name: torch.zeros(len(a), len(a), device=a.device).double() for name, (a, _) in factors.items()}
-    parameters, tokens = lora.parameters(values), 0
+    parameters, tokens = held.delta.edit(held.values).parameters, 0
     order = np.argsort(problem.train.lengths, kind="stable")
     for first in range(0, len(order), _CHUNK):
         batch, _ = problem.batch(problem.train, order[first : first + _CHUNK].tolist())
@@ -122,5 +97,52 @@ def moments_of(
 
         problem.backbone.hidden_states(batch, Edit(parameters, {name: see(name) for name in factors}))
         tokens += int(real.sum())
-    problem.passes += FORWARD * len(order)
+    problem.count(len(order), forward=1.0)
     return {name: total / tokens for name, total in sums.items()}
+
+
+def effect_kept(
+    logits: Float[Tensor, "n C"], full: Float[Tensor, "n C"], frozen: Float[Tensor, "n C"]
+) -> float:
+    """Return 1 − ‖logits − full‖² / ‖full − frozen‖².
+
+    Args:
+        logits: of the truncated adapter.
+        full: of the whole adapter, not those of the frozen model.
+        frozen: of the frozen model.
+
+    >>> full, frozen = torch.eye(2), torch.zeros(2, 2)
+    >>> [effect_kept(x, full, frozen) for x in (full, frozen, full / 2)]
+    [1.0, 0.0, 0.75]
+    """
+    lost, whole = ((x - full).double().square().sum() for x in (logits, frozen))
+    return float(1 - lost / whole)
+
+
+def smallest(
+    problem: ClassificationProblem, held: Adapter, factors: Factors, bases: Bases, keep: float
+) -> tuple[dict[str, int], list[tuple[int, float]]]:
+    """Return the ranks of the smallest truncation that keeps the effect on dev, and all that was measured.
+
+    Truncation k keeps the k largest of the singular values of all modules. Rank 0 keeps nothing, the frozen
+    model; bisection ends at a k that keeps enough while k − 1 does not.
+    """
+    frozen, full = (problem.predict(x, problem.dev) for x in (held.delta.initial(), held.values))
+    if torch.equal(frozen, full):
+        return {}, []
+    pairs = [(float(s), name) for name, (_, values) in bases.items() for s in values]
+    order = [name for _, name in sorted(pairs, key=lambda pair: -pair[0])]
+    effects = {0: 0.0}
+
+    def enough(k: int) -> bool:
+        problem.delta, point = truncate(problem.backbone, factors, bases, Counter(order[:k]))
+        effects[k] = effect_kept(problem.predict(point, problem.dev), full, frozen)
+        return effects[k] >= keep
+
+    low, high = 0, len(order)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    if high not in effects:
+        enough(high)
+    return {n: k for n, k in ((n, order[:high].count(n)) for n in factors) if k}, sorted(effects.items())

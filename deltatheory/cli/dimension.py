@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from deltatheory.dimension.criterion import DimensionEstimate
-    from deltatheory.dimension.result import DimensionResult
+    from deltatheory.dimension.result import CurvePoint, DimensionResult
 
 
 def dimension(
@@ -67,33 +69,46 @@ def dimension(
 ) -> None:
     """How many dimensions does my task need? d90, predicted before training and measured by training."""
     with errors_in_one_line():
-        from deltatheory.dimension import intrinsic_dimension
-        from deltatheory.dimension.criterion import Criterion
+        from deltatheory.dimension import Criterion, DimensionSettings, intrinsic_dimension
+        from deltatheory.problems import Setup
+        from deltatheory.results import ResultLog
 
+        setup = Setup(
+            model,
+            task,
+            head=head,
+            train_examples=train_examples or None,
+            test_examples=test_examples or None,
+            max_length=max_length,
+            seed=seed,
+            device=device,
+        )
+        settings = DimensionSettings(
+            projection=projection,
+            scope=scope,
+            steps=steps,
+            batch_size=batch_size,
+            runs=runs,
+            precision=precision,
+            burn_in=burn_in,
+        )
+        bars = _Bars()
         try:
             result = intrinsic_dimension(
-                model,
-                task,
+                setup,
                 method=method,
-                projection=projection,
-                head=head,
-                scope=scope,
                 criterion=Criterion(fraction=fraction, baseline=baseline, corrected=corrected),
-                steps=steps,
-                batch_size=batch_size,
-                train_examples=train_examples or None,
-                test_examples=test_examples or None,
-                max_length=max_length,
-                runs=runs,
-                precision=precision,
-                burn_in=burn_in,
-                seed=seed,
-                device=device,
-                out=out,
-                progress=progress,
+                settings=settings,
+                log=ResultLog(out / "trials.jsonl"),
+                on_example=bars.example if progress else None,
+                on_run=bars.run if progress else None,
+                on_point=bars.point if progress else None,
             )
         except KeyboardInterrupt:
             stopped(out)
+        finally:
+            bars.close()
+        result.save(out)
     print_table(_summary(result))
     missed = result.diagnostics.get("missed", [])
     if missed:
@@ -102,6 +117,47 @@ def dimension(
             print(f"  - {sentence}")
     print(f"Report: {(out / 'report.html').resolve().as_uri()}")
     print(f"Numbers: {out / 'result.json'}")
+
+
+class _Bars:
+    """One bar at a time: kernel examples, or the steps of the present run."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def _open(self, total: int | None, title: str) -> Any:
+        from tqdm import tqdm
+
+        self.close()
+        self.bar = tqdm(total=total, desc=title, file=sys.stderr)
+        return self.bar
+
+    def close(self) -> None:
+        """Close the bar that is open."""
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
+
+    def example(self, done: int, total: int) -> None:
+        """Show one more example of the kernel."""
+        bar = self.bar or self._open(total, "kernel")
+        bar.update(done - bar.n)
+
+    def run(self, title: str) -> Callable[[int, float], None]:
+        """Start the bar of a run."""
+        bar = self._open(None, title)
+
+        def step(_: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.3f}")
+            bar.update()
+
+        return step
+
+    def point(self, point: CurvePoint) -> None:
+        """Finish the bar of a run."""
+        if self.bar is not None and point.method != "frozen" and point.test_metric is not None:
+            self.bar.set_postfix_str(f"accuracy {point.test_metric:.3f}")
+        self.close()
 
 
 def _summary(result: DimensionResult) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from deltatheory.adapters.peft_format import to_peft
+from deltatheory.adapters import to_peft
 from deltatheory.backbones import Backbone
 from deltatheory.control.pontryagin import MaximumPrinciple, maximum_principle
 from deltatheory.control.reach.gramian import Gramian, LeastEnergy, minimum_energy, output_gramian

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float
-from deltatheory.adapters.peft_format import to_peft
+from deltatheory.adapters import to_peft
 from deltatheory.backbones import Backbone, Batch
 from deltatheory.control.solvers.solve import solve
 from deltatheory.deltas import split_size

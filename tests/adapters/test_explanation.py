@@ -10,14 +10,14 @@ import torch
 from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import toy_task
 
-from deltatheory.adapters import explanation, truncation
-from deltatheory.adapters.explanation import effect_kept, explain
-from deltatheory.adapters.peft_format import to_peft
+from deltatheory.adapters import explain, explanation, open_adapter, to_peft, truncation
+from deltatheory.adapters.adapter import Adapter, PeftAdapter
+from deltatheory.adapters.truncation import effect_kept
 from deltatheory.backbones import Backbone
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.files import save_delta
 from deltatheory.deltas.lora import LoRA
-from deltatheory.problems import ClassificationProblem
+from deltatheory.problems import ClassificationProblem, Setup
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
@@ -62,15 +62,22 @@ def of(report, name: str):
     return next(m for m in report.modules if m.name == name)
 
 
-def at_hand(family: str) -> dict:
-    return {"model": tiny_model(family), "tokenizer": tiny_tokenizer(family)}
+def at_hand(folder, family: str = "bert", model=None, **options):
+    """An adapter in PEFT's format on a model that is there."""
+    model = tiny_model(family) if model is None else model
+    return open_adapter(folder, model, tokenizer=tiny_tokenizer(family), **options)
+
+
+def on_tiny(file, family: str = "bert"):
+    """A file of `save_delta` on a model that is there."""
+    return open_adapter(file, tiny(family))
 
 
 def test_a_planted_rank_is_found(tmp_path):
     backbone = tiny("bert")
     delta, point = planted(backbone, {FIRST: low_rank([3.0, 1.0], 0), SECOND: low_rank([2.0], 1)})
     to_peft(delta, point, tmp_path)
-    report = explain(tmp_path, **at_hand("bert"))
+    report = explain(at_hand(tmp_path))
     two, one = of(report, FIRST), of(report, SECOND)
     assert (two.rank, two.used, two.wasted, two.kept) == (4, 2, 2, 2)
     assert (one.used, one.wasted) == (1, 3)
@@ -82,8 +89,8 @@ def test_a_planted_rank_is_found(tmp_path):
     assert two.effective_rank == pytest.approx(float((-p * p.log()).sum().exp()), rel=1e-5)
     assert one.effective_rank == pytest.approx(1, rel=1e-5)
     # 0.9 of the spectrum lies in one direction; a higher share needs both
-    assert of(explain(tmp_path, **at_hand("bert"), keep=0.89), FIRST).used == 1
-    assert of(explain(tmp_path, **at_hand("bert"), keep=1.0), FIRST).used == 2
+    assert of(explain(at_hand(tmp_path), keep=0.89), FIRST).used == 1
+    assert of(explain(at_hand(tmp_path), keep=1.0), FIRST).used == 2
     assert any(f.startswith("Unverified") for f in report.findings)
     assert report.effect_kept is None
 
@@ -96,7 +103,7 @@ def test_spectra_and_movement_are_those_of_the_dense_change(family, options, tmp
     delta = LoRA(backbone, **options)
     point = random_point(delta)
     to_peft(delta, point, tmp_path)
-    report = explain(tmp_path, **at_hand(family))
+    report = explain(at_hand(tmp_path, family))
     new = delta.parameters(point)
     assert [m.name for m in report.modules] == list(delta.targets)
     changes, weights = 0.0, 0.0
@@ -122,7 +129,7 @@ def test_the_smallest_ranks_that_keep_the_effect_are_verified_in_peft(family, tm
     delta = LoRA(backbone, **(GPT2 if family == "gpt2" else {"r": 3}))
     point = random_point(delta)
     to_peft(delta, point, tmp_path / "adapter")
-    report = explain(tmp_path / "adapter", **at_hand(family), task=task(), keep=0.9)
+    report = explain(at_hand(tmp_path / "adapter", family), {"task": task()}, keep=0.9)
     curve = dict(report.curve)
     total = report.kept_rank
     assert 0 < total < report.total_rank
@@ -162,7 +169,7 @@ def test_the_whole_adapter_keeps_all_of_the_effect(tmp_path):
     backbone = tiny("bert")
     delta = LoRA(backbone, r=2)
     save_delta(tmp_path / "delta.safetensors", delta, random_point(delta))
-    report = explain(tmp_path / "delta.safetensors", tiny("bert"), task(), keep=1.0)
+    report = explain(on_tiny(tmp_path / "delta.safetensors"), {"task": task()}, keep=1.0)
     assert report.kept_rank == report.total_rank
     assert report.curve[-1] == (report.total_rank, pytest.approx(1, abs=1e-6))
     assert report.effect_kept == pytest.approx(1, abs=1e-6)
@@ -186,7 +193,7 @@ def test_truncation_by_the_inputs_beats_that_by_the_spectrum(tmp_path, monkeypat
     delta, point = anisotropic(backbone)
     path = tmp_path / "delta.safetensors"
     save_delta(path, delta, point)
-    report = explain(path, tiny("bert"), task(), keep=0.9)
+    report = explain(on_tiny(path), {"task": task()}, keep=0.9)
     assert of(report, SECOND).used == 2
     assert report.rank_pattern == {SECOND: 1}
     assert report.effect_kept >= 0.9
@@ -198,23 +205,25 @@ def test_truncation_by_the_inputs_beats_that_by_the_spectrum(tmp_path, monkeypat
     problem.delta, cut = planted(backbone, {SECOND: s[0] * u[:, :1] @ v[:1]})
     assert effect_kept(problem.predict(cut, problem.test), full, frozen) < 0.9
 
-    def unweighted(problem, lora, values, factors):
+    def unweighted(problem, held, factors):
         return {name: (a @ a.T).double() for name, (a, _) in factors.items()}
 
     monkeypatch.setattr(explanation, "moments_of", unweighted)
-    assert explain(path, tiny("bert"), task(), keep=0.9).rank_pattern == {SECOND: 2}
+    assert explain(on_tiny(path), {"task": task()}, keep=0.9).rank_pattern == {SECOND: 2}
 
 
 def test_moments_are_those_of_the_real_tokens():
     backbone = tiny("bert")
     delta, point = anisotropic(backbone)
-    factors = truncation.factors_of(delta, point)
+    factors = Adapter(delta, point).factors()
     problem = ClassificationProblem(backbone, task(), delta, check=False)
     batch, _ = problem.batch(problem.train, range(24))
     x = backbone.embed(batch)[batch.mask.bool()].double()  # what the maps of the first block receive
     a = factors[FIRST][0].double()
     expected = a @ (x.T @ x / len(x)) @ a.T
-    torch.testing.assert_close(truncation.moments_of(problem, delta, point, factors)[FIRST], expected)
+    torch.testing.assert_close(
+        truncation.moments_of(problem, Adapter(delta, point), factors)[FIRST], expected
+    )
 
 
 def test_what_no_input_reaches_comes_last_and_is_not_lost():
@@ -229,7 +238,7 @@ def test_a_unilora_is_the_lora_that_it_is(tmp_path):
     backbone = tiny("bert")
     delta = make_delta("unilora", backbone, d=9, r=2)
     save_delta(tmp_path / "d.safetensors", delta, random_point(delta))
-    report = explain(tmp_path / "d.safetensors", tiny("bert"))
+    report = explain(on_tiny(tmp_path / "d.safetensors"))
     assert [m.rank for m in report.modules] == [2] * 4
 
 
@@ -238,7 +247,7 @@ def test_other_deltas_have_movement_only(tmp_path):
     delta = make_delta("bitfit", backbone)
     point = random_point(delta)
     save_delta(tmp_path / "d.safetensors", delta, point)
-    report = explain(tmp_path / "d.safetensors", tiny("bert"), task())
+    report = explain(on_tiny(tmp_path / "d.safetensors"), {"task": task()})
     new = delta.parameters(point)
     assert {m.name for m in report.modules} == set(new)
     for m in report.modules:
@@ -264,15 +273,15 @@ def test_of_other_peft_adapters_the_movement_is_that_of_the_merged_model(dora, t
             if p.requires_grad:
                 p.mul_(1.25)
     model.save_pretrained(tmp_path)
-    held = at_hand("bert")
-    report = explain(tmp_path, **held, task=task(), check_name=False)
+    held = at_hand(tmp_path, check_name=False)
+    report = explain(held, {"task": task()})
     old, new = tiny_model("bert"), model.merge_and_unload()
     assert len(report.modules) == (2 if dora else 4)  # (IA)³ scales biases too
     for m in report.modules:
         before, after = old.get_parameter(m.name).detach(), new.get_parameter(m.name).detach()
         assert m.movement == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-4)
         module, leaf = m.name.rsplit(".", 1)
-        kept = held["model"].get_submodule(module).get_base_layer()
+        kept = held.backbone.model.get_submodule(module).get_base_layer()
         assert torch.equal(getattr(kept, leaf), before)
     assert report.total_rank is None
     backbone = tiny("bert")
@@ -283,9 +292,9 @@ def test_of_other_peft_adapters_the_movement_is_that_of_the_merged_model(dora, t
 def test_a_model_at_hand_comes_back_as_it_was(tmp_path):
     delta = LoRA(tiny("bert"), r=2)
     to_peft(delta, random_point(delta), tmp_path)
-    held = at_hand("bert")
-    explain(tmp_path, **held)
-    state, before = held["model"].state_dict(), tiny_model("bert").state_dict()
+    model = tiny_model("bert")
+    explain(at_hand(tmp_path, model=model))
+    state, before = model.state_dict(), tiny_model("bert").state_dict()
     assert state.keys() == before.keys()
     assert all(torch.equal(state[name], before[name]) for name in before)
 
@@ -300,34 +309,34 @@ def test_bad_input_is_refused_by_name(tmp_path):
     model = tiny_model("bert")
     model.config._name_or_path = "org/large"
     with pytest.raises(ValueError, match="adapter of 'tiny-bert', and model is 'org/large'"):
-        explain(tmp_path / "lora", model, tokenizer=tiny_tokenizer("bert"))
+        at_hand(tmp_path / "lora", model=model)
     with pytest.raises(ValueError, match="model=Backbone"):
-        explain(tmp_path / "lora", backbone)
+        explain(tmp_path / "lora", {"model": backbone})
     (tmp_path / "lora" / "adapter_model.safetensors").unlink()
     torch.save({}, tmp_path / "lora" / "adapter_model.bin")
     with pytest.raises(ValueError, match="pickle"):
-        explain(tmp_path / "lora", **at_hand("bert"))
+        at_hand(tmp_path / "lora")
     with pytest.raises(ValueError, match="is a pickle"):
-        explain(tmp_path / "lora" / "adapter_model.bin", backbone)
+        explain(tmp_path / "lora" / "adapter_model.bin", {"model": backbone})
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
-        explain(tmp_path / "none.safetensors", backbone)
+        explain(tmp_path / "none.safetensors", Setup(backbone, task()))
 
     file = tmp_path / "delta.safetensors"
     save_delta(file, delta, delta.initial())
     with pytest.raises(ValueError, match="changes nothing"):
-        explain(file, backbone)
+        explain(open_adapter(file, backbone))
     with pytest.raises(ValueError, match="trained on another backbone"):
-        explain(file, tiny("roberta"))
+        on_tiny(file, "roberta")
     with pytest.raises(ValueError, match="model=BertModel: for a file of save_delta"):
-        explain(file, tiny_model("bert"))
+        open_adapter(file, tiny_model("bert"))
     prefix = make_delta("prefix", backbone, length=2)
     save_delta(file, prefix, prefix.initial())
     with pytest.raises(ValueError, match=r"delta='prefix'.*changes no parameter"):
-        explain(file, backbone)
+        explain(open_adapter(file, backbone))
     prompt = make_delta("prompt", backbone, length=2)
     to_peft(prompt, prompt.initial(), tmp_path / "prompt")
     with pytest.raises(ValueError, match=r"peft_type='PROMPT_TUNING'.*changes no parameter"):
-        explain(tmp_path / "prompt", **at_hand("bert"))
+        explain(at_hand(tmp_path / "prompt"))
 
 
 @pytest.mark.parametrize(
@@ -341,25 +350,25 @@ def test_an_adapter_whose_base_is_not_the_frozen_model_is_refused(change, messag
     config = peft.LoraConfig(target_modules=["query"], r=2, **{"init_lora_weights": False} | change)
     peft.get_peft_model(tiny_model("bert"), config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
-        explain(tmp_path, **at_hand("bert"), check_name=False)
+        at_hand(tmp_path, check_name=False)
 
 
 def test_factors_that_do_not_say_all_are_refused(tmp_path, monkeypatch):
     delta = LoRA(tiny("bert"), r=2)
     to_peft(delta, random_point(delta), tmp_path)
-    right = truncation.factors_of
+    right = PeftAdapter.factors
     monkeypatch.setattr(
-        explanation, "factors_of", lambda *given: {n: (a, 1.1 * b) for n, (a, b) in right(*given).items()}
+        PeftAdapter, "factors", lambda self: {n: (a, 1.1 * b) for n, (a, b) in right(self).items()}
     )
     with pytest.raises(ValueError, match="does more than its factors say"):
-        explain(tmp_path, **at_hand("bert"))
+        explain(at_hand(tmp_path))
 
 
 def test_a_change_without_effect_needs_no_rank(tmp_path):
     backbone = tiny("bert")
     delta, point = planted(backbone, {FIRST: 1e-12 * low_rank([1.0], 0)})
     save_delta(tmp_path / "d.safetensors", delta, point)
-    report = explain(tmp_path / "d.safetensors", tiny("bert"), task())
+    report = explain(on_tiny(tmp_path / "d.safetensors"), {"task": task()})
     assert (report.used_rank, report.kept_rank, report.rank_pattern) == (1, 0, {})
     assert report.effect_kept is report.truncated is report.adapter is None
     assert report.full == report.frozen
@@ -376,6 +385,6 @@ def test_the_head_of_a_task_is_left_out_and_named(tmp_path):
 
     config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], init_lora_weights=False)
     peft.get_peft_model(base(), config).save_pretrained(tmp_path)
-    report = explain(tmp_path, base(), tokenizer=tiny_tokenizer("bert"), check_name=False)
+    report = explain(at_hand(tmp_path, model=base(), check_name=False))
     assert [m.used for m in report.modules] == [2, 2]
     assert any(f.startswith("Left out: 2 trained tensors") for f in report.findings)

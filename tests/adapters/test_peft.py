@@ -11,7 +11,7 @@ from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import toy_task
 from torch.nn.functional import cross_entropy
 
-from deltatheory.adapters.peft_format import from_peft, load_adapter, to_peft
+from deltatheory.adapters import from_peft, load_adapter, to_peft
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.prefix import PrefixTuning

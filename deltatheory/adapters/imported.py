@@ -1,8 +1,7 @@
-"""Adapters of the `peft` library, read as deltas, and deltas written as adapters that it loads."""
+"""Adapters of the `peft` library, read as deltas."""
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,21 +18,15 @@ from deltatheory.backbones import Backbone, Edit, load_checkpoint, wrap_model
 from deltatheory.backbones.edit import Attend, AttentionEdit
 from deltatheory.deltas import Delta
 from deltatheory.deltas.coordinates import Coordinates
-from deltatheory.deltas.lora import LoRA
-from deltatheory.deltas.prefix import PrefixTuning
-from deltatheory.deltas.prompt import PromptTuning
-from deltatheory.deltas.subspace import project
-from deltatheory.deltas.targets import matrix_shape
-from deltatheory.deltas.unilora import UniLoRA
 
-__all__ = ["PeftDelta", "from_peft", "load_adapter", "to_peft"]
+__all__ = ["PeftDelta", "from_peft", "load_adapter", "peft_library"]
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_KEEP = "deltatheory.deltas.files.save_delta keeps every delta as safetensors"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TASK_IDS = ("POLY", "MULTITASK_PROMPT_TUNING")  # their forward asks of which task every text is
 
 
-def _peft() -> Any:
+def peft_library() -> Any:
+    """Return the module `peft`, or say how to install it."""
     try:
         import peft
     except ImportError as error:
@@ -181,7 +174,7 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
             trained, an entry of target_modules that matches nothing, more virtual tokens than the model
             takes, an adapter that is merged or switched off, or a method that PEFT computes otherwise.
     """
-    if not isinstance(model, _peft().PeftModel):
+    if not isinstance(model, peft_library().PeftModel):
         raise ValueError(
             f"model={type(model).__name__}: allowed is a peft.PeftModel; see peft.get_peft_model."
         )
@@ -279,7 +272,7 @@ def load_adapter(
         ValueError: for an adapter that is not found or not safetensors, one of another base model, a model
             without a tokenizer, and as `from_peft`.
     """
-    peft = _peft()
+    peft = peft_library()
     folder = _adapter_folder(adapter, revision)
     config = peft.PeftConfig.from_pretrained(str(folder))
     there = config.base_model_name_or_path or ""
@@ -314,21 +307,21 @@ def _adapter_folder(adapter: str | os.PathLike[str], revision: str | None) -> Pa
 
         try:
             folder = Path(
-                snapshot_download(str(adapter), revision=revision, allow_patterns=[_CONFIG, _WEIGHTS])
+                snapshot_download(str(adapter), revision=revision, allow_patterns=[CONFIG, WEIGHTS])
             )
         except Exception as error:  # offline, gated, misspelt: the hub client has a class for each
             raise ValueError(
                 f"adapter={str(adapter)!r} (revision={revision!r}) was not found: give a folder with "
-                f"{_CONFIG} and {_WEIGHTS}, or a hub id that is reachable or cached. "
+                f"{CONFIG} and {WEIGHTS}, or a hub id that is reachable or cached. "
                 f"Cause: {type(error).__name__}: {error}"
             ) from error
     elif revision is not None:
         raise ValueError(f"revision={revision!r} is only for hub ids; {str(adapter)!r} is a local folder")
-    if not (folder / _CONFIG).is_file():
-        raise ValueError(f"{str(adapter)!r} holds no {_CONFIG}: give a folder that PEFT wrote.")
-    if not (folder / _WEIGHTS).is_file():
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{str(adapter)!r} holds no {CONFIG}: give a folder that PEFT wrote.")
+    if not (folder / WEIGHTS).is_file():
         raise ValueError(
-            f"{str(adapter)!r} holds no {_WEIGHTS}, and nothing else is read: a pickle such as "
+            f"{str(adapter)!r} holds no {WEIGHTS}, and nothing else is read: a pickle such as "
             "adapter_model.bin runs code when opened. Convert it once where you trust it: load it with PEFT "
             "and save_pretrained."
         )
@@ -348,7 +341,7 @@ def _wrapped(peft: Any, model: nn.Module, folder: Path, config: Any, adapter: st
         )
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{adapter} does not fit {name!r} ({type(model).__name__}): {error}") from error
-    with safe_open(folder / _WEIGHTS, framework="pt") as file:
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
         stored = set(file.keys())
     wanted = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
     wrong = sorted((wanted - stored) | (stored - wanted - wrapped.state_dict().keys()))
@@ -361,129 +354,3 @@ def _wrapped(peft: Any, model: nn.Module, folder: Path, config: Any, adapter: st
         for part, p in wrapped.prompt_encoder.named_parameters():
             p.requires_grad_(not part.endswith("frozen_embedding"))
     return wrapped
-
-
-def to_peft(
-    delta: Delta,
-    values: Float[Tensor, " m"],
-    folder: str | os.PathLike[str],
-    base_model_name: str | None = None,
-) -> None:
-    """Write a delta at δ as an adapter that `peft.PeftModel.from_pretrained(base, folder)` loads.
-
-    The base there is `AutoModelForCausalLM` of a backbone with an `lm_head`, and `AutoModel` of any other.
-
-    Args:
-        delta: `LoRA`, `UniLoRA` (written as the LoRA that it is), `PromptTuning`, `PrefixTuning` of all
-            blocks with gate "none" and shift (an MLP is evaluated), or what `from_peft` made.
-        values: δ.
-        folder: where adapter_config.json and adapter_model.safetensors go.
-        base_model_name: what adapter_config.json names as the base; the backbone's name by default.
-
-    Raises:
-        ImportError: without `peft`.
-        ValueError: for values of another length, or a delta that PEFT has no form for.
-    """
-    peft = _peft()
-    if values.shape != (delta.size,):
-        raise ValueError(f"values.shape={tuple(values.shape)}: {delta.name!r} needs ({delta.size},).")
-    if isinstance(delta, PeftDelta):
-        config, tensors = _imported(peft, delta, values)
-    elif isinstance(delta, UniLoRA):
-        config, tensors = _lora(peft, delta.lora, project(delta.projection, values))
-    elif isinstance(delta, LoRA):
-        config, tensors = _lora(peft, delta, values)
-    elif isinstance(delta, PromptTuning):
-        config, tensors = _prompt(peft, delta, values)
-    elif isinstance(delta, PrefixTuning):
-        config, tensors = _prefix(peft, delta, values)
-    else:
-        raise ValueError(
-            f"delta={delta.name!r} has no form in PEFT: allowed are 'lora', 'unilora', 'prompt', 'prefix' "
-            f"and imported adapters; {_KEEP}."
-        )
-    from safetensors.torch import save_file
-
-    config.base_model_name_or_path = base_model_name or delta.backbone.name
-    config.inference_mode = True
-    config.save_pretrained(os.fspath(folder))
-    whole = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
-    save_file(whole, Path(folder) / _WEIGHTS, metadata={"format": "pt"})
-
-
-def _imported(peft: Any, delta: PeftDelta, values: Tensor) -> tuple[Any, dict[str, Tensor]]:
-    with delta.written(values) as model:
-        tensors = peft.get_peft_model_state_dict(
-            model, adapter_name=model.active_adapter, save_embedding_layers=False
-        )
-        tensors = {name: x.detach().clone() for name, x in tensors.items()}
-    return copy.deepcopy(delta.model.active_peft_config), tensors
-
-
-def _task(backbone: Backbone) -> str:
-    return "FEATURE_EXTRACTION" if backbone.lm_head is None else "CAUSAL_LM"
-
-
-def _lora(peft: Any, delta: LoRA, values: Tensor) -> tuple[Any, dict[str, Tensor]]:
-    backbone: Any = delta.backbone
-    outer = "" if backbone.lm_head is None else f"{backbone.model.base_model_prefix}."
-    tensors: dict[str, Tensor] = {}
-    for name, (a, b) in delta.factors(values).items():
-        tensors[f"base_model.model.{outer}{name}.lora_A.weight"] = a
-        tensors[f"base_model.model.{outer}{name}.lora_B.weight"] = b
-    alpha = delta.r if delta.alpha is None else delta.alpha
-    alphas = {outer + n: r if delta.alpha is None else alpha for n, r in delta.ranks.items()}
-    config = peft.LoraConfig(
-        task_type=_task(backbone),
-        r=delta.r,
-        lora_alpha=_whole(alpha),
-        target_modules=[outer + name for name in delta.targets],
-        rank_pattern={outer + name: r for name, r in delta.ranks.items() if r != delta.r},
-        alpha_pattern={name: _whole(x) for name, x in alphas.items() if x != alpha},
-        fan_in_fan_out=any(matrix_shape(backbone.model.get_submodule(n))[2] for n in delta.targets),
-        lora_dropout=0.0,
-        bias="none",
-    )
-    return config, tensors
-
-
-def _whole(x: float | int) -> float | int:
-    """PEFT says that α is an integer; other readers of the file may insist."""
-    return int(x) if x == int(x) else x
-
-
-def _prompt(peft: Any, delta: PromptTuning, values: Tensor) -> tuple[Any, dict[str, Tensor]]:
-    prompt = delta.prompt(values)
-    config = peft.PromptTuningConfig(
-        task_type=_task(delta.backbone),
-        num_virtual_tokens=len(prompt),
-        token_dim=prompt.shape[1],
-        num_transformer_submodules=1,
-    )
-    return config, {"prompt_embeddings": prompt}
-
-
-def _prefix(peft: Any, delta: PrefixTuning, values: Tensor) -> tuple[Any, dict[str, Tensor]]:
-    layers = len(delta.backbone.layers)
-    if delta.gate != "none" or not delta.shift or len(delta.blocks) != layers:
-        raise ValueError(
-            f"delta='prefix' with gate={delta.gate!r}, shift={delta.shift} and {len(delta.blocks)} of "
-            f"{layers} blocks has no form in PEFT: allowed are gate='none', shift=True and all blocks; "
-            f"{_KEEP}."
-        )
-    pairs = delta.keys_values(values)
-    heads, width, size = pairs[0][0].shape
-    # PEFT's row of a virtual token: key and value of block 0, of block 1, ..., head by head.
-    rows = torch.cat([x.transpose(0, 1).reshape(width, -1) for t in range(layers) for x in pairs[t]], 1)
-    config: Any = delta.backbone.model.config
-    # PEFT itself turns hidden size and heads into those of keys and values, when it loads.
-    grouped = hasattr(config, "num_key_value_heads")
-    config = peft.PrefixTuningConfig(
-        task_type=_task(delta.backbone),
-        num_virtual_tokens=width,
-        token_dim=config.hidden_size if grouped else heads * size,
-        num_attention_heads=config.num_attention_heads if grouped else heads,
-        num_layers=layers,
-        num_transformer_submodules=1,
-    )
-    return config, {"prompt_embeddings": rows}

@@ -1,0 +1,158 @@
+"""Deltas written as adapters that the `peft` library loads."""
+
+from __future__ import annotations
+
+import copy
+import os
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltatheory._shapes import Float
+from deltatheory.adapters.imported import WEIGHTS, PeftDelta, peft_library
+from deltatheory.backbones import Backbone
+from deltatheory.deltas import Delta
+from deltatheory.deltas.lora import LoRA
+from deltatheory.deltas.prefix import PrefixTuning
+from deltatheory.deltas.prompt import PromptTuning
+from deltatheory.deltas.subspace import project
+from deltatheory.deltas.targets import matrix_shape
+from deltatheory.deltas.unilora import UniLoRA
+from deltatheory.results import write_atomically
+
+__all__ = ["to_peft"]
+
+_KEEP = "deltatheory.deltas.files.save_delta keeps every delta as safetensors"
+
+
+def to_peft(
+    delta: Delta,
+    values: Float[Tensor, " m"],
+    folder: str | os.PathLike[str],
+    base_model_name: str | None = None,
+) -> None:
+    """Write a delta at δ as an adapter that `peft.PeftModel.from_pretrained(base, folder)` loads.
+
+    The base there is `AutoModelForCausalLM` of a backbone with an `lm_head`, and `AutoModel` of any other.
+
+    Args:
+        delta: `LoRA`, `UniLoRA` (written as the LoRA that it is), `PromptTuning`, `PrefixTuning` of all
+            blocks with gate "none" and shift (an MLP is evaluated), or what `from_peft` made.
+        values: δ.
+        folder: where adapter_config.json and adapter_model.safetensors go.
+        base_model_name: what adapter_config.json names as the base; the backbone's name by default.
+
+    Raises:
+        ImportError: without `peft`.
+        ValueError: for values of another length, or a delta that PEFT has no form for.
+    """
+    peft = peft_library()
+    if values.shape != (delta.size,):
+        raise ValueError(f"values.shape={tuple(values.shape)}: {delta.name!r} needs ({delta.size},).")
+    config, tensors = _form(delta, values, peft)
+    from safetensors.torch import save
+
+    config.base_model_name_or_path = base_model_name or delta.backbone.name
+    config.inference_mode = True
+    config.save_pretrained(os.fspath(folder))
+    whole = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
+    write_atomically(Path(folder) / WEIGHTS, save(whole, {"format": "pt"}))
+
+
+@singledispatch
+def _form(delta: Delta, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Return PEFT's configuration of a delta, and its tensors by PEFT's names."""
+    raise ValueError(
+        f"delta={delta.name!r} has no form in PEFT: allowed are 'lora', 'unilora', 'prompt', 'prefix' "
+        f"and imported adapters; {_KEEP}."
+    )
+
+
+@_form.register
+def _imported(delta: PeftDelta, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+    with delta.written(values) as model:
+        tensors = peft.get_peft_model_state_dict(
+            model, adapter_name=model.active_adapter, save_embedding_layers=False
+        )
+        tensors = {name: x.detach().clone() for name, x in tensors.items()}
+    return copy.deepcopy(delta.model.active_peft_config), tensors
+
+
+@_form.register
+def _unilora(delta: UniLoRA, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+    return _lora(delta.lora, project(delta.projection, values), peft)
+
+
+@_form.register
+def _lora(delta: LoRA, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+    backbone: Any = delta.backbone
+    outer = "" if backbone.lm_head is None else f"{backbone.model.base_model_prefix}."
+    tensors: dict[str, Tensor] = {}
+    for name, (a, b) in delta.factors(values).items():
+        tensors[f"base_model.model.{outer}{name}.lora_A.weight"] = a
+        tensors[f"base_model.model.{outer}{name}.lora_B.weight"] = b
+    alpha = delta.r if delta.alpha is None else delta.alpha
+    alphas = {outer + n: r if delta.alpha is None else alpha for n, r in delta.ranks.items()}
+    config = peft.LoraConfig(
+        task_type=_task(backbone),
+        r=delta.r,
+        lora_alpha=_whole(alpha),
+        target_modules=[outer + name for name in delta.targets],
+        rank_pattern={outer + name: r for name, r in delta.ranks.items() if r != delta.r},
+        alpha_pattern={name: _whole(x) for name, x in alphas.items() if x != alpha},
+        fan_in_fan_out=any(matrix_shape(backbone.model.get_submodule(n))[2] for n in delta.targets),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    return config, tensors
+
+
+@_form.register
+def _prompt(delta: PromptTuning, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+    prompt = delta.prompt(values)
+    config = peft.PromptTuningConfig(
+        task_type=_task(delta.backbone),
+        num_virtual_tokens=len(prompt),
+        token_dim=prompt.shape[1],
+        num_transformer_submodules=1,
+    )
+    return config, {"prompt_embeddings": prompt}
+
+
+@_form.register
+def _prefix(delta: PrefixTuning, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+    layers = len(delta.backbone.layers)
+    if delta.gate != "none" or not delta.shift or len(delta.blocks) != layers:
+        raise ValueError(
+            f"delta='prefix' with gate={delta.gate!r}, shift={delta.shift} and {len(delta.blocks)} of "
+            f"{layers} blocks has no form in PEFT: allowed are gate='none', shift=True and all blocks; "
+            f"{_KEEP}."
+        )
+    pairs = delta.keys_values(values)
+    heads, width, size = pairs[0][0].shape
+    # PEFT's row of a virtual token: key and value of block 0, of block 1, ..., head by head.
+    rows = torch.cat([x.transpose(0, 1).reshape(width, -1) for t in range(layers) for x in pairs[t]], 1)
+    config: Any = delta.backbone.model.config
+    # PEFT itself turns hidden size and heads into those of keys and values, when it loads.
+    grouped = hasattr(config, "num_key_value_heads")
+    config = peft.PrefixTuningConfig(
+        task_type=_task(delta.backbone),
+        num_virtual_tokens=width,
+        token_dim=config.hidden_size if grouped else heads * size,
+        num_attention_heads=config.num_attention_heads if grouped else heads,
+        num_layers=layers,
+        num_transformer_submodules=1,
+    )
+    return config, {"prompt_embeddings": rows}
+
+
+def _task(backbone: Backbone) -> str:
+    return "FEATURE_EXTRACTION" if backbone.lm_head is None else "CAUSAL_LM"
+
+
+def _whole(x: float | int) -> float | int:
+    """PEFT says that α is an integer; other readers of the file may insist."""
+    return int(x) if x == int(x) else x
