@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from deltatheory.backbones import load_backbone, load_checkpoint, prepare
     from deltatheory.deltas import make_delta
     from deltatheory.deltas.files import load_delta, save_delta
-    from deltatheory.dimension import Criterion, intrinsic_dimension, predict_dimension
+    from deltatheory.dimension import Criterion, DimensionSettings, intrinsic_dimension
     from deltatheory.linearization import tangent_rows
     from deltatheory.problems import ClassificationProblem, GenerationProblem, Setup
     from deltatheory.projections import make_projection
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ClassificationProblem",
     "Criterion",
+    "DimensionSettings",
     "GenerationProblem",
     "ResultLog",
     "Setup",
@@ -45,7 +46,6 @@ __all__ = [
     "load_task",
     "make_delta",
     "make_projection",
-    "predict_dimension",
     "prepare",
     "save_delta",
     "tangent_rows",
@@ -55,6 +55,7 @@ __all__ = [
 
 _MODULES = {
     "Criterion": "dimension",
+    "DimensionSettings": "dimension",
     "GenerationProblem": "problems",
     "ClassificationProblem": "problems",
     "ResultLog": "results",
@@ -72,7 +73,6 @@ _MODULES = {
     "load_task": "tasks",
     "make_delta": "deltas",
     "make_projection": "projections",
-    "predict_dimension": "dimension",
     "prepare": "backbones",
     "save_delta": "deltas.files",
     "tangent_rows": "linearization",

@@ -31,7 +31,17 @@ class Criterion:
             raise ValueError(f"baseline={self.baseline}: must lie in (0, 1]; None is full fine-tuning.")
 
     def level(self, baseline: float, chance: float) -> float:
-        """Return the score to reach."""
+        """Return the score to reach.
+
+        Args:
+            baseline: the score that counts as all there is to gain.
+            chance: the score of a guess.
+
+        >>> Criterion(fraction=0.5).level(0.75, chance=0.5)
+        0.375
+        >>> Criterion(fraction=0.5, corrected=True).level(0.75, chance=0.5)
+        0.625
+        """
         origin = chance if self.corrected else 0.0
         return origin + self.fraction * (baseline - origin)
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from deltatheory.deltas import Delta
 from deltatheory.dimension.criterion import Criterion, DimensionEstimate
-from deltatheory.dimension.predict import LEARNING_RATES
+from deltatheory.dimension.curves import LEARNING_RATES
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.search import DimensionSearch, log_grid
-from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.dimension.settings import DimensionSettings
+from deltatheory.dimension.trials import OnRun, Trials
+from deltatheory.problems import BACKWARD, FORWARD, Setup
 from deltatheory.results import ResultLog
-from deltatheory.training.trainer import Training, train
 
-__all__ = ["BASELINE_RATES", "MeasuredDimension", "measure"]
+__all__ = ["BASELINE_RATES", "MeasuredDimension", "check_budget", "measure"]
 
 BASELINE_RATES = (1e-4, 2e-4)  # of full fine-tuning: the better one makes the baseline
 _MAX_DIMENSION = 2**16
@@ -53,70 +52,31 @@ class MeasuredDimension:
     seconds: float
 
 
-class _Runner:
-    """Runs trials, or finds them finished in the log, and adds up what they cost."""
+def check_budget(settings: DimensionSettings, criterion: Criterion) -> None:
+    """Refuse a budget that is too small for the baseline and three runs.
 
-    def __init__(
-        self,
-        make: Callable[[Delta], ClassificationProblem],
-        training: Training,
-        log: ResultLog,
-        identity: dict,
-        on_run: Callable[[str, dict | None], Callable[[int, float], None] | None],
-    ) -> None:
-        self.make, self.training, self.log, self.identity, self.on_run = make, training, log, identity, on_run
-        self.passes = self.seconds = 0.0
-        self.runs = 0
-        self.curve: list[CurvePoint] = []
-
-    def score(self, delta: Delta, method: str, d: int, seed: int, rate: float) -> float:
-        """Return the test accuracy of one run; 0 for one that diverged."""
-        training = replace(self.training, learning_rate=rate, seed=seed)
-        config = {**self.identity, **delta.specification(), "training": training.to_dict()}
-        row = self.log.find(config)
-        result = row["result"] if row else self._run(delta, training, config, f"{method} d={d} lr={rate:g}")
-        self.runs += 1
-        self.passes += result["passes"]
-        self.seconds += result["seconds"]
-        self.curve.append(
-            CurvePoint(
-                d, method, seed, result["train_loss"], result["train_accuracy"], result["test_accuracy"]
-            )
+    Raises:
+        ValueError: for it.
+    """
+    baselines = 0 if criterion.baseline else len(BASELINE_RATES)
+    least = baselines + _LEAST_TRIALS
+    if settings.runs < least:
+        raise ValueError(
+            f"runs={settings.runs}: must be at least {least} training runs: {baselines} for the baseline, "
+            f"{_LEAST_TRIALS} for subspaces."
         )
-        return result["test_accuracy"] or 0.0
-
-    def _run(self, delta: Delta, training: Training, config: dict, title: str) -> dict:
-        problem = self.make(delta)
-        outcome = train(problem, training, on_step=self.on_run(title, None))
-        result = {
-            "status": outcome.status,
-            "train_loss": outcome.train_loss,
-            "train_accuracy": outcome.train_accuracy,
-            "test_accuracy": outcome.test["accuracy"] if outcome.test else None,
-            "test_loss": outcome.test["loss"] if outcome.test else None,
-            "movement": outcome.movement if math.isfinite(outcome.movement) else None,
-            "passes": outcome.passes,
-            "seconds": outcome.seconds,
-        }
-        self.log.append(config, result)
-        self.on_run(title, result)
-        return result
 
 
 def measure(
-    make: Callable[[Delta], ClassificationProblem],
-    full: Delta,
-    subspace: Callable[[int, int], Delta],
+    setup: Setup,
     criterion: Criterion,
-    training: Training,
+    settings: DimensionSettings,
     *,
-    log: ResultLog,
-    identity: dict,
-    guess: float | None,
-    learning_rate: float | None,
-    runs: float,
-    precision: float,
-    on_run: Callable[[str, dict | None], Callable[[int, float], None] | None],
+    guess: float | None = None,
+    learning_rate: float | None = None,
+    log: ResultLog | None = None,
+    on_run: OnRun | None = None,
+    on_point: Callable[[CurvePoint], None] | None = None,
 ) -> MeasuredDimension:
     """Search for d90 by training: baseline, learning rate, then the dimensions that decide.
 
@@ -125,85 +85,80 @@ def measure(
     of P allows. Every dimension tried has a seed of its own for the subspace and the data order.
 
     Args:
-        make: delta ↦ problem, on one backbone, task and head.
-        full: full fine-tuning.
-        subspace: (d, seed) ↦ subspace delta.
+        setup: of a classification task.
         criterion: what counts as solved.
-        training: step budget and batch size.
-        log: where finished runs are, and go.
-        identity: what, beside delta and training, makes a run the same: model, task, head.
+        settings: projection, scope, step budget and when to stop.
         guess: where to start (the prediction).
         learning_rate: of δ, to try first.
-        runs: budget, in training runs.
-        precision: stop when the 90 % interval is within ± this.
-        on_run: called before a run with (title, None), it returns the run's `on_step`; called after it with
-            (title, result).
+        log: where finished runs are, and go.
+        on_run: called before a run with its title, it returns the run's `on_step`.
+        on_point: called with each point of the curve.
 
     Raises:
-        ValueError: if the budget is too small for the baseline and three runs.
+        ValueError: as `check_budget`.
     """
-    problem = make(full)
-    test, chance = len(problem.test), problem.task.chance
-    full_run = training.steps * training.batch_size * (FORWARD + BACKWARD) + FORWARD * test
-    baselines = BASELINE_RATES if criterion.baseline is None else ()
-    least = len(baselines) + _LEAST_TRIALS
-    if runs < least:
-        raise ValueError(
-            f"runs={runs}: must be at least {least} training runs: {len(baselines)} for the baseline, "
-            f"{_LEAST_TRIALS} for subspaces."
-        )
-    began = time.perf_counter()
-    frozen = problem.evaluate(full.initial(), problem.test)["accuracy"]
-    problem.restore()
-    runner = _Runner(make, training, log, identity, on_run)
-    runner.passes += FORWARD * test
-    runner.seconds += time.perf_counter() - began
-    runner.curve.append(CurvePoint(0, "frozen", training.seed, None, None, frozen))
-    seed = training.seed
-    scores = [runner.score(full, "baseline", full.size, seed + i, rate) for i, rate in enumerate(baselines)]
-    baseline = max(scores, default=criterion.baseline or 0.0)
-    level = criterion.level(baseline, chance)
-
-    def finish(d90: DimensionEstimate, rate: float) -> MeasuredDimension:
-        return MeasuredDimension(
-            d90,
-            level,
-            baseline,
-            frozen,
-            rate,
-            runner.curve,
-            runner.passes,
-            runner.passes / full_run,
-            runner.seconds,
-        )
-
+    check_budget(settings, criterion)
+    training = settings.training(setup.seed)
+    full = setup.delta("full", scope=settings.scope)
+    problem = setup.classification(full, check=False)
+    trials = Trials(setup, training, log=log, on_run=on_run, on_point=on_point)
+    frozen = trials.frozen(problem)
+    baseline = criterion.baseline or max(
+        trials.score(full, "baseline", setup.seed + i, rate) for i, rate in enumerate(BASELINE_RATES)
+    )
+    level = criterion.level(baseline, setup.task.chance)
     rates = sorted(LEARNING_RATES, key=lambda r: r != learning_rate)
     if frozen >= level:
         status = f"the frozen model reaches {frozen:.3f} already, the level is {level:.3f}"
-        return finish(DimensionEstimate(0.0, 0.0, 0.0, status), rates[0])
-    noise = _PAIRED * math.sqrt(max(level * (1 - level), 0.01) / test)
-    search = DimensionSearch(
-        log_grid(1, min(full.size, _MAX_DIMENSION), ratio=2**0.125),
-        level,
-        floor=min(frozen, level - 1e-3),
-        ceiling=max(baseline, level + 1e-3),
-        noise=noise,
-        level_noise=criterion.fraction if baselines else 0.0,
-        guess=guess,
+        d90, rate = DimensionEstimate(0.0, 0.0, 0.0, status), rates[0]
+    else:
+        test = len(problem.test)
+        search = DimensionSearch(
+            log_grid(1, min(full.size, _MAX_DIMENSION), ratio=2**0.125),
+            level,
+            floor=min(frozen, level - 1e-3),
+            ceiling=max(baseline, level + 1e-3),
+            noise=_PAIRED * math.sqrt(max(level * (1 - level), 0.01) / test),
+            level_noise=0.0 if criterion.baseline else criterion.fraction,
+            guess=guess,
+        )
+        d90, rate = _searched(search, trials, settings, rates)
+    run = training.steps * training.batch_size * (FORWARD + BACKWARD) + FORWARD * len(problem.test)
+    return MeasuredDimension(
+        d90=d90,
+        level=level,
+        baseline=baseline,
+        frozen=frozen,
+        learning_rate=rate,
+        curve=trials.curve,
+        passes=trials.passes,
+        full_runs=trials.passes / run,
+        seconds=trials.seconds,
     )
+
+
+def _searched(
+    search: DimensionSearch, trials: Trials, settings: DimensionSettings, rates: list[float]
+) -> tuple[DimensionEstimate, float]:
+    """Return d90 within the budget of runs, and the rate of δ that was better at the first dimension."""
+
+    def score(d: int, rate: float) -> float:
+        seed = trials.training.seed + len(search.trials)
+        how = {"projection": settings.projection, "scope": settings.scope, "seed": seed}
+        return trials.score(trials.setup.delta("subspace", d=d, **how), "measure", seed, rate)
+
     d = search.propose()
-    tried = {rate: runner.score(subspace(d, seed), "measure", d, seed, rate) for rate in rates}
+    tried = {rate: score(d, rate) for rate in rates}
     rate = max(tried, key=lambda r: tried[r])
     search.tell(d, tried[rate])
     d90 = search.estimate()
-    while runner.runs + 1 <= runs:  # every run has the same step budget: one is one full-run equivalent
-        if len(search.trials) >= _LEAST_TRIALS and d90.width <= precision:
+    while trials.count + 1 <= settings.runs:  # every run has the same step budget
+        if len(search.trials) >= _LEAST_TRIALS and d90.width <= settings.precision:
             break
-        d, trial = search.propose(), len(search.trials)
-        search.tell(d, runner.score(subspace(d, seed + trial), "measure", d, seed + trial, rate))
+        d = search.propose()
+        search.tell(d, score(d, rate))
         d90 = search.estimate()
-    if d90.value is not None and d90.width > precision:
-        d90 = replace(
-            d90, status=f"{d90.status}; ±{precision:.0%} not met within {runs:g} full runs: raise `runs`"
-        )
-    return finish(d90, rate)
+    if d90.value is not None and d90.width > settings.precision:
+        unmet = f"±{settings.precision:.0%} not met within {settings.runs:g} full runs: raise `runs`"
+        d90 = replace(d90, status=f"{d90.status}; {unmet}")
+    return d90, rate

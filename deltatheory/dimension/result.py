@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from deltatheory.dimension.criterion import DimensionEstimate
-from deltatheory.results import write_atomically, write_json
+from deltatheory.results import Result
 
 __all__ = ["CurvePoint", "DimensionResult"]
 
@@ -34,7 +33,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class DimensionResult:
+class DimensionResult(Result):
     """d90 predicted and measured, the curves behind them, and what they cost.
 
     Attributes:
@@ -70,40 +69,10 @@ class DimensionResult:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of `result.json`."""
-        d90 = {
-            name: interval.to_dict()
-            for name, interval in (("predicted", self.predicted), ("measured", self.measured))
-            if interval is not None
-        }
+        """Return the content of `result.json`: both estimates under "d90", the size under its symbol "D"."""
+        values = super().to_dict()
+        d90 = {name: values.pop(name) for name in ("predicted", "measured")}
         return {
-            "d90": d90,
-            "level": self.level,
-            "baseline": self.baseline,
-            "chance": self.chance,
-            "frozen": self.frozen,
-            "D": self.size,
-            "curve": [vars(point) for point in self.curve],
-            "passes": self.passes,
-            "full_runs": self.full_runs,
-            "seconds": self.seconds,
-            "diagnostics": self.diagnostics,
-            "settings": self.settings,
-            "provenance": self.provenance,
+            "d90": {name: estimate for name, estimate in d90.items() if estimate is not None},
+            **{"D" if name == "size" else name: value for name, value in values.items()},
         }
-
-    def plot(self) -> Any:
-        """Return a matplotlib figure: accuracy against d, predicted and measured, with both d90."""
-        from deltatheory.report import dimension_figure
-
-        return dimension_figure(self)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `result.json` and `report.html` into a folder, atomically; return the page's path."""
-        from deltatheory.report import dimension_page
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "result.json", self.to_dict())
-        write_atomically(folder / "report.html", dimension_page(self))
-        return folder / "report.html"

@@ -36,6 +36,9 @@ def log_grid(low: int, high: int, ratio: float = 2**0.25) -> list[int]:
 
     Raises:
         ValueError: for low < 1, high < low, or ratio <= 1.
+
+    >>> log_grid(1, 16, ratio=2.0)
+    [1, 2, 4, 8, 16]
     """
     if not 1 <= low <= high:
         raise ValueError(f"low={low}, high={high}: must satisfy 1 <= low <= high.")

@@ -40,7 +40,11 @@ _LISTED = 12  # entries of a list that the page shows
 
 
 def count(value: float | int | None) -> str:
-    """Write a dimension or a number of passes so that it is read at a glance: 190, 12 400, 10.6 M."""
+    """Write a dimension or a number of passes so that it is read at a glance.
+
+    >>> count(190), count(10_646_784), count(0.126), count(None)
+    ('190', '10.6 M', '0.13', '–')
+    """
     if value is None:
         return "–"
     value = float(f"{value:.3g}" if abs(value) >= 10 else f"{value:.2g}")
@@ -51,7 +55,11 @@ def count(value: float | int | None) -> str:
 
 
 def whole(number: int) -> str:
-    """Write a whole number in full, in groups of three: 10 646 784."""
+    """Write a whole number in full, in groups of three.
+
+    >>> whole(10_646_784) == "10 646 784".replace(" ", "\N{NARROW NO-BREAK SPACE}")
+    True
+    """
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
@@ -121,7 +129,7 @@ def render(template: str, folder: Path | None = None, **values: Any) -> str:
 
     here = [FileSystemLoader(folder)] if folder else []
     environment = Environment(
-        loader=ChoiceLoader([*here, PackageLoader("deltatheory")]),
+        loader=ChoiceLoader([*here, PackageLoader("deltatheory.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,122 @@
+"""Accuracy of linearized runs against the dimension of their subspaces, and where it crosses a level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from deltatheory.dimension.criterion import Criterion
+from deltatheory.dimension.result import CurvePoint
+from deltatheory.linearization.subspace_training import kernel_root, random_subspaces, train_linearized
+from deltatheory.linearization.tangent import TangentRows
+from deltatheory.training.trainer import Training
+
+__all__ = ["LEARNING_RATES", "CrossFittedRuns", "Crossing", "cross_fit", "level_crossing"]
+
+# Rates for δ under an isometric P: with unit-norm columns one serves all d near d90.
+LEARNING_RATES = (0.3, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFittedRuns:
+    """Runs at one learning rate, in which every example is held out once.
+
+    Attributes:
+        solved: shape (dimensions, n): whether each example was solved by the run that it was held out of.
+        movement: shape (dimensions,), ‖δ‖ at the end, mean over the folds.
+        points: one row a run.
+    """
+
+    solved: np.ndarray
+    movement: np.ndarray
+    points: list[CurvePoint]
+
+
+def cross_fit(
+    features: TangentRows,
+    parts: Sequence[tuple[list[int], list[int]]],
+    grid: Sequence[int],
+    training: Training,
+) -> dict[float, CrossFittedRuns]:
+    """Return the cross-fitted runs of each of `LEARNING_RATES`, in the same subspaces.
+
+    Args:
+        features: rows of J and where the runs start.
+        parts: (kept, held out) for each fold; every fold has a subspace of its own for each dimension.
+        grid: dimensions.
+        training: the budget of a run; its seed is that of the first fold.
+    """
+    square_root = kernel_root(features)
+    runs = {
+        rate: CrossFittedRuns(np.zeros((len(grid), len(features.start))), np.zeros(len(grid)), [])
+        for rate in LEARNING_RATES
+    }
+    for k, (kept, held) in enumerate(parts):
+        order = kept + held
+        start = features.start.subset(order)
+        for i, d in enumerate(grid):
+            seed = training.seed + 1000 * k + i
+            jacobian = random_subspaces(square_root[order], features.size, d, 1, seed=seed)
+            for rate, found in runs.items():
+                schedule = replace(training, seed=training.seed + k, learning_rate=rate)
+                run = train_linearized(start, jacobian, schedule, train=len(kept))
+                right = start.solved(run.logits)[0].double().cpu().numpy()
+                found.solved[i, held] = right[len(kept) :]
+                found.movement[i] += float(run.delta.norm()) / len(parts)
+                found.points.append(
+                    CurvePoint(
+                        d=d,
+                        method="predict",
+                        seed=training.seed + k,
+                        train_loss=float(run.train_loss[0]),
+                        train_metric=float(right[: len(kept)].mean()),
+                        test_metric=float(right[len(kept) :].mean()),
+                    )
+                )
+    return runs
+
+
+class Crossing(NamedTuple):
+    """Where a curve reaches its level.
+
+    Attributes:
+        log_d: ln d90; that of the last dimension where the level is not reached.
+        level: the score to reach.
+        baseline: the score that the level is a share of.
+    """
+
+    log_d: float
+    level: float
+    baseline: float
+
+
+def level_crossing(solved: np.ndarray, grid: Sequence[int], criterion: Criterion, chance: float) -> Crossing:
+    """Return where one set of held-out judgements crosses the level, by a monotone fit.
+
+    Args:
+        solved: shape (len(grid), n): what counts as solved at each dimension, or scores of n folds.
+        grid: dimensions, increasing.
+        criterion: with the score at the last dimension for its baseline, where it has none.
+        chance: majority rate, for a corrected criterion.
+
+    >>> scores = np.array([[0.0], [0.5], [1.0]])  # 0.75 lies in the middle of d = 4 and 16
+    >>> crossing = level_crossing(scores, [1, 4, 16], Criterion(fraction=0.75), chance=0.0)
+    >>> round(math.exp(crossing.log_d), 9), crossing.level
+    (8.0, 0.75)
+    """
+    score = isotonic_regression(solved.mean(1)).x
+    baseline = criterion.baseline or float(score[-1])
+    level = criterion.level(baseline, min(chance, baseline))
+    above = np.flatnonzero(score >= level)
+    if not len(above):  # a given baseline may lie out of reach
+        return Crossing(math.log(grid[-1]), level, baseline)
+    i = int(above[0])
+    if i == 0:
+        return Crossing(0.0, level, baseline)
+    share = (level - score[i - 1]) / (score[i] - score[i - 1])
+    return Crossing(float(np.log(grid[i - 1]) + share * np.log(grid[i] / grid[i - 1])), level, baseline)

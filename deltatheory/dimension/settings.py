@@ -1,0 +1,52 @@
+"""How d90 is predicted and searched for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deltatheory.deltas.subspace import SCOPES
+from deltatheory.projections import make_projection
+from deltatheory.training.trainer import Training
+
+__all__ = ["DimensionSettings"]
+
+
+@dataclass(frozen=True)
+class DimensionSettings:
+    """Which subspaces, how many steps, and when to stop.
+
+    Attributes:
+        projection: a key of `deltatheory.projections.PROJECTIONS`: how measured subspaces are drawn.
+        scope: "blocks" or "all": which parameters θ are.
+        steps: optimizer steps of every run; part of the result.
+        batch_size: examples a step.
+        runs: budget of the measured search in training runs of the full step budget, baseline and check of
+            the learning rate included.
+        precision: the search stops when the 90 % interval is within ± this.
+        burn_in: steps of full fine-tuning before the network is linearized; 0 predicts before any training.
+
+    Raises:
+        ValueError: for an unknown projection or scope, or a number out of range.
+    """
+
+    projection: str = "hashed"
+    scope: str = "blocks"
+    steps: int = 120
+    batch_size: int = 32
+    runs: float = 6.0
+    precision: float = 0.25
+    burn_in: int = 0
+
+    def __post_init__(self) -> None:
+        make_projection(self.projection, 1, 1, seed=0)
+        self.training(seed=0)
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope={self.scope!r}: allowed are {', '.join(SCOPES)}.")
+        if not self.precision > 0:
+            raise ValueError(f"precision={self.precision}: must be above 0.")
+        if self.burn_in < 0:
+            raise ValueError(f"burn_in={self.burn_in}: must be at least 0.")
+
+    def training(self, seed: int) -> Training:
+        """Return the budget of one run; its learning rate is found."""
+        return Training(steps=self.steps, batch_size=self.batch_size, seed=seed)

@@ -1,0 +1,118 @@
+"""Training runs of one search: what a log has is not run again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from deltatheory.deltas import Delta
+from deltatheory.dimension.result import CurvePoint
+from deltatheory.problems import ClassificationProblem, Setup
+from deltatheory.results import ResultLog
+from deltatheory.training.trainer import Training, train
+
+__all__ = ["OnRun", "Trials", "identity"]
+
+OnRun = Callable[[str], Callable[[int, float], None] | None]
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    """Return what, beside delta and training, makes a run the same: model, task and head."""
+    return {
+        "model": setup.backbone.provenance,
+        "task": {"name": setup.task.name, **setup.task.provenance},
+        "head": setup.head.kind,
+        "max_length": setup.max_length,
+    }
+
+
+class Trials:
+    """Runs trials, or finds them finished in the log, and adds up what they cost.
+
+    Args:
+        setup: backbone, task and head of all trials.
+        training: step budget and batch size.
+        log: where finished runs are, and go.
+        on_run: called before a run with its title, it returns the run's `on_step`.
+        on_point: called with each point of the curve.
+
+    Attributes:
+        curve: one row a run, the frozen model first.
+        passes: forward-equivalents.
+        seconds: time taken by the runs, repeated ones not counted twice.
+        count: training runs.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        training: Training,
+        *,
+        log: ResultLog | None = None,
+        on_run: OnRun | None = None,
+        on_point: Callable[[CurvePoint], None] | None = None,
+    ) -> None:
+        self.setup, self.training, self.log = setup, training, log
+        self.on_run, self.on_point = on_run, on_point
+        self.curve: list[CurvePoint] = []
+        self.passes = self.seconds = 0.0
+        self.count = 0
+
+    def frozen(self, problem: ClassificationProblem) -> float:
+        """Return the test accuracy at δ = 0."""
+        began, before = time.perf_counter(), problem.passes
+        accuracy = problem.evaluate(problem.delta.initial(), problem.test)["accuracy"]
+        problem.restore()
+        self.passes += problem.passes - before
+        self.seconds += time.perf_counter() - began
+        self._add(CurvePoint(0, "frozen", self.training.seed, None, None, accuracy))
+        return accuracy
+
+    def score(self, delta: Delta, method: str, seed: int, rate: float) -> float:
+        """Return the test accuracy of one run; 0 for one that diverged.
+
+        Args:
+            delta: what is trained.
+            method: "measure" or "baseline".
+            seed: of the data order.
+            rate: the learning rate.
+        """
+        training = replace(self.training, learning_rate=rate, seed=seed)
+        config = {**identity(self.setup), **delta.specification(), "training": training.to_dict()}
+        row = None if self.log is None else self.log.find(config)
+        if row is not None:
+            result = row["result"]
+        else:
+            on_step = self.on_run and self.on_run(f"{method} d={delta.size} lr={rate:g}")
+            result = self._run(delta, training, on_step)
+            if self.log is not None:
+                self.log.append(config, result)
+        self.count += 1
+        self.passes += result["passes"]
+        self.seconds += result["seconds"]
+        losses = result["train_loss"], result["train_accuracy"], result["test_accuracy"]
+        self._add(CurvePoint(delta.size, method, seed, *losses))
+        return result["test_accuracy"] or 0.0
+
+    def _add(self, point: CurvePoint) -> None:
+        self.curve.append(point)
+        if self.on_point:
+            self.on_point(point)
+
+    def _run(
+        self, delta: Delta, training: Training, on_step: Callable[[int, float], None] | None
+    ) -> dict[str, Any]:
+        outcome = train(self.setup.classification(delta, check=False), training, on_step=on_step)
+        return {
+            "status": outcome.status,
+            "train_loss": outcome.train_loss,
+            "train_accuracy": outcome.train_accuracy,
+            "test_accuracy": outcome.test["accuracy"] if outcome.test else None,
+            "test_loss": outcome.test["loss"] if outcome.test else None,
+            "movement": outcome.movement if math.isfinite(outcome.movement) else None,
+            "passes": outcome.passes,
+            "seconds": outcome.seconds,
+        }
