@@ -47,7 +47,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict]
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})[_KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118
+            # Copies: in the file a tensor begins at any byte, and the last bits of a product depend on that.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, description  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         with path.open("rb") as stream:  # only now: the length that safetensors begins with may look like it
             start = stream.read(2)

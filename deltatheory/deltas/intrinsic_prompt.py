@@ -143,8 +143,11 @@ class IntrinsicPromptTuning(Delta):
             self.subspace = subspace
             centre, basis = subspace.centre, subspace.basis
         self.size, self.length = basis.shape[:2]
-        placed = {"device": backbone.device, "dtype": backbone.dtype}
-        self._start, self._basis = centre.to(**placed), basis.flatten(1).to(**placed)
+        # Fitted, drawn or read, in one layout and storage of its own: the last bits of a product depend on both.
+        self._start, self._basis = (
+            x.to(backbone.device, backbone.dtype, copy=True, memory_format=torch.contiguous_format)
+            for x in (centre, basis.flatten(1))
+        )
 
     def _random(self, d: int, length: int) -> tuple[Tensor, Tensor]:
         start = start_embeddings(self.backbone, start_tokens(self.backbone, length, self.start, self.seed))

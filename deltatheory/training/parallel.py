@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -30,12 +31,21 @@ def join(device: str) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
     try:
+        # Imported before there is a group: the defaults of its functions keep one alive beyond its end.
+        import torch.distributed.nn
         from accelerate import PartialState
     except ImportError as error:
         raise ImportError(
             "several processes for one model need accelerate: pip install accelerate"
         ) from error
     PartialState(cpu=device == "cpu")
+    atexit.register(_part)
+
+
+def _part() -> None:
+    """End the process group: its threads free tensors, and to do so after Python has ended is an abort."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def processes() -> tuple[int, int]:
