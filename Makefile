@@ -1,19 +1,23 @@
 # make demo   predict and measure d90 of a real transformer on a real task; see runs/demo/report.html
 # make test   run the tests
 # make lint   ruff and pyright
-# Both make their own .venv first. PYTHON chooses the interpreter (3.11 or later). TORCH_INDEX chooses where torch
+# make test-portable   run the tests as on other processors, with one and two threads, hash seeds 0 and 1
+# All make their own .venv first. PYTHON chooses the interpreter (3.11 or later). TORCH_INDEX chooses where torch
 # comes from: https://download.pytorch.org/whl/cpu has the build without CUDA, ten times smaller on Linux.
 PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-portable lint install clean
 
 demo: install
 	$(BIN)/deltatheory dimension --steps 70 --out runs/demo
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+
+test-portable: install
+	$(BIN)/python tests/portable.py
 
 lint: .venv/.linters
 	$(BIN)/ruff check
