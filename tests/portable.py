@@ -1,15 +1,15 @@
-"""Run the suite as other processors would: `make test-portable`, or `python tests/portable.py [tests/PART ...]`.
+"""Run the suite as on other processors: `make test-portable`, or `python tests/portable.py [tests/PART ...]`.
 
-What a processor changes is the kernels that libraries choose, and with them the last bits of sums; threads cut
-sums into parts; the hash seed orders sets of strings. Six runs cover every pair of
+A processor decides which kernels the libraries choose, and with them the last bits of a sum; threads cut sums
+into parts; the hash seed orders sets of strings. Six runs cover every pair of
 
     kernels    of SSE (no fused multiply-add), of AVX2, and those that the libraries choose here
     threads    1 and 2
     hash seed  0 and 1
 
-and one more has products that round by where their factors lie (`layout_sensitive.py`), which finds equal bits
-asked of unequal layouts on any processor. One line each; what failed is in `runs/portable/`. Half an hour on two
-cores.
+and in one more, products round by where their factors lie (`layout_sensitive.py`): it finds equal bits
+that are asked of unequal layouts, on any processor. Each run says one line; what failed is in
+`runs/portable/`. The whole takes about 40 minutes on two cores.
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ def join(device: str) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
     try:
-        # Imported before there is a group: the defaults of its functions keep one alive beyond its end.
-        import torch.distributed.nn
+        import torch.distributed.nn  # noqa: F401 - before there is a group, or its defaults keep one alive
         from accelerate import PartialState
     except ImportError as error:
         raise ImportError(
