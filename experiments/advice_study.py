@@ -59,10 +59,10 @@ def run(
     """Advise on and train tasks one after the other."""
     import torch
 
-    from deltatheory.advice.ranking import CANDIDATES, advise
+    from deltatheory.advice import CANDIDATES, advise
     from deltatheory.backbones import load_backbone
     from deltatheory.deltas import make_delta
-    from deltatheory.problems import ClassificationProblem
+    from deltatheory.problems import ClassificationProblem, Setup
     from deltatheory.problems.heads import make_head
     from deltatheory.results import ResultLog, write_json
     from deltatheory.tasks import load_task
@@ -79,7 +79,7 @@ def run(
         if len(task.dev) > 300:
             task = replace(task, dev=task.dev.subset(range(300)))
         if not (folder / "advice.json").exists():
-            advise(backbone, task, steps=steps, batch_size=batch_size).save(folder)
+            advise(Setup(backbone, task), steps=steps, batch_size=batch_size).save(folder)
         log = ResultLog(folder / "trials.jsonl")
         head = make_head("label-words", backbone, task, max_length=64)
 

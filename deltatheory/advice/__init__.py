@@ -1,5 +1,7 @@
 """Which delta a task needs, before any training."""
 
-from deltatheory.advice.ranking import CANDIDATES, Advice, Candidate, Estimate, advise
+from deltatheory.advice.candidates import CANDIDATES, Candidate
+from deltatheory.advice.ranking import advise
+from deltatheory.advice.result import Advice, Estimate
 
 __all__ = ["CANDIDATES", "Advice", "Candidate", "Estimate", "advise"]

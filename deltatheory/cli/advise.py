@@ -45,9 +45,11 @@ def advise(
     with errors_in_one_line():
         from tqdm import tqdm
 
-        from deltatheory.advice.ranking import CANDIDATES, Candidate
-        from deltatheory.advice.ranking import advise as compare
+        from deltatheory.advice import CANDIDATES, Candidate
+        from deltatheory.advice import advise as compare
+        from deltatheory.problems import Setup
 
+        setup = Setup(model, task, head=head, max_length=max_length, seed=seed, device=device)
         given = [one.split() for one in candidate or []]
         with tqdm(desc="kernels", disable=not progress) as bar:
 
@@ -56,18 +58,13 @@ def advise(
                 bar.update(done - bar.n)
 
             advice = compare(
-                model,
-                task,
+                setup,
                 candidates=[Candidate(name, options_of(rest)) for name, *rest in given] or CANDIDATES,
                 max_parameters=max_parameters,
                 max_minutes=max_minutes,
                 steps=steps,
                 batch_size=batch_size,
                 examples=examples,
-                head=head,
-                max_length=max_length,
-                seed=seed,
-                device=device,
                 on_example=show,
             )
         advice.save(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltatheory.advice.ranking import Advice
+from deltatheory.advice.result import Advice
 from deltatheory.report.page import COLOURS, new_figure, plain_svg, style
 from deltatheory.report.registry import drawn, figure
 

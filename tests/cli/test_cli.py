@@ -18,11 +18,11 @@ from tiny_models import tiny
 from typer.testing import CliRunner
 
 import deltatheory.adapters.adapter
-import deltatheory.advice.ranking
+import deltatheory.advice
 import deltatheory.backbones
 import deltatheory.dimension
 from deltatheory import __version__
-from deltatheory.advice.ranking import Advice, Candidate, Estimate
+from deltatheory.advice import Advice, Candidate, Estimate
 from deltatheory.autodiff import DerivativeError
 from deltatheory.cli import app
 from deltatheory.cli.dimension import dimension as dimension_command
@@ -426,14 +426,15 @@ def test_bad_input_of_train_is_one_line(tiny_folder, tmp_path, options, named):
 def test_advice_comes_as_a_table_a_figure_and_numbers(monkeypatch, tmp_path):
     calls = []
 
-    def advise(model, task, **options):
-        calls.append({"model": model, "task": task, **options})
+    def advise(setup, **options):
+        calls.append({"setup": setup, **options})
         return ADVICE
 
-    monkeypatch.setattr(deltatheory.advice.ranking, "advise", advise)
+    monkeypatch.setattr(deltatheory.advice, "advise", advise)
     given = "--model m --task t --max-parameters 1000 --steps 7 --examples 9 --seed 4 --no-progress"
     result = run("advise", *given.split(), "--candidate", "lora r=2", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
+    assert repr(calls[0]["setup"]) == repr(Setup("m", "t", seed=4))
     assert calls[0]["candidates"] == [Candidate("lora", {"r": 2})]
     assert (calls[0]["max_parameters"], calls[0]["steps"], calls[0]["examples"]) == (1000, 7, 9)
     assert re.search(r"lora r=2 +0.900 +0.800–0.950 +1,024 +0.01", result.output)

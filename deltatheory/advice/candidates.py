@@ -1,0 +1,46 @@
+"""What is compared: methods with their sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["CANDIDATES", "Candidate"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method with its size.
+
+    Attributes:
+        method: key in `deltatheory.deltas.DELTAS`.
+        options: the arguments of its class.
+    """
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Return method and options in one line.
+
+        >>> Candidate("lora", {"r": 8}).label
+        'lora r=8'
+        """
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.options.items())])
+
+
+CANDIDATES = (
+    Candidate("layernorm"),
+    Candidate("bitfit"),
+    Candidate("ia3"),
+    Candidate("prefix", {"length": 4, "gate": "values"}),
+    Candidate("prefix", {"length": 16, "gate": "values"}),
+    Candidate("lora", {"r": 1}),
+    Candidate("lora", {"r": 8}),
+    Candidate("lora", {"r": 8, "targets": ["all-linear"]}),
+    Candidate("adapter", {"bottleneck": 8}),
+    Candidate("adapter", {"bottleneck": 32}),
+    Candidate("full"),
+)

@@ -1,0 +1,76 @@
+"""What advice came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from deltatheory.advice.candidates import Candidate
+from deltatheory.results import Result, write_json
+
+__all__ = ["Advice", "Estimate"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What to expect of one candidate.
+
+    Attributes:
+        method: its method.
+        options: its size.
+        score: predicted accuracy after training, with the best regularization.
+        low: 5 % quantile.
+        high: 95 % quantile.
+        parameters: tuned numbers.
+        optimizer_bytes: gradient and AdamW state.
+        seconds_per_step: of one training step with the given batch, as measured here.
+        within_budget: whether it keeps to the budget.
+    """
+
+    method: str
+    options: dict[str, Any]
+    score: float
+    low: float
+    high: float
+    parameters: int
+    optimizer_bytes: int
+    seconds_per_step: float
+    within_budget: bool
+
+    @property
+    def label(self) -> str:
+        """Return method and options in one line."""
+        return Candidate(self.method, self.options).label
+
+
+@dataclass(frozen=True)
+class Advice(Result):
+    """Candidates, the most promising first, and what the ranking rests on.
+
+    Attributes:
+        ranked: estimates; those outside the budget come last.
+        frozen: accuracy of the frozen model on the kernel's examples.
+        winner: label of the first one within the budget; `None` where nothing is.
+        adapter_config: for a LoRA winner, what `peft` loads: ranks and targets from the per-module kernel.
+        findings: sentences: what is not known, and why.
+        passes: forward-equivalents.
+        seconds: time taken.
+        provenance: model, task, versions, seed, commit.
+    """
+
+    FILE: ClassVar[str] = "advice.json"
+
+    ranked: list[Estimate]
+    frozen: float
+    winner: str | None
+    adapter_config: dict[str, Any] | None
+    findings: list[str]
+    passes: float
+    seconds: float
+    provenance: dict[str, Any]
+
+    def save_beside(self, folder: Path) -> None:
+        """Write `adapter_config.json` for a LoRA winner."""
+        if self.adapter_config:
+            write_json(folder / "adapter_config.json", self.adapter_config)
