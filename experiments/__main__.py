@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +13,12 @@ from deltatheory.cli.common import errors_in_one_line, options_of
 from deltatheory.results import ResultLog
 from deltatheory.results import merge as merge_logs
 from deltatheory.tasks.task import Kind
-from experiments.kinds import Environment
+from experiments.environment import Environment
 from experiments.page import write_overview, write_page
 from experiments.runner import LOG, Accelerated, Cluster, Engine, Local, collect
 from experiments.runner import run as run_study
 from experiments.scope import Scope, choose_tasks
-from experiments.studies import GENERATION, STUDIES
+from experiments.studies import STUDIES, studies_of
 from experiments.trial import Known
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
@@ -83,21 +83,20 @@ def run(
             typer.echo(f"  {left} trials are missing" if left else "  all trials have run")
         if isinstance(engine, Accelerated):
             engine.dismiss()
-    report(name, out)
+    _write_pages(named, out)
 
 
 @app.command()
-def report(name: str, out: Out = RESULTS) -> None:
+def report(
+    name: Annotated[str, typer.Argument(help="A study, or 'all' that have a page.")], out: Out = RESULTS
+) -> None:
     """Make the page of a study, its table and its numbers, from the log alone."""
     if not (out / "scope.json").exists():
         raise typer.BadParameter(f"out={str(out)!r}: holds no scope.json; nothing has been run there.")
-    scope = Scope.read(out / "scope.json")
-    named = _named(name, scope)
-    collect(out)
-    known = Known.read(ResultLog(out / LOG))
-    for study in named:
-        typer.echo(f"{study}: {write_page(study, STUDIES[study], scope, known, out)}")
-    write_overview(out)
+    named = _named(name, Scope.read(out / "scope.json"))
+    if name == "all":
+        named = [study for study in named if (out / study / "result.json").exists()]
+    _write_pages(named, out)
 
 
 @app.command()
@@ -117,8 +116,16 @@ def list_studies() -> None:
         typer.echo(f"{name}: {study.CLAIM} ({study.SOURCE})")
 
 
+def _write_pages(named: Iterable[str], out: Path) -> None:
+    collect(out)
+    scope, known = Scope.read(out / "scope.json"), Known.read(ResultLog(out / LOG))
+    for study in named:
+        typer.echo(f"{study}: {write_page(study, STUDIES[study], scope, known, out)}")
+    write_overview(out)
+
+
 def _named(name: str, scope: Scope) -> list[str]:
-    known = list(GENERATION if scope.tasks[0].kind == "generation" else STUDIES)
+    known = list(studies_of(scope.tasks[0].kind))
     if name != "all" and name not in known:
         raise typer.BadParameter(
             f"{name!r} is no study of {scope.tasks[0].kind} tasks; there are {', '.join(known)}, and 'all'."

@@ -77,6 +77,7 @@ def write_page(name: str, study: Any, scope: Scope, known: Known, folder: Path) 
         "study": name,
         "claim": study.CLAIM,
         "source": study.SOURCE,
+        "about": getattr(study, "ABOUT", ""),
         **{key: getattr(findings, key) for key in ("verdict", "ran", "found")},
         "numbers": _without_nan(findings.numbers),
         "tables": _without_nan([asdict(table) for table in findings.tables]),
@@ -88,6 +89,7 @@ def write_page(name: str, study: Any, scope: Scope, known: Known, folder: Path) 
         f"Claim: {study.CLAIM} ({study.SOURCE})",
         findings.ran,
         "\n".join(f"- {sentence}" for sentence in findings.found),
+        *([result["about"]] if result["about"] else []),
         *(table.markdown() for table in findings.tables),
     ]
     write_atomically(folder / name / "table.md", "\n\n".join(parts).rstrip() + "\n")

@@ -15,28 +15,15 @@ from threading import Thread
 from typing import Any, Protocol
 
 from deltatheory.results import ResultLog, merge
-from experiments.kinds import KINDS, Environment
+from experiments.environment import Environment
+from experiments.kinds import KINDS
 from experiments.scope import Scope
+from experiments.studies import Study
 from experiments.trial import Known, Trial
 
 LOG = "trials.jsonl"
 # What a trial may fail with; its row says why.
 FAILURES = (ValueError, RuntimeError, FloatingPointError, OSError, ImportError)
-
-
-class Study(Protocol):
-    """A module of `experiments.studies`: what it claims, what it runs, and what came out."""
-
-    CLAIM: str
-    SOURCE: str
-
-    def trials(self, scope: Scope, known: Known) -> Iterable[Trial]:
-        """Yield what can be run, given what is known; more may follow from that."""
-        ...
-
-    def findings(self, scope: Scope, known: Known) -> Any:
-        """Return what came out."""
-        ...
 
 
 class Engine(Protocol):
@@ -93,7 +80,7 @@ def _missing(study: Study, scope: Scope, log: ResultLog) -> list[Trial]:
 def execute(trial: Trial, place: Environment, log: ResultLog) -> dict[str, Any]:
     """Run one trial and write its row; of one that fails the row says why."""
     try:
-        result = KINDS[trial.kind](trial, place)
+        result = KINDS[trial.kind].run(trial, place)
     except FAILURES as error:
         result = {"error": f"{type(error).__name__}: {error}"}
     return log.append(trial.config, result)
@@ -180,7 +167,7 @@ class Accelerated(Local):
         place.start()
         while trial := self._hand(None):
             with suppress(*FAILURES):  # the first process writes why
-                KINDS[trial.kind](trial, place)
+                KINDS[trial.kind].run(trial, place)
 
     def dismiss(self) -> None:
         """Tell those that follow that there are no more trials."""

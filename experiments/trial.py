@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from deltatheory.results import ResultLog, configuration_hash
@@ -34,7 +34,7 @@ class Trial:
     @property
     def config(self) -> dict[str, Any]:
         """Return what the hash names, and the log keeps."""
-        return asdict(self)
+        return dict(vars(self))
 
     @property
     def hash(self) -> str:

@@ -4,9 +4,11 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from deltatheory.results import ResultLog
-from experiments.kinds import KINDS, Environment
+from experiments.environment import Environment
+from experiments.kinds import KINDS
 from experiments.page import Findings, Table
 from experiments.runner import LOG, Local, run
 from experiments.scope import Scope, TaskInfo
@@ -32,7 +34,7 @@ class Squares(Environment):
     """A place whose processes know the kinds of this module."""
 
     def start(self):
-        KINDS.update(square=square, root=root)
+        KINDS.update(square=SimpleNamespace(run=square), root=SimpleNamespace(run=root))
 
 
 def pair(task, seed, known, pause=0.0):

@@ -25,7 +25,7 @@ __all__ = ["advise"]
 
 _BOOTSTRAP = 500
 # Spread of logit(trained score) around logit(predicted score) that linearization leaves, beside sampling: so
-# wide that 90 % of the trained scores of experiments/results/advice lie in their intervals.
+# wide that 90 % of the trained scores of experiments/results/chosen/advice lie in their intervals.
 _MODEL_SPREAD = 1.45
 _TRUSTED_ERROR = 0.5
 

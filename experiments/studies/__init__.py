@@ -1,19 +1,55 @@
 """The studies, by name: each module says what it claims, yields its trials, and finds what came out."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from deltatheory.tasks.task import Kind
+from experiments.scope import Scope
 from experiments.studies import (
+    advice,
     combinations,
     convergence,
     dimension,
     efficiency,
+    feedback,
     performance,
+    places,
     prediction,
     pretraining,
     scale,
+    sharpness,
+    shortcuts,
+    solvers,
     subspace,
+    tightness,
     transfer,
 )
+from experiments.trial import Known, Trial
 
-STUDIES = {
+
+class Study(Protocol):
+    """A module of this package; it may also say `ABOUT`, a remark on its page, and `TASKS`, kinds of tasks.
+
+    Attributes:
+        CLAIM: what is judged.
+        SOURCE: who claims it.
+    """
+
+    CLAIM: str
+    SOURCE: str
+
+    def trials(self, scope: Scope, known: Known) -> Iterable[Trial]:
+        """Yield what can be run, given what is known; more may follow from that."""
+        ...
+
+    def findings(self, scope: Scope, known: Known) -> Any:
+        """Return what came out."""
+        ...
+
+
+STUDIES: dict[str, Study] = {
     module.__name__.rsplit(".", 1)[-1]: module
     for module in (
         performance,
@@ -26,7 +62,17 @@ STUDIES = {
         dimension,
         prediction,
         subspace,
+        sharpness,
+        shortcuts,
+        advice,
+        places,
+        solvers,
+        feedback,
+        tightness,
     )
 }
-# Those that need no labels: no kernel of margins, and no d90.
-GENERATION = ("performance", "convergence", "efficiency", "combinations")
+
+
+def studies_of(kind: Kind) -> dict[str, Study]:
+    """Return the studies that a kind of tasks has; those that say nothing need labels."""
+    return {name: one for name, one in STUDIES.items() if kind in getattr(one, "TASKS", ("classification",))}

@@ -30,6 +30,7 @@ CLAIM = (
     "generalization gap of single deltas is smaller than fine-tuning's and grows in combination"
 )
 SOURCE = "Ding et al. 2023, sections 4.2 and 4.3"
+TASKS = ("classification", "generation")
 SINGLE = {m.label: m for m in METHODS if m.label in ("adapter", "BitFit", "prompt")}
 FULL = next(m for m in METHODS if m.label == "fine-tuning")
 

@@ -28,6 +28,7 @@ CLAIM = (
     "decides it, not the number of parameters"
 )
 SOURCE = "Ding et al. 2023, section 4.1"
+TASKS = ("classification", "generation")
 ORDER = ("fine-tuning", "LoRA", "prefix", "prompt")
 LABELS = [method.label for method in METHODS]
 _GAIN = 0.03  # least gain of the dev score of which a share is looked for

@@ -21,6 +21,10 @@ CLAIM = (
     "pretrained model"
 )
 SOURCE = "Aghajanyan et al. 2021"
+ABOUT = (
+    "Two measurements of a task differ most where the level hardly lies above the frozen model, where no run "
+    "has reached it, and where few points of accuracy lie between many d."
+)
 FULL = next(m for m in METHODS if m.label == "fine-tuning")
 _RUNS = 6.0
 _LEAST = 10  # tasks with a d90 above 0 that a verdict needs

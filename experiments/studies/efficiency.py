@@ -19,6 +19,11 @@ from experiments.trial import Known, Trial
 
 CLAIM = "Deltas save time and memory of training, most of it the optimizer's state and the weights' gradients"
 SOURCE = "Ding et al. 2023, section 4.1"
+ABOUT = (
+    "The smallest backbones are so small that what every step costs beside the network hides what is saved, "
+    "and single times are those of a busy machine."
+)
+TASKS = ("classification", "generation")
 LABELS = [method.label for method in METHODS]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import mean
@@ -76,8 +76,8 @@ def frozen(model: str, task: TaskInfo) -> Trial:
 def tuned(scope: Scope, model: str, method: Method, known: Known) -> tuple[float | None, list[Trial]]:
     """Return the method's learning rate on a backbone, or `None` and the trials it still needs.
 
-    The rate is that with the best mean dev accuracy on the first calibration tasks of the draw, with the
-    first seed: from the middle of `RATES` down as long as that rises, or else up. All methods alike.
+    The rate is that with the best mean dev score on the first calibration tasks of the draw, with the first
+    seed: a `climb` from the middle of `RATES`. All methods alike.
     """
     key = "rate", scope, model, method.label
     if key in known.derived:
@@ -85,24 +85,43 @@ def tuned(scope: Scope, model: str, method: Method, known: Known) -> tuple[float
     half = [task for task in scope.tasks if task.half == "calibration"] or list(scope.tasks)
     tasks, seed = half[:_TUNING_TASKS], scope.seeds[0]
 
+    def at(rate: float) -> list[Trial]:
+        return [training(model, method, task, rate, seed) for task in tasks]
+
+    rate, missing = climb(RATES, _FIRST, at, known)
+    if rate is not None:
+        known.derived[key] = rate
+    return rate, missing
+
+
+def climb(
+    rates: Sequence[float], first: int, trials_at: Callable[[float], list[Trial]], known: Known
+) -> tuple[float | None, list[Trial]]:
+    """Return the rate at which the mean of the best dev scores stops rising, or `None` and what must run.
+
+    Args:
+        rates: in their order.
+        first: where the climb begins: down as long as the score rises, or else up.
+        trials_at: rate ↦ the trainings whose scores are averaged; one that has failed counts as 0.
+        known: results.
+    """
+
     def needed(i: int) -> list[Trial]:
-        trials = [training(model, method, task, RATES[i], seed) for task in tasks]
-        return [trial for trial in trials if known.get(trial) is None and known.error(trial) is None]
+        return [t for t in trials_at(rates[i]) if known.get(t) is None and known.error(t) is None]
 
     def score(i: int) -> float:
-        results = [known.get(training(model, method, task, RATES[i], seed)) for task in tasks]
+        results = [known.get(trial) for trial in trials_at(rates[i])]
         return mean(max((row[1] for row in r["dev"]), default=0.0) if r else 0.0 for r in results)
 
-    at = _FIRST
+    at = first
     for step in (-1, 1):
-        while 0 <= at + step < len(RATES):
+        while 0 <= at + step < len(rates):
             if missing := needed(at) + needed(at + step):
                 return None, missing
             if score(at + step) <= score(at):
                 break
             at += step
-    known.derived[key] = RATES[at]
-    return RATES[at], []
+    return rates[at], []
 
 
 def grid(scope: Scope, methods: Iterable[Method], known: Known) -> Iterator[Trial]:

@@ -28,6 +28,7 @@ from experiments.trial import Known, Trial
 
 CLAIM = "On average fine-tuning > LoRA > adapter > prefix > prompt; single tasks differ"
 SOURCE = "Ding et al. 2023, section 4.1"
+TASKS = ("classification", "generation")
 ORDER = ("fine-tuning", "LoRA", "adapter", "prefix", "prompt")
 LABELS = [method.label for method in METHODS]
 

@@ -29,6 +29,10 @@ CLAIM = (
     "falls"
 )
 SOURCE = "Ding et al. 2023, section 4.4; Aghajanyan et al. 2021"
+ABOUT = (
+    "By as many tokens the largest backbone is not pretrained better than the one before it, of a quarter of "
+    "its size (the cards of both say how well)."
+)
 METHODS_HERE = (
     *(m for m in METHODS if m.label in ("fine-tuning", "LoRA", "adapter", "prefix")),
     Method("last layer", "last-layers:1"),

@@ -13,6 +13,7 @@ from squares import SCOPE, Squares, Study, pair, results
 
 from deltatheory.results import ResultLog, merge
 from experiments.__main__ import app
+from experiments.kinds import KINDS
 from experiments.page import write_overview, write_page
 from experiments.runner import LOG, Cluster, Local, collect, run
 from experiments.scope import Scope, TaskInfo, choose_tasks
@@ -244,11 +245,20 @@ def test_bad_arguments_are_told_in_one_line(arguments, said):
     assert said in outcome.output
 
 
-def test_every_study_speaks_of_an_empty_log():
-    for study in STUDIES.values():
-        findings = study.findings(SCOPE, Known([]))
-        assert findings.verdict == "undecided"
-        assert findings.found  # the overview shows the first sentence
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("models", [("line",), ("minilm", "gpt-1M", "gpt-0.3M")])
+def test_a_study_begins_with_an_empty_log(name, models, tmp_path):
+    """Its trials have names of their own, and its page says that nothing is known."""
+    scope, known = replace(SCOPE, models=models), Known([])
+    trials = list(STUDIES[name].trials(scope, known))
+    distinct = {json.dumps(trial.config, sort_keys=True) for trial in trials}
+    assert len({trial.hash for trial in trials}) == len(distinct)
+    assert all(trial.kind in KINDS and trial.model.startswith(models) for trial in trials)
+    assert write_page(name, STUDIES[name], scope, known, tmp_path) == "undecided"
+    page = json.loads((tmp_path / name / "result.json").read_text())
+    assert page["found"]  # the overview shows the first sentence
+    assert not page["numbers"]
+    assert page["claim"] in (tmp_path / name / "table.md").read_text()
 
 
 @pytest.mark.parametrize(

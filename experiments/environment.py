@@ -1,0 +1,107 @@
+"""Where trials run: which folder has the tasks, on which device, and what each process loads once."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deltatheory.backbones import Backbone
+    from deltatheory.deltas import Delta
+    from deltatheory.problems import Setup
+    from deltatheory.tasks import Examples, Task
+    from experiments.trial import Trial
+
+BACKBONES = Path(__file__).parent / "backbones"
+_SUFFIX = " Answer:"  # between the source of a generation task and its target
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where trials run; it is not part of what they are.
+
+    Attributes:
+        data: folder of the tasks; `None` where only embedded ones are run.
+        device: "cpu" or "cuda".
+        threads: of torch, in each process.
+    """
+
+    data: Path | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+    def start(self) -> None:
+        """Prepare a process."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+
+    def backbone(self, name: str) -> Backbone:
+        """Load a backbone once in a process: one of this folder, or what `load_backbone` takes.
+
+        Raises:
+            FileNotFoundError: where this folder has its card alone, without its weights.
+        """
+        folder = BACKBONES / name
+        if folder.is_dir() and not (folder / "model.safetensors").exists():
+            card = folder / "README.md"
+            raise FileNotFoundError(f"models={name!r}: not here; the command in {card} makes it.")
+        return _backbone(str(folder) if folder.is_dir() else name, self.device)
+
+    def task(self, trial: Trial) -> Task:
+        """Load the task of a trial, cut to the trial's numbers of examples by a stratified draw.
+
+        It is the same for all trials, or that of the setting `draw`.
+        """
+        path = trial.task
+        if "/" in path:
+            if self.data is None:
+                raise ValueError(f"task={trial.task!r}: name the folder it lies in (--data).")
+            folder, name = path.split("/")
+            path = str(self.data / folder / "tasks" / f"{name}.jsonl.gz")
+        return _task(path, *(trial.settings.get(key) for key in ("train", "dev", "test", "draw")))
+
+    def setup(self, trial: Trial) -> Setup:
+        """Return backbone, task and frozen head of a trial, made once in a process for each of its seeds."""
+        from deltatheory.problems import Setup
+
+        backbone, task, given = self.backbone(trial.model), self.task(trial), trial.settings
+        head, length = given.get("head", "label-words"), given["max_length"]
+        key = id(backbone), id(task), head, length, trial.seed
+        if key not in _setups:
+            suffix = _SUFFIX if task.kind == "generation" else ""
+            limits = {"max_length": length, "seed": trial.seed}
+            _setups[key] = Setup(backbone, task, head=head, suffix=suffix, **limits)
+        return _setups[key]
+
+    def problem(self, trial: Trial, delta: str | Delta | None = None) -> Any:
+        """Bind the delta of a trial, or another one, to its task and backbone."""
+        setup = self.setup(trial)
+        answers = {k: v for k, v in trial.settings.items() if k == "max_new_tokens"}
+        options = trial.options if delta is None else {}
+        return setup.problem(trial.delta if delta is None else delta, options, check=False, **answers)
+
+
+_setups: dict[tuple, Setup] = {}  # its values keep alive what the keys number
+
+
+@functools.lru_cache(maxsize=2)
+def _backbone(name: str, device: str) -> Backbone:
+    from deltatheory.backbones import load_backbone
+
+    return load_backbone(name, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _task(path: str, train: int | None, dev: int | None, test: int | None, draw: int | None) -> Task:
+    from deltatheory.tasks import load_task
+
+    task = load_task(path)
+
+    def most(asked: int | None, split: Examples) -> int:
+        return min(asked or len(split), len(split))
+
+    task = task.limited(most(train, task.train), most(test, task.test), draw or 0)
+    return replace(task, dev=task.dev.subset(range(most(dev, task.dev))))

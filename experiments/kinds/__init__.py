@@ -1,0 +1,68 @@
+"""What trials do, by kind: each module does it in `run`, and has an `EXAMPLE` small enough for a test."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from experiments.environment import Environment
+from experiments.kinds import (
+    advice,
+    dimension,
+    frozen,
+    kernel,
+    looks,
+    measurement,
+    places,
+    policies,
+    prediction,
+    sequence,
+    solve,
+    steering,
+    subspaces,
+    theorems,
+    train,
+    transfer,
+    vmapped,
+    warm_start,
+)
+from experiments.trial import Trial
+
+
+class TrialKind(Protocol):
+    """A module of this package.
+
+    Attributes:
+        EXAMPLE: a trial of the kind that any backbone and any classification task takes in seconds; it names
+            neither.
+    """
+
+    EXAMPLE: Trial
+
+    def run(self, trial: Trial, place: Environment) -> dict[str, Any]:
+        """Run a trial; what comes out is plain JSON."""
+        ...
+
+
+KINDS: dict[str, TrialKind] = {
+    module.__name__.rsplit(".", 1)[-1]: module
+    for module in (
+        frozen,
+        train,
+        sequence,
+        transfer,
+        dimension,
+        prediction,
+        measurement,
+        kernel,
+        subspaces,
+        advice,
+        places,
+        looks,
+        warm_start,
+        vmapped,
+        solve,
+        policies,
+        steering,
+        theorems,
+    )
+}

@@ -1,0 +1,61 @@
+"""Choose the settings of feedback policies on the dev split of a trained delta under disturbances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.environment import Environment
+from experiments.kinds.train import BUDGET, training
+from experiments.trial import Trial
+
+_DRAW = 1000  # of the disturbances on the dev split: others than those that are judged
+_BATCH = 32
+EXAMPLE = Trial(
+    "policies",
+    "",
+    "",
+    "prefix:2",
+    {"gate": "values"},
+    settings={
+        **BUDGET,
+        "learning_rate": 1e-2,
+        "strengths": {"noise": {"scale": 0.7}},
+        "grids": {"pid": [{"setpoint": "class", "proportional": 0.3}]},
+    },
+)
+
+
+def run(trial: Trial, place: Environment) -> dict[str, Any]:
+    """Return the settings of each policy with the best mean accuracy over conditions, and what was tried."""
+    from deltatheory.control.feedback.disturbances import Disturbance, disturbed_batches
+    from deltatheory.control.feedback.setpoints import nominal_states
+    from deltatheory.control.feedback.steering import tune
+
+    problem, delta, disturbances = disturbed(trial, place, _DRAW)
+    nominal = nominal_states(problem, delta)
+    conditions = [Disturbance(), *disturbances]
+    batches = {d.name: (d, disturbed_batches(problem, problem.dev, d, _BATCH)) for d in conditions}
+    grids = trial.settings["grids"]
+    chosen = {name: tune(name, problem, delta, nominal, batches, grid) for name, grid in grids.items()}
+    return {
+        "settings": {name: best for name, (best, _) in chosen.items()},
+        "tried": {name: tried for name, (_, tried) in chosen.items()},
+    }
+
+
+def disturbed(trial: Trial, place: Environment, draw: int) -> tuple[Any, Any, list[Any]]:
+    """Return the problem of a trial, its δ after training, and the disturbances of a draw against it.
+
+    Raises:
+        FloatingPointError: if the training diverges.
+    """
+    from deltatheory.control.feedback.disturbances import make_disturbance
+    from deltatheory.training.trainer import train
+
+    problem = place.problem(trial)
+    outcome = train(problem, training(trial))
+    if outcome.test is None:
+        raise FloatingPointError(outcome.status)
+    strengths = trial.settings["strengths"].items()
+    found = [make_disturbance(name, problem, outcome.delta, seed=draw, **of) for name, of in strengths]
+    return problem, outcome.delta, found

@@ -1,0 +1,217 @@
+"""What feedback gives back of the accuracy that disturbances take from a trained prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from deltatheory.report.page import style
+from experiments.page import Findings, Table, Verdict
+from experiments.scope import Scope, TaskInfo
+from experiments.studies.methods import data, joint
+from experiments.trial import Known, Trial
+
+CLAIM = (
+    "Feedback across the layers gives back half of the accuracy that disturbances take, for 15 % more time a "
+    "batch"
+)
+SOURCE = "deltatheory; robust prefix-tuning after Yang & Liu 2022"
+ABOUT = "What feedback loses against triggers where it sees one text at a time was a look at the whole batch."
+STRENGTHS = {
+    "substitutions": {"rate": 0.3},
+    "typos": {"rate": 0.5},
+    "trigger": {"length": 3, "rounds": 1, "candidates": 8, "examples": 32},
+    "noise": {"scale": 0.7},
+}
+CONDITIONS = ("clean", *STRENGTHS)
+# What the policies may choose from, where a setpoint may look at the batch that runs, and where it may not.
+GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "a batch": {
+        "robust-prefix": [{"learning_rate": rate} for rate in (0.003, 0.01, 0.03)],
+        "pid": [
+            {"setpoint": "population", "proportional": 0.5},
+            *({"setpoint": "recentred-class", "proportional": p} for p in (0.3, 0.6)),
+        ],
+        "lqr": [
+            {"setpoint": "population", "control_weight": 0.2},
+            *({"setpoint": "recentred-class", "control_weight": r} for r in (0.2, 1.0)),
+        ],
+    },
+    "one text": {
+        "pid": [{"setpoint": "class", "proportional": p} for p in (0.3, 0.45, 0.6)],
+        "lqr": [{"setpoint": "class", "control_weight": r} for r in (0.2, 0.5, 1.0)],
+    },
+}
+ALONE = {"a batch": ("tuned", "none"), "one text": ("tuned",)}  # run beside them
+FEEDBACK = ("pid", "lqr")
+_BACK, _TIME = 0.5, 0.15
+
+
+def _settings(model: str, task: TaskInfo) -> dict[str, Any]:
+    limits = {"dev": 96, "test": 160, "max_length": 64}
+    budget = {"steps": 100, "batch_size": 16, "learning_rate": 1e-2}
+    return {**data(model, task), **limits, **budget, "strengths": STRENGTHS}
+
+
+def choice(scope: Scope, model: str, task: TaskInfo, sees: str) -> Trial:
+    """Return the trial that chooses the policies' settings, with the first seed."""
+    settings = {**_settings(model, task), "grids": GRIDS[sees]}
+    return Trial("policies", model, task.name, "prefix:8", {"gate": "values"}, scope.seeds[0], settings)
+
+
+def steering(scope: Scope, model: str, task: TaskInfo, sees: str, seed: int, known: Known) -> Trial | None:
+    """Return the trial that runs the policies; `None` before their settings are chosen."""
+    chosen = known.get(choice(scope, model, task, sees))
+    if not chosen:
+        return None
+    policies = {name: {} for name in ALONE[sees]} | chosen["settings"]
+    settings = {**_settings(model, task), "policies": policies}
+    return Trial("steering", model, task.name, "prefix:8", {"gate": "values"}, seed, settings)
+
+
+def trials(scope: Scope, known: Known) -> Iterator[Trial]:
+    """Yield the choice of settings on each task, then the policies with all seeds."""
+    for model in scope.models:
+        for task in scope.tasks:
+            for sees in GRIDS:
+                yield choice(scope, model, task, sees)
+                for seed in scope.seeds:
+                    if one := steering(scope, model, task, sees, seed, known):
+                        yield one
+
+
+def findings(scope: Scope, known: Known) -> Findings:
+    """Accuracies under each disturbance, shares recovered, and time added."""
+    verdicts: list[Verdict] = []
+    found, numbers, tables, figures = [], {}, [], {}
+    for model in scope.models:
+        for sees in GRIDS:
+            of: dict[str, dict[str, dict]] = {}
+            for task in scope.tasks:
+                runs = [
+                    run
+                    for seed in scope.seeds
+                    if (one := steering(scope, model, task, sees, seed, known)) and (run := known.get(one))
+                ]
+                if len(runs) == len(scope.seeds):
+                    of[task.name] = _policies(runs)
+                    chosen = known.get(choice(scope, model, task, sees)) or {}
+                    tables.append(_table(f"{model}, {task.name}, feedback sees {sees}", of[task.name], runs))
+                    tables.append(_chosen(f"{model}, {task.name}, {sees}: settings", chosen["settings"]))
+            if not of:
+                found.append(f"{model}, feedback sees {sees}: no task is complete.")
+                continue
+            reached = {
+                name: [
+                    (r[name]["recovered"] or 0) >= _BACK and r[name]["added"] <= _TIME for r in of.values()
+                ]
+                for name in FEEDBACK
+            }
+            verdicts.append("agrees" if any(map(all, reached.values())) else "disagrees")
+            for name in dict.fromkeys(x for rows in of.values() for x in rows if x not in ALONE["a batch"]):
+                said = [
+                    f"{task} {_share(rows[name]['recovered'])}, {rows[name]['added']:+.0%} time"
+                    for task, rows in of.items()
+                ]
+                found.append(f"{model}, {name} sees {sees}, seeds: {len(scope.seeds)}: {'; '.join(said)}.")
+            numbers[f"{model}, {sees}"] = of
+            figures[f"{model}, feedback sees {sees}: accuracy, a panel a task"] = _figure(of)
+    ran = (
+        "A prefix of 8 is trained for 100 steps of 16; test texts come clean and under four disturbances, in "
+        "batches of 32. Every policy has three settings to choose from, by the mean accuracy over the five "
+        "conditions on the dev split, with the first seed and other draws. Recovered is the share of the "
+        "accuracy that the prefix loses, summed over disturbances and seeds; time is processor time. The "
+        "claim is taken to hold where one policy gives back half on every task, for at most 15 % more time."
+    )
+    return Findings(joint(verdicts), ran, found, numbers, tables, figures)
+
+
+def _policies(runs: list[dict]) -> dict[str, dict[str, Any]]:
+    """Return what each policy came to over the seeds of a task."""
+    rows = {}
+    for name in runs[0]["settings"]:
+        scores = {c: [_accuracy(run, name, c) for run in runs] for c in CONDITIONS}
+        energies = [
+            r["energy"]
+            for run in runs
+            for r in run["rows"]
+            if r["controller"] == name and r["disturbance"] != CONDITIONS[0]
+        ]
+        rows[name] = {
+            "accuracy": {c: mean(values) for c, values in scores.items()},
+            "spread": {c: stdev(values) if len(values) > 1 else None for c, values in scores.items()},
+            "recovered": _recovered(runs, name, CONDITIONS[1:]),
+            "recovered_each": {c: _recovered(runs, name, [c]) for c in CONDITIONS[1:]},
+            "energy": mean(energies),
+            "seconds": mean(run["latency"][name]["seconds"] for run in runs),
+            "added": mean(run["latency"][name]["added"] for run in runs),
+        }
+    return rows
+
+
+def _accuracy(run: dict, policy: str, disturbance: str) -> float:
+    return next(
+        r["accuracy"] for r in run["rows"] if (r["controller"], r["disturbance"]) == (policy, disturbance)
+    )
+
+
+def _recovered(runs: list[dict], policy: str, disturbances: Sequence[str]) -> float | None:
+    """Return the share of the prefix's loss, summed over runs and disturbances, that a policy gives back.
+
+    `None` where nothing is lost.
+    """
+    lost = gained = 0.0
+    for run in runs:
+        for name in disturbances:
+            alone = _accuracy(run, "tuned", name)
+            lost += _accuracy(run, "tuned", "clean") - alone
+            gained += _accuracy(run, policy, name) - alone
+    return gained / lost if lost > 0 else None
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _table(title: str, rows: dict[str, dict], runs: list[dict]) -> Table:
+    columns = ["policy", *CONDITIONS, "recovered", *(f"of {c}" for c in CONDITIONS[1:])]
+    columns += ["energy", "CPU s a batch", "added"]
+
+    def shares(row: dict) -> list[float | None]:
+        return [row["recovered"], *row["recovered_each"].values()]
+
+    cells = [
+        [
+            name,
+            *row["accuracy"].values(),
+            *(None if name == "tuned" else _share(x) for x in shares(row)),
+            row["energy"],
+            row["seconds"],
+            f"{row['added']:+.0%}",
+        ]
+        for name, row in rows.items()
+    ]
+    return Table(f"{title}: {runs[0]['rows'][0]['texts']} texts, {len(runs)} seeds", columns, cells)
+
+
+def _chosen(title: str, settings: dict[str, dict]) -> Table:
+    cells = [[name, ", ".join(f"{k} = {v}" for k, v in of.items())] for name, of in settings.items()]
+    return Table(title, ["policy", "chosen on the dev split"], cells)
+
+
+def _figure(of: dict[str, dict[str, dict]]) -> Any:
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(5.2 * len(of), 3.2), layout="constrained")
+        panels = figure.subplots(1, len(of), squeeze=False)[0]
+        for axes, (task, rows) in zip(panels, of.items(), strict=True):
+            for i, (name, row) in enumerate(rows.items()):
+                at = [k + 0.16 * (i - 2) for k in range(len(CONDITIONS))]
+                errors = [row["spread"][c] or 0.0 for c in CONDITIONS]
+                axes.bar(at, list(row["accuracy"].values()), 0.16, yerr=errors, label=name)
+            axes.set(title=task, ylim=(0, 1), ylabel="accuracy")
+            axes.set_xticks(range(len(CONDITIONS)), CONDITIONS, fontsize="small")
+        panels[0].legend(fontsize="x-small", ncols=3)
+    return figure
