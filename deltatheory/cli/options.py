@@ -4,6 +4,7 @@ A group of options makes one object: `@command(setup=SETUP, training=TRAINING)` 
 a `Training` beside the options of its own. Nothing heavy is imported before a command runs.
 """
 
+import importlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from typer import Option
 
 from deltatheory.cli.output import errors_in_one_line
 
-__all__ = ["DELTA", "SETUP", "TRAINING", "Group", "Progress", "command", "options_of"]
+__all__ = ["DELTA", "SETUP", "TRAINING", "Group", "Progress", "Shared", "command", "lazy", "options_of"]
 
 Progress = Annotated[bool, Option(help="Show a progress bar.")]
 _LAST = ("seed", "device", "out", "track", "progress")  # in the help of every command
@@ -45,7 +46,7 @@ class Group:
 
     Attributes:
         make: returns it, from the values by name.
-        options: by name.
+        options: by name, in the order of the help.
     """
 
     make: Callable[..., Any]
@@ -113,16 +114,14 @@ def options_of(given: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def _setup(**arguments: Any) -> Any:
-    from deltatheory.problems.setup import Setup
+def lazy(path: str) -> Callable[..., Any]:
+    """Return a function that imports what it stands for, as in "package.module.Class", when it is called."""
+    module, _, name = path.rpartition(".")
 
-    return Setup(**arguments)
+    def call(*arguments: Any, **named: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*arguments, **named)
 
-
-def _training(**arguments: Any) -> Any:
-    from deltatheory.training.trainer import Training
-
-    return Training(**arguments)
+    return call
 
 
 def _delta(delta: str, option: list[str] | None) -> tuple[str, dict[str, Any]]:
@@ -130,7 +129,7 @@ def _delta(delta: str, option: list[str] | None) -> tuple[str, dict[str, Any]]:
 
 
 SETUP = Group(
-    _setup,
+    lazy("deltatheory.problems.Setup"),
     {
         "model": Shared(str, "minilm", "minilm, a local folder, or a hub id."),
         "task": Shared(
@@ -163,7 +162,7 @@ DELTA = Group(
 )
 
 TRAINING = Group(
-    _training,
+    lazy("deltatheory.training.Training"),
     {
         "optimizer": Shared(Literal["adamw", "sgd"], "adamw", "AdamW or SGD."),
         "steps": Shared(int, 300, "Optimizer steps."),

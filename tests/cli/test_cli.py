@@ -145,7 +145,6 @@ def test_every_option_reaches_the_function(stand_in, tmp_path):
     assert call["criterion"] == Criterion(0.8, 0.95, True)
     assert call["method"] == "measure"
     assert call["log"].path == tmp_path / "trials.jsonl"
-    assert call["on_example"] is call["on_run"] is call["on_point"] is None
     assert (tmp_path / "report.html").exists()
 
 
