@@ -21,7 +21,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, singledispatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,28 @@ except ImportError:  # Windows: single writes only, no lock
     fcntl = None
 
 SCHEMA = 1
+PAGE = "report.html"
+
+
+@singledispatch
+def figure(result: Any) -> Any:
+    """Return the matplotlib figure of a result; `deltatheory.report` registers one for a class.
+
+    Raises:
+        TypeError: for a result that has none.
+    """
+    raise TypeError(f"result={type(result).__name__}: has no figure.")
+
+
+@singledispatch
+def drawn(result: Any) -> dict[str, str]:
+    """Return what is written for people beside a result's numbers, name of the file ↦ content."""
+    return {}
+
+
+def _meet_report() -> None:
+    """Let the room that draws register itself: it lies above this one, which knows it by name alone."""
+    import_module("deltatheory.report")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +91,10 @@ class Result:
             OSError: if a file cannot be written.
 
         """
-        from deltatheory.report import PAGE, drawn
-
         folder = Path(folder)
         self.save_beside(folder)
         write_json(folder / self.FILE, self.to_dict())
+        _meet_report()
         files = drawn(self)
         for name, content in files.items():
             write_atomically(folder / name, content)
@@ -85,8 +107,7 @@ class Result:
             TypeError: for a result that has none.
 
         """
-        from deltatheory.report import figure
-
+        _meet_report()
         return figure(self)
 
 

@@ -20,11 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltatheory import results
-from deltatheory.report import PAGE, drawn, figure
 from deltatheory.results import (
+    PAGE,
     Result,
     ResultLog,
     configuration_hash,
+    drawn,
+    figure,
     merge,
     plain,
     provenance,

@@ -1,14 +1,15 @@
-"""What a run came to, for people: figures and self-contained pages, found by the class of a result."""
+"""What a run came to, for people: figures and self-contained pages, found by the class of a result.
+
+A module of this room registers what it draws: `@figure.register(Class)` and `@drawn.register(Class)`.
+"""
 
 from deltatheory.report.advice import advice_figure
 from deltatheory.report.checks import checks_figure
 from deltatheory.report.control import control_figure, control_page
 from deltatheory.report.dimension import dimension_figure, dimension_page, estimate, span
 from deltatheory.report.page import count, whole
-from deltatheory.report.registry import PAGE, drawn, figure
 
 __all__ = [
-    "PAGE",
     "advice_figure",
     "checks_figure",
     "control_figure",
@@ -16,9 +17,7 @@ __all__ = [
     "count",
     "dimension_figure",
     "dimension_page",
-    "drawn",
     "estimate",
-    "figure",
     "span",
     "whole",
 ]

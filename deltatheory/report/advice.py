@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from deltatheory.advice.result import Advice
 from deltatheory.report.page import COLOURS, new_figure, plain_svg, style
-from deltatheory.report.registry import drawn, figure
+from deltatheory.results import drawn, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

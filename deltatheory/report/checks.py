@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deltatheory.report.page import COLOURS, new_figure, style
-from deltatheory.report.registry import figure
+from deltatheory.results import figure
 from deltatheory.testing.on_models import ModelChecks
 
 if TYPE_CHECKING:

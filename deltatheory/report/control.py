@@ -12,7 +12,7 @@ from deltatheory.control.reach.gramian import Gramian
 from deltatheory.control.reach.prompts import PromptReachability
 from deltatheory.control.solvers.solution import Solution
 from deltatheory.report.page import COLOURS, command_line, flat, new_figure, plain_svg, render, style, svg
-from deltatheory.report.registry import PAGE, drawn, figure
+from deltatheory.results import PAGE, drawn, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

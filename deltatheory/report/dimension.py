@@ -21,7 +21,7 @@ from deltatheory.report.page import (
     style,
     svg,
 )
-from deltatheory.report.registry import PAGE, drawn, figure
+from deltatheory.results import PAGE, drawn, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
