@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,12 +27,12 @@ def load_task(
     """Load a task.
 
     Args:
-        name_or_path: the name of an embedded task (see `EMBEDDED`); a file (.jsonl, .jsonl.gz, .csv,
-            .parquet) with columns text, text2 (for pairs), label or target, split; or `hub:NAME` or
-            `hub:NAME:CONFIG`, a data set of the Hugging Face hub, whose columns are guessed.
+        name_or_path: the name of an embedded task (see `EMBEDDED`); a file (.csv, .tsv, .json, .jsonl, each
+            also with .gz, or .parquet) with columns text, text2 (for pairs), label or target, split; or
+            `hub:NAME` or `hub:NAME:CONFIG`, a data set of the Hugging Face hub, whose columns are guessed.
         text: column of the inputs, where it is not called so.
         text2: column of the second texts.
-        label: column of the labels (integers or names).
+        label: column of the labels (whole numbers or names).
         target: column of the strings to generate. With a label column it names the classes.
         label_names: names of the classes 0, 1, ... where the data gives integers only.
         revision: branch, tag or commit of a hub data set.
@@ -46,6 +47,8 @@ def load_task(
 
     """
     name = str(name_or_path)
+    if isinstance(label_names, str):
+        raise ValueError(f"label_names={label_names!r}: must be a list of names, one a class.")
     asked = {"text": text, "text2": text2, "label": label, "target": target}
     if name.startswith("hub:"):
         return load_hub(name.removeprefix("hub:"), asked, label_names, revision)
@@ -58,7 +61,7 @@ def load_task(
         if given:
             raise ValueError(f"The embedded task {name!r} takes no options; got {', '.join(given)}.")
         return load_stdlib(name)
-    if isinstance(name_or_path, Path) or name.lower().endswith(SUFFIXES) or Path(name).exists():
+    if isinstance(name_or_path, Path) or name.lower().endswith(SUFFIXES) or os.path.exists(name):
         return load_file(Path(name), asked, label_names)
     raise ValueError(
         f"Unknown task {name!r}. {nearest(name, list(EMBEDDED))} "

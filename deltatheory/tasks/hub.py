@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -36,22 +37,29 @@ def load_hub(
     Raises:
         ImportError: if `datasets` is not installed.
         FileNotFoundError: if the data set cannot be reached.
-        ValueError: if the configuration or the columns do not fit.
+        ValueError: for no name, or if the configuration, the data or the columns do not fit.
 
     """
+    name, _, config = spec.partition(":")
+    if not name.strip():
+        raise ValueError(f"'hub:{spec}' names no data set: give hub:NAME or hub:NAME:CONFIG.")
     try:
         import datasets
     except ImportError as error:
         raise ImportError("Hub data sets need `datasets`: pip install 'deltatheory[data]'.") from error
-    name, _, config = spec.partition(":")
     try:
-        loaded: Any = datasets.load_dataset(name, config or None, revision=revision)
+        # In two steps, for the first knows which commit a branch or tag stands for. `datasets` runs no code
+        # that comes with data since version 4.
+        builder = datasets.load_dataset_builder(name, config or None, revision=revision)
+        builder.download_and_prepare()
+        loaded: Any = builder.as_dataset()
     except OSError as error:
         raise FileNotFoundError(
             f"Cannot reach the data set {name!r}: {error}. Check the name (owner/name) and the network."
         ) from error
-    except ValueError as error:
-        raise ValueError(f"Cannot load {name!r} with config={config or None!r}: {error}") from error
+    except Exception as error:  # `datasets` has a class of its own for each thing that is wrong with data
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"Cannot load {name!r} with config={config or None!r}. Cause: {cause}") from error
     splits = {str(split): table for split, table in loaded.items() if str(split) in SPLIT_ALIASES}
     if not splits:
         raise ValueError(
@@ -76,7 +84,7 @@ def load_hub(
         label_names=label_names,
         provenance={
             "source": f"hub:{spec}",
-            "revision": revision,
+            "revision": revision if os.path.isdir(name) else builder.hash,
             "columns": {role: column for role, column in vars(columns).items() if column is not None},
             "splits_read": sorted({row.split for row in rows if row.split}),
         },

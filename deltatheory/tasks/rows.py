@@ -1,11 +1,18 @@
-"""From table rows to a `Task`: which columns, which classes, which split. Shared by files and the hub."""
+"""From table rows to a `Task`: which columns, which classes, which split. Shared by files and the hub.
+
+A label is read alike from every form of table. Where all labels of a column are whole numbers (1, 1.0, "1",
+"1.0") they are numbers, in the order of their size. A column of quantities (0.5) has no classes. All others
+are names as they are written, in the order of the alphabet: "01" and "1" are two.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deltatheory._texts import is_text
 from deltatheory.tasks.task import (
     Examples,
     Kind,
@@ -61,7 +68,8 @@ def choose_columns(
         defaults: text, text2, label, target -> columns to look for.
 
     Raises:
-        ValueError: if a column asked for is absent, or there is no text, or neither label nor target.
+        ValueError: if a column asked for is absent, there is no text or neither label nor target, or two
+            columns that would be read have one name.
 
     """
     chosen: dict[str, str | None] = {}
@@ -79,6 +87,11 @@ def choose_columns(
             f"{source} has no {missing} column (looked for {', '.join(defaults[missing or 'text'])}); "
             f"its columns are {', '.join(present) or 'none'}. Name it: load_task(..., {missing}='...')."
         )
+    for name in [text, *filter(None, chosen.values()), "split"]:
+        if present.count(name) > 1:
+            raise ValueError(
+                f"{source} has {present.count(name)} columns {name!r}: which one counts? Rename them."
+            )
     return Columns(text=text, **chosen)
 
 
@@ -133,40 +146,55 @@ def task_from_rows(
 
 def _text(source: str, row: ExampleRow, column: str) -> str:
     value = row.values.get(column)
-    if not isinstance(value, str) or not value.strip():
+    if not is_text(value) or not value.strip():
         raise ValueError(
             f"{source}, {row.where}: {column!r} must be a text that is not blank; got {value!r}."
         )
     return value
 
 
-def _label(source: str, row: ExampleRow, column: str) -> int | str:
+_WHOLE = re.compile(
+    r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?"
+)  # longer numbers are names: no classes are so many
+_QUANTITY = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
+
+
+def _labels(source: str, rows: Sequence[ExampleRow], column: str) -> list[int] | list[str]:
+    """Return the labels of a column: all of them numbers, or all of them names."""
+    texts = []
+    for row in rows:
+        value = row.values.get(column)
+        if isinstance(value, bool):
+            value = str(value).lower()
+        elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+            value = str(int(value))
+        if not is_text(value) or not value.strip():
+            raise _no_label(source, row, column)
+        texts.append(value.strip())
+    whole = [_WHOLE.fullmatch(text) for text in texts]
+    if all(whole):
+        return [int(match[1]) for match in whole if match]
+    if all(match or _QUANTITY.fullmatch(text) for match, text in zip(whole, texts, strict=True)):
+        raise _no_label(source, rows[whole.index(None)], column)
+    return texts
+
+
+def _no_label(source: str, row: ExampleRow, column: str) -> ValueError:
     value = row.values.get(column)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():  # tables with missing cells turn integers into floats
-        return int(value)
-    if isinstance(value, str) and value.strip():
-        text = value.strip()
-        return int(text) if text.removeprefix("-").isdecimal() else text
-    if isinstance(value, int):
-        return value
-    raise ValueError(f"{source}, {row.where}: {column!r} must be an integer or a name; got {value!r}.")
+    return ValueError(f"{source}, {row.where}: {column!r} must be an integer or a name; got {value!r}.")
 
 
 def _classes(
     source: str, rows: Sequence[ExampleRow], column: str, target: str | None, given: Sequence[str] | None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Class names and the class index of every row."""
-    labels = [_label(source, row, column) for row in rows]
+    labels: Sequence[int | str] = _labels(source, rows, column)
     if given is not None:
         names = tuple(given)
-        index: dict[int | str, int] = {
-            **{i: i for i in range(len(names))},
-            **{n: i for i, n in enumerate(names)},
-        }
+        numbers: dict[int | str, int] = {key: i for i in range(len(names)) for key in (i, str(i))}
+        index = numbers | {given_name: i for i, given_name in enumerate(names)}
     else:
-        values = sorted(set(labels), key=lambda v: (isinstance(v, str), v))
+        values = sorted(set(labels))  # type: ignore[type-var]  # all of one kind
         names, index = tuple(map(str, values)), {value: i for i, value in enumerate(values)}
         if target is not None and not any(isinstance(value, str) for value in values):
             named: dict[int | str, str] = {}

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from deltatheory._texts import check_texts
+
 Kind = Literal["classification", "generation"]
 
 
@@ -24,7 +26,8 @@ class Examples:
         targets: strings to generate (`None` in classification tasks).
 
     Raises:
-        ValueError: if the columns differ in length, or there is neither a label nor a target.
+        ValueError: if the columns differ in length, there is neither a label nor a target, or one of texts,
+            pairs and targets is no text.
 
     """
 
@@ -45,6 +48,8 @@ class Examples:
                     f"Examples need as many {name} as texts; got len({name})={len(column)}, "
                     f"len(texts)={len(self.texts)}."
                 )
+        for name in ("texts", "pairs", "targets"):
+            check_texts(name, getattr(self, name) or ())
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -77,7 +82,7 @@ class Task:
         train, dev, test: the splits, none of them empty.
         provenance: where the examples came from and what was done to them; plain JSON values.
         label_words: one natural-language phrase a class, for heads that score words; by default the label
-            names with `_` and `-` as spaces.
+            names, with `_` and `-` as spaces where that leaves them distinct.
 
     Raises:
         ValueError: for an empty split, fewer than two classes, a label out of range, or a class that is asked
@@ -110,10 +115,11 @@ class Task:
         elif any(examples.targets is None for examples in splits.values()):
             raise ValueError(f"Generation task {self.name!r} has no targets.")
         if not self.label_words:
-            words = tuple(
-                name.replace("_", " ").replace("-", " ").strip() or name for name in self.label_names
-            )
-            object.__setattr__(self, "label_words", words)
+            words = tuple(map(_words_of, self.label_names))
+            distinct = len(set(words)) == len(words)
+            object.__setattr__(self, "label_words", words if distinct else self.label_names)
+        for name in ("label_names", "label_words"):
+            check_texts(name, getattr(self, name))
         if len(self.label_words) != len(self.label_names):
             raise ValueError(
                 f"label_words must give one phrase for each of the {len(self.label_names)} classes; "
@@ -198,6 +204,13 @@ class Task:
             smaller[split] = examples.subset(_stratified_order(examples, seed, split == "train")[:limit])
         note = {**limits, "seed": seed}
         return replace(self, provenance={**self.provenance, "limited": note}, **smaller)
+
+
+def _words_of(name: str) -> str:
+    """Return a class name as words; the minus of a number is no hyphen."""
+    if name.removeprefix("-").isdecimal():
+        return name
+    return name.replace("_", " ").replace("-", " ").strip() or name
 
 
 def _stratified_order(examples: Examples, seed: int, every_class_first: bool) -> list[int]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -42,18 +43,23 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     def write_rows(name: str, rows: list[dict]) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".csv"):
-            with path.open("w", newline="", encoding="utf-8") as file:
-                table = csv.DictWriter(file, list(rows[0]))
-                table.writeheader()
-                table.writerows(rows)
-        elif name.endswith(".parquet"):
+        if name.endswith(".parquet"):
             pyarrow = pytest.importorskip("pyarrow")
             parquet = pytest.importorskip("pyarrow.parquet")
             parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+            return path
+        form = name.removesuffix(".gz")
+        if form.endswith((".csv", ".tsv")):
+            file = io.StringIO(newline="")
+            table = csv.DictWriter(file, list(rows[0]), delimiter="\t" if form.endswith(".tsv") else ",")
+            table.writeheader()
+            table.writerows(rows)
+            text = file.getvalue()
+        elif form.endswith(".json"):
+            text = json.dumps(rows)
         else:
-            data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-            path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
         return path
 
     return write_rows

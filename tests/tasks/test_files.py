@@ -3,13 +3,15 @@ from __future__ import annotations
 import builtins
 import gzip
 import json
+import os
 import re
 
 import pytest
 
-from deltatheory.tasks import load_task
+from deltatheory.tasks import files, load_task
+from deltatheory.tasks.files import SUFFIXES
 
-FORMS = ("data.jsonl", "data.jsonl.gz", "data.csv", "data.parquet")
+FORMS = [f"data{suffix}" for suffix in SUFFIXES]
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -58,7 +60,7 @@ def test_a_collection_with_an_index(write, rows, tmp_path):
     assert task.train.pairs[0] == "and " + task.train.texts[0]
 
 
-@pytest.mark.parametrize("index", ["{", "[1]", '{"tasks": [{"name": "x"}]}', '{"tasks": 3}'])
+@pytest.mark.parametrize("index", ["{", "[" * 100_000, "[1]", '{"tasks": [{"name": "x"}]}', '{"tasks": 3}'])
 def test_somebody_elses_index_is_none_of_ours(write, rows, tmp_path, index):
     path = write("tasks/toy.jsonl", rows)
     (tmp_path / "index.json").write_text(index)
@@ -94,6 +96,135 @@ def test_labels_of_every_kind(write, rows, labels):
     # Numbers are in the order of their size, names in that of the alphabet.
     assert task.label_names in [("a", "b"), ("9", "10"), ("false", "true"), ("1", "2")]
     assert task.train.labels == (1, 0) * 6
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.tsv.gz", "data.json", "data.jsonl", "data.parquet"])
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["01", "1", "2"], ("01", "1", "2")),  # codes: their zeros count
+        (["10", "02", "9"], ("02", "10", "9")),
+        (["1.0", "1", "2"], ("1", "2")),  # one number, however a table writes it
+        (["-1", "0", "+1"], ("+1", "-1", "0")),
+        (["3.5.1", "3.5", "4.0"], ("3.5", "3.5.1", "4.0")),  # versions: no numbers among them
+        (["1e3", "9" * 19, "9"], ("1e3", "9", "9" * 19)),
+    ],
+)
+def test_labels_mean_the_same_in_every_form(write, rows_of, name, labels, names):
+    rows = rows_of({"train": 12, "dev": 6, "test": 6})
+    for i, row in enumerate(rows):
+        row |= {"label": labels[i % 3]}
+        del row["target"]
+    task = load_task(write(name, rows))
+    assert task.label_names == names
+    assert task.label_words == names
+    written = [names.index(label) if label in names else names.index("1") for label in labels]
+    assert task.train.labels == tuple(written * 4)
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.parquet"])
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0.0, 1.0, 2.0], ["0", "1.0", "2"]])
+def test_names_for_numbers_in_every_form(write, rows_of, name, labels):
+    rows = rows_of({"train": 12, "dev": 6, "test": 6})
+    for i, row in enumerate(rows):
+        row |= {"label": labels[i % 3]}
+    task = load_task(write(name, rows), label_names=["x", "y", "z"])
+    assert task.train.labels == (0, 1, 2) * 4
+
+
+def test_a_code_is_a_name_before_it_is_a_number(write, rows_of):
+    names = [f"{month:02}" for month in range(1, 13)]
+    rows = [{**row, "label": names[i % 12]} for i, row in enumerate(rows_of({"train": 24, "test": 12}))]
+    task = load_task(write("data.csv", rows), label_names=names)
+    assert {task.label_names[y] for y, text in zip(task.test.labels, task.test.texts, strict=True)} == {
+        *names
+    }
+    text = "river test number 9"
+    assert task.label_names[task.test.labels[task.test.texts.index(text)]] == "10"
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.parquet"])
+def test_a_quantity_is_no_class(write, rows, name):
+    rows = [{**row, "label": i / 2} for i, row in enumerate(rows)]
+    with pytest.raises(ValueError, match=r"(line|row) [23]: 'label' must be an integer or a name; got '?0.5"):
+        load_task(write(name, rows))
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.tsv.gz", "data.jsonl", "data.parquet"])
+def test_long_cells(write, rows, name):
+    rows[0]["text"] = "z " * 100_000
+    assert load_task(write(name, rows)).train.texts[0] == rows[0]["text"]
+
+
+def test_columns_that_nobody_reads_may_have_one_name(tmp_path, rows):
+    lines = ["text,label,split,note,note,,"]
+    lines += [f"{row['text']},{row['label']},{row['split']},,,," for row in rows]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    assert len(load_task(tmp_path / "x.csv").train) == 12
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_class_names_in_a_parquet_file(rows, tmp_path, written):
+    """As `datasets` writes them; what else stands there is nobody's."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    kind = {"names": ["pear", "brook"], "_type": "ClassLabel"} if written else ["?"]
+    note = json.dumps({"info": {"features": {"label": kind, "text": {"_type": "Value"}}}})
+    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"huggingface": note})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    assert load_task(tmp_path / "x.parquet").label_names == (
+        ("pear", "brook") if written else ("apple", "river")
+    )
+    given = load_task(tmp_path / "x.parquet", label_names=["a", "b"])
+    assert given.label_names == ("a", "b")
+
+
+def test_datasets_own_parquet_file(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"])
+    )
+    columns = {"text": [f"text {i}" for i in range(60)], "label": [i % 2 for i in range(60)]}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "x.parquet")
+    assert load_task(tmp_path / "x.parquet").label_names == ("no", "yes")
+
+
+@pytest.mark.parametrize("name", ["data.csv.gz", "data.parquet"])
+def test_a_small_file_that_unpacks_to_much_is_refused(write, rows, monkeypatch, name):
+    rows[0]["text"] = "z" * 3_000_000
+    path = write(name, rows)
+    assert path.stat().st_size < 1 << 20
+    monkeypatch.setattr(files, "_LARGEST", 1 << 20)
+    with pytest.raises(ValueError, match=rf"{name} .*unpacks to more than 1 MiB: take a part of it"):
+        load_task(path)
+
+
+def test_pipes_devices_and_folders_are_not_read(tmp_path, write, rows):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "folder.csv", "zero.csv"):
+        with pytest.raises(ValueError, match=rf"{name}' is no plain file"):
+            load_task(tmp_path / name)
+    path = write("tasks/toy.jsonl", rows)
+    os.mkfifo(tmp_path / "index.json")  # reading it would not end
+    assert load_task(path).label_names == ("apple", "river")
+
+
+def test_names_of_files_that_cannot_be_written_down(rows, tmp_path, write):
+    path = write("x.jsonl", rows)
+    odd = path.rename(tmp_path / "half \udcff.jsonl")
+    with pytest.raises(ValueError, match="rename the file"):
+        load_task(odd)
+
+
+@pytest.mark.parametrize("labels", [5, "ab", [1, 2], ["a", "\ud800"]])
+def test_bad_class_names_in_an_index(write, rows, tmp_path, labels):
+    path = write("tasks/toy.jsonl", rows)
+    index = {"tasks": [{"file": "tasks/toy.jsonl", "labels": labels}]}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"index.json': labels of 'tasks/toy.jsonl' must be a list of names"):
+        load_task(path)
 
 
 def test_without_a_split_column_the_text_decides(write, rows_of):
@@ -197,12 +328,27 @@ def test_bad_tables(write, rows, change, options, message):
         ("x.csv", b"text,label\ncaf\xe9,1\n", r"x.csv, line 2: not UTF-8"),
         ("x.csv", b"text,label\na,1\nb,1,2\n", "line 3: not one cell for each of the columns text, label"),
         ("x.csv", b"text,label\na,1\nb\n", "line 3: not one cell"),
-        ("x.csv", b"text,label\n" + b"a" * 200_000 + b",1\n", r"after line 1: not valid CSV .*field larger"),
+        ("x.csv", b'text,label\na,1\n"b"c,1\n', r"line 3: not valid CSV \('.*' expected after"),
+        ("x.csv", b'text,label\na,1\n"b,1\nc,1\n', r"line 4: not valid CSV \(unexpected end of data"),
+        ("x.csv", b"text,label,label\na,1,2\n", r"x.csv has 2 columns 'label': which one counts\? Rename"),
+        ("x.tsv", b"text\tlabel\tsplit\tsplit\na\t1\t\t\n", r"x.tsv has 2 columns 'split'"),
+        (
+            "x.jsonl",
+            b'{"text": "a", "label": 1, "label": 2}\n',
+            r"line 1: not valid JSON \('label' is there tw",
+        ),
+        ("x.jsonl", b'{"text": "a\\ud800", "label": 1}\n', r"line 1: 'text' must be a text.*got 'a\\ud800'"),
+        ("x.jsonl", b'{"text": "a", "label": "\\ud800"}\n', r"line 1: 'label' must be an integer or a name"),
+        ("x.jsonl", b"[" * 100_000, "line 1: not valid JSON .*recursion"),
+        ("x.jsonl", b'{"text": ' + b"1" * 5000 + b"}", "line 1: not valid JSON"),
+        ("x.json", b'{"text": "a"}\n{"text": "b"}', "x.json: not valid JSON .*line 2"),
+        ("x.json", b'{"text": "a"}', r"x.json: must be one JSON array of objects; .* called .jsonl"),
+        ("x.json", b'[{"text": "a"}, 7]', "x.json, object 2: must be one JSON object; got 7"),
         # Without the time in its header: xdist's workers must collect the same test.
         ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 50, mtime=0)[:-9], "not a whole gzip file"),
         ("x.jsonl.gz", b"plain", "not a whole gzip file"),
         ("x.parquet", b"plain", "not a whole Parquet file"),
-        ("x.txt", b"plain", r"name must end in .jsonl.gz, .jsonl, .csv, .parquet"),
+        ("x.txt", b"plain", r"name must end in .jsonl.gz, .json.gz, .csv.gz, .tsv.gz, .jsonl, .json"),
     ],
 )
 def test_bad_files(tmp_path, name, content, message):

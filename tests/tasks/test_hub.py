@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+import io
+from types import SimpleNamespace
 
 import pytest
 
 from deltatheory.tasks import load_task
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 datasets = pytest.importorskip("datasets")
 
@@ -15,7 +20,7 @@ def hub(monkeypatch):
     shelf: dict = {}
     asked: list = []
 
-    def load_dataset(name, config=None, revision=None):
+    def load_dataset_builder(name, config=None, revision=None):
         asked.append((name, config, revision))
         if name not in shelf:
             raise FileNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
@@ -25,9 +30,10 @@ def hub(monkeypatch):
         tables = {
             split: datasets.Dataset.from_list(rows, features=features) for split, rows in splits.items()
         }
-        return datasets.DatasetDict(tables)
+        loaded = datasets.DatasetDict(tables)
+        return SimpleNamespace(hash=COMMIT, download_and_prepare=lambda: None, as_dataset=lambda: loaded)
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     shelf["asked"] = asked
     return shelf
 
@@ -61,7 +67,7 @@ def test_a_benchmark_with_named_classes_and_a_secret_test_split(hub):
     assert task.test.pairs is not None
     assert task.test.pairs[0] == "hypothesis validation 0"
     assert len(task.train) + len(task.dev) == 160
-    assert task.provenance["revision"] == "v1"
+    assert task.provenance["revision"] == COMMIT  # what the tag stood for
     assert task.provenance["splits_read"] == ["train", "validation"]
     assert task.provenance["columns"] == {"text": "premise", "text2": "hypothesis", "label": "label"}
 
@@ -121,6 +127,38 @@ def test_a_folder_is_a_data_set(write, tmp_path, monkeypatch, rows_of):
     assert task.name == "toy"
     assert task.label_names == ("apple", "river")
     assert (len(task.train), len(task.dev), len(task.test)) == (8, 8, 8)
+    assert task.provenance["revision"] is None
+
+
+def test_code_beside_data_is_not_run(write, tmp_path, monkeypatch, rows_of):
+    """Whatever is answered to a question, and whether or not there are data too."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    ran = tmp_path / "ran"
+    (folder / "toy.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    with pytest.raises(ValueError, match=r"Cannot load .*toy.*Cause"):
+        load_task(f"hub:{folder}")
+    for split in ("train", "test"):
+        write(f"toy/{split}.csv", [{k: row[k] for k in ("text", "target")} for row in rows_of({split: 8})])
+    with contextlib.suppress(ValueError):
+        load_task(f"hub:{folder}", label="target")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["hub:", "hub: ", "hub::config"])
+def test_a_data_set_without_a_name(name):
+    with pytest.raises(ValueError, match="names no data set: give hub:NAME"):
+        load_task(name)
+
+
+def test_data_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "train.parquet").write_bytes(b"plain")
+    with pytest.raises(ValueError, match=r"Cannot load .*toy.*Cause: \w+"):
+        load_task(f"hub:{tmp_path / 'toy'}")
 
 
 def test_without_datasets(monkeypatch):
