@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltatheory._shapes import Float
+from deltatheory._texts import check_texts
 from deltatheory.autodiff import functional_call
 from deltatheory.backbones.batch import Batch, additive_mask
 from deltatheory.backbones.edit import Edit, editing
@@ -43,8 +44,9 @@ class Backbone:
         name: what was asked for.
         revision: commit or package version, where there is one.
         kind: "encoder" or "causal".
-        provenance: name, revision, weights_sha256, architecture, parameters (their number).
-        hidden_size: H.
+        provenance: name, revision, weights_sha256, architecture, parameters (their number), and files_sha256
+            of a local folder's configuration and tokenizer.
+        hidden_size: H, the width of the blocks.
         max_length: the longest T that the model takes.
         lm_head: the map to the vocabulary of a causal model (its weight may be that of the input embedding).
     """
@@ -67,6 +69,21 @@ class Backbone:
     def layers(self) -> nn.ModuleList:
         """The blocks, one per time step."""
         return cast(nn.ModuleList, attrgetter(self._family.layers)(self.model))
+
+    @property
+    def embedding_size(self) -> int:
+        """The width of word embeddings, and of a prompt."""
+        return cast(Any, self.model).get_input_embeddings().weight.shape[1]
+
+    @property
+    def output_size(self) -> int:
+        """O, the width of the last hidden state: H, but for a projection after the blocks."""
+        project = self._part_of_readout("project")
+        return self.hidden_size if project is None else cast(nn.Linear, project).out_features
+
+    def _part_of_readout(self, part: Literal["norm", "project"]) -> nn.Module | None:
+        path = getattr(self._family, part)
+        return attrgetter(path)(self.model) if path else None
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +113,8 @@ class Backbone:
             max_length: cut longer texts here; the default is the model's own limit.
 
         Raises:
-            ValueError: for no texts, a text without a token, unequal counts, or a length outside the limit.
+            ValueError: for no texts, what is no text or has no token, unequal counts, or a length outside the
+                limit.
         """
         max_length = self.max_length if max_length is None else max_length
         if not 1 <= max_length <= self.max_length:
@@ -105,6 +123,8 @@ class Backbone:
             raise ValueError(f"texts={texts!r}: give a non-empty sequence of strings")
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"len(pairs)={len(pairs)}: allowed is len(texts)={len(texts)}")
+        for name, given in (("texts", texts), ("pairs", pairs or ())):
+            check_texts(name, given)
         segments = getattr(self.model.config, "type_vocab_size", 0) > 1
         encoded = self.tokenizer(
             list(texts),
@@ -182,7 +202,7 @@ class Backbone:
 
     def hidden_states(
         self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None = None
-    ) -> Float[Tensor, "B T H"]:
+    ) -> Float[Tensor, "B T O"]:
         """Return the last hidden state of the batch's own tokens.
 
         Arguments:
@@ -206,10 +226,10 @@ class Backbone:
 
     def pool(
         self,
-        hidden: Float[Tensor, "B T H"],
+        hidden: Float[Tensor, "B T O"],
         batch: Batch,
         pooling: Literal["mean", "cls", "last"] | None = None,
-    ) -> Float[Tensor, "B H"]:
+    ) -> Float[Tensor, "B O"]:
         """Reduce tokens to one vector: the mean over real tokens (encoder) or the last real token (causal).
 
         Arguments:
@@ -235,7 +255,7 @@ class Backbone:
         batch: Batch,
         edit: Edit | Mapping[str, Tensor] | None = None,
         pooling: Literal["mean", "cls", "last"] | None = None,
-    ) -> Float[Tensor, "B H"]:
+    ) -> Float[Tensor, "B O"]:
         """Return `pool(hidden_states(batch, edit), batch, pooling)`."""
         return self.pool(self.hidden_states(batch, edit), batch, pooling)
 
@@ -291,15 +311,18 @@ class Backbone:
             out = functional_call(layer, local.parameters, (x,), inputs)
         return out[0] if isinstance(out, tuple) else out
 
-    def readout(self, x: Float[Tensor, "B T H"]) -> Float[Tensor, "B T H"]:
-        """Return the last hidden state from x_T: the last normalisation, where blocks do not end with one."""
-        norm = attrgetter(self._family.norm)(self.model) if self._family.norm else None
-        return x if norm is None else norm(x)
+    def readout(self, x: Float[Tensor, "B T H"]) -> Float[Tensor, "B T O"]:
+        """Return the last hidden state from x_T: the last normalisation and projection, where there are."""
+        for module in (self._part_of_readout("norm"), self._part_of_readout("project")):
+            x = x if module is None else module(x)
+        return x
 
     def vocabulary_logits(
-        self, hidden: Float[Tensor, "*b H"], parameters: Mapping[str, Tensor] | None = None
+        self, hidden: Float[Tensor, "*b O"], parameters: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "*b V"]:
-        """Apply `lm_head`; where its weight is tied to one in `parameters`, the replacement counts here too.
+        """Return z = lm_head h, or c tanh(z / c) where the model caps its logits at c (Gemma 2).
+
+        Where the weight of `lm_head` is tied to one in `parameters`, the replacement counts here too.
 
         Raises:
             ValueError: for a backbone without `lm_head`.
@@ -310,7 +333,9 @@ class Backbone:
             id(p): parameters[n] for n, p in self.model.named_parameters() if parameters and n in parameters
         }
         tied = {n: new[id(p)] for n, p in self.lm_head.named_parameters() if id(p) in new}
-        return functional_call(self.lm_head, tied, (hidden,))
+        logits = functional_call(self.lm_head, tied, (hidden,))
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def _length_limit(config: Any, tokenizer: Any, family: Family, cap: int | None) -> int:
@@ -323,6 +348,24 @@ def _length_limit(config: Any, tokenizer: Any, family: Family, cap: int | None) 
     return min(int(limit) for limit in limits if limit)
 
 
+def _check_vocabulary(name: str, base: nn.Module, tokenizer: Any) -> None:
+    """Refuse a tokenizer that is not the model's: numbers without a row, or most rows without a number."""
+    rows: int = cast(Any, base).get_input_embeddings().weight.shape[0]
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    token, number = max(vocabulary.items(), key=lambda item: item[1], default=("", 0))
+    if number >= rows:
+        raise ValueError(
+            f"the tokenizer of {name!r} gives {token!r} the number {number}, and the model has {rows} word "
+            "embeddings: load the tokenizer that belongs to it, or resize_token_embeddings before training"
+        )
+    # Tables are padded to round sizes, but not to twice what they hold.
+    if 2 * len(vocabulary) < rows or vocabulary.keys() <= set(tokenizer.all_special_tokens):
+        raise ValueError(
+            f"the tokenizer of {name!r} knows {len(vocabulary)} tokens, and the model has {rows} word "
+            "embeddings: its files are missing, or it belongs to another model"
+        )
+
+
 def wrap_model(
     model: nn.Module,
     tokenizer: Any,
@@ -332,6 +375,7 @@ def wrap_model(
     attention: Attention = "eager",
     max_length: int | None = None,
     weights_sha256: str | None = None,
+    files_sha256: str | None = None,
 ) -> Backbone:
     """Prepare a `transformers` model at hand (base model or causal LM), in place, as a backbone.
 
@@ -343,9 +387,11 @@ def wrap_model(
         attention: see `prepare`.
         max_length: a limit below the model's own.
         weights_sha256: of the weight files.
+        files_sha256: of the files of configuration and tokenizer.
 
     Raises:
-        ValueError: for an unsupported architecture, or a tokenizer with no token to pad with.
+        ValueError: for an unsupported architecture, or a tokenizer with no token to pad with or of another
+            vocabulary than the model's.
     """
     config: Any = model.config
     family = family_of(config)
@@ -359,12 +405,14 @@ def wrap_model(
         if tokenizer.eos_token is None:
             raise ValueError(f"the tokenizer of {name!r} has neither pad_token nor eos_token: set pad_token")
         tokenizer.pad_token = tokenizer.eos_token
+    _check_vocabulary(name, base, tokenizer)
     provenance = {
         "name": name,
         "revision": revision,
         "weights_sha256": weights_sha256,
         "architecture": type(base).__name__,
         "parameters": sum(p.numel() for p in base.parameters()),
+        **({} if files_sha256 is None else {"files_sha256": files_sha256}),
     }
     limit = _length_limit(config, tokenizer, family, max_length)
     return Backbone(base, tokenizer, name, revision, family.kind, provenance, config.hidden_size, limit, head)

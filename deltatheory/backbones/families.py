@@ -32,6 +32,7 @@ class Family:
         ffn_in: the linear map into the feed-forward layer (its gate's map, where it is gated).
         ffn_out: the linear map out of it.
         norm: path of the last normalisation, "" where the last block ends with it.
+        project: path of the linear map after that, "" where there is none (OPT-350M leaves H for it).
         offset_positions: position ids start at `pad_token_id + 1` (RoBERTa), not at 0.
     """
 
@@ -45,6 +46,7 @@ class Family:
     ffn_in: str
     ffn_out: str
     norm: str = ""
+    project: str = ""
     offset_positions: bool = False
 
     def part(self, part: Part) -> str:
@@ -108,6 +110,7 @@ FAMILIES: dict[str, Family] = {
         ffn_in="fc1",
         ffn_out="fc2",
         norm="decoder.final_layer_norm",
+        project="decoder.project_out",
     ),
 }
 SUPPORTED: tuple[str, ...] = tuple(sorted(FAMILIES))
@@ -117,7 +120,8 @@ def family_of(config: Any) -> Family:
     """Look up the family of a `transformers` configuration.
 
     Raises:
-        ValueError: for an architecture outside `SUPPORTED`, or an encoder configured as a decoder.
+        ValueError: for an architecture outside `SUPPORTED`, an encoder configured as a decoder or the other
+            way round, or positions that count from a padding token that is not named.
     """
     model_type = getattr(config, "model_type", None)
     if model_type not in FAMILIES:
@@ -131,6 +135,15 @@ def family_of(config: Any) -> Family:
         raise ValueError(
             f"is_decoder=True with model_type={model_type!r} is not supported: "
             "load the checkpoint with is_decoder=False, or take a causal family"
+        )
+    if family.kind == "causal" and getattr(config, "use_bidirectional_attention", None):
+        raise ValueError(
+            f"use_bidirectional_attention=True with model_type={model_type!r} is not supported: "
+            "its tokens see later ones; take an encoder family"
+        )
+    if family.offset_positions and getattr(config, "pad_token_id", 1) is None:
+        raise ValueError(
+            f"pad_token_id=None with model_type={model_type!r}: its positions count from that token; name it"
         )
     return family
 
@@ -164,4 +177,5 @@ def prepare(model: nn.Module, attention: Attention = "eager") -> nn.Module:
     config: Any = getattr(model, "config", None)
     if config is not None:
         config.use_cache = False
+        config.return_dict = True  # a configuration may ask for tuples
     return model

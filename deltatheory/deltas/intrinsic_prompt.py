@@ -134,10 +134,10 @@ class IntrinsicPromptTuning(Delta):
                 raise ValueError(f"{beside[0]}={own[beside[0]]!r}: leave it out; the subspace has its own.")
             if not isinstance(subspace, PromptSubspace):
                 subspace = PromptSubspace.from_json(subspace)
-            if subspace.basis.shape[2] != backbone.hidden_size:
+            if subspace.basis.shape[2] != backbone.embedding_size:
                 raise ValueError(
                     f"subspace has prompts of width {subspace.basis.shape[2]}: "
-                    f"{backbone.name!r} takes {backbone.hidden_size}."
+                    f"{backbone.name!r} takes {backbone.embedding_size}."
                 )
             check_length(backbone, subspace.basis.shape[1])
             self.subspace = subspace

@@ -70,7 +70,7 @@ class Head:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Verbalizer(Head):
-    """logits(h)_c = (lm_head h)_{v(c)}: the next-token logit of each class's label word v(c).
+    """logits(h)_c = z_{v(c)}, z = lm_head h as the model caps it: the next-token logits of label words v(c).
 
     The rows of lm_head are `weight` at θ₀. Where lm_head is tied to an embedding that is tuned, the tuned one
     counts: it is one tensor of the model.
@@ -101,11 +101,41 @@ def _features(backbone: Backbone, examples: Examples, max_length: int | None) ->
 
 def _label_words(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
     """W = the backbone's own embedding of each class's words: zero-shot classification."""
+    _check_tokens(backbone, task)
     words = Examples(task.label_words, labels=tuple(range(task.num_classes)))
     rows = normalize(_features(backbone, words, max_length), dim=-1)
     return Head(
         "label-words", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), len(rows)
     )
+
+
+def _check_tokens(backbone: Backbone, task: Task) -> None:
+    """Refuse label words that the tokenizer does not tell apart: their rows would be equal."""
+    seen: dict[tuple[int, ...], str] = {}
+    for word in task.label_words:
+        ids = tuple(backbone.tokenizer(word)["input_ids"])
+        if ids in seen:
+            tokens = backbone.tokenizer.convert_ids_to_tokens(list(ids))
+            raise ValueError(
+                f"label_words={seen[ids]!r} and {word!r} of task {task.name!r} are the same tokens to "
+                f"{backbone.name!r}, {tokens}: name the classes, or give Task.label_words, in words that it "
+                "knows and that differ by more than case and accents, as 'negative' and 'positive' do; or "
+                "take head='prototypes' or 'probe', which read none."
+            )
+        seen[ids] = word
+
+
+def _check_rows(head: Head, task: Task) -> None:
+    """Refuse a head that gives two classes the same logits for every text."""
+    rows = torch.cat([head.weight, head.bias[:, None]], 1).double()
+    apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    equal = (apart <= 8 * torch.finfo(head.weight.dtype).eps * rows.norm(dim=1)).nonzero()
+    if len(equal):
+        one, other = (task.label_names[int(c)] for c in equal[0])
+        raise ValueError(
+            f"head={head.kind!r} gives classes {one!r} and {other!r} of task {task.name!r} equal rows: no "
+            "text tells them apart: give words or examples that differ, or take head='random'."
+        )
 
 
 def _labelled(backbone: Backbone, task: Task, max_length: int | None) -> tuple[Tensor, Tensor]:
@@ -186,7 +216,7 @@ def unseen_logits(
 def _random(backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
     """W = random directions, as in Li et al. (2018): the task starts at chance."""
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(task.num_classes, backbone.hidden_size, generator=generator)
+    rows = torch.randn(task.num_classes, backbone.output_size, generator=generator)
     rows = normalize(rows, dim=-1).to(backbone.device, backbone.dtype)
     return Head("random", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), 0)
 
@@ -244,16 +274,20 @@ def make_head(
         suffix: put after each text, for the verbalizer (" Topic:").
 
     Raises:
-        ValueError: for an unknown kind, a generation task, a class without the examples the head needs, a
-            suffix for another head than the verbalizer; for the verbalizer also a backbone without lm_head,
-            or label words with the same first token.
+        ValueError: for an unknown kind, a generation task, a class without the examples the head needs, two
+            classes with the same row, label words that are the same tokens, a suffix for another head than
+            the verbalizer; for the verbalizer also a backbone without lm_head, or label words with the same
+            first token.
     """
     check_kind(kind, suffix)
     if task.kind != "classification":
         raise ValueError(f"task={task.name!r} is a {task.kind} task: a head needs classes.")
     if kind == "verbalizer":
-        return _verbalizer(backbone, task, seed, max_length, suffix)
-    return HEADS[kind](backbone, task, seed, max_length)
+        head: Head = _verbalizer(backbone, task, seed, max_length, suffix)
+    else:
+        head = HEADS[kind](backbone, task, seed, max_length)
+    _check_rows(head, task)
+    return head
 
 
 def check_kind(kind: str, suffix: str = "") -> None:

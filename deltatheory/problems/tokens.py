@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from deltatheory._texts import check_texts
 from deltatheory.backbones import Backbone, Batch
 from deltatheory.backbones.batch import additive_mask
 from deltatheory.tasks import Examples
@@ -46,9 +47,10 @@ def check_suffix(backbone: Backbone, suffix: str) -> tuple[int, ...]:
     """Return the tokens of what is put after each text.
 
     Raises:
-        ValueError: for a backbone that is not causal, or a suffix that ends in white space (the word after it
-            brings its own).
+        ValueError: for a backbone that is not causal, or a suffix that is no text or ends in white space (the
+            word after it brings its own).
     """
+    check_texts("suffix", [suffix])
     if backbone.kind != "causal" or backbone.lm_head is None:
         raise ValueError(f"{backbone.name!r} ({backbone.kind}) has no lm_head: take a causal checkpoint.")
     if suffix != suffix.rstrip():
