@@ -124,7 +124,7 @@ def family_of(config: Any) -> Family:
             way round, or positions that count from a padding token that is not named.
     """
     model_type = getattr(config, "model_type", None)
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         near = get_close_matches(str(model_type), SUPPORTED, n=1)
         hint = f" Nearest: {near[0]!r}." if near else ""
         raise ValueError(

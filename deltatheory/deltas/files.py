@@ -100,6 +100,8 @@ def load_delta(path: str | os.PathLike[str], backbone: Backbone) -> tuple[Delta,
     keys = ["architecture", "parameters", "weights_sha256"]
     if not (here["weights_sha256"] and there["weights_sha256"]):  # a hub id is known by its commit
         keys[2:] = ["name", "revision"]
+    if "files_sha256" in here and "files_sha256" in there:  # older files do not name it
+        keys.append("files_sha256")
     for key in keys:
         if here[key] != there[key]:
             raise ValueError(

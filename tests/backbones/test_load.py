@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import TINY, WORDS, tiny, tiny_model, tiny_tokenizer, transformers
 
 from deltatheory.backbones import load as loading
-from deltatheory.backbones import load_backbone
+from deltatheory.backbones import load_backbone, wrap_model
 
 TEXTS = ["read a file line by line", "the mean of the sample", "x"]
 needs_minilm = pytest.mark.skipif(
@@ -138,6 +142,274 @@ def test_import_does_not_import_transformers():
     assert done.stdout.strip() == "False"
 
 
+# What a model is called by ---------------------------------------------------------------------------------
+
+
+def rewrite(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def shard(folder: Path, outside: Path) -> None:
+    """Move the weights into one shard outside the folder, which its index names."""
+    (folder / "model.safetensors").rename(outside)
+    weights = {name: f"../{outside.name}" for name, _ in tiny_model("bert").named_parameters()}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+
+
+def test_whatever_is_loaded_counts_in_the_name(tmp_path):
+    """A changed configuration, tokenizer or shard kept the name, and with it trials of another model."""
+    folder = tmp_path / "model"
+    save(folder)
+    first = load_backbone(str(folder)).provenance
+    assert load_backbone(str(folder)).provenance == first
+    (folder / "README.md").write_text("changed")  # nobody loads it
+    assert load_backbone(str(folder)).provenance == first
+    seen = [first]
+
+    def changed():
+        seen.append(load_backbone(str(folder)).provenance)
+        assert len({json.dumps(x) for x in seen}) == len(seen)
+
+    rewrite(folder / "config.json", hidden_act="relu")
+    changed()
+    vocabulary = {word: i for i, word in enumerate([*WORDS[:4], *reversed(WORDS[4:])])}
+    rewrite(folder / "tokenizer.json", model={"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"})
+    changed()
+    rewrite(folder / "tokenizer_config.json", model_max_length=9)
+    changed()
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 8}')
+    changed()
+    outside = tmp_path / "shard.safetensors"
+    shard(folder, outside)
+    load_backbone(str(folder))
+    for scale in (1.5, 2.0):
+        save(tmp_path / "other", embeddings_LayerNorm_bias=torch.full((16,), scale))
+        (tmp_path / "other" / "model.safetensors").replace(outside)
+        changed()
+
+
+def test_weights_keep_the_name_that_they_had(tmp_path):
+    """So do rows of results that hold it: it is the digest of the file, whatever else lies there."""
+    import hashlib
+
+    save(tmp_path)
+    expected = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"not ours")
+    provenance = load_backbone(str(tmp_path)).provenance
+    assert provenance["weights_sha256"] == expected
+    assert re.fullmatch("[0-9a-f]{64}", provenance["files_sha256"])
+
+
+@needs_minilm
+def test_the_embedded_release_keeps_its_name(minilm, monkeypatch):
+    """Committed rows name it by these keys; a package that somebody changed has one key more."""
+    assert list(minilm.provenance) == ["name", "revision", "weights_sha256", "architecture", "parameters"]
+    monkeypatch.setattr(loading, "_RELEASED", {})
+    assert "files_sha256" in load_backbone("minilm").provenance
+
+
+# Nobody let in ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json", "both"])
+@pytest.mark.parametrize("model_type", ["bert", "ours"])
+def test_code_in_a_folder_is_not_run(tmp_path, monkeypatch, where, model_type):
+    """Whatever is answered to a question on stdin."""
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    save(folder)
+    (folder / "code.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\n"
+        "from transformers import BertConfig as C, BertModel as M, PreTrainedTokenizerFast as T\n"
+    )
+    auto = {"AutoConfig": "code.C", "AutoModel": "code.M", "AutoModelForCausalLM": "code.M"}
+    if where != "tokenizer_config.json":
+        rewrite(folder / "config.json", auto_map=auto, model_type=model_type)
+    if where != "config.json":
+        tokenizer = {"auto_map": {"AutoTokenizer": ["code.T", "code.T"]}, "tokenizer_class": "T"}
+        rewrite(folder / "tokenizer_config.json", **tokenizer)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with contextlib.suppress(ValueError):
+        load_backbone(str(folder))
+    assert not ran.exists()
+    assert sys.stdin.read() == "y\n" * 9  # nobody asked
+
+
+def test_an_adapter_beside_a_model_is_left_out(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = save(tmp_path, "llama").eval()
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2, init_lora_weights=False)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    peft.get_peft_model(loaded, config).save_pretrained(tmp_path)
+    backbone = load_backbone(str(tmp_path))
+    batch = backbone.encode(["a b c"])
+    expected = model.base_model(batch.input_ids).last_hidden_state
+    torch.testing.assert_close(backbone.hidden_states(batch), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_pipes_and_devices_in_a_folder_are_not_opened(tmp_path, name):
+    save(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=r"is no plain file|holds only model.safetensors"):
+        load_backbone(str(tmp_path))
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"is no plain file|holds only model.safetensors"):
+        load_backbone(str(tmp_path))
+
+
+# Damage ----------------------------------------------------------------------------------------------------
+
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["cut", "empty", "zeros", "text", "list", "null"])
+def test_damaged_files_are_one_line_that_names_them(tmp_path, name, damage):
+    save(tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    contents = {
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+        "zeros": bytes(len(whole)),
+        "text": b"\xff plain",
+        "list": b"[1]",
+        "null": b'{"model_type": "bert", "model": null, "hidden_size": "x"}',
+    }
+    path.write_bytes(contents[damage])
+    with pytest.raises(ValueError, match=r"cannot be read") as caught:
+        load_backbone(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 32}, "the model of .* cannot be read"),
+        ({"num_hidden_layers": 3}, "lacks 16 weights of BertModel, left random: encoder.layer.2"),
+        ({"num_attention_heads": 3}, "the model of .* cannot be read.*multiple"),
+        ({"vocab_size": -1}, "cannot be read"),
+        ({"hidden_act": "nonsense"}, "the model of .* cannot be read.*nonsense"),
+        ({"model_type": None}, "model_type=None is not supported; supported are bert"),
+        ({"model_type": "t5"}, "model_type='t5' is not supported"),
+        ({"model_type": ["bert"]}, "model_type=.*is not supported"),
+    ],
+)
+def test_configurations_that_fit_no_weights(tmp_path, changes, message):
+    save(tmp_path)
+    rewrite(tmp_path / "config.json", **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_backbone(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{", "index.json of .* cannot be read"),
+        ("[]", "index.json of .* cannot be read"),
+        ("{}", "index.json of .* cannot be read.*weight_map"),
+        ('{"weight_map": 3}', "index.json of .* cannot be read"),
+        ('{"weight_map": {"a": 3}}', "index.json of .* cannot be read"),
+        ('{"weight_map": {"a": "gone.safetensors"}}', "names .*gone.safetensors', which is no file"),
+        ('{"weight_map": {"a": "/dev/zero"}}', "names '/dev/zero', which is no file"),
+    ],
+)
+def test_bad_indices_of_shards(tmp_path, index, message):
+    save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ValueError, match=message):
+        load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("length", ['"x"', "0", "-3", "1.5"])
+def test_a_bad_sentence_length(tmp_path, length):
+    save(tmp_path)
+    (tmp_path / "sentence_bert_config.json").write_text(f'{{"max_seq_length": {length}}}')
+    with pytest.raises(ValueError, match=r"max_seq_length=.* in sentence_bert_config.json .*at least 1"):
+        load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name(name):
+    with pytest.raises(ValueError, match="give an embedded name, a local folder, or a hub id"):
+        load_backbone(name)
+
+
+# Tokenizers that are another model's -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_tokenizer_that_is_missing_is_refused(tmp_path, family):
+    """`transformers` makes one that knows its special tokens only: every word became [UNK], or nothing."""
+    tiny_model(family).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"knows \d tokens, and the model has 20 word|tokenizer of .* cannot"
+    ):
+        load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_tokens_without_a_row_are_refused_at_once(family):
+    """They ended in an IndexError at the first batch that held one."""
+    tokenizer = tiny_tokenizer(family)
+    tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+    with pytest.raises(ValueError, match="gives '<new pad>' the number 20, and the model has 20 word embedd"):
+        wrap_model(tiny_model(family), tokenizer, name="x")
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_a_resized_vocabulary(tmp_path, family):
+    model = tiny_model(family)
+    model.resize_token_embeddings(24, mean_resizing=False)
+    tokenizer = tiny_tokenizer(family)
+    tokenizer.add_tokens(["new"])
+    tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    backbone = load_backbone(str(tmp_path))
+    batch = backbone.encode(["a new b", "a"])
+    assert 20 in batch.input_ids
+    assert backbone.hidden_states(batch).isfinite().all()
+    expected = model.eval().base_model(batch.input_ids[:1]).last_hidden_state
+    torch.testing.assert_close(backbone.hidden_states(batch)[:1], expected, rtol=0, atol=1e-5)
+
+
+def test_what_is_no_text_is_refused_by_its_place():
+    """Half of an emoji, as a cut JSON string leaves it, was a TypeError of the tokenizer."""
+    backbone = tiny("bert")
+    with pytest.raises(ValueError, match=r"texts\[1\]='a \\ud83d': must be a string without lone surrogates"):
+        backbone.encode(["a", "a \ud83d"])
+    with pytest.raises(ValueError, match=r"pairs\[0\]="):
+        backbone.encode(["a"], ["a \ud83d"])
+
+
+# Checkpoints without lm_head -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [f for f in TINY if f not in ("bert", "roberta")])
+@pytest.mark.parametrize("kind", ["AutoModel", "AutoModelForSequenceClassification"])
+@torch.no_grad()
+def test_causal_checkpoints_without_lm_head(tmp_path, family, kind):
+    """Embedding models and classifiers hold none; where it is tied, the embedding is one."""
+    causal = tiny_model(family, num_labels=3)
+    causal.config.vocab_size = 24  # `transformers` adds a token of its own to Qwen's tokenizer
+    auto = getattr(transformers, kind)
+    model = auto.from_config(causal.config).eval()
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer(family).save_pretrained(tmp_path)
+    backbone = load_backbone(str(tmp_path))
+    assert (backbone.lm_head is not None) == causal.config.tie_word_embeddings
+    batch = backbone.encode(["a b c"])
+    expected = model.base_model(batch.input_ids).last_hidden_state
+    torch.testing.assert_close(backbone.hidden_states(batch), expected, rtol=0, atol=1e-5)
+
+
 # The embedded model ---------------------------------------------------------------------------------------
 
 
@@ -187,7 +459,7 @@ def test_minilm_facts(minilm):
     )
 
 
-@pytest.mark.parametrize("device", ["gpu", "meta:7x", "cuda:99"])
+@pytest.mark.parametrize("device", ["gpu", "meta:7x", "cuda:99", "meta", "meta:0", ""])
 def test_a_device_that_is_not_there_is_refused_before_loading(device):
     with pytest.raises(ValueError, match=rf"device='{device}'.*cpu"):
-        load_backbone("minilm", device=device)
+        load_backbone("no such model", device=device)

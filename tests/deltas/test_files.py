@@ -69,6 +69,21 @@ def test_another_backbone_is_refused(tmp_path, key, value):
         load_delta(file, other)
 
 
+def test_another_tokenizer_is_another_backbone(tmp_path):
+    file = tmp_path / "delta.safetensors"
+    backbone = tiny("bert")
+    settings = {"weights_sha256": "a", "files_sha256": "b"}
+    known = replace(backbone, provenance={**backbone.provenance, **settings})
+    delta = make_delta("bitfit", known)
+    save_delta(file, delta, torch.zeros(delta.size))
+    load_delta(file, known)
+    load_delta(file, replace(backbone, provenance={**backbone.provenance, "weights_sha256": "a"}))
+    with pytest.raises(
+        ValueError, match="another backbone: files_sha256='b', and that of 'tiny-bert' is 'c'"
+    ):
+        load_delta(file, replace(known, provenance={**known.provenance, "files_sha256": "c"}))
+
+
 def test_without_a_digest_name_and_revision_decide(tmp_path):
     file = tmp_path / "delta.safetensors"
     saved(file)

@@ -10,9 +10,9 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from deltatheory.deltas import LoRA, make_delta
 from deltatheory.linearization.tangent import tangent_rows
-from deltatheory.problems import ClassificationProblem
+from deltatheory.problems import ClassificationProblem, heads
 from deltatheory.problems.heads import HEADS, Head, make_head, unseen_logits
-from deltatheory.tasks import Examples
+from deltatheory.tasks import Examples, Task
 from deltatheory.training.trainer import Training, train
 
 CLASSES = 4
@@ -284,3 +284,66 @@ def test_a_probe_of_meaningless_labels_counts_as_chance_where_it_is_judged():
     unseen = features.start.solved(features.start.logits)
     assert seen.double().mean() > unseen.double().mean() + 0.2
     assert unseen.double().mean() < 0.7
+
+
+# Classes that no text could tell apart ---------------------------------------------------------------------
+
+
+def named(*names: str, texts=("a b", "c d", "a c", "b d")) -> Task:
+    examples = Examples(texts, labels=tuple(i % len(names) for i in range(len(texts))))
+    return Task("toy", "classification", names, examples, examples, examples, {})
+
+
+@pytest.mark.parametrize("names", [("-1", "1"), ("a_b", "a-b"), ("A-", "A"), ("_", "-")])
+def test_marks_stay_in_label_words_where_they_are_all_that_differs(names):
+    assert named(*names).label_words == names
+    assert named("not_so", "well-known").label_words == ("not so", "well known")
+    assert named("-1", "0").label_words == ("-1", "0")
+
+
+@pytest.mark.parametrize("names", [("😀", "😡"), ("甲", "乙"), ("x", "y"), ("a  b", "a b")])
+def test_label_words_that_are_the_same_tokens_are_refused(backbone, names):
+    """They gave two equal rows: training stayed at ln C, and nobody was told."""
+    task = named(*names)
+    with pytest.raises(
+        ValueError, match=r"are the same tokens to 'tiny-bert', \[.*Task.label_words.*'prototyp"
+    ):
+        make_head("label-words", backbone, task)
+    words = replace(task, label_words=("a", "b"))
+    assert not torch.equal(*make_head("label-words", backbone, words).weight)
+    assert make_head("prototypes", backbone, task).weight.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_equal_rows_are_refused_whatever_the_head(kind, monkeypatch):
+    backbone, task = causal()
+    made = make_head(kind, backbone, task)
+    rows = made.weight.clone()
+    rows[2] = rows[0] * (1 + torch.finfo(rows.dtype).eps)  # rounding does not tell classes apart
+    twins = replace(made, weight=rows, bias=torch.zeros_like(made.bias))
+    if kind == "verbalizer":
+        monkeypatch.setattr(heads, "_verbalizer", lambda *_: twins)
+    else:
+        monkeypatch.setitem(HEADS, kind, lambda *_: twins)
+    with pytest.raises(ValueError, match=rf"head='{kind}' gives classes 'class-0' and 'class-2' of task"):
+        make_head(kind, backbone, task)
+
+
+@pytest.mark.parametrize("kind", ["prototypes", "probe"])
+def test_classes_with_the_same_examples_are_refused(backbone, kind):
+    task = named("no", "yes", texts=("a b", "a b", "c d", "c d"))
+    with pytest.raises(
+        ValueError, match=rf"head='{kind}' gives classes 'no' and 'yes'.*give words or examples"
+    ):
+        make_head(kind, backbone, task)
+
+
+def test_a_bias_tells_classes_apart(backbone, monkeypatch):
+    made = Head("random", torch.ones(2, 16), torch.tensor([0.0, 1.0]), torch.zeros(16), 0)
+    monkeypatch.setitem(HEADS, "random", lambda *_: made)
+    assert make_head("random", backbone, named("no", "yes")) is made
+
+
+def test_a_suffix_is_a_text():
+    with pytest.raises(ValueError, match=r"suffix\[0\]='\\ud83d': must be a string without lone surrogates"):
+        make_head("verbalizer", *causal(), suffix="\ud83d")

@@ -34,6 +34,12 @@ class TestExamples:
         ):
             Examples(("a", "b"), **columns)
 
+    @pytest.mark.parametrize("column", ["texts", "pairs", "targets"])
+    def test_half_of_an_emoji_is_no_text(self, column):
+        columns: dict = {"texts": ("a", "b"), "targets": ("x", "y"), column: ("c", "half \ud83d")}
+        with pytest.raises(ValueError, match=rf"{column}\[1\]='half .*without lone surrogates"):
+            Examples(**columns)
+
     def test_neither_labels_nor_targets(self):
         with pytest.raises(ValueError, match="got neither"):
             Examples(("a",))
@@ -65,6 +71,7 @@ class TestTask:
                 "two or more distinct classes",
             ),
             ({"names": ("same", "same")}, "two or more distinct classes"),
+            ({"names": ("good", "half \ud83d")}, r"label_names\[1\]='half .*without lone surrogates"),
             ({"train": (0, 0), "dev": (0,), "test": (0,)}, "one class only in its train split .'bad'"),
             ({"test": (0, 2)}, r"must lie in 0\.\.1; got 2 in test"),
             (
