@@ -68,7 +68,11 @@ class DimensionEstimate:
 
     @property
     def width(self) -> float:
-        """Return the larger of high/value - 1 and 1 - low/value: ±25 % is 0.25."""
+        """Return the larger of high/value - 1 and 1 - low/value: ±25 % is 0.25.
+
+        >>> DimensionEstimate(100.0, 50.0, 125.0, "").width
+        0.5
+        """
         if not self.value or self.low is None or self.high is None:
             return float("inf")
         return max(self.high / self.value - 1, 1 - self.low / self.value)

@@ -50,7 +50,9 @@ class Prediction:
         frozen: accuracy of the frozen model on the kernel's examples, which a fitted head has not seen.
         learning_rate: the one of `LEARNING_RATES` with the better held-out accuracy near d90.
         curve: one row for each d and fold.
-        diagnostics: rank, movement, linearization error, and sentences in "missed" and "checked".
+        diagnostics: "rank" of J, "examples", "logit_differences" (its rows), "movement" (‖Δθ‖/‖θ₀‖ near d90),
+            "linearization_error" there, "model_spread" (of ln d90 beside sampling), and sentences in "missed"
+            and "checked".
         passes: forward-equivalents.
         seconds: time taken.
     """

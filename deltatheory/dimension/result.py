@@ -48,8 +48,10 @@ class DimensionResult(Result):
         passes: {"predict": ..., "measure": ...} in forward-equivalents: passes over single examples.
         full_runs: the measured search in units of one full fine-tuning run with its evaluation.
         seconds: {"predict": ..., "measure": ...}.
-        diagnostics: of the prediction: rank, movement, linearization error, and what missed.
-        settings: criterion, training, projection, head, scope.
+        diagnostics: those of `Prediction`; "missed" has what the search missed too, "ratio" is predicted over
+            measured d90, "assumptions" are sentences.
+        settings: method, criterion, training, `DimensionSettings`, head, limits, seed, device, and the rates
+            found.
         provenance: model, task, versions, seed, commit, command.
     """
 

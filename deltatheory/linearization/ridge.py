@@ -55,18 +55,20 @@ def fit_path(kernel: Float[Tensor, "n n"], start: LinearizationStart) -> Float[T
     n, loss, labels = len(start), start.loss, start.labels
     scale = float(kernel.trace()) / n or 1.0  # a delta that does nothing has K = 0
     values, vectors = torch.linalg.eigh(kernel / scale)
-    rows = vectors * (values.clamp(min=0) / 2).sqrt()  # z = z⁰ + rows @ w
+    # z = z⁰ + (w rowsᵀ)ᵀ: a few long rows on the left of a product take a third of the time of columns.
+    rows = (vectors * (values.clamp(min=0) / 2).sqrt()).contiguous()
+    columns = rows.T.contiguous()
 
     def logits_at(w: np.ndarray) -> Tensor:
-        return start.logits + rows @ torch.from_numpy(w).view(n, -1)
+        return start.logits + (torch.from_numpy(w).view(-1, n) @ columns).T
 
     def objective(w: np.ndarray, ridge: float) -> tuple[float, np.ndarray]:
         logits = logits_at(w)
-        downhill = (rows.T @ loss.residual(logits, labels)).flatten().numpy()
+        downhill = (loss.residual(logits, labels).T @ rows).flatten().numpy()
         return float(loss.total(logits, labels)) + ridge / 2 * float(w @ w), ridge * w - downhill
 
     w, path = np.zeros(start.logits.numel()), []
     for ridge in RIDGES:
         w = minimize(objective, w, (ridge,), "L-BFGS-B", jac=True, options=_UNTIL).x
-        path.append(loss.residual(logits_at(w), labels) / (ridge * scale))  # w = rowsᵀα there
+        path.append(loss.residual(logits_at(w), labels) / (ridge * scale))  # wᵀ = rowsᵀα there
     return torch.stack(path)

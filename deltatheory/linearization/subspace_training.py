@@ -69,6 +69,12 @@ def train_linearized(
         jacobian: J P for each seed.
         training: steps, batch size, learning rate; its seed orders the data.
         train: the first `train` examples are trained on.
+
+    >>> zeros = torch.zeros(2, 2)
+    >>> start = LinearizationStart(zeros, torch.tensor([0, 1]), zeros)
+    >>> one_step = Training(steps=1, learning_rate=0.5, warmup=0.0)  # the rate, downhill
+    >>> train_linearized(start, torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1), one_step, train=2).delta
+    tensor([[0.5000]])
     """
     seeds, _, _, d = jacobian.shape
     delta = torch.zeros(seeds, d, 1, device=jacobian.device, dtype=jacobian.dtype)
