@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deltatheory.report.page import render, svg
+from deltatheory.report.page import render, style, svg
 from deltatheory.results import provenance, write_atomically, write_json
 from experiments.scope import Scope
 from experiments.trial import Known
@@ -39,11 +40,24 @@ class Table:
         """Return the cells as they are written."""
         return [[_text(cell) for cell in row] for row in self.rows]
 
+    def body(self) -> str:
+        """Return it as Markdown without its title."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.texts()]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
     def markdown(self) -> str:
         """Return it as Markdown."""
-        head = [self.columns, ["---"] * len(self.columns)]
-        lines = [f"| {' | '.join(row)} |" for row in [*head, *self.texts()]]
-        return "\n".join([f"**{self.title}**", "", *lines, ""])
+        return f"**{self.title}**\n\n{self.body()}\n"
+
+
+@contextmanager
+def drawing(width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
+    """Yield a figure in the style of all pages, and its axes."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,11 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """Write a number in a sentence; a dash where there is none."""
+    return "–" if value is None else format(value, form)
 
 
 def _text(cell: Cell) -> str:

@@ -31,6 +31,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from experiments.measuring import processor, write
+from experiments.page import Table
+
 PROBLEMS = ("lqr", "pendulum", "cart-pole")
 BATCH, SAMPLE = 256, 8
 PACKAGES = ("numpy", "scipy", "torch", "crocoddyl", "control", "jax")
@@ -363,34 +366,36 @@ def rows(repeats: int, fresh_repeats: int) -> list[dict[str, Any]]:
 
 
 def table(found: list[dict[str, Any]], batches: list[dict[str, Any]], facts: dict[str, Any]) -> str:
-    lines = [
-        "# Small optimal-control problems",
-        "",
-        *(f"- {key}: {value}" for key, value in facts.items()),
-        "",
-    ]
-    lines += ["| problem | solver | CPU ms | wall ms | iterations | cost |", "|---|---|---|---|---|---|"]
+    solved = []
     for row in found:
-        head = f"| {row['problem']} | {row['solver']} | "
         if "skipped" in row:
-            lines.append(head + f"{row['skipped']} | | | |")
+            solved.append([row["problem"], row["solver"], row["skipped"], "", "", ""])
             continue
-        line = f"{row['cpu_ms']:.1f} | {row['wall_ms']:.1f} | {row['iterations']} | {row['cost']:.9g} |"
+        cpu = f"{row['cpu_ms']:.1f}"
         if "second_cpu_ms" in row:
-            rest = f" (again {row['second_cpu_ms']:.1f}; import {row['import_cpu_ms']:.0f}) |"
-            line = line.replace(" |", rest, 1)
-        lines.append(head + line)
-    lines += ["", f"## {BATCH} initial states", ""]
-    lines += [
-        "| problem | solver | at once, CPU ms | one by one, CPU ms | ratio | converged | cost differs by |"
+            cpu += f" (again {row['second_cpu_ms']:.1f}; import {row['import_cpu_ms']:.0f})"
+        rest = [f"{row['wall_ms']:.1f}", row["iterations"], f"{row['cost']:.9g}"]
+        solved.append([row["problem"], row["solver"], cpu, *rest])
+    together = [
+        [
+            *(row[key] for key in ("problem", "solver")),
+            *(f"{row[key]:.0f}" for key in ("at_once_ms", "singles_ms")),
+            f"1/{1 / row['ratio']:.1f}",
+            row["converged"],
+            row["largest_difference"],
+        ]
+        for row in batches
     ]
-    lines += ["|---|---|---|---|---|---|---|"]
-    for row in batches:
-        lines.append(
-            f"| {row['problem']} | {row['solver']} | {row['at_once_ms']:.0f} | {row['singles_ms']:.0f} | "
-            f"1/{1 / row['ratio']:.1f} | {row['converged']} | {row['largest_difference']:.1g} |"
-        )
-    return "\n".join([*lines, "", f"One by one: {SAMPLE} of them, scaled to all.", ""])
+    columns = ["problem", "solver", "at once, CPU ms", "one by one, CPU ms", "ratio", "converged"]
+    parts = [
+        "# Small optimal-control problems",
+        "\n".join(f"- {key}: {value}" for key, value in facts.items()),
+        Table("", ["problem", "solver", "CPU ms", "wall ms", "iterations", "cost"], solved).body(),
+        f"## {BATCH} initial states",
+        Table("", [*columns, "cost differs by"], together).body(),
+        f"One by one: {SAMPLE} of them, scaled to all.",
+    ]
+    return "\n\n".join(parts)
 
 
 def version(package: str) -> str:
@@ -398,11 +403,6 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def cpu() -> str:
-    info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in info if line.startswith("model name")), "unknown")
 
 
 app = typer.Typer(add_completion=False)
@@ -418,19 +418,16 @@ def main(
     """Measure and write one table."""
     if context.invoked_subcommand is not None:
         return
-    from deltatheory.results import provenance, write_atomically, write_json
-
     found = rows(repeats, fresh_repeats)
     batches = [batch(problem, solver) for problem in PROBLEMS[1:] for solver in ("ILQR", "DDP")]
     facts = {
-        "CPU": cpu(),
+        "CPU": processor(),
         "threads": 1,
         "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
         "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
     }
-    write_json(out / "control-cpu.json", {"facts": facts, "rows": found, "batches": batches} | provenance())
-    write_atomically(out / "control-cpu.md", table(found, batches, facts))
-    typer.echo(table(found, batches, facts))
+    values = {"facts": facts, "rows": found, "batches": batches}
+    write(out / "control-cpu", values, table(found, batches, facts))
 
 
 app.command()(fresh)

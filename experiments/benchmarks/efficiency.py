@@ -13,13 +13,8 @@ what was allocated beyond the backbone, and time that of the clock. The first st
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import resource
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -33,8 +28,10 @@ from deltatheory.deltas import make_delta
 from deltatheory.deltas.subspace import scope_names
 from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.heads import Head, make_head
-from deltatheory.results import ResultLog, provenance, write_atomically, write_json
+from deltatheory.results import ResultLog
 from deltatheory.tasks import Examples, Task, load_task
+from experiments.measuring import in_child, peak_bytes, work, write
+from experiments.page import Table, drawing
 
 PLAIN = "plain torch"
 LENGTH = 64
@@ -89,7 +86,7 @@ def main(
                 here = backbone if device == "cpu" else load_backbone(device=device)
                 return _measure(here, task, head, name, options, batch_size, steps)
 
-            log.append(config | {"steps": steps}, _in_child(measure) if device == "cpu" else measure())
+            log.append(config | {"steps": steps}, in_child(measure) if device == "cpu" else measure())
             typer.echo(f"{name}, batch {batch_size}")
         _report(out, device, log, [b for b in STEPS if b <= batch_size])  # a run cut short leaves its table
 
@@ -117,17 +114,6 @@ def _warm_up(backbone: Backbone, head: Head) -> None:
         weight.requires_grad_(False).grad = None
 
 
-def _in_child(measure: Callable[[], dict]) -> dict:
-    """Run a measurement in a forked process: its memory is its own, the loaded backbone is there."""
-    reader, writer = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=lambda: writer.send(measure()))
-    child.start()
-    writer.close()
-    result = reader.recv()  # EOFError where the child failed; it has said why
-    child.join()
-    return result
-
-
 def _measure(
     backbone: Backbone,
     task: Task,
@@ -142,21 +128,15 @@ def _measure(
     gc.collect()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    before = _peak(cuda)
+    before = peak_bytes(cuda)
     make = _plain_step if name == PLAIN else _delta_step
     step, optimizer, size = make(backbone, task, head, name, options, batch_size)
-    seconds = []
-    for _ in range(steps + 1):
-        began = time.perf_counter() if cuda else time.process_time()
-        step()
-        if cuda:
-            torch.cuda.synchronize()
-        seconds.append((time.perf_counter() if cuda else time.process_time()) - began)
+    seconds = [work(step, cuda) for _ in range(steps + 1)]
     kept = [x for state in optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
     return {
         "parameters": size,
         "optimizer_bytes": sum(x.nbytes for x in kept),
-        "peak_bytes": _peak(cuda) - before,
+        "peak_bytes": peak_bytes(cuda) - before,
         "seconds_per_step": median(seconds[1:]),
     }
 
@@ -203,12 +183,6 @@ def _plain_step(
     return step, optimizer, sum(weight.numel() for weight in weights)
 
 
-def _peak(cuda: bool) -> int:
-    if cuda:
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _report(out: Path, device: str, log: ResultLog, sizes: list[int]) -> None:
     latest = {(r["config"]["delta"], r["config"]["batch_size"]): r["result"] for r in log.rows()}
     rows = []
@@ -224,63 +198,45 @@ def _report(out: Path, device: str, log: ResultLog, sizes: list[int]) -> None:
                 "time_ratio": result["seconds_per_step"] / plain["seconds_per_step"],
             }
         rows.append(row)
-    path = out / f"efficiency-{device}"
     facts = {"length": LENGTH, "steps": {str(b): n for b, n in STEPS.items()}, "device": device}
-    write_json(path.with_suffix(".json"), {"facts": facts, "rows": rows, "provenance": provenance()})
-    text = _table(rows, device, sizes)
-    write_atomically(path.with_suffix(".md"), text)
-    _figure(rows, path.with_suffix(".png"), sizes)
-    typer.echo(text)
+    text, figure = _table(rows, device, sizes), _figure(rows, sizes)
+    write(out / f"efficiency-{device}", {"facts": facts, "rows": rows}, text, figure)
 
 
 def _table(rows: list[dict[str, Any]], device: str, sizes: list[int]) -> str:
-    lines = [
-        "| delta | parameters | optimizer MB | " + " | ".join(f"batch {b}" for b in sizes) + " |",
-        "|---|---|---|" + "---|" * len(sizes),
-    ]
+    lines = []
     for row in rows:
         options = ", ".join(f"{k}={v}" for k, v in row["options"].items())
-        cells = []
-        for batch_size in sizes:
-            cell = row[f"batch {batch_size}"]
-            cells.append(
-                f"{cell['peak_bytes'] / 1e6:.0f} MB ({cell['memory_ratio']:.2f}), "
-                f"{cell['seconds_per_step']:.3g} s ({cell['time_ratio']:.2f})"
-            )
-        label = f"{row['delta']} {options}".strip()
-        lines.append(
-            f"| {label} | {row['parameters']:,} | {row['optimizer_bytes'] / 1e6:.2f} | {' | '.join(cells)} |"
-        )
+        cells = [
+            f"{cell['peak_bytes'] / 1e6:.0f} MB ({cell['memory_ratio']:.2f}), "
+            f"{cell['seconds_per_step']:.3g} s ({cell['time_ratio']:.2f})"
+            for cell in (row[f"batch {batch_size}"] for batch_size in sizes)
+        ]
+        about = [f"{row['parameters']:,}", f"{row['optimizer_bytes'] / 1e6:.2f}"]
+        lines.append([f"{row['delta']} {options}".strip(), *about, *cells])
+    columns = ["delta", "parameters", "optimizer MB", *(f"batch {b}" for b in sizes)]
     clock = "processor seconds on one thread" if device == "cpu" else "seconds"
-    lines += [
-        "",
+    about = (
         f"Peak memory beyond the loaded backbone, and {clock} a step (median); in brackets the ratio to "
         f"{PLAIN}: full fine-tuning of the blocks without a δ. MiniLM, texts of {LENGTH} tokens, float32, "
-        f"AdamW, device {device}. `full` keeps θ₀, θ and δ beside each other, hence its memory.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"AdamW, device {device}. `full` keeps θ₀, θ and δ beside each other, hence its memory."
+    )
+    return f"{Table('', columns, lines).body()}\n\n{about}"
 
 
-def _figure(rows: list[dict[str, Any]], path: Path, sizes: list[int]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    canvas, panels = pyplot.subplots(1, 2, figsize=(8, 7), sharey=True, layout="constrained")
-    for axes, key, title in zip(panels, ("memory_ratio", "time_ratio"), ("memory", "time"), strict=True):
-        values = [[row[f"batch {b}"][key] for b in sizes] for row in rows]
-        axes.imshow(values, aspect="auto", cmap="RdYlGn_r", vmin=0, vmax=2)
-        for i, row in enumerate(values):
-            for j, value in enumerate(row):
-                axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
-        axes.set_xticks(range(len(sizes)), [str(b) for b in sizes])
-        axes.set_yticks(range(len(rows)), [row["delta"] for row in rows])
-        axes.set(xlabel="batch size", title=f"{title} of a step / plain full fine-tuning")
-        axes.title.set_fontsize(10)
-    image = BytesIO()
-    canvas.savefig(image, format="png", dpi=130)
-    write_atomically(path, image.getvalue())
+def _figure(rows: list[dict[str, Any]], sizes: list[int]) -> Any:
+    with drawing(8, 7, 1, 2) as (figure, panels):
+        for axes, key, title in zip(panels, ("memory_ratio", "time_ratio"), ("memory", "time"), strict=True):
+            values = [[row[f"batch {b}"][key] for b in sizes] for row in rows]
+            axes.imshow(values, aspect="auto", cmap="RdYlGn_r", vmin=0, vmax=2)
+            for i, row in enumerate(values):
+                for j, value in enumerate(row):
+                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
+            axes.set_xticks(range(len(sizes)), [str(b) for b in sizes])
+            axes.set_yticks(range(len(rows)), [row["delta"] for row in rows])
+            axes.set(xlabel="batch size", title=f"{title} of a step / plain full fine-tuning")
+            axes.title.set_fontsize(10)
+    return figure
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ Times are medians over interleaved repetitions of one batch of MiniLM, on `--thr
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +18,9 @@ from deltatheory.backbones import Backbone, Batch, load_backbone
 from deltatheory.deltas import make_delta
 from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
 from deltatheory.problems.heads import make_head
-from deltatheory.results import provenance, write_atomically, write_json
 from deltatheory.tasks import load_task
+from experiments.measuring import interleaved, write
+from experiments.page import Table
 
 
 def main(
@@ -38,14 +37,12 @@ def main(
         backbone = load_backbone(device=device)
         for batch_size, length in ((32, 16), (32, 64)):
             rows.append(_measure(backbone, scope, batch_size, length, d, repetitions))
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(_text(value) for value in row.values()) + " |" for row in rows]
-    lines += ["", f"Counted as: forward {FORWARD:g}, backward with weight gradients {BACKWARD:g}."]
-    lines += [f"{threads} thread(s), {repetitions} repetitions, d = {d}, device {device}."]
-    write_json(out / f"passes-{device}.json", {"rows": rows, "provenance": provenance()})
-    write_atomically(out / f"passes-{device}.md", "\n".join(lines) + "\n")
-    typer.echo("\n".join(lines))
+    text = (
+        f"{Table('', list(rows[0]), [list(row.values()) for row in rows]).body()}\n\n"
+        f"Counted as: forward {FORWARD:g}, backward with weight gradients {BACKWARD:g}.\n"
+        f"{threads} thread(s), {repetitions} repetitions, d = {d}, device {device}."
+    )
+    write(out / f"passes-{device}", {"rows": rows}, text)
 
 
 def _measure(
@@ -75,7 +72,7 @@ def _measure(
     def forward() -> None:
         head(backbone.pooled(batch))
 
-    times = _interleaved(
+    times = interleaved(
         {
             "forward": forward,
             "full": full_sgd,
@@ -84,7 +81,7 @@ def _measure(
             "row": _row_pass(full, batch, origin),
         },
         repetitions,
-        backbone.device.type,
+        backbone.device.type == "cuda",
     )
     full.restore()
     return {
@@ -109,26 +106,6 @@ def _row_pass(problem: ClassificationProblem, batch: Batch, origin: torch.Tensor
         problem.delta.gradient(origin)  # type: ignore[attr-defined]
 
     return row
-
-
-def _interleaved(
-    functions: dict[str, Callable[[], object]], repetitions: int, device: str
-) -> dict[str, float]:
-    """Time functions in turn: a machine that drifts drifts for all. The first round does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for repetition in range(repetitions + 1):
-        for name, function in functions.items():
-            began = time.perf_counter()
-            function()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if repetition:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def _text(value: float | int | str) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from deltatheory.results import provenance, write_atomically, write_json
+from experiments.measuring import write
+from experiments.page import Table
 from proofs_check.catalogue import first_verified
 from proofs_check.certificate import seal
 from proofs_check.prove import performance
@@ -41,24 +42,20 @@ def main(out: Annotated[Path, typer.Option(help="Folder for pep.{json,md}.")]) -
             for steps in STEPS:
                 rows.append(_row(steps, h, two_blocks))
                 typer.echo(rows[-1])
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
-    lines += [""]
+    text = Table("", list(rows[0]), [list(row.values()) for row in rows]).body() + "\n\n"
     for solver in SOLVERS:
         gaps = [row[f"PEPit {solver} - exact"] for row in rows]
         below = sum(gap < 0 for gap in gaps)
-        lines += [
+        text += (
             f"PEPit's upper bound with {solver} lies below the true worst case in {below} of {len(rows)} "
-            f"problems, by up to {-min(gaps):.1e}, and above it by up to {max(gaps):.1e}."
-        ]
-    lines += [
+            f"problems, by up to {-min(gaps):.1e}, and above it by up to {max(gaps):.1e}.\n"
+        )
+    text += (
         "Ours is the exact rational in every row: the certificate is VERIFIED and its witness attains it. "
         "T10 is scaled so that the worst case is 1: its initial condition is the claimed bound itself. "
         "SCS is what PEPit chooses where MOSEK is not installed; 'ours' solves with Clarabel."
-    ]
-    write_json(out / "pep.json", {"rows": rows, "provenance": provenance()})
-    write_atomically(out / "pep.md", "\n".join(lines) + "\n")
+    )
+    write(out / "pep", {"rows": rows}, text)
 
 
 def _row(steps: int, h: Fraction, two_blocks: bool) -> dict[str, Any]:

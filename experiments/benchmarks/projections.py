@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import platform
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,9 @@ import torch
 from torch import Tensor
 
 from deltatheory.projections import PROJECTIONS, make_projection
-from deltatheory.results import provenance, write_atomically, write_json
+from deltatheory.results import provenance
+from experiments.measuring import processor, work, write
+from experiments.page import Table, drawing
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 DIMENSIONS = (10, 100, 1_000, 10_000)
@@ -120,9 +120,7 @@ def seconds(call: Callable[[], Any], device: torch.device, repetitions: int) -> 
             end.synchronize()
             times.append(begin.elapsed_time(end) / 1e3)
         else:
-            begin_s = time.process_time()
-            call()
-            times.append(time.process_time() - begin_s)
+            times.append(work(call, cuda=False))
     return statistics.median(times)
 
 
@@ -181,78 +179,63 @@ def measure(name: str, d: int, D: int, out: Tensor, gradient: Tensor, repetition
 
 
 def table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
-    lines = ["# Cost of a projection", "", *(f"- {key}: {value}" for key, value in facts.items()), ""]
-    lines += [
-        "Ratio of apply + adjoint to fill + read of D floats (apply ms, adjoint ms). B: bytes a parameter,"
+    parts = [
+        "# Cost of a projection",
+        "\n".join(f"- {key}: {value}" for key, value in facts.items()),
+        "Ratio of apply + adjoint to fill + read of D floats (apply ms, adjoint ms). B: bytes a parameter,\n"
+        "the most over d, stored and transient beyond the model's own.",
     ]
-    lines += ["the most over d, stored and transient beyond the model's own."]
+    columns = ["projection", *(f"d = {d}" for d in DIMENSIONS), "stored B", "transient B"]
     for D in sorted({row["D"] for row in rows}):
         here = [row for row in rows if row["D"] == D]
         floors = [row["fill_s"] + row["read_s"] for row in here if "ratio" in row]
-        lines += ["", f"## D = {D:.0e} (floor {statistics.median(floors) * 1e3:.3g} ms)", ""]
-        lines += [
-            "| projection | " + " | ".join(f"d = {d}" for d in DIMENSIONS) + " | stored B | transient B |"
-        ]
-        lines += ["|---" * (len(DIMENSIONS) + 3) + "|"]
+        lines = []
         for name in dict.fromkeys(row["name"] for row in here):
             mine = [row for row in here if row["name"] == name]
             bytes_ = [
                 [r[f"{k}_bytes_per_parameter"] for r in mine if "ratio" in r] for k in ("stored", "transient")
             ]
-            cells = [_cell(row) for row in mine] + [f"{max(b):.2g}" if b else "-" for b in bytes_]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *aims(rows)]) + "\n"
+            lines.append([name, *map(_cell, mine), *(f"{max(b):.2g}" if b else "-" for b in bytes_)])
+        parts += [f"## D = {D:.0e} (floor {statistics.median(floors) * 1e3:.3g} ms)"]
+        parts += [Table("", columns, lines).body()]
+    return "\n\n".join([*parts, "## Aims, D >= 1e7", aims(rows).body()])
 
 
-def aims(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["## Aims, D >= 1e7", "", "| projection | D | d | ratio | aim | stored B | transient B | met |"]
-    lines += ["|---" * 8 + "|"]
+def aims(rows: list[dict[str, Any]]) -> Table:
+    lines = []
     for row in rows:
         if row["name"] in AIMS and row["D"] >= 10**7 and "ratio" in row:
             aim = AIMS[row["name"]]
             stored, moving = row["stored_bytes_per_parameter"], row["transient_bytes_per_parameter"]
-            missed = [
-                what
-                for what, value, limit in (
-                    ("time", row["ratio"], aim),
-                    ("stored", stored, STORED),
-                    ("transient", moving, TRANSIENT),
-                )
-                if value > limit
-            ]
-            met = "yes" if not missed else "no: " + ", ".join(missed)
-            lines.append(
-                f"| {row['name']} | {row['D']:.0e} | {row['d']} | {row['ratio']:.2f} | {aim} | {stored:.3f} "
-                f"| {moving:.3f} | {met} |"
+            limits = {
+                "time": (row["ratio"], aim),
+                "stored": (stored, STORED),
+                "transient": (moving, TRANSIENT),
+            }
+            missed = ", ".join(what for what, (value, limit) in limits.items() if value > limit)
+            met = f"no: {missed}" if missed else "yes"
+            lines.append([row["name"], f"{row['D']:.0e}", row["d"], row["ratio"], aim, stored, moving, met])
+    return Table("", ["projection", "D", "d", "ratio", "aim", "stored B", "transient B", "met"], lines)
+
+
+def figure(rows: list[dict[str, Any]]) -> Any:
+    with drawing(9, 4.8) as (canvas, axes):
+        for name in dict.fromkeys(row["name"] for row in rows):
+            cells = [r for r in rows if r["name"] == name and "ratio" in r]
+            d = 1_000 if any(r["d"] == 1_000 for r in cells) else 10
+            points = [(r["D"], r["ratio"]) for r in cells if r["d"] == d]
+            look = (
+                {"linestyle": "--", "marker": "x", "color": "0.2"} if name in PUBLISHED else {"marker": "o"}
             )
-    return lines
-
-
-def figure(rows: list[dict[str, Any]], path: Path) -> None:
-    from io import BytesIO
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    canvas, axes = pyplot.subplots(figsize=(7.5, 4.8))
-    for name in dict.fromkeys(row["name"] for row in rows):
-        cells = [r for r in rows if r["name"] == name and "ratio" in r]
-        d = 1_000 if any(r["d"] == 1_000 for r in cells) else 10
-        points = [(r["D"], r["ratio"]) for r in cells if r["d"] == d]
-        style = {"linestyle": "--", "marker": "x", "color": "0.2"} if name in PUBLISHED else {}
-        if name == "Fastfood as published":
-            style["linestyle"] = ":"
-        if points:
-            axes.plot(*zip(*points, strict=True), **({"marker": "o", "label": name} | style))
-    axes.set(xscale="log", yscale="log", xlabel="D", ylabel="(apply + adjoint) / (fill + read)")
-    axes.axhline(1, color="k", linewidth=0.8)
-    axes.set_title("One subspace step over its physical floor, d = 1000", fontsize=10)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    image = BytesIO()
-    canvas.savefig(image, format="png", dpi=150, bbox_inches="tight")
-    write_atomically(path, image.getvalue())
+            if name == "Fastfood as published":
+                look["linestyle"] = ":"
+            if points:
+                axes.plot(*zip(*points, strict=True), **look, label=name)
+        axes.set(xscale="log", yscale="log", xlabel="D", ylabel="(apply + adjoint) / (fill + read)")
+        axes.axhline(1, color="k", linewidth=0.8)
+        axes.set_title("One subspace step over its physical floor, d = 1000", fontsize=10)
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return canvas
 
 
 def main() -> None:
@@ -267,7 +250,7 @@ def main() -> None:
     torch.set_num_threads(1)
     facts = provenance() | {
         "command": shlex.join(["python", "-m", "experiments.benchmarks.projections", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else _cpu(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
@@ -280,10 +263,8 @@ def main() -> None:
                 print(_line(rows[-1]), flush=True)
                 gc.collect()
         # After each D, so that a run cut short leaves what it measured.
-        path = RESULTS / f"projections-{device.type}"
-        write_json(path.with_suffix(".json"), {"facts": facts, "rows": rows})
-        write_atomically(path.with_suffix(".md"), table(rows, facts))
-        figure(rows, path.with_suffix(".png"))
+        values = {"facts": facts, "rows": rows}
+        write(RESULTS / f"projections-{device.type}", values, table(rows, facts), figure(rows))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -309,14 +290,6 @@ def _line(row: dict[str, Any]) -> str:
         return f"{head} skipped: {row['skipped']}"
     stored, moving = row["stored_bytes_per_parameter"], row["transient_bytes_per_parameter"]
     return f"{head} {row['ratio']:9.2f} x floor, {stored:.3f} + {moving:.3f} B"
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-    ]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 if __name__ == "__main__":

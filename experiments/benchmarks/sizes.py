@@ -19,12 +19,7 @@ from __future__ import annotations
 
 import gc
 import math
-import multiprocessing
-import resource
-import sys
-import time
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -42,8 +37,10 @@ from deltatheory.control.solvers.least_squares import GaussNewton
 from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
 from deltatheory.deltas import make_delta
 from deltatheory.problems import FORWARD, ClassificationProblem
-from deltatheory.results import ResultLog, provenance, write_atomically, write_json
+from deltatheory.results import ResultLog
 from deltatheory.tasks import Examples, Task
+from experiments.measuring import in_child, peak_bytes, work, write
+from experiments.page import Table, drawing
 
 SHAPES = [(2, 192), (4, 256), (6, 384), (8, 576), (12, 768), (24, 1024)]  # blocks, width
 XL = (48, 1600)
@@ -69,7 +66,7 @@ def main(
                 def measure(name=name, problem=problem) -> dict:
                     return _measure(problem, name)
 
-                log.append(_config(name, shape), _in_child(measure) if device == "cpu" else measure())
+                log.append(_config(name, shape), in_child(measure) if device == "cpu" else measure())
                 typer.echo(f"{name}, {shape[0]} blocks of {shape[1]}")
             del problem, measure
             gc.collect()
@@ -162,17 +159,6 @@ TIME_TERMS: dict[str, dict[str, Callable[[int, int], float]]] = {
 MEMORY_TERMS: dict[str, Callable[[int, int], float]] = {"1": lambda n, h: 1, "L H": lambda n, h: n * h}
 
 
-def _in_child(measure: Callable[[], dict]) -> dict:
-    """Run a measurement in a forked process: its memory is its own, the weights are there."""
-    reader, writer = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=lambda: writer.send(measure()))
-    child.start()
-    writer.close()
-    result = reader.recv()  # EOFError where the child failed; it has said why
-    child.join()
-    return result
-
-
 def _measure(problem: ClassificationProblem, name: str) -> dict[str, float | int]:
     cuda = problem.backbone.device.type == "cuda"
     run, weights = OPERATIONS[name], list(problem.backbone.model.parameters())
@@ -181,27 +167,16 @@ def _measure(problem: ClassificationProblem, name: str) -> dict[str, float | int
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    before, passes, seconds = _peak(cuda), problem.passes, []
+    before, passes = peak_bytes(cuda), problem.passes
     repeats = REPEATS if sum(w.numel() for w in weights) < 50e6 else 1
-    for _ in range(repeats):
-        began = time.perf_counter() if cuda else time.process_time()
-        run(problem)
-        if cuda:
-            torch.cuda.synchronize()
-        seconds.append((time.perf_counter() if cuda else time.process_time()) - began)
+    seconds = [work(lambda: run(problem), cuda) for _ in range(repeats)]
     return {
         "parameters": sum(w.numel() for w in weights),
         "weight_bytes": sum(w.nbytes for w in weights),
-        "peak_bytes": _peak(cuda) - before,
+        "peak_bytes": peak_bytes(cuda) - before,
         "seconds": median(seconds),
         "passes_per_text": (problem.passes - passes) / repeats / TEXTS,
     }
-
-
-def _peak(cuda: bool) -> int:
-    if cuda:
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 Shape = tuple[int, int]
@@ -260,13 +235,10 @@ def _report(path: Path, device: str, log: ResultLog) -> None:
                     "fit": fit,
                 }
             )
-    text = _table(rows, log, device)
-    _figure(rows, path.with_suffix(".png"), device)
+    text, figure = _table(rows, log, device), _figure(rows, device)
     plain = [{key: value for key, value in row.items() if key != "fit"} for row in rows]
     facts = _config("all", XL) | {"device": device, "level": LEVEL, "repeats": REPEATS}
-    write_json(path.with_suffix(".json"), {"facts": facts, "rows": plain, "provenance": provenance()})
-    write_atomically(path.with_suffix(".md"), text)
-    typer.echo(text)
+    write(path, {"facts": facts, "rows": plain}, text, figure)
 
 
 def _units(quantity: str, value: float | None) -> str:
@@ -276,86 +248,69 @@ def _units(quantity: str, value: float | None) -> str:
 
 
 def _table(rows: list[dict[str, Any]], log: ResultLog, device: str) -> str:
-    lines = [
-        "| blocks x width | parameters | weights | "
-        + " | ".join(f"{name}: time | memory | passes a text" for name in OPERATIONS)
-        + " |",
-        "|---|---|---|" + "---|---|---|" * len(OPERATIONS),
-    ]
+    columns = ["blocks x width", "parameters", "weights"]
+    columns += [x for name in OPERATIONS for x in (f"{name}: time", "memory", "passes a text")]
+    measured = []
     for shape in [*SHAPES, XL]:
-        found = [log.find(_config(name, shape)) for name in OPERATIONS]
-        if not any(found):
+        results = [row and row["result"] for row in (log.find(_config(name, shape)) for name in OPERATIONS)]
+        if not (first := next(filter(None, results), None)):
             continue
-        results = [row and row["result"] for row in found]
-        cells = [
-            f"{_units('seconds', x['seconds'])} | {_units('peak_bytes', x['peak_bytes'])} | "
-            f"{x['passes_per_text']:.3g}"
-            if x
-            else "not run | |"
-            for x in results
-        ]
-        first = next(x for x in results if x)
-        lines.append(
-            f"| {shape[0]} x {shape[1]} | {first['parameters'] / 1e6:,.1f} M | "
-            f"{_units('peak_bytes', first['weight_bytes'])} | {' | '.join(cells)} |"
-        )
+        cells = [f"{shape[0]} x {shape[1]}", f"{first['parameters'] / 1e6:,.1f} M"]
+        cells.append(_units("peak_bytes", first["weight_bytes"]))
+        for x in results:
+            cells += [_units(key, x and x[key]) for key in ("seconds", "peak_bytes")]
+            cells.append(f"{x['passes_per_text']:.3g}" if x else "")
+        measured.append(cells)
     n, h = SHAPES[-1]
-    lines += [
-        "",
-        f"| | spread of the fit | {n} x {h} from the smaller ones | GPT-2 XL, extrapolated | "
-        f"{LEVEL:.0%} interval | GPT-2 XL, measured |",
-        "|---|---|---|---|---|---|",
-    ]
+    fitted = []
     for row in rows:
         what, quantity = "time" if row["quantity"] == "seconds" else "memory", row["quantity"]
-        low, high = (_units(quantity, x) for x in row["xl_interval"])
-        lines.append(
-            f"| {row['operation']}, {what} | {row['spread']:.0%} | {row['largest_error']:+.0%} | "
-            f"{_units(quantity, row['xl_predicted'])} | {low} to {high} | "
-            f"{_units(quantity, row['xl_measured'])} |"
+        low, high, predicted, found = (
+            _units(quantity, x) for x in (*row["xl_interval"], row["xl_predicted"], row["xl_measured"])
         )
+        cells = [f"{row['operation']}, {what}", f"{row['spread']:.0%}", f"{row['largest_error']:+.0%}"]
+        fitted.append([*cells, predicted, f"{low} to {high}", found])
+    heads = ["", "spread of the fit", f"{n} x {h} from the smaller ones", "GPT-2 XL, extrapolated"]
+    heads += [f"{LEVEL:.0%} interval", "GPT-2 XL, measured"]
     clock = "processor seconds on one thread" if device == "cpu" else "seconds"
     formulas = "; ".join(
         f"{row['operation']} {row['quantity']} = "
         + " + ".join(f"{c:.3g} {term}" for term, c in row["coefficients"].items())
         for row in rows
     )
-    lines += [
-        "",
+    tables = [Table("", columns, measured).body(), Table("", heads, fitted).body()]
+    about = (
         f"Memory beyond the weights, and {clock}; random weights in float32, {TEXTS} texts of {LENGTH} "
         f"tokens, prefix:{PREFIX}, {DIRECTIONS} directions a block, a vocabulary of {WORDS} words, "
         f"device {device}. GPT-2 XL ({XL[0]} x {XL[1]}) is in no fit. With L blocks of width H, and k "
-        f"directions: {formulas}.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"directions: {formulas}."
+    )
+    return "\n\n".join([*tables, about])
 
 
-def _figure(rows: list[dict[str, Any]], path: Path, device: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    canvas, panels = pyplot.subplots(2, 3, figsize=(10, 6), sharex=True, layout="constrained")
+def _figure(rows: list[dict[str, Any]], device: str) -> Any:
     shapes = [*SHAPES, XL]
     weights = [12 * n * h**2 for n, h in shapes]
-    for row, axes in zip(rows, panels.T.flatten(), strict=True):
-        fit, unit = row["fit"], 1.0 if row["quantity"] == "seconds" else 1e6
-        axes.loglog(weights, [fit(shape) / unit for shape in shapes], "-", label="fit")
-        low, high = (x / unit for x in row["xl_interval"])
-        axes.vlines(weights[-1], max(low, high / 1e3), high, lw=5, alpha=0.3, label=f"{LEVEL:.0%} interval")
-        for shape, x in zip(shapes, weights, strict=True):
-            y = row["measured"].get(f"{shape[0]}x{shape[1]}")
-            if y is not None:
-                axes.plot(x, y / unit, "ko" if shape != XL else "r*", ms=5 if shape != XL else 10)
-        what = ("seconds" if device == "cuda" else "processor seconds") if unit == 1.0 else "MB over weights"
-        axes.set(title=row["operation"] if unit == 1.0 else "", ylabel=what)
-    for axes in panels[1]:
-        axes.set_xlabel("parameters of the blocks")
-    panels[0, 0].legend()
-    image = BytesIO()
-    canvas.savefig(image, format="png", dpi=130)
-    write_atomically(path, image.getvalue())
+    with drawing(10, 6, 2, 3) as (canvas, panels):
+        for row, axes in zip(rows, panels.T.flatten(), strict=True):
+            fit, unit = row["fit"], 1.0 if row["quantity"] == "seconds" else 1e6
+            axes.loglog(weights, [fit(shape) / unit for shape in shapes], "-", label="fit")
+            low, high = (x / unit for x in row["xl_interval"])
+            axes.vlines(
+                weights[-1], max(low, high / 1e3), high, lw=5, alpha=0.3, label=f"{LEVEL:.0%} interval"
+            )
+            for shape, x in zip(shapes, weights, strict=True):
+                y = row["measured"].get(f"{shape[0]}x{shape[1]}")
+                if y is not None:
+                    axes.plot(x, y / unit, "ko" if shape != XL else "r*", ms=5 if shape != XL else 10)
+            what = (
+                ("seconds" if device == "cuda" else "processor seconds") if unit == 1.0 else "MB over weights"
+            )
+            axes.set(title=row["operation"] if unit == 1.0 else "", ylabel=what)
+        for axes in panels[1]:
+            axes.set_xlabel("parameters of the blocks")
+        panels[0, 0].legend()
+    return canvas
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +22,8 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
     """Return the median seconds of both, and how far their gradients differ."""
     import torch
 
+    from experiments.measuring import interleaved
+
     settings = trial.settings
     count, size, length = (settings[key] for key in ("together", "batch_size", "length"))
     problems = [place.problem(replace(trial, seed=seed)) for seed in range(count)]
@@ -41,17 +41,11 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
         triples = zip(problems, deltas, batches, strict=True)
         return torch.stack([p.loss_and_gradient(x, batch, labels)[2] for p, x, batch in triples])
 
-    seconds: dict[str, list[float]] = {"in turn": [], "vmap": []}
-    gradients = {}
-    for repetition in range(settings["repetitions"] + 1):  # interleaved; the first round does not count
-        for name, function in (("in turn", in_turn), ("vmap", lambda: step(deltas))):
-            began = time.perf_counter()
-            gradients[name] = function()
-            if repetition:
-                seconds[name].append(time.perf_counter() - began)
-        first.restore()
-    error = (gradients["vmap"] - gradients["in turn"]).norm() / gradients["in turn"].norm()
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    turns = {"in turn": in_turn, "vmap": lambda: step(deltas)}
+    medians = interleaved(turns, settings["repetitions"])
+    expected, found = (turn() for turn in turns.values())
+    first.restore()
+    error = (found - expected).norm() / expected.norm()
     return {**medians, "gradient_error": float(error), "threads": torch.get_num_threads()}
 
 

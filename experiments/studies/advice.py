@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Any
 
-from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table, Verdict
+from deltatheory.report.page import COLOURS
+from experiments.page import Findings, Table, Verdict, drawing
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import climb, data, joint, spearman
 from experiments.trial import Known, Trial
@@ -210,11 +210,7 @@ def _logit(score: float) -> float:
 
 
 def _figure(rows: list[dict]) -> Any:
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure(figsize=(4, 4), layout="constrained")
-        axes = figure.subplots()
+    with drawing(4, 4) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=COLOURS["grid"])
         points = [point for row in rows for point in row["points"]]
         axes.plot(*zip(*points, strict=True), "o", ms=3, color=COLOURS["measured"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.page import Findings, Table
+from experiments.page import Findings, Table, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import (
     BUDGET,
@@ -81,9 +81,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             for x in order_sentences(model, order)
         ]
         found.append(
-            f"{model}: rank correlation of log parameters with the steps, over methods: "
-            + ("–" if rho is None else f"{rho:.2f}")
-            + "."
+            f"{model}: rank correlation of log parameters with the steps, over methods: {number(rho)}."
         )
         numbers[model] = {"steps": dict(zip(LABELS, means.tolist(), strict=True)), "parameters_rho": rho}
         rows = [

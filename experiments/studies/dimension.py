@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table, Verdict
+from deltatheory.report.page import COLOURS
+from experiments.page import Findings, Table, Verdict, drawing, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import BUDGET, METHODS, data, spearman, training, tuned
 from experiments.trial import Known, Trial
@@ -104,10 +104,9 @@ def agreement(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 def in_words(found: dict[str, Any]) -> str:
     """Say what `agreement` found."""
-    rho = "–" if found["spearman"] is None else f"{found['spearman']:.2f}"
     return (
-        f"rank correlation {rho}, median miss a factor of {found['median_factor']:.1f}, "
-        f"within a factor of two {found['within_factor_two']:.0%}"
+        f"rank correlation {number(found['spearman'])}, median miss a factor of "
+        f"{found['median_factor']:.1f}, within a factor of two {found['within_factor_two']:.0%}"
     )
 
 
@@ -141,8 +140,6 @@ def fall(before: np.ndarray, after: np.ndarray) -> Fall:
 
 def findings(scope: Scope, known: Known) -> Findings:
     """The distribution of d90."""
-    from matplotlib.figure import Figure
-
     found, numbers, tables, figures, small = [], {}, [], {}, []
     for model in scope.models:
         rows = measured(scope, model, known)
@@ -192,9 +189,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         ]
         columns = ["task", "category", "frozen", "fine-tuning", "d90", "90 % interval", "again", "full runs"]
         tables.append(Table(f"{model}: d90 of every task", columns, cells))
-        with style():
-            figure = Figure(figsize=(6, 3), layout="constrained")
-            axes = figure.subplots()
+        with drawing(6, 3) as (figure, axes):
             axes.step(
                 sorted(positive), np.arange(1, len(positive) + 1) / len(rows), color=COLOURS["measured"]
             )
@@ -213,5 +208,5 @@ def findings(scope: Scope, known: Known) -> Findings:
 
 def _span(result: dict) -> str:
     value = result["d90"]["measured"]
-    low, high = (("–" if x is None else f"{x:.0f}") for x in (value["low"], value["high"]))
+    low, high = (number(x, ".0f") for x in (value["low"], value["high"]))
     return f"{low} to {high}"

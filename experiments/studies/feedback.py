@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from deltatheory.report.page import style
-from experiments.page import Findings, Table, Verdict
+import numpy as np
+
+from experiments.page import Findings, Table, Verdict, drawing, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import data, joint
 from experiments.trial import Known, Trial
@@ -96,9 +97,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                 ]
                 if len(runs) == len(scope.seeds):
                     of[task.name] = _policies(runs)
-                    chosen = known.get(choice(scope, model, task, sees)) or {}
                     tables.append(_table(f"{model}, {task.name}, feedback sees {sees}", of[task.name], runs))
-                    tables.append(_chosen(f"{model}, {task.name}, {sees}: settings", chosen["settings"]))
             if not of:
                 found.append(f"{model}, feedback sees {sees}: no task is complete.")
                 continue
@@ -111,7 +110,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             verdicts.append("agrees" if any(map(all, reached.values())) else "disagrees")
             for name in dict.fromkeys(x for rows in of.values() for x in rows if x not in ALONE["a batch"]):
                 said = [
-                    f"{task} {_share(rows[name]['recovered'])}, {rows[name]['added']:+.0%} time"
+                    f"{task} {number(rows[name]['recovered'], '.0%')}, {rows[name]['added']:+.0%} time"
                     for task, rows in of.items()
                 ]
                 found.append(f"{model}, {name} sees {sees}, seeds: {len(scope.seeds)}: {'; '.join(said)}.")
@@ -138,7 +137,9 @@ def _policies(runs: list[dict]) -> dict[str, dict[str, Any]]:
             for r in run["rows"]
             if r["controller"] == name and r["disturbance"] != CONDITIONS[0]
         ]
+        settings = runs[0]["settings"][name]
         rows[name] = {
+            "settings": ", ".join(f"{key} = {value}" for key, value in settings.items()),
             "accuracy": {c: mean(values) for c, values in scores.items()},
             "spread": {c: stdev(values) if len(values) > 1 else None for c, values in scores.items()},
             "recovered": _recovered(runs, name, CONDITIONS[1:]),
@@ -170,12 +171,14 @@ def _recovered(runs: list[dict], policy: str, disturbances: Sequence[str]) -> fl
     return gained / lost if lost > 0 else None
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
-
-
 def _table(title: str, rows: dict[str, dict], runs: list[dict]) -> Table:
-    columns = ["policy", *CONDITIONS, "recovered", *(f"of {c}" for c in CONDITIONS[1:])]
+    columns = [
+        "policy",
+        "chosen on the dev split",
+        *CONDITIONS,
+        "recovered",
+        *(f"of {c}" for c in CONDITIONS[1:]),
+    ]
     columns += ["energy", "CPU s a batch", "added"]
 
     def shares(row: dict) -> list[float | None]:
@@ -184,8 +187,9 @@ def _table(title: str, rows: dict[str, dict], runs: list[dict]) -> Table:
     cells = [
         [
             name,
+            row["settings"] or None,
             *row["accuracy"].values(),
-            *(None if name == "tuned" else _share(x) for x in shares(row)),
+            *(None if name == "tuned" else number(x, ".0%") for x in shares(row)),
             row["energy"],
             row["seconds"],
             f"{row['added']:+.0%}",
@@ -195,17 +199,9 @@ def _table(title: str, rows: dict[str, dict], runs: list[dict]) -> Table:
     return Table(f"{title}: {runs[0]['rows'][0]['texts']} texts, {len(runs)} seeds", columns, cells)
 
 
-def _chosen(title: str, settings: dict[str, dict]) -> Table:
-    cells = [[name, ", ".join(f"{k} = {v}" for k, v in of.items())] for name, of in settings.items()]
-    return Table(title, ["policy", "chosen on the dev split"], cells)
-
-
 def _figure(of: dict[str, dict[str, dict]]) -> Any:
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure(figsize=(5.2 * len(of), 3.2), layout="constrained")
-        panels = figure.subplots(1, len(of), squeeze=False)[0]
+    with drawing(5.2 * len(of), 3.2, 1, len(of)) as (figure, panels):
+        panels = np.atleast_1d(panels)
         for axes, (task, rows) in zip(panels, of.items(), strict=True):
             for i, (name, row) in enumerate(rows.items()):
                 at = [k + 0.16 * (i - 2) for k in range(len(CONDITIONS))]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table
+from deltatheory.report.page import COLOURS
+from experiments.page import Findings, Table, drawing
 from experiments.scope import Scope
 from experiments.studies.methods import (
     ANSWERS,
@@ -40,8 +40,6 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
 
 def findings(scope: Scope, known: Known) -> Findings:
     """Average scores and the claimed order."""
-    from matplotlib.figure import Figure
-
     verdicts, found, numbers, tables, figures = [], [], {}, [], {}
     for model in scope.models:
         tasks, scores = table_of(scope, model, METHODS, known, lambda result, _: result["test"] or 0.0)
@@ -78,9 +76,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             for t, f, row in zip(tasks, start.tolist(), scores.tolist(), strict=True)
         ]
         tables.append(Table(f"{model}: every task", ["task", "category", "frozen", *LABELS], rows))
-        with style():
-            figure = Figure(figsize=(7, 3), layout="constrained")
-            axes = figure.subplots()
+        with drawing(7, 3) as (figure, axes):
             axes.plot(
                 np.repeat(range(len(LABELS)), len(tasks)),
                 (scores - start[:, None]).T.ravel(),

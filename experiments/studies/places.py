@@ -7,8 +7,8 @@ from dataclasses import replace
 from statistics import mean
 from typing import Any
 
-from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table, Verdict
+from deltatheory.report.page import COLOURS
+from experiments.page import Findings, Table, Verdict, drawing
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import climb, data, joint, spearman
 from experiments.trial import Known, Trial
@@ -182,11 +182,7 @@ def findings(scope: Scope, known: Known) -> Findings:
 
 
 def _figure(rows: list[dict]) -> Any:
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure(figsize=(4, 3.5), layout="constrained")
-        axes = figure.subplots()
+    with drawing(4, 3.5) as (figure, axes):
         for row in rows:
             axes.plot(*zip(*row["points"], strict=True), "o-", ms=3, lw=0.5, color=COLOURS["measured"])
         axes.set(xlabel="predicted score", ylabel="trained score")

@@ -12,8 +12,8 @@ import numpy as np
 
 from deltatheory.dimension import Criterion
 from deltatheory.dimension.predict import level_crossing
-from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table
+from deltatheory.report.page import COLOURS
+from experiments.page import Findings, Table, drawing, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies import dimension, transfer
 from experiments.studies.convergence import steps_of_loss
@@ -99,8 +99,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         if share:
             found.append(
                 f"{model}: transfer: rank correlation with the cosine of gradients "
-                f"{_number(share['rho']['gradient'])} over {share['pairs']} pairs, "
-                f"{_number(share['rho_within_target'])} within targets."
+                f"{number(share['rho']['gradient'])} over {share['pairs']} pairs, "
+                f"{number(share['rho_within_target'])} within targets."
             )
             numbers[f"{model}, transfer"] = share
     ran = (
@@ -193,7 +193,7 @@ def _compared(model: str, rows: list[dict]) -> tuple[list[str], dict[str, Any], 
         found.append(
             f"{model}: given the score, the linearized network never reaches the level on {len(stuck)} of "
             f"{len(given)} tasks; the miss in ln d goes with the linearization error by a rank correlation "
-            f"of {_number(why)}."
+            f"of {number(why)}."
         )
     zero = [row for row in rows if row["measured"] == 0]
     if zero:
@@ -318,7 +318,7 @@ def _rank_needed(scope: Scope, model: str, known: Known) -> tuple[list[str], Tab
     common = max(map(measured.count, measured)) / len(measured)
     said = (
         f"{model}: the least rank of LoRA is predicted rightly on {same:.0%} of {len(names)} tasks (always "
-        f"the commonest: {common:.0%}), with a rank correlation of {_number(spearman(predicted, measured))}."
+        f"the commonest: {common:.0%}), with a rank correlation of {number(spearman(predicted, measured))}."
     )
     cells = [[*name, p, m] for name, p, m in zip(names, predicted, measured, strict=True)]
     return [said], Table(f"{model}: least rank of LoRA", ["task", "half", "predicted", "trained"], cells)
@@ -332,12 +332,9 @@ def _least(start: float, scores: list[float]) -> int:
 
 
 def _figure(rows: list[dict]) -> Any:
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+    with drawing(10.5, 3.8, 1, len(WAYS)) as (figure, panels):
         line = np.array([1.0, 1e5])
-        for way, axes in zip(WAYS, figure.subplots(1, len(WAYS)), strict=True):
+        for way, axes in zip(WAYS, panels, strict=True):
             for half, colour in zip(HALVES, (COLOURS["faint"], COLOURS["measured"]), strict=True):
                 some = [r for r in rows if r["half"] == half and r[way] and r["measured"]]
                 axes.plot(
@@ -348,7 +345,3 @@ def _figure(rows: list[dict]) -> Any:
             axes.set(xscale="log", yscale="log", xlabel="measured d90", ylabel="predicted d90", title=way)
         axes.legend()
     return figure
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

@@ -8,8 +8,8 @@ from dataclasses import replace
 from statistics import stdev
 from typing import Any
 
-from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table, Verdict
+from deltatheory.report.page import COLOURS
+from experiments.page import Findings, Table, Verdict, drawing, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import data, joint, spearman
 from experiments.trial import Known, Trial
@@ -84,7 +84,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             costs, full = ([row[key] for row in rows] for key in ("passes_ratio", "full_runs"))
             found += [
                 f"{model}, {runs:.0f} runs, {len(rows)} tasks: the prediction is within a factor of two of "
-                f"the measured d90 on {said}; rank correlation {'–' if rho is None else f'{rho:.2f}'}; its "
+                f"the measured d90 on {said}; rank correlation {number(rho)}; its "
                 f"90 % interval holds {covered} of {len(both)}.",
                 f"{model}, {runs:.0f} runs: the measured 90 % interval reaches 25 % on {sharp} of "
                 f"{len(rows)} tasks, {min(widths, default=math.nan):.0%} at its narrowest and "
@@ -171,16 +171,12 @@ def _table(title: str, rows: list[dict]) -> Table:
 
 
 def _span(d90: dict) -> str:
-    value, low, high = ("–" if d90[x] is None else f"{d90[x]:.0f}" for x in ("value", "low", "high"))
+    value, low, high = (number(d90[x], ".0f") for x in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
 
 def _figure(rows: list[dict]) -> Any:
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure(figsize=(4, 4), layout="constrained")
-        axes = figure.subplots()
+    with drawing(4, 4) as (figure, axes):
         for row in rows:
             predicted, measured = row["predicted"], row["measured"]
             axes.plot([measured["value"]] * 2, [predicted["low"], predicted["high"]], color=COLOURS["faint"])

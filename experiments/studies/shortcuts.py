@@ -10,8 +10,8 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table
+from deltatheory.report.page import COLOURS
+from experiments.page import Findings, Table, drawing
 from experiments.scope import Scope
 from experiments.studies.methods import data
 from experiments.trial import Known, Trial
@@ -237,11 +237,7 @@ def _tables(model: str, early: list[dict], pairs: list[dict], times: dict) -> li
 
 
 def _figure(runs: dict[tuple[int, int], dict], level: float) -> Any:
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure(figsize=(6, 3.5), layout="constrained")
-        axes = figure.subplots()
+    with drawing(6, 3.5) as (figure, axes):
         for (d, seed), run in runs.items():
             steps, scores = ([look[key] for look in run["looks"]] for key in ("step", "test"))
             look = {"color": f"C{DIMENSIONS.index(d)}", "ls": ("-", "--")[seed % 2]}

@@ -9,8 +9,8 @@ from itertools import product
 from statistics import mean, median
 from typing import Any
 
-from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table, Verdict
+from deltatheory.report.page import COLOURS
+from experiments.page import Findings, Table, Verdict, drawing, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import data, joint
 from experiments.trial import Known, Trial
@@ -118,26 +118,16 @@ def findings(scope: Scope, known: Known) -> Findings:
         ratios = _ratios(case, rows)
         ours = GAUSS[1] if GAUSS[1] in case.solvers else GAUSS[0]
         best = {form: f"{name}, best of {len(case.rates)}" for form, name in ADAM.items()}
-        mini = [_median(ratios[ours, best["mini"], level]) for level in case.levels]
-        verdicts.append("agrees" if all(x is not None and x >= 2 for x in mini) else "disagrees")
+        medians = {form: [_median(ratios[ours, best[form], x]) for x in case.levels] for form in best}
+        verdicts.append("agrees" if all((x or 0) >= 2 for x in medians["mini"]) else "disagrees")
         tasks = len({task for task, _ in cells})
         found.append(
             f"{model}, {tasks} tasks, {len(cells)} runs of each solver: passes of Adam at its best rate over "
             f"those of {ours}, median to a training loss of {', '.join(shown)}: "
-            + "; ".join(
-                f"{ADAM[form]} {', '.join(_number(_median(ratios[ours, name, x])) for x in case.levels)}"
-                for form, name in best.items()
-            )
+            + "; ".join(f"{ADAM[form]} {', '.join(number(x, '.1f') for x in medians[form])}" for form in ADAM)
             + f"; {len(case.rates)} times these with the sweep charged."
         )
         ends = _ends(case, list(cells.values()))
-        found.append(
-            f"{model}: held-out score and loss where each run ended: "
-            + "; ".join(
-                f"{x} {_number(of['test'], 3)}, {_number(of['test_loss'], 3)}" for x, of in ends.items()
-            )
-            + "."
-        )
         numbers[model] = {
             "ratios": {f"{a} / {b} / {level}": values for (a, b, level), values in ratios.items()},
             "ends": ends,
@@ -269,18 +259,11 @@ def _median(values: list[float]) -> float | None:
     return median(values) if values else None
 
 
-def _number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
 def _figure(cells: dict[tuple[str, int], dict[str, dict]]) -> Any:
-    from matplotlib.figure import Figure
-
     tasks = list(dict.fromkeys(task for task, _ in cells))
     rows = -(-len(tasks) // 2)
-    with style():
-        figure = Figure(figsize=(8, 3 * rows), layout="constrained")
-        for task, axes in zip(tasks, figure.subplots(rows, 2, squeeze=False).flat, strict=False):
+    with drawing(8, 3 * rows, rows, 2) as (figure, panels):
+        for task, axes in zip(tasks, panels.flat, strict=False):
             for label, run in cells[min(cell for cell in cells if cell[0] == task)].items():
                 look = {"color": COLOURS["grid"], "ls": "-" if "full" in label else ":"}
                 if not label.startswith("adam"):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deltatheory.report.page import COLOURS, style
-from experiments.page import Findings, Table, Verdict
+from deltatheory.report.page import COLOURS
+from experiments.page import Findings, Table, Verdict, drawing, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import (
     BUDGET,
@@ -69,8 +69,6 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
 
 def findings(scope: Scope, known: Known) -> Findings:
     """Shares of the own gain, within and across categories, and their correlation with angles."""
-    from matplotlib.figure import Figure
-
     verdicts, found, numbers, tables, figures = [], [], {}, [], {}
     for model in scope.models:
         pairs = _pairs(scope, model, known)
@@ -96,8 +94,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         verdicts.append(verdict)
         found.append(
             f"{model}: rank correlation of that share with the cosine of the tasks' kernels JᵀJ "
-            f"{_number(rho['tangent'])}, with the cosine of their gradients at δ = 0 "
-            f"{_number(rho['gradient'])}; gradients, within each target {_number(partial)}."
+            f"{number(rho['tangent'])}, with the cosine of their gradients at δ = 0 "
+            f"{number(rho['gradient'])}; gradients, within each target {number(partial)}."
         )
         numbers[model] = {"pairs": len(pairs), "rho": rho, "rho_within_target": partial}
         best = sorted(pairs, key=lambda p: -p["share"])
@@ -112,9 +110,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                 rows,
             )
         )
-        with style():
-            figure = Figure(figsize=(5, 3.5), layout="constrained")
-            axes = figure.subplots()
+        with drawing(5, 3.5) as (figure, axes):
             for mask, colour, label in (
                 (~near, COLOURS["faint"], "across"),
                 (near, COLOURS["measured"], "within a category"),
@@ -174,7 +170,3 @@ def _centred(pairs: list[dict], key: str) -> list[float]:
     for pair in pairs:
         means.setdefault(pair["target"], []).append(pair[key])
     return [pair[key] - float(np.mean(means[pair["target"]])) for pair in pairs]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
