@@ -52,9 +52,9 @@ def known(case: str, family: str) -> LayeredSystem:
     return layered(case, family)
 
 
-def layered(case: str, family: str, *, indices=range(5), dtype=torch.float64, energy=0.0, **options):
+def layered(case: str, family: str, *, indices=range(5), dtype=torch.float64, energy_weight=0.0, **options):
     problem = toy_problem(delta_name(case), family=family, dtype=dtype, **CASES[case], **options)
-    return LayeredSystem(problem, indices, energy=energy)
+    return LayeredSystem(problem, indices, energy_weight=energy_weight)
 
 
 def point(system: LayeredSystem, seed: int = 1) -> torch.Tensor:

@@ -19,9 +19,9 @@ FLOORS = (
     {"backbones", "projections", "tasks"},
     {"deltas"},
     {"problems"},
-    {"training"},
+    {"adapters", "training"},
     {"linearization"},  # its runs keep the trainer's schedule
-    {"adapters", "advice", "control", "dimension"},
+    {"advice", "control", "dimension"},
     {"testing"},
     {"report"},
     {"cli"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from tiny_models import tiny
@@ -38,6 +40,16 @@ def toy_task(classes: int = 2, train: int = 24, test: int = 12, length: int | No
         {},
         label_words=tuple(LETTERS[c * part] for c in range(classes)),
     )
+
+
+def first(task: Task, count: int) -> Task:
+    """The task with its first training examples alone, and what else has their classes."""
+    train = task.train.subset(range(count))
+    rest = {}
+    for name in ("dev", "test"):
+        split = getattr(task, name)
+        rest[name] = split.subset([i for i, label in enumerate(split.labels) if label in train.labels])
+    return replace(task, train=train, **rest)
 
 
 def toy_problem(

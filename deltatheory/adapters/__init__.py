@@ -2,7 +2,7 @@
 
 from deltatheory.adapters.adapter import Adapter, open_adapter
 from deltatheory.adapters.explanation import Explanation, explain
-from deltatheory.adapters.exported import to_peft
+from deltatheory.adapters.exported import has_peft_form, to_peft
 from deltatheory.adapters.imported import PeftDelta, from_peft, load_adapter
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "PeftDelta",
     "explain",
     "from_peft",
+    "has_peft_form",
     "load_adapter",
     "open_adapter",
     "to_peft",

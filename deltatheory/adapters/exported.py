@@ -23,7 +23,7 @@ from deltatheory.deltas.targets import matrix_shape
 from deltatheory.deltas.unilora import UniLoRA
 from deltatheory.results import write_atomically
 
-__all__ = ["to_peft"]
+__all__ = ["has_peft_form", "to_peft"]
 
 _KEEP = "deltatheory.deltas.files.save_delta keeps every delta as safetensors"
 
@@ -60,6 +60,15 @@ def to_peft(
     config.save_pretrained(os.fspath(folder))
     whole = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
     write_atomically(Path(folder) / WEIGHTS, save(whole, {"format": "pt"}))
+
+
+def has_peft_form(delta: Delta) -> bool:
+    """Return whether `to_peft` can write a delta here."""
+    try:
+        _form(delta, delta.initial(), peft_library())
+    except (ValueError, ImportError):
+        return False
+    return True
 
 
 @singledispatch

@@ -64,6 +64,12 @@ def options_of(given: list[str]) -> dict[str, Any]:
     return options
 
 
+def prefix_options(delta: str, options: list[str] | None, **defaults: Any) -> dict[str, Any]:
+    """Return the options of a delta, those of a prefix with defaults of the command."""
+    given = options_of(options or [])
+    return {**defaults, **given} if delta.partition(":")[0] == "prefix" else given
+
+
 def table_of(*columns: str) -> Table:
     """Return an empty table; cells that are too wide go on in the next line."""
     from rich import box

@@ -15,6 +15,7 @@ from deltatheory.cli.common import (
     TaskName,
     errors_in_one_line,
     options_of,
+    prefix_options,
     print_table,
     table_of,
 )
@@ -58,30 +59,28 @@ def control(
         from tqdm import tqdm
 
         from deltatheory.control.design import design_controller
+        from deltatheory.problems import Setup
 
+        setup = Setup(
+            model,
+            task,
+            head=head,
+            train_examples=examples,
+            test_examples=test_examples,
+            max_length=max_length,
+            seed=seed,
+            device=device,
+        )
+        problem = setup.classification(delta, prefix_options(delta, option, gate="values"))
         with tqdm(disable=not progress, desc=solver, unit="iteration") as bar:
 
             def show(row: dict[str, Any]) -> None:
                 bar.update()
                 bar.set_postfix(objective=f"{row['cost']:.4f}", passes=f"{row['passes']:.0f}")
 
-            result = design_controller(
-                model,
-                task,
-                delta,
-                options_of(option or []),
-                solver=solver,
-                settings=options_of(setting or []),
-                examples=examples,
-                test_examples=test_examples,
-                head=head,
-                max_length=max_length,
-                energy=energy,
-                seed=seed,
-                device=device,
-                out=out,
-                on_step=show,
-            )
+            chosen = options_of(setting or [])
+            result = design_controller(problem, solver, chosen, energy_weight=energy, on_step=show)
+        result.save(out)
     print_table(_layers(result))
     print(f"Status: {result.status}{'. ' + result.remedy if result.remedy else ''}")
     scores = f"{result.frozen['accuracy']:.3f} frozen, {result.test['accuracy']:.3f} under control"
@@ -122,31 +121,38 @@ def diagnose(
     with errors_in_one_line():
         from tqdm import tqdm
 
-        from deltatheory.control.diagnosis import Finding, diagnose_task
+        from deltatheory.control.diagnosis import Finding
+        from deltatheory.control.diagnosis import diagnose as diagnosed
+        from deltatheory.problems import Setup
 
+        setup = Setup(
+            model,
+            task,
+            head=head,
+            train_examples=examples,
+            max_length=max_length,
+            seed=seed,
+            device=device,
+        )
+        # The raw prefix, with positions counted behind it: PEFT's.
+        problem = setup.classification(delta, prefix_options(delta, option, gate="none", shift=True))
         with tqdm(disable=not progress, total=5, unit="check") as bar:
 
             def count(_: Finding) -> None:
                 bar.update()
 
-            diagnosis, start = diagnose_task(
-                model,
-                task,
-                delta,
-                options_of(option or []),
+            diagnosis = diagnosed(
+                problem,
                 learning_rate=learning_rate,
                 steps=steps,
-                examples=examples,
-                head=head,
-                max_length=max_length,
-                seed=seed,
-                device=device,
-                out=out,
+                examples=len(problem.train),
+                warm_start=True,
                 on_finding=count,
             )
+        diagnosis.save(out)
     table = table_of("possible fault", "verdict", "what shows it", "remedy")
     for one in diagnosis.findings:
         table.add_row(one.fault, one.verdict, one.says, one.remedy)
     print_table(table)
-    print(f"Warm start: {start}")
+    print(f"Warm start: {out / diagnosis.start_file}")
     print(f"Numbers: {out / 'diagnosis.json'}")

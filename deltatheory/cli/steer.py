@@ -14,7 +14,7 @@ from deltatheory.cli.common import (
     Progress,
     TaskName,
     errors_in_one_line,
-    options_of,
+    prefix_options,
     print_table,
     table_of,
 )
@@ -56,34 +56,40 @@ def steer(
         from tqdm import tqdm
 
         from deltatheory.control.feedback.disturbances import DISTURBANCES
-        from deltatheory.control.feedback.robustness import steer_task
-        from deltatheory.control.feedback.steering import CLEAN, SteeringRow
+        from deltatheory.control.feedback.steering import (
+            CLEAN,
+            SteeringProtocol,
+            SteeringRow,
+            check_names,
+            tuned_delta,
+        )
+        from deltatheory.control.feedback.steering import steer as steered
+        from deltatheory.problems import Setup
         from deltatheory.training.trainer import Training
 
         disturbances = disturbance or list(DISTURBANCES)
+        check_names(controller or (), disturbances)
+        setup = Setup(
+            model,
+            task,
+            head=head,
+            train_examples=train_examples,
+            test_examples=test_examples,
+            max_length=max_length,
+            seed=seed,
+            device=device,
+        )
+        problem = setup.classification(delta, prefix_options(delta, option, gate="values"))
+        training = Training(steps=steps, learning_rate=learning_rate, seed=seed)
+        value = tuned_delta(problem, tuned, training)
         with tqdm(disable=not progress, unit="row") as bar:
 
             def count(_: SteeringRow) -> None:
                 bar.update()
 
-            result = steer_task(
-                model,
-                task,
-                delta,
-                options_of(option or []),
-                tuned=tuned,
-                training=Training(steps=steps, learning_rate=learning_rate, seed=seed),
-                controllers=controller,
-                disturbances=disturbances,
-                examples=train_examples,
-                test_examples=test_examples,
-                head=head,
-                max_length=max_length,
-                seed=seed,
-                device=device,
-                out=out,
-                on_row=count,
-            )
+            protocol = SteeringProtocol(seed=seed)
+            result = steered(problem, value, controller, disturbances, protocol=protocol, on_row=count)
+        result.save(out)
     names = [CLEAN, *result.disturbances]
     table = table_of("controller", *names, "recovered", "added latency")
     for name in result.settings:

@@ -1,9 +1,8 @@
 """The frozen layers as a dynamical system, and a delta as its control."""
 
 from deltatheory.control.design import ControlResult, design_controller
-from deltatheory.control.diagnosis import Diagnosis, diagnose, diagnose_task
-from deltatheory.control.feedback.robustness import steer_task
-from deltatheory.control.feedback.steering import SteeringResult, steer
+from deltatheory.control.diagnosis import Diagnosis, diagnose
+from deltatheory.control.feedback import SteeringResult, steer
 from deltatheory.control.pontryagin import (
     MaximumPrinciple,
     costates,
@@ -11,21 +10,25 @@ from deltatheory.control.pontryagin import (
     maximum_principle,
     stationarity,
 )
-from deltatheory.control.reach.actuators import rank_actuators, rank_layers
-from deltatheory.control.reach.gramian import (
+from deltatheory.control.reach import (
     Gramian,
     estimate_lipschitz,
     minimum_energy,
     output_gramian,
+    prefix_reach_bound,
+    rank_actuators,
+    rank_layers,
     reachability_ball,
 )
-from deltatheory.control.reach.prompts import prefix_reach_bound
-from deltatheory.control.solvers.riccati import lqr
-from deltatheory.control.solvers.solution import Solution, Status
-from deltatheory.control.solvers.solve import SOLVERS, solve
-from deltatheory.control.systems.analytic import AnalyticSystem
-from deltatheory.control.systems.layered import LayeredSystem
-from deltatheory.control.systems.system import Linearization, LinearMap, System, Trajectory
+from deltatheory.control.solvers import SOLVERS, Solution, Status, lqr, solve
+from deltatheory.control.systems import (
+    AnalyticSystem,
+    LayeredSystem,
+    Linearization,
+    LinearMap,
+    System,
+    Trajectory,
+)
 
 __all__ = [
     "SOLVERS",
@@ -45,7 +48,6 @@ __all__ = [
     "costates",
     "design_controller",
     "diagnose",
-    "diagnose_task",
     "estimate_lipschitz",
     "hamiltonian",
     "lqr",
@@ -59,5 +61,4 @@ __all__ = [
     "solve",
     "stationarity",
     "steer",
-    "steer_task",
 ]

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from deltatheory.adapters import to_peft
-from deltatheory.backbones import Backbone
+from deltatheory._shapes import Float
+from deltatheory.adapters import has_peft_form, to_peft
 from deltatheory.control.pontryagin import MaximumPrinciple, maximum_principle
 from deltatheory.control.reach.gramian import Gramian, LeastEnergy, minimum_energy, output_gramian
-from deltatheory.control.solvers.solution import Solution
-from deltatheory.control.solvers.solve import make_solver, solve
+from deltatheory.control.solvers import make_solver
+from deltatheory.control.solvers.base import OnStep, Solution
 from deltatheory.control.systems.layered import LayeredSystem
-from deltatheory.deltas import split_size
+from deltatheory.deltas import Delta
 from deltatheory.deltas.files import save_delta
 from deltatheory.linearization.error import linearization_error
-from deltatheory.problems import ClassificationProblem, load_problem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.results import Result, provenance
-from deltatheory.tasks import Task
 
-__all__ = ["ControlResult", "Layer", "design_controller"]
+__all__ = ["ControlResult", "ControlledLayer", "design_controller"]
 
 _MARGIN = 1.0  # the target of every example's margin: its loss is then 0.31
 _SKETCH = 4096  # longest row of the Jacobian that is kept for a layer's Gramian
 _CHECKED = 64  # examples on which the controller is compared with its linearization
+_DELTA, _ADAPTER = "delta.safetensors", "adapter"
 
 
 @dataclass(frozen=True)
-class Layer:
+class ControlledLayer:
     """One time step of the frozen network under control.
 
     Attributes:
@@ -81,10 +82,14 @@ class ControlResult(Result):
         linearization_error: ‖f(δ) - f(0) - Jδ‖ / ‖Jδ‖ of the logits at the controller found.
         passes: forward-equivalents over single examples, by what they were spent on.
         seconds: time taken, by the same.
-        files: what was written beside this.
+        files: what is written beside this: δ itself and, where PEFT has a form for the delta, an adapter.
         settings: of the run.
         provenance: model, task, versions, commit.
+        delta: whose δ it is.
+        value: δ.
     """
+
+    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "value")
 
     solver: str
     status: str
@@ -94,7 +99,7 @@ class ControlResult(Result):
     frozen: dict[str, float]
     test: dict[str, float]
     energy: float
-    layers: list[Layer]
+    layers: list[ControlledLayer]
     spectrum: list[float]
     rank: int
     reachability: dict[str, Any]
@@ -104,83 +109,52 @@ class ControlResult(Result):
     files: list[str]
     settings: dict[str, Any]
     provenance: dict[str, Any]
+    delta: Delta = field(repr=False)
+    value: Float[Tensor, " m"] = field(repr=False)
+
+    def save_beside(self, folder: Path) -> None:
+        """Write δ, and its PEFT form where there is one."""
+        save_delta(folder / _DELTA, self.delta, self.value)
+        if _ADAPTER in self.files:
+            to_peft(self.delta, self.value, folder / _ADAPTER)
 
 
 def design_controller(
-    model: str | Backbone = "minilm",
-    task: str | Task = "stdlib-topics",
-    delta: str = "prefix:8",
-    options: Mapping[str, Any] | None = None,
-    *,
+    problem: ClassificationProblem,
     solver: str = "gauss-newton",
     settings: Mapping[str, Any] | None = None,
-    examples: int | None = 64,
-    test_examples: int | None = None,
-    head: str = "label-words",
-    max_length: int = 64,
-    energy: float = 0.0,
-    seed: int = 0,
-    device: str = "cpu",
-    out: str | Path = "runs/control",
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    energy_weight: float = 0.0,
+    on_step: OnStep | None = None,
 ) -> ControlResult:
-    """Find a controller δ of the frozen layers for a task, and write all that is known about it.
+    """Find a controller δ of the frozen layers for a task, with all that is known about it.
 
-    The training loss over the examples is the terminal cost Φ, energy/2 |δ|² the running cost. Written are
-    `result.json`, `report.html`, `delta.safetensors` and, where PEFT has a form for the delta, `adapter/`.
+    The mean loss over the training examples is the terminal cost Φ, w/2 |δ|² the running cost.
 
     Args:
-        model: a backbone, or what `load_backbone` takes.
-        task: a classification task, or what `load_task` takes.
-        delta: a key of `deltatheory.deltas.DELTAS`, with a size after a colon where it has one.
-        options: further arguments of its class; a prefix has gate="values" unless they say otherwise.
+        problem: a classification task under a backbone and a delta that can be cut at the layers.
         solver: a key of `deltatheory.control.SOLVERS` for networks.
         settings: its settings.
-        examples: training examples, a stratified draw; `None` for all.
-        test_examples: test examples for the scores; `None` for all.
-        head: a key of `deltatheory.problems.heads.HEADS`.
-        max_length: longer texts are cut here.
-        energy: weight of |δ|²/2.
-        seed: of the draws, of the delta's start, and of the solver where it draws.
-        device: "cpu" or "cuda".
-        out: folder for the files.
+        energy_weight: w.
         on_step: called with each row of the history.
 
     Raises:
-        ValueError: for bad arguments, or a delta that no cut at the layers expresses.
+        ValueError: for bad settings, or a delta that no cut at the layers expresses.
     """
-    if split_size(delta)[0] == "prefix":
-        options = {"gate": "values", **(options or {})}
-    problem = load_problem(
-        model,
-        task,
-        delta,
-        options,
-        examples=examples,
-        test_examples=test_examples,
-        head=head,
-        max_length=max_length,
-        seed=seed,
-        device=device,
-    )
     settings = dict(settings or {})
-    make_solver(problem, solver, settings, energy=energy)  # bad settings are refused before all the work
-    backbone, tuned, task = problem.backbone, problem.delta, problem.task
+    weight = {"energy_weight": energy_weight} if energy_weight else {}
+    made = make_solver(solver, problem, settings | weight)  # bad settings are refused before all the work
+    backbone, task = problem.backbone, problem.task
     clock = _Clock(problem)
-    origin = tuned.initial()
+    origin = problem.delta.initial()
     frozen = problem.evaluate(origin, problem.test)
     clock.lap("evaluation")
-    system = LayeredSystem(problem, energy=energy)
+    system = LayeredSystem(problem, energy_weight=energy_weight)
     before = maximum_principle(system, system.split(origin))
-    gramian = output_gramian(
-        problem,
-        examples=len(problem.train),
-        outputs="margin",
-        sketch=_SKETCH,
-    )
+    gramian = output_gramian(problem, examples=len(problem.train), outputs="margin", sketch=_SKETCH)
     reach = minimum_energy(gramian, torch.full_like(gramian.start, _MARGIN))
     clock.lap("analysis at zero")
-    solution = solve(problem, solver, energy=energy, on_step=on_step, **settings)
+    solution = made.solve(problem, on_step=on_step)
     clock.lap("solver")
     after = maximum_principle(system, system.split(solution.value))
     error = linearization_error(problem, solution.value, range(min(len(problem.train), _CHECKED)))
@@ -188,8 +162,7 @@ def design_controller(
     test = problem.evaluate(solution.value, problem.test)
     clock.lap("evaluation")
     problem.restore()
-    folder = Path(out)
-    result = ControlResult(
+    return ControlResult(
         solver=solver,
         status=str(solution.status),
         remedy=solution.remedy,
@@ -205,12 +178,12 @@ def design_controller(
         linearization_error=error,
         passes=clock.passes,
         seconds=clock.seconds,
-        files=_save(folder, problem, solution),
+        files=[_DELTA, _ADAPTER] if has_peft_form(problem.delta) else [_DELTA],
         settings={
             **problem.identity(),
             "solver": {"name": solver, **settings},
-            "energy": energy,
-            "seed": seed,
+            "energy": energy_weight,
+            "seed": problem.seed,
             "examples": len(problem.train),
             "device": str(backbone.device),
         },
@@ -219,9 +192,9 @@ def design_controller(
             "model": backbone.provenance,
             "task": {"name": task.name, **task.provenance},
         },
+        delta=problem.delta,
+        value=solution.value,
     )
-    result.save(folder)
-    return result
 
 
 class _Clock:
@@ -246,10 +219,10 @@ def _layers(
     before: MaximumPrinciple,
     after: MaximumPrinciple,
     gramian: Gramian,
-) -> list[Layer]:
+) -> list[ControlledLayer]:
     shares = gramian.shares()
     return [
-        Layer(
+        ControlledLayer(
             name=name,
             coordinates=len(u),
             energy=float(u.double().square().sum()),
@@ -268,13 +241,3 @@ def _layers(
 def _reachability(reach: LeastEnergy) -> dict[str, Any]:
     values = {name: value for name, value in vars(reach).items() if name != "multipliers"}
     return {**values, "status": str(reach.status), "target_margin": _MARGIN}
-
-
-def _save(folder: Path, problem: ClassificationProblem, solution: Solution) -> list[str]:
-    """Write δ, and its PEFT form where there is one."""
-    save_delta(folder / "delta.safetensors", problem.delta, solution.value)
-    try:
-        to_peft(problem.delta, solution.value, folder / "adapter")
-    except (ValueError, ImportError):  # no form there, or no peft here: δ itself is kept
-        return ["delta.safetensors"]
-    return ["delta.safetensors", "adapter"]

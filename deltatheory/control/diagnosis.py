@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,20 +16,20 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float
-from deltatheory.adapters import to_peft
-from deltatheory.backbones import Backbone, Batch
-from deltatheory.control.solvers.solve import solve
-from deltatheory.deltas import split_size
+from deltatheory.adapters import has_peft_form, to_peft
+from deltatheory.backbones import Batch
+from deltatheory.control.solvers import solve
+from deltatheory.control.solvers.base import Solution
+from deltatheory.deltas import Delta
 from deltatheory.deltas.files import save_delta
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning, start_embeddings, start_tokens
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
-from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, load_problem
+from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.tokens import batch_of, token_rows
-from deltatheory.results import Result, provenance, write_json
-from deltatheory.tasks import Task
+from deltatheory.results import Result, provenance
 
-__all__ = ["Diagnosis", "Finding", "diagnose", "diagnose_task"]
+__all__ = ["Diagnosis", "Finding", "diagnose"]
 
 _LEAK = 1e-3  # relative change of an output that must not change; rounding stays far below
 _OUT_OF_REACH = 0.1  # share of the examples that no control of linear size brings right
@@ -67,18 +67,50 @@ class Diagnosis(Result):
 
     Attributes:
         findings: one for each possible fault.
-        passes: forward-equivalents over single examples.
+        passes: forward-equivalents over single examples, without those of the warm start.
         seconds: time taken.
+        settings: of the run.
+        provenance: versions, machine, commit and command.
+        delta: that was looked at.
+        warm_start: the δ at which a few Gauss-Newton steps on the training examples arrive, where it was
+            asked for.
     """
+
+    FILE: ClassVar[str] = "diagnosis.json"
+    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "warm_start")
 
     findings: list[Finding]
     passes: float
     seconds: float
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    delta: Delta = field(repr=False)
+    warm_start: Solution | None = field(default=None, repr=False)
 
     @property
     def found(self) -> list[Finding]:
         """Return the faults that there are."""
         return [one for one in self.findings if one.verdict == "found"]
+
+    @property
+    def start_file(self) -> str:
+        """Name of the warm start's file: an adapter that PEFT loads where it has a form for the delta."""
+        return "adapter" if has_peft_form(self.delta) else "delta.safetensors"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `diagnosis.json`; of the warm start what it came to."""
+        warm = self.warm_start
+        came_to = warm and {"loss": warm.cost, "status": str(warm.status), "passes": warm.passes}
+        return {**super().to_dict(), "warm_start": came_to}
+
+    def save_beside(self, folder: Path) -> None:
+        """Write the warm start, if there is one, in the form in which it can be trained on."""
+        if self.warm_start is not None:
+            path, value = folder / self.start_file, self.warm_start.value
+            if self.start_file == "adapter":
+                to_peft(self.delta, value, path)
+            else:
+                save_delta(path, self.delta, value)
 
 
 def diagnose(
@@ -88,6 +120,7 @@ def diagnose(
     learning_rate: float = 1e-2,
     steps: int = 100,
     examples: int = 32,
+    warm_start: bool = False,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> Diagnosis:
     """Look for what keeps a prefix, or any other delta, from training, at a given δ.
@@ -105,6 +138,7 @@ def diagnose(
         learning_rate: of the run that does not converge, with Adam.
         steps: its budget.
         examples: training examples to look at.
+        warm_start: also go a few steps of Gauss-Newton from 0, on all training examples.
         on_finding: called with each finding.
 
     Raises:
@@ -124,7 +158,7 @@ def diagnose(
     batch, _ = problem.batch(problem.train, range(examples))
     with torch.no_grad():
         broken = int((~problem.logits(origin, batch).isfinite()).any(1).sum())
-    problem.passes += FORWARD * examples
+    problem.count(examples, forward=1.0)
     if broken:
         raise ValueError(
             f"delta: the outputs of {broken} of {examples} examples are not finite there; look for NaN in "
@@ -145,90 +179,21 @@ def diagnose(
         if on_finding:
             on_finding(finding)
     problem.restore()
-    return Diagnosis(findings, problem.passes - before, time.perf_counter() - began)
-
-
-def diagnose_task(
-    model: str | Backbone = "minilm",
-    task: str | Task = "stdlib-topics",
-    delta: str = "prefix:8",
-    options: Mapping[str, Any] | None = None,
-    *,
-    learning_rate: float = 1e-2,
-    steps: int = 100,
-    examples: int | None = 32,
-    head: str = "label-words",
-    max_length: int = 64,
-    seed: int = 0,
-    device: str = "cpu",
-    out: str | Path = "runs/diagnose",
-    on_finding: Callable[[Finding], None] | None = None,
-) -> tuple[Diagnosis, Path]:
-    """Diagnose a run by its names, and write `diagnosis.json` and a warm start.
-
-    The warm start is the δ at which a few Gauss-Newton steps on the examples arrive, written as an adapter
-    that PEFT loads where it has a form for the delta, else as `delta.safetensors`. A prefix is the raw one,
-    with positions counted behind it, unless `options` say otherwise: that is PEFT's.
-
-    Args:
-        model: as the other arguments of the problem, see `load_problem`.
-        task: a classification task.
-        delta: what does not train, with its size.
-        options: further arguments of its class.
-        learning_rate: of the run that does not converge, with Adam.
-        steps: its budget.
-        examples: training examples to look at and to start on, a stratified draw; `None` for all.
-        head: a key of `deltatheory.problems.heads.HEADS`.
-        max_length: longer texts are cut here.
-        seed: of the draw of examples and of the delta's start.
-        device: "cpu" or "cuda".
-        out: folder for the files.
-        on_finding: called with each finding.
-
-    Returns:
-        The diagnosis, and where the warm start is.
-
-    Raises:
-        ValueError: as `load_problem` and `diagnose`.
-    """
-    if split_size(delta)[0] == "prefix":
-        options = {"gate": "none", "shift": True, **(options or {})}
-    problem = load_problem(
-        model,
-        task,
-        delta,
-        options,
-        examples=examples,
-        head=head,
-        max_length=max_length,
-        seed=seed,
-        device=device,
-    )
-    diagnosis = diagnose(
-        problem,
-        learning_rate=learning_rate,
-        steps=steps,
-        examples=len(problem.train),
-        on_finding=on_finding,
-    )
-    warm = solve(problem, "gauss-newton", budget=_WARM)
-    folder = Path(out)
-    start = folder / "adapter"
-    try:
-        to_peft(problem.delta, warm.value, start)
-    except (ValueError, ImportError):  # no form there, or no peft here
-        start = folder / "delta.safetensors"
-        save_delta(start, problem.delta, warm.value)
-    write_json(
-        folder / "diagnosis.json",
-        {
-            **diagnosis.to_dict(),
-            "warm_start": {"loss": warm.cost, "status": str(warm.status), "passes": warm.passes},
-            "settings": {**problem.identity(), "learning_rate": learning_rate, "steps": steps, "seed": seed},
-            "provenance": provenance(),
+    passes, seconds = problem.passes - before, time.perf_counter() - began
+    return Diagnosis(
+        findings,
+        passes,
+        seconds,
+        settings={
+            **problem.identity(),
+            "learning_rate": learning_rate,
+            "steps": steps,
+            "seed": problem.seed,
         },
+        provenance=provenance(),
+        delta=problem.delta,
+        warm_start=solve(problem, "gauss-newton", budget=_WARM) if warm_start else None,
     )
-    return diagnosis, start
 
 
 def _finding(fault: str, number: float, limit: float, says: str, remedy: str) -> Finding:
@@ -261,7 +226,7 @@ def _masking(problem: ClassificationProblem, origin: Tensor) -> Finding:
         if states[0].shape[1]:
             worst = max(worst, _change(*states))
         passes += 2
-    problem.passes += passes * FORWARD
+    problem.count(passes, forward=1.0)
     return _finding(
         "masks or positions",
         worst,
@@ -281,7 +246,7 @@ def _cloud(problem: ClassificationProblem, origin: Tensor) -> Finding:
         kind = "embeddings"
     elif isinstance(delta, PrefixTuning):
         real = PrefixTuning(backbone, length=words, gate="none", blocks=delta.blocks, seed=1)
-        problem.passes += FORWARD
+        problem.count(1, forward=1.0)
         cloud = real.keys_values(real.initial())
         kind = "keys"  # values of a gated prefix may start at zero
         pairs = [(keys, cloud[t][0]) for t, (keys, _) in delta.keys_values(origin).items()]
@@ -367,9 +332,9 @@ def _step_size(
     sign = gradient.sign()
     slope = float(gradient.abs().sum())
     _, moved = problem.jvp(origin, sign, batch)
-    p = problem.logits(origin, batch).detach().softmax(1)
-    curvature = float((p * moved.square()).sum(1).mean() - (p * moved).sum(1).square().mean())
-    problem.passes += (2 * FORWARD + BACKWARD) * examples
+    logits = problem.logits(origin, batch).detach()
+    curvature = float((moved * problem.loss_function.curvature(logits, moved)).sum(1).mean())
+    problem.count(examples, forward=2.0, backward=1.0)
     best = slope / curvature if curvature > 0 else math.inf
     ratio = learning_rate / best
     return _finding(

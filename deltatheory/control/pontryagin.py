@@ -17,9 +17,7 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float
-from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.control.systems.system import System, Trajectory
-from deltatheory.problems import BACKWARD
 from deltatheory.results import Result
 
 __all__ = [
@@ -33,13 +31,6 @@ __all__ = [
 ]
 
 _TRIALS = 3  # random pairs of controls that a hypothesis is tried on
-_ACTIVATIONS = 1.0  # a backward pass through frozen blocks that forms no gradient of a control
-
-
-def count(system: System, forwards: float, t: int | None = None) -> None:
-    """Count backward passes of all steps, or of step t, of a network; a step counts its own forward pass."""
-    if isinstance(system, LayeredSystem):
-        system.count(forwards, t)
 
 
 def hamiltonian(system: System, t: int, x: Tensor, u: Tensor, p: Tensor) -> Float[Tensor, ""]:
@@ -65,7 +56,7 @@ def costates(system: System, trajectory: Trajectory) -> list[Tensor]:
     for t in reversed(range(system.horizon)):
         x, u = trajectory.states[t], trajectory.controls[t]
         p.insert(0, autodiff.grad(lambda y, t=t, u=u: hamiltonian(system, t, y, u, p[0]), x).detach())
-    count(system, _ACTIVATIONS)
+    system.count(backward=0.5)  # activations only: no gradient of a control is formed
     return p
 
 
@@ -82,7 +73,7 @@ def stationarity(system: System, trajectory: Trajectory, costates: Sequence[Tens
         autodiff.grad(lambda v, t=t: hamiltonian(system, t, x[t], v, costates[t + 1]), u).detach()
         for t, u in enumerate(trajectory.controls)
     ]
-    count(system, BACKWARD)
+    system.count(backward=1.0)
     return gradients
 
 
@@ -117,16 +108,9 @@ def sweep(system: System, controls: Sequence[Tensor]) -> Sweep:
             states.append(x if x.requires_grad else x.requires_grad_())  # no control has acted so far
         cost = cost + system.terminal_cost(states[-1])
     gradients = torch.autograd.grad(cost, [*states, *leaves], materialize_grads=True)
-    count(system, BACKWARD)
+    system.count(backward=1.0)
     run = Trajectory([x.detach() for x in states], [u.detach() for u in leaves], cost.detach())
     return Sweep(run, list(gradients[: len(states)]), list(gradients[len(states) :]))
-
-
-def reduced(system: System, gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Return ∂J/∂u_t with the copies of a shared coordinate summed, as J depends on the coordinate."""
-    if isinstance(system, LayeredSystem) and system.shared:
-        return system.split(system.join(gradients))
-    return list(gradients)
 
 
 def projected(u: Tensor, bounds: tuple[float, float] | None) -> Tensor:
@@ -190,7 +174,7 @@ def maximum_principle(
         raise ValueError(f"controls: some are outside bounds={bounds}.")
     run = sweep(system, controls)
     states, us = run.trajectory.states, run.trajectory.controls
-    gradients = reduced(system, run.gradients)
+    gradients = system.reduced(run.gradients)
     generator = torch.Generator().manual_seed(seed)
 
     def near(u: Tensor) -> Tensor:
@@ -224,7 +208,7 @@ def maximum_principle(
 
 def _reason(system: System, t: int, x: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> str:
     """Return why the minimum condition does not apply to step t, or ""."""
-    if isinstance(system, LayeredSystem) and bool((system.copies[system.coordinates(t)] > 1).any()):
+    if system.shares(t):
         return "u_t has coordinates that act in other steps too"
     for a, b in pairs:
         middle = (a + b) / 2

@@ -10,7 +10,7 @@ from deltatheory.control.pontryagin import MaximumPrinciple
 from deltatheory.control.reach.actuators import Ranking
 from deltatheory.control.reach.gramian import Gramian
 from deltatheory.control.reach.prompts import PromptReachability
-from deltatheory.control.solvers.solution import Solution
+from deltatheory.control.solvers.base import Solution
 from deltatheory.report.page import COLOURS, command_line, flat, new_figure, plain_svg, render, style, svg
 from deltatheory.results import PAGE, drawn, figure
 

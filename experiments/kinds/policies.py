@@ -29,17 +29,17 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
     """Return the settings of each policy with the best mean accuracy over conditions, and what was tried."""
     from deltatheory.control.feedback.disturbances import Disturbance, disturbed_batches
     from deltatheory.control.feedback.setpoints import nominal_states
-    from deltatheory.control.feedback.steering import tune
+    from deltatheory.control.feedback.steering import tune_policy
 
     problem, delta, disturbances = disturbed(trial, place, _DRAW)
     nominal = nominal_states(problem, delta)
     conditions = [Disturbance(), *disturbances]
     batches = {d.name: (d, disturbed_batches(problem, problem.dev, d, _BATCH)) for d in conditions}
     grids = trial.settings["grids"]
-    chosen = {name: tune(name, problem, delta, nominal, batches, grid) for name, grid in grids.items()}
+    chosen = {name: tune_policy(name, problem, delta, nominal, batches, grid) for name, grid in grids.items()}
     return {
-        "settings": {name: best for name, (best, _) in chosen.items()},
-        "tried": {name: tried for name, (_, tried) in chosen.items()},
+        "settings": {name: one.best for name, one in chosen.items()},
+        "tried": {name: one.tried for name, one in chosen.items()},
     }
 
 

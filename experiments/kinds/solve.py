@@ -39,15 +39,19 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
 
     problem, settings = place.problem(trial), trial.settings
     solver, options = settings["solver"], settings["options"]
-    objective, count, began = Objective(problem), len(problem.train), problem.passes
+    objective, count = Objective(problem), len(problem.train)
     mini = options.get("batch_size", count) < count
     curve: list[tuple[float, float]] = []
-    last: dict[str, Any] = {}
+    last: dict[str, Any] = {"start": problem.passes}
 
     def watch(delta: Any) -> dict[str, float]:
         last["delta"] = delta.clone()
-        due = not curve or not mini or (problem.passes - began) / count >= curve[-1][0] + 2
-        return {"loss": objective.value(delta)[0]} if mini and due else {}
+        due = not curve or (problem.passes - last["start"]) / count >= curve[-1][0] + 2
+        if not (mini and due):
+            return {}
+        loss = objective.value(delta)[0]
+        last["start"] += count  # not the solver's pass
+        return {"loss": loss}
 
     def on_step(row: dict[str, Any]) -> None:
         last["seconds"] = row["seconds"]
@@ -59,8 +63,7 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
 
     status = "level reached"
     try:
-        layered = solver in ("msa", "e-msa")  # their controls are those of the layers, not δ
-        solution = solve(problem, solver, on_step=on_step, watch=None if layered else watch, **options)
+        solution = solve(problem, solver, on_step=on_step, watch=watch, **options)
         status, last["delta"] = str(solution.status), solution.value
     except _Reached:
         pass

@@ -23,9 +23,10 @@ EXAMPLE = replace(
 
 def run(trial: Trial, place: Environment) -> dict[str, Any]:
     """Return accuracy and energy of each policy under each disturbance of the test split, and their time."""
-    from deltatheory.control import steer
+    from deltatheory.control.feedback import SteeringProtocol, steer
 
     problem, delta, disturbances = policies.disturbed(trial, place, trial.seed)
     of = trial.settings["policies"]
-    result = steer(problem, delta, list(of), disturbances, settings=of, timed=_TIMED, clock=time.process_time)
-    return result.to_dict()
+    protocol = SteeringProtocol(timed=_TIMED, clock=time.process_time)
+    found = steer(problem, delta, list(of), disturbances, settings=of, protocol=protocol).to_dict()
+    return {name: value for name, value in found.items() if name != "provenance"}  # the row has its own

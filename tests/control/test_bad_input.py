@@ -8,20 +8,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny
-from tiny_problems import toy_problem, toy_task
+from tiny_problems import first, toy_problem, toy_task
 
 from deltatheory.control.design import design_controller
 from deltatheory.control.diagnosis import diagnose
 from deltatheory.control.feedback.disturbances import find_trigger
-from deltatheory.control.feedback.robustness import steer_task
-from deltatheory.control.feedback.steering import controllers_of
+from deltatheory.control.feedback.policies import policies_of
+from deltatheory.control.feedback.steering import steer, tuned_delta
 from deltatheory.control.reach.gramian import estimate_lipschitz
+from deltatheory.control.solvers import solve
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.constrained import Constrained
 from deltatheory.control.solvers.ilqr import DDP, ILQR
 from deltatheory.control.solvers.msa import MSA
-from deltatheory.control.solvers.solution import Status
-from deltatheory.control.solvers.solve import solve
 from deltatheory.control.systems.analytic import AnalyticSystem
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.training.trainer import Training
@@ -30,7 +29,7 @@ IN_DELTA = ["gauss-newton", "adam", "sgd", "l-bfgs", "minimum-energy", "constrai
 
 
 def prefix(**options):
-    return toy_problem("prefix", length=2, gate="values", **options)
+    return toy_problem("prefix", length=2, gate="values", **{"task": first(toy_task(), 6), **options})
 
 
 def broken():
@@ -50,7 +49,7 @@ def motionless():
 
 @pytest.mark.parametrize("name", IN_DELTA)
 def test_nan_outputs_diverge_and_the_remedy_does_not_blame_the_step(name):
-    solution = solve(broken(), name, range(6), budget=6.0)
+    solution = solve(broken(), name, budget=6.0)
     assert solution.status is Status.DIVERGED
     assert "look for NaN in the weights" in solution.remedy
     assert solution.history == []
@@ -58,7 +57,7 @@ def test_nan_outputs_diverge_and_the_remedy_does_not_blame_the_step(name):
 
 def test_a_step_that_is_too_large_is_blamed():
     for name, settings in (("adam", {"learning_rate": 1e30}), ("msa", {"step_size": 1e30, "steps": 3})):
-        solution = solve(prefix(), name, range(6), **settings)
+        solution = solve(prefix(), name, **settings)
         assert solution.status is Status.DIVERGED
         assert "step" in solution.remedy
         assert "weights" not in solution.remedy
@@ -79,10 +78,10 @@ def test_the_layer_that_breaks_is_named():
     [*((name, {}) for name in IN_DELTA[:4]), ("gauss-newton", {"batch_size": 2}), ("msa", {}), ("e-msa", {})],
 )
 def test_a_start_where_nothing_moves_has_not_converged(name, settings):
-    stuck = solve(motionless(), name, range(6), budget=6.0, **settings)
+    stuck = solve(motionless(), name, budget=6.0, **settings)
     assert stuck.status is Status.ILL_CONDITIONED
     assert "derivative of the objective is 0" in stuck.remedy
-    assert solve(prefix(), name, range(6), budget=6.0, **settings).status is not Status.ILL_CONDITIONED
+    assert solve(prefix(), name, budget=6.0, **settings).status is not Status.ILL_CONDITIONED
 
 
 def test_a_jacobian_of_zero_is_found_and_can_be_written():
@@ -98,10 +97,13 @@ def test_a_jacobian_of_zero_is_found_and_can_be_written():
 
 def test_a_cone_program_without_an_answer_does_not_blame_bounds_that_are_not_there():
     pytest.importorskip("cvxpy")
-    solution = solve(prefix(), "constrained", range(6), margin=1e300, budget=20.0)
+    solution = solve(prefix(), "constrained", margin=1e300, budget=20.0)
     assert solution.status is Status.ILL_CONDITIONED
     assert "lower margin" in solution.remedy
-    assert Constrained(margin=0.1, budget=40.0).solve(prefix(), range(2)).status is not Status.ILL_CONDITIONED
+    assert (
+        Constrained(margin=0.1, budget=40.0).solve(prefix(task=first(toy_task(), 2))).status
+        is not Status.ILL_CONDITIONED
+    )
 
 
 def small(step, running, terminal, **options) -> AnalyticSystem:
@@ -147,35 +149,31 @@ def test_a_terminal_cost_without_curvature_is_expanded():
         ({"solver": "sampled-gauss-newton"}, "takes GenerationProblem"),
         ({"settings": {"positive": []}}, "positive: 'gauss-newton' has no such setting"),
         ({"settings": {"energy": 1.0}}, "energy: 'gauss-newton' has no such setting"),
-        ({"solver": "constrained", "energy": 1.0}, "energy=1.0"),
+        ({"solver": "constrained", "energy_weight": 1.0}, "energy_weight: 'constrained' has no such setting"),
     ],
 )
-def test_a_bad_solver_is_refused_before_any_work(bad, said, tmp_path, monkeypatch):
+def test_a_bad_solver_is_refused_before_any_work(bad, said, monkeypatch):
     def worked(*_):
         raise AssertionError("evaluated before the settings were checked")
 
     monkeypatch.setattr("deltatheory.problems.classification.ClassificationProblem.evaluate", worked)
     with pytest.raises(ValueError, match=said):
-        design_controller(tiny("bert"), toy_task(), "prefix:2", examples=None, out=tmp_path, **bad)
+        design_controller(prefix(), **bad)
 
 
-def test_steering_refuses_before_it_trains_and_says_that_training_diverged(tmp_path, monkeypatch):
-    def task(**options):
-        return steer_task(
-            tiny("bert"), toy_task(), "prefix:2", disturbances=["typos"], out=tmp_path, **options
-        )
-
+def test_steering_refuses_unknown_names_and_says_that_training_diverged(monkeypatch):
+    problem = prefix()
     with pytest.raises(ValueError, match="training diverged"):
-        task(controllers=["pid"], training=Training(steps=5, learning_rate=1e30))
-    monkeypatch.setattr("deltatheory.control.feedback.robustness.train", lambda *_: pytest.fail("trained"))
+        tuned_delta(problem, training=Training(steps=5, learning_rate=1e30))
+    monkeypatch.setattr(type(problem), "logits", lambda *_: pytest.fail("computed"))
     with pytest.raises(ValueError, match="controller='bang-bang'"):
-        task(controllers=["bang-bang"])
+        steer(problem, problem.delta.initial(), ["bang-bang"])
 
 
 def test_robust_prefix_tuning_is_not_offered_to_other_deltas():
-    assert "robust-prefix" in controllers_of(prefix())
-    assert "robust-prefix" not in controllers_of(prefix(hidden=4))
-    assert controllers_of(toy_problem("lora", r=1)) == ["none", "tuned", "pid", "lqr"]
+    assert "robust-prefix" in policies_of(prefix())
+    assert "robust-prefix" not in policies_of(prefix(hidden=4))
+    assert policies_of(toy_problem("lora", r=1)) == ["none", "tuned", "pid", "lqr"]
 
 
 def test_a_trigger_is_not_searched_for_through_a_prompt():

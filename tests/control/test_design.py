@@ -7,9 +7,13 @@ from tiny_problems import toy_task
 from torch.nn.functional import cross_entropy
 
 from deltatheory.control.design import design_controller
-from deltatheory.control.diagnosis import diagnose_task
+from deltatheory.control.diagnosis import diagnose
 from deltatheory.deltas.files import load_delta
-from deltatheory.problems import ClassificationProblem, load_problem
+from deltatheory.problems import ClassificationProblem, Setup
+
+
+def problem_of(backbone, delta, **options):
+    return Setup(backbone, toy_task()).classification(delta, options, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -17,17 +21,9 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("control")
     backbone = tiny("bert", dtype=torch.float64)
     rows = []
-    result = design_controller(
-        backbone,
-        toy_task(),
-        "prefix:4",
-        settings={"budget": 20.0},
-        examples=None,
-        test_examples=None,
-        energy=1e-4,
-        out=folder,
-        on_step=rows.append,
-    )
+    problem = problem_of(backbone, "prefix:4", gate="values")
+    result = design_controller(problem, settings={"budget": 20.0}, energy_weight=1e-4, on_step=rows.append)
+    result.save(folder)
     return backbone, folder, result, rows
 
 
@@ -50,7 +46,7 @@ def test_layers_share_energy_gramian_and_gradient(run):
     assert [layer.name for layer in result.layers] == ["embedding", "block 0", "block 1", "head"]
     assert sum(layer.energy for layer in result.layers) == pytest.approx(result.energy)
     assert sum(layer.gramian_share for layer in result.layers) == pytest.approx(1.0)
-    problem = load_problem(backbone, toy_task(), "prefix:4", {"gate": "values"})
+    problem = problem_of(backbone, "prefix:4", gate="values")
     batch, labels = problem.batch(problem.train, range(len(problem.train)))
     origin = problem.delta.initial().requires_grad_()
     (gradient,) = torch.autograd.grad(cross_entropy(problem.logits(origin, batch), labels), origin)
@@ -68,43 +64,59 @@ def test_files_tell_the_same(run):
     assert len(result.spectrum) == len(toy_task().train)
 
 
-def test_a_shared_control_has_no_layer_of_its_own(tmp_path):
-    result = design_controller(
-        tiny("bert", dtype=torch.float64),
-        toy_task(),
-        "subspace:6",
-        solver="adam",
-        settings={"budget": 6.0},
-        examples=12,
-        out=tmp_path,
-    )
+def test_a_shared_control_has_no_layer_of_its_own():
+    problem = problem_of(tiny("bert", dtype=torch.float64), "subspace:6")
+    result = design_controller(problem, "adam", {"budget": 6.0})
     assert sum(layer.gramian_share for layer in result.layers) == 0.0
     assert sum(layer.energy for layer in result.layers) > result.energy
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("delta", "arguments", "said"),
     [
-        ({"delta": "prefix:1000"}, "length=1000"),
-        ({"solver": "newton"}, "solver='newton'"),
-        ({"settings": {"speed": 3}}, "speed"),
-        ({"delta": "ladder"}, "ladder"),
+        ("prefix:2", {"solver": "newton"}, "solver='newton'"),
+        ("prefix:2", {"settings": {"speed": 3}}, "speed"),
+        ("ladder", {}, "ladder"),
     ],
 )
-def test_bad_arguments_are_named(bad, said, tmp_path):
+def test_bad_arguments_are_named(delta, arguments, said):
     with pytest.raises(ValueError, match=said):
-        design_controller(
-            tiny("bert"), toy_task(), examples=None, out=tmp_path, **{"delta": "prefix:2", **bad}
-        )
+        design_controller(problem_of(tiny("bert"), delta), **arguments)
+
+
+def test_an_adapter_is_written_where_peft_has_a_form(tmp_path, run):
+    peft = pytest.importorskip("peft")
+    _, folder, prefix, _ = run
+    assert prefix.files == ["delta.safetensors"]
+    assert not (folder / "adapter").exists()
+    lora = design_controller(problem_of(tiny("bert"), "lora:2"), "adam", {"steps": 1})
+    lora.save(tmp_path)
+    assert lora.files == ["delta.safetensors", "adapter"]
+    assert all((tmp_path / name).exists() for name in lora.files)
+    assert peft.PeftConfig.from_pretrained(str(tmp_path / "adapter")).r == 2
 
 
 def test_a_diagnosis_leaves_a_warm_prefix_that_peft_loads(tmp_path):
     peft = pytest.importorskip("peft")
-    backbone = tiny("gpt2")
-    diagnosis, start = diagnose_task(backbone, toy_task(), "prefix:4", examples=None, out=tmp_path)
+    problem = problem_of(tiny("gpt2"), "prefix:4", gate="none", shift=True)
+    diagnosis = diagnose(problem, examples=len(problem.train), warm_start=True)
+    assert diagnosis.save(tmp_path) == tmp_path / "diagnosis.json"
     kept = json.loads((tmp_path / "diagnosis.json").read_text())
     assert [one["fault"] for one in kept["findings"]] == [one.fault for one in diagnosis.findings]
-    problem = load_problem(backbone, toy_task(), "prefix:4", {"gate": "none", "shift": True})
     cold = problem.evaluate(problem.delta.initial(), problem.train)["loss"]
     assert kept["warm_start"]["loss"] < 0.5 * cold
+    start = tmp_path / diagnosis.start_file
     assert peft.PeftConfig.from_pretrained(str(start)).num_virtual_tokens == 4
+
+
+def test_a_warm_start_without_a_form_in_peft_is_kept_as_it_is_and_only_where_it_was_asked_for(tmp_path):
+    problem = problem_of(tiny("bert"), "bitfit")
+    diagnosis = diagnose(problem, examples=4, warm_start=True)
+    diagnosis.save(tmp_path)
+    assert torch.equal(
+        load_delta(tmp_path / "delta.safetensors", problem.backbone)[1], diagnosis.warm_start.value
+    )
+    cold = diagnose(problem, examples=4)
+    cold.save(tmp_path / "cold")
+    assert json.loads((tmp_path / "cold" / "diagnosis.json").read_text())["warm_start"] is None
+    assert [path.name for path in (tmp_path / "cold").iterdir()] == ["diagnosis.json"]

@@ -149,7 +149,7 @@ def test_layers_of_a_network_where_the_minimum_condition_applies():
     problem = toy_problem(
         "modules", family="gpt2", dtype=torch.float64, patterns=["*mlp.c_proj.bias", "ln_f.*"]
     )
-    system = LayeredSystem(problem, range(5), energy=0.1)
+    system = LayeredSystem(problem, range(5), energy_weight=0.1)
     report = maximum_principle(system, system.split(point(system)))
     assert report.reason == ("", "", "", "f_t is not affine in u_t")
     assert [gap is None for gap in report.gap] == [False, False, False, True]
@@ -169,7 +169,7 @@ def test_shared_coordinates_are_summed_in_residuals():
 
 
 def test_a_report_adds_up():
-    system = layered("prefix", "bert", energy=0.2)
+    system = layered("prefix", "bert", energy_weight=0.2)
     controls = system.split(point(system))
     report = maximum_principle(system, controls)
     run = system.rollout(controls)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deltatheory import autodiff
-from deltatheory.problems.losses import LOSSES, CrossEntropy, Loss, make_loss
+from deltatheory.problems.losses import LOSSES, Loss, make_loss
 
 
 @pytest.fixture(params=LOSSES)
@@ -58,11 +58,16 @@ def test_the_margin_orders_answers_as_the_loss_does(loss, drawn):
     assert margins.argsort(descending=True).tolist() == values.argsort().tolist()
 
 
-def test_cross_entropy_is_softplus_of_minus_its_margin(drawn):
+def test_the_loss_is_a_convex_function_of_its_margin_with_the_derivatives_given(loss, drawn):
     outputs, answers = drawn
-    loss = CrossEntropy()
-    softplus = torch.nn.functional.softplus(-loss.margin(outputs, answers))
-    torch.testing.assert_close(softplus, loss.values(outputs, answers), rtol=1e-12, atol=1e-14)
+    margins = loss.margin(outputs, answers)
+    value, force, curvature = loss.of_margin(margins)
+    torch.testing.assert_close(value, loss.values(outputs, answers), rtol=1e-12, atol=1e-14)
+    (above, force_above, _), (below, force_below, _) = (loss.of_margin(margins + h) for h in (1e-5, -1e-5))
+    torch.testing.assert_close(force, (below - above) / 2e-5, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(curvature, (force_below - force_above) / 2e-5, rtol=1e-8, atol=1e-10)
+    assert (curvature >= 0).all()
+    assert loss.of_margin(torch.tensor([40.0], dtype=torch.float64))[0] > 0  # not rounded away
 
 
 def test_an_unknown_loss_is_named_with_what_there_is():

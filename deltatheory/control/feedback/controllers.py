@@ -20,10 +20,10 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.control.feedback.hooks import Pooling, pool, spread, watching
 from deltatheory.control.feedback.setpoints import Nominal, Setpoint
+from deltatheory.control.solvers.base import Solution
 from deltatheory.control.solvers.low_rank_riccati import LowRankGains, low_rank_riccati
-from deltatheory.control.solvers.solution import Solution
 from deltatheory.deltas.prefix import PrefixTuning
-from deltatheory.problems import FORWARD, ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 
 __all__ = [
     "PID",
@@ -179,7 +179,7 @@ def shift_adjoints(
         adjoints.append(autodiff.vjp(behind, x.new_zeros(x.shape[2]))[1])
         with torch.no_grad():
             x = backbone.step(t, x, batch, edit)
-    problem.passes += 2 * FORWARD * len(batch)
+    problem.count(len(batch), forward=2.0)
     return adjoints
 
 
@@ -209,7 +209,7 @@ def lqr_gains(
     directions = class_directions(nominal)
     none = directions[0][:, :0]  # what lies before the first block is not held
     solution = low_rank_riccati(adjoints, [none, *directions], control_weight=control_weight)
-    problem.passes += FORWARD * solution.details["products"] * len(batch) / len(adjoints)
+    problem.count(solution.details["products"] * len(batch) / len(adjoints), backward=0.5)
     return replace(solution, passes=problem.passes - before)
 
 

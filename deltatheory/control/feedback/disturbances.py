@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
-from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, Split
+from deltatheory.problems import ClassificationProblem, Split
 from deltatheory.tasks import Examples
 
 __all__ = [
@@ -302,16 +301,17 @@ def find_trigger(
     allowed = writable_tokens(backbone).to(backbone.device)
     model: Any = backbone.model
     words = model.get_input_embeddings()
-    place = next(name for name, module in model.named_modules() if module is words)
+    name = next(name for name, module in model.named_modules() if module is words)
     table = words.weight[allowed]
     first = _leading(backbone)
 
     def loss(trigger: Tensor, offset: Tensor | None = None) -> Tensor:
         edit = problem.delta.edit(delta)
         if offset is not None:
-            edit = Edit(outputs={place: lambda _, y: y + _at(offset, first, y)}).then(edit)
+            edit = Edit(outputs={name: lambda _, y: y + _at(offset, first, y)}).then(edit)
         attacked = prepended(batch, backbone, trigger)
-        return cross_entropy(problem.head(backbone.pooled(attacked, edit), edit.parameters), labels)
+        logits = problem.head(backbone.pooled(attacked, edit), edit.parameters)
+        return problem.loss_function.mean(logits, labels)
 
     trigger = allowed[torch.from_numpy(rng.integers(len(allowed), size=length)).to(allowed.device)]
     with torch.no_grad():
@@ -327,7 +327,7 @@ def find_trigger(
                     value = float(loss(trial))
                 if value > worst:
                     worst, trigger = value, trial
-            problem.passes += len(batch) * (FORWARD + BACKWARD / 2 + candidates * FORWARD)
+            problem.count(len(batch), forward=1.0 + candidates, backward=0.5)
     return tuple(trigger.tolist())
 
 

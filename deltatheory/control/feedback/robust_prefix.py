@@ -18,7 +18,7 @@ from deltatheory.backbones import Batch
 from deltatheory.control.feedback.hooks import pool
 from deltatheory.control.feedback.setpoints import Nominal
 from deltatheory.deltas.prefix import PrefixTuning
-from deltatheory.problems import FORWARD, ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 
 __all__ = ["RobustPrefix", "principal_bases"]
 
@@ -104,7 +104,7 @@ class RobustPrefix:
                 (extra.grad,) = torch.autograd.grad(self.excess(delta + where * extra, batch), extra)
                 optimizer.step()
         share = self.blocks / len(self.problem.backbone.layers)
-        self.problem.passes += 2 * FORWARD * self.iterations * share * len(batch)
+        self.problem.count(self.iterations * share * len(batch), forward=1.0, backward=0.5)
         return delta + where * extra.detach()
 
     def _tuned(self) -> Float[Tensor, " m"]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 from deltatheory.control.feedback.hooks import Pooling, pool, watching
-from deltatheory.problems import FORWARD, ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 
 __all__ = [
     "SETPOINTS",
@@ -94,7 +94,7 @@ def nominal_states(
             lambda _, x, mask, states=states: states.append(pool(x, mask, pooling)),
         ):
             right = problem.logits(delta, batch).argmax(1) == y
-        problem.passes += FORWARD * len(batch)
+        problem.count(len(batch), forward=1.0)
         kept.append(torch.stack(states)[:, right])
         labels.append(y[right])
     found = Nominal(torch.cat(kept, 1), torch.cat(labels), pooling)

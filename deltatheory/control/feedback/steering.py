@@ -2,180 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
-from deltatheory.control.feedback.controllers import PID, Controller, LQRFeedback, lqr_gains, steered
 from deltatheory.control.feedback.disturbances import (
     DISTURBANCES,
     Disturbance,
     disturbed_batches,
     make_disturbance,
 )
-from deltatheory.control.feedback.robust_prefix import RobustPrefix, principal_bases
-from deltatheory.control.feedback.setpoints import Nominal, Setpoint, make_setpoint, nominal_states
-from deltatheory.deltas.prefix import PrefixTuning
-from deltatheory.problems import FORWARD, ClassificationProblem, Split
+from deltatheory.control.feedback.policies import (
+    GRIDS,
+    TUNED,
+    Policy,
+    check_policies,
+    make_policy,
+    policies_of,
+)
+from deltatheory.control.feedback.setpoints import Nominal, nominal_states
+from deltatheory.deltas import Delta
+from deltatheory.deltas.files import load_delta, save_delta
+from deltatheory.problems import ClassificationProblem, Split
 from deltatheory.results import Result, provenance
+from deltatheory.training.trainer import Training, train
 
 __all__ = [
-    "GRIDS",
-    "POLICIES",
-    "Policy",
+    "PolicyTuning",
+    "SteeringProtocol",
     "SteeringResult",
     "SteeringRow",
+    "check_names",
     "latencies",
-    "make_policy",
     "score",
     "steer",
-    "tune",
+    "tune_policy",
+    "tuned_delta",
 ]
 
 CLEAN = "clean"
-TUNED = "tuned"
-
-
-class Policy(ABC):
-    """A model as it runs: which δ, and what corrects it on the way."""
-
-    def __init__(self, problem: ClassificationProblem) -> None:
-        self.problem = problem
-
-    @abstractmethod
-    def run(self, batch: Batch) -> tuple[Float[Tensor, "B C"], float | Tensor]:
-        """Return the logits of a batch, and the energy of the control summed over its texts."""
-
-
-class OpenLoop(Policy):
-    """A fixed δ; its energy is |δ|² a text."""
-
-    def __init__(self, problem: ClassificationProblem, delta: Float[Tensor, " m"]) -> None:
-        super().__init__(problem)
-        self.delta, self._energy = delta, float(delta.square().sum())
-
-    def run(self, batch: Batch) -> tuple[Float[Tensor, "B C"], float | Tensor]:
-        """Return the logits at δ."""
-        self.problem.passes += FORWARD * len(batch)
-        return self.problem.logits(self.delta, batch), self._energy * len(batch)
-
-
-class Feedback(Policy):
-    """A controller over a fixed δ; its energy is Σ_t |u_t|² over the blocks."""
-
-    def __init__(
-        self,
-        problem: ClassificationProblem,
-        delta: Float[Tensor, " m"],
-        controller: Controller,
-        nominal: Nominal,
-    ) -> None:
-        super().__init__(problem)
-        self.delta, self.controller, self.nominal = delta, controller, nominal
-
-    def run(self, batch: Batch) -> tuple[Float[Tensor, "B C"], float | Tensor]:
-        """Return the logits at δ under control."""
-        self.problem.passes += FORWARD * len(batch)
-        backbone = self.problem.backbone
-        with steered(backbone.model, backbone.layers, self.controller, self.nominal.pooling) as meter:
-            return self.problem.logits(self.delta, batch), meter.squares
-
-
-class Adapted(Policy):
-    """A prefix that is tuned on every batch; its energy is |ψ|², the further prefix alone, a text."""
-
-    def __init__(
-        self, problem: ClassificationProblem, delta: Float[Tensor, " m"], robust: RobustPrefix
-    ) -> None:
-        super().__init__(problem)
-        self.delta, self.robust = delta, robust
-
-    def run(self, batch: Batch) -> tuple[Float[Tensor, "B C"], float | Tensor]:
-        """Return the logits at δ + ψ(batch)."""
-        adapted = self.robust.adapted(self.delta, batch)
-        self.problem.passes += FORWARD * len(batch)
-        energy = (adapted - self.delta).square().sum() * len(batch)
-        return self.problem.logits(adapted, batch), energy
-
-
-def _pid(
-    problem: ClassificationProblem,
-    delta: Tensor,
-    nominal: Nominal,
-    setpoint: str | Setpoint = "recentred-class",
-    **gains: float,
-) -> Policy:
-    return Feedback(problem, delta, PID(make_setpoint(setpoint, nominal), **gains), nominal)
-
-
-def _lqr(
-    problem: ClassificationProblem,
-    delta: Tensor,
-    nominal: Nominal,
-    setpoint: str | Setpoint = "recentred-class",
-    control_weight: float = 1.0,
-) -> Policy:
-    solution = lqr_gains(problem, delta, nominal, control_weight=control_weight)
-    if solution.value is None:
-        raise ValueError(f"lqr: {solution.status}; {solution.remedy}.")
-    return Feedback(problem, delta, LQRFeedback(make_setpoint(setpoint, nominal), solution.value), nominal)
-
-
-def _robust(problem: ClassificationProblem, delta: Tensor, nominal: Nominal, **options: Any) -> Policy:
-    options = {"blocks": min(3, len(nominal.states)), **options}
-    robust = RobustPrefix(problem, nominal, principal_bases(nominal.states), **options)
-    return Adapted(problem, delta, robust)
-
-
-# "none" is the frozen backbone, "tuned" δ alone; the others act on top of δ.
-POLICIES: dict[str, Callable[..., Policy]] = {
-    "none": lambda problem, delta, nominal: OpenLoop(problem, problem.delta.initial()),
-    TUNED: lambda problem, delta, nominal: OpenLoop(problem, delta),
-    "robust-prefix": _robust,
-    "pid": _pid,
-    "lqr": _lqr,
-}
-
-# What `tune` tries: as many settings for each.
-GRIDS: dict[str, list[dict[str, Any]]] = {
-    "robust-prefix": [{"learning_rate": rate} for rate in (0.003, 0.01, 0.03)],
-    "pid": [
-        {"setpoint": "population", "proportional": 0.5},
-        *({"setpoint": "recentred-class", "proportional": p} for p in (0.3, 0.6)),
-    ],
-    "lqr": [
-        {"setpoint": "population", "control_weight": 0.2},
-        *({"setpoint": "recentred-class", "control_weight": r} for r in (0.2, 1.0)),
-    ],
-}
-
-
-def make_policy(
-    name: str, problem: ClassificationProblem, delta: Float[Tensor, " m"], nominal: Nominal, **settings: Any
-) -> Policy:
-    """Return a controller by name.
-
-    Args:
-        name: a key of `POLICIES`.
-        problem: the task and its backbone.
-        delta: δ of the tuned model.
-        nominal: its states on clean training texts.
-        settings: of "pid" setpoint, proportional, integral and derivative; of "lqr" setpoint and
-            control_weight; of "robust-prefix" learning_rate, iterations and blocks.
-
-    Raises:
-        ValueError: for an unknown name, or settings out of range.
-    """
-    check_names([name], [])
-    return POLICIES[name](problem, delta, nominal, **settings)
 
 
 def check_names(controllers: Iterable[str], disturbances: Iterable[str | Disturbance]) -> None:
@@ -184,20 +58,37 @@ def check_names(controllers: Iterable[str], disturbances: Iterable[str | Disturb
     Raises:
         ValueError: for such a name; it says which there are.
     """
-    for kind, names, known in (
-        ("controller", controllers, POLICIES),
-        ("disturbance", disturbances, DISTURBANCES),
-    ):
-        for name in names:
-            if isinstance(name, str) and name not in known:
-                raise ValueError(f"{kind}={name!r}: allowed are {', '.join(known)}.")
+    check_policies(controllers)
+    for name in disturbances:
+        if isinstance(name, str) and name not in DISTURBANCES:
+            raise ValueError(f"disturbance={name!r}: allowed are {', '.join(DISTURBANCES)}.")
 
 
-def controllers_of(problem: ClassificationProblem) -> list[str]:
-    """Return the controllers that the problem's delta takes: "robust-prefix" only a prefix without an MLP."""
-    delta = problem.delta
-    raw = isinstance(delta, PrefixTuning) and delta.hidden is None
-    return [name for name in POLICIES if raw or name != "robust-prefix"]
+def tuned_delta(
+    problem: ClassificationProblem,
+    file: str | os.PathLike[str] | None = None,
+    training: Training | None = None,
+) -> Float[Tensor, " m"]:
+    """Return the δ of a tuned model: from a file, or trained here.
+
+    Args:
+        problem: the task and its backbone.
+        file: with a δ of the problem's delta, as `deltatheory train` writes it; `None` to train.
+        training: how; a learning rate of 0.01 by default.
+
+    Raises:
+        ValueError: for a δ of another delta, or where the training diverges.
+    """
+    if file is None:
+        trained = train(problem, training or Training(learning_rate=1e-2, seed=problem.seed))
+        if trained.test is None:
+            raise ValueError(f"training {trained.status}.")
+        return trained.delta
+    kept, value = load_delta(file, problem.backbone)
+    asked = problem.delta.specification()
+    if kept.specification() != asked:
+        raise ValueError(f"tuned={os.fspath(file)!r} holds {kept.specification()}: asked for is {asked}.")
+    return value
 
 
 @dataclass(frozen=True)
@@ -295,26 +186,39 @@ def latencies(
     }
 
 
-def tune(
+@dataclass(frozen=True)
+class PolicyTuning:
+    """Which settings of a policy are the best of a grid.
+
+    Attributes:
+        best: settings with the best mean accuracy over conditions; the first of equals.
+        tried: settings and accuracies by condition of all.
+    """
+
+    best: dict[str, Any]
+    tried: list[dict[str, Any]]
+
+
+def tune_policy(
     name: str,
     problem: ClassificationProblem,
     delta: Float[Tensor, " m"],
     nominal: Nominal,
     disturbed: Mapping[str, tuple[Disturbance, Sequence[tuple[Batch, Tensor]]]],
     grid: Sequence[Mapping[str, Any]] | None = None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the settings of a controller with the best mean accuracy over conditions, and all scores.
+) -> PolicyTuning:
+    """Compare settings of a policy under disturbances.
 
     Args:
-        name: of the controller.
+        name: of the policy.
         problem: the task and its backbone.
         delta: δ of the tuned model.
         nominal: its states.
         disturbed: name ↦ disturbance and batches of the dev split; "clean" may be among them.
-        grid: settings to try, the first of equals wins; `GRIDS[name]` by default.
+        grid: settings to try; `GRIDS[name]` by default.
 
     Raises:
-        ValueError: for a controller without a grid.
+        ValueError: for a policy without a grid.
     """
     grid = GRIDS.get(name) if grid is None else grid
     if not grid:
@@ -324,8 +228,7 @@ def tune(
         policy = make_policy(name, problem, delta, nominal, **settings)
         accuracies = {n: score(policy, d, batches)[0] for n, (d, batches) in disturbed.items()}
         tried.append({"settings": dict(settings), "accuracies": accuracies})
-    best = max(tried, key=lambda one: mean(one["accuracies"].values()))
-    return best["settings"], tried
+    return PolicyTuning(max(tried, key=lambda one: mean(one["accuracies"].values()))["settings"], tried)
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +243,11 @@ class SteeringResult(Result):
         passes: forward-equivalents over single examples.
         seconds: time taken.
         provenance: versions, machine, commit and command.
+        delta: whose δ was steered.
+        value: δ.
     """
+
+    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "value")
 
     rows: list[SteeringRow]
     latency: dict[str, dict[str, float]]
@@ -349,6 +256,8 @@ class SteeringResult(Result):
     passes: float
     seconds: float
     provenance: dict[str, Any]
+    delta: Delta = field(repr=False)
+    value: Float[Tensor, " m"] = field(repr=False)
 
     def accuracy(self, controller: str, disturbance: str = CLEAN) -> float:
         """Return one accuracy."""
@@ -389,6 +298,29 @@ class SteeringResult(Result):
         shares = {c: {key: self.recovered(c, name) for key, name in names.items()} for c in self.settings}
         return {**super().to_dict(), "recovered": shares}
 
+    def save_beside(self, folder: Path) -> None:
+        """Write the δ that was steered."""
+        save_delta(folder / "delta.safetensors", self.delta, self.value)
+
+
+@dataclass(frozen=True)
+class SteeringProtocol:
+    """How policies are compared.
+
+    Attributes:
+        examples: training texts that nominal states come from, at most those there are.
+        batch_size: of a pass; setpoints and prefixes that look at the batch see so many texts.
+        seed: of disturbances given by name.
+        timed: batches that latencies are measured on.
+        clock: that they are measured with; see `latencies`.
+    """
+
+    examples: int = 256
+    batch_size: int = 32
+    seed: int = 0
+    timed: int = 8
+    clock: Callable[[], float] = time.perf_counter
+
 
 def steer(
     problem: ClassificationProblem,
@@ -398,11 +330,7 @@ def steer(
     *,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     split: Split | None = None,
-    examples: int = 256,
-    batch_size: int = 32,
-    seed: int = 0,
-    timed: int = 8,
-    clock: Callable[[], float] = time.perf_counter,
+    protocol: SteeringProtocol | None = None,
     on_row: Callable[[SteeringRow], None] | None = None,
 ) -> SteeringResult:
     """Run controllers on a tuned model under disturbances.
@@ -414,13 +342,9 @@ def steer(
         delta: δ of the tuned model.
         controllers: keys of `POLICIES`; all that the delta takes by default.
         disturbances: keys of `DISTURBANCES`, with their defaults, or disturbances.
-        settings: controller ↦ its settings, as in `make_policy`; see `tune`.
+        settings: controller ↦ its settings, as in `make_policy`; see `tune_policy`.
         split: what is disturbed; the test split by default.
-        examples: training texts that nominal states come from.
-        batch_size: of a pass; setpoints and prefixes that look at the batch see so many texts.
-        seed: of disturbances given by name.
-        timed: batches that latencies are measured on.
-        clock: that they are measured with; see `latencies`.
+        protocol: how they are compared.
         on_row: called with each row.
 
     Raises:
@@ -430,20 +354,22 @@ def steer(
     if not disturbances:
         raise ValueError(f"disturbances: there are none; give some of {', '.join(DISTURBANCES)}.")
     chosen_split: Split = problem.test if split is None else split
-    controllers = controllers_of(problem) if controllers is None else controllers
+    protocol = protocol or SteeringProtocol()
+    controllers = policies_of(problem) if controllers is None else controllers
     check_names(controllers, disturbances)
     names = [TUNED, *(name for name in controllers if name != TUNED)]
     chosen = {name: dict((settings or {}).get(name, {})) for name in names}
-    nominal = nominal_states(problem, delta, examples=examples, batch_size=batch_size)
+    size = protocol.batch_size
+    nominal = nominal_states(problem, delta, examples=protocol.examples, batch_size=size)
     policies = {name: make_policy(name, problem, delta, nominal, **chosen[name]) for name in names}
     acting = [
-        one if isinstance(one, Disturbance) else make_disturbance(one, problem, delta, seed=seed)
+        one if isinstance(one, Disturbance) else make_disturbance(one, problem, delta, seed=protocol.seed)
         for one in disturbances
     ]
     rows = []
-    clean = disturbed_batches(problem, chosen_split, Disturbance(), batch_size)
+    clean = disturbed_batches(problem, chosen_split, Disturbance(), size)
     for disturbance in (Disturbance(), *acting):
-        batches = disturbed_batches(problem, chosen_split, disturbance, batch_size)
+        batches = disturbed_batches(problem, chosen_split, disturbance, size)
         for name, policy in policies.items():
             accuracy, energy = score(policy, disturbance, batches)
             rows.append(SteeringRow(name, disturbance.name, accuracy, energy, len(chosen_split)))
@@ -451,10 +377,12 @@ def steer(
                 on_row(rows[-1])
     return SteeringResult(
         rows,
-        latencies(policies, clean[:timed], clock=clock),
+        latencies(policies, clean[: protocol.timed], clock=protocol.clock),
         chosen,
         {one.name: asdict(one) for one in acting},
         problem.passes - before,
         time.perf_counter() - began,
         provenance(),
+        problem.delta,
+        delta,
     )

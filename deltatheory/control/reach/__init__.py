@@ -1,1 +1,45 @@
 """What a control can reach: output Gramians, prompts of k tokens, and where to act."""
+
+from deltatheory.control.reach.actuators import (
+    Ranking,
+    rank_actuators,
+    rank_layers,
+)
+from deltatheory.control.reach.gramian import (
+    Gramian,
+    LeastEnergy,
+    ReachabilityBall,
+    coordinate_groups,
+    estimate_lipschitz,
+    minimum_energy,
+    output_gramian,
+    part_tangent_rows,
+    reachability_ball,
+)
+from deltatheory.control.reach.prompts import (
+    PrefixBound,
+    PromptReachability,
+    class_reachability,
+    prefix_reach_bound,
+    token_reachability,
+)
+
+__all__ = [
+    "Gramian",
+    "LeastEnergy",
+    "PrefixBound",
+    "PromptReachability",
+    "Ranking",
+    "ReachabilityBall",
+    "class_reachability",
+    "coordinate_groups",
+    "estimate_lipschitz",
+    "minimum_energy",
+    "output_gramian",
+    "part_tangent_rows",
+    "prefix_reach_bound",
+    "rank_actuators",
+    "rank_layers",
+    "reachability_ball",
+    "token_reachability",
+]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
-from deltatheory.control.solvers.solution import Status
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.linearization.tangent import TangentRows, joint_tangent_rows, tangent_rows
 from deltatheory.problems import ClassificationProblem

@@ -1,1 +1,115 @@
-"""Solvers of optimal-control problems: in the space of δ, over the layers, and for small systems."""
+"""Solvers of optimal-control problems: in the space of δ, over the layers, and for small systems.
+
+One question, any solver: `solve(problem, "gauss-newton")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from deltatheory.control.solvers.base import OnStep, Solution, Solver, Status, Watch
+from deltatheory.control.solvers.constrained import Constrained, MinimumEnergy
+from deltatheory.control.solvers.first_order import LBFGS, SGD, Adam
+from deltatheory.control.solvers.ilqr import DDP, ILQR
+from deltatheory.control.solvers.least_squares import GaussNewton
+from deltatheory.control.solvers.low_rank_riccati import LowRankGains, low_rank_riccati
+from deltatheory.control.solvers.msa import EMSA, MSA, certified_rho
+from deltatheory.control.solvers.riccati import LQRSolution, box_qp, lqr
+from deltatheory.control.solvers.sampled import SampledGaussNewton
+
+__all__ = [
+    "DDP",
+    "EMSA",
+    "ILQR",
+    "LBFGS",
+    "MSA",
+    "SGD",
+    "SOLVERS",
+    "Adam",
+    "Constrained",
+    "GaussNewton",
+    "LQRSolution",
+    "LowRankGains",
+    "MinimumEnergy",
+    "SampledGaussNewton",
+    "Solution",
+    "Solver",
+    "Status",
+    "box_qp",
+    "certified_rho",
+    "low_rank_riccati",
+    "lqr",
+    "make_solver",
+    "solve",
+]
+
+SOLVERS: dict[str, type[Solver]] = {
+    kind.name: kind
+    for kind in (
+        GaussNewton,
+        SampledGaussNewton,
+        Adam,
+        SGD,
+        LBFGS,
+        MinimumEnergy,
+        Constrained,
+        MSA,
+        EMSA,
+        ILQR,
+        DDP,
+    )
+}
+
+
+def solve(
+    problem: Any,
+    solver: str = "gauss-newton",
+    *,
+    start: Any = None,
+    on_step: OnStep | None = None,
+    watch: Watch | None = None,
+    **settings: Any,
+) -> Solution:
+    """Find the best control of a network's layers, or of a small system.
+
+    Args:
+        problem: a task under a backbone and a delta, or a `System`.
+        solver: a key of `SOLVERS`.
+        start: control to begin with, in the form of `Solution.value`; 0, the frozen backbone, by default.
+        on_step: called with each row of the history.
+        watch: control ↦ further columns of each row, whose cost does not count.
+        settings: of the solver, the fields of its class.
+
+    Raises:
+        ValueError: for an unknown solver, a setting that it does not have, or a problem that is not its kind.
+    """
+    made = make_solver(solver, problem, settings)
+    return made.solve(problem, start=start, on_step=on_step, watch=watch)
+
+
+def make_solver(solver: str, problem: Any, settings: Mapping[str, Any]) -> Solver:
+    """Return a solver with its settings; what does not fit is refused before anything is computed.
+
+    Args:
+        solver: a key of `SOLVERS`.
+        problem: that is to be solved.
+        settings: of the solver.
+
+    Raises:
+        ValueError: as `solve`.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r}: allowed are {', '.join(SOLVERS)}.")
+    kind = SOLVERS[solver]
+    if not isinstance(problem, kind.takes):
+        fitting = [name for name, other in SOLVERS.items() if isinstance(problem, other.takes)]
+        raise ValueError(
+            f"solver={solver!r}: takes {' and '.join(one.__name__ for one in kind.takes)}; "
+            f"allowed for {type(problem).__name__} are {', '.join(fitting)}."
+        )
+    known = [field.name for field in fields(kind)]
+    if unknown := sorted(settings.keys() - set(known)):
+        raise ValueError(f"{unknown[0]}: {solver!r} has no such setting; it has {', '.join(known)}.")
+    return kind(**settings)

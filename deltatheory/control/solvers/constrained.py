@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
-from deltatheory.control.solvers.objective import DeltaSolver, Objective, SolverRun, require_finite
-from deltatheory.control.solvers.solution import Status
+from deltatheory.control.solvers.base import SolverRun, Status
+from deltatheory.control.solvers.objective import DeltaSolver, Objective, require_finite
+from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.deltas import Delta, PrefixTuning, PromptTuning
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
-from deltatheory.problems import Problem
 
 __all__ = ["Constrained", "MinimumEnergy", "NormBound", "cloud_bounds", "layer_bounds"]
 
@@ -44,15 +44,13 @@ class MinimumEnergy(DeltaSolver):
         outputs: "margin" (k = 1) or "logits", the differences z_c - z_0 (k = C - 1).
     """
 
+    name = "minimum-energy"
     targets: float | Tensor = 1.0
     outputs: Literal["margin", "logits"] = "margin"
     tolerance: float = 1e-3
 
-    def _objective(self, problem: Problem, indices: Sequence[int] | None) -> Objective:
-        return Objective(problem, indices, 1.0)
-
-    def _solve(self, run: SolverRun) -> tuple[Status, str]:
-        delta, penalty, objective = run.value, 0.0, run.objective
+    def _solve(self, posed: Objective, run: SolverRun) -> tuple[Status, str]:
+        delta, penalty, objective = run.value, 0.0, posed
         found = objective.outputs(delta, kind=self.outputs)
         targets = torch.as_tensor(self.targets).to(found.values)
         if targets.ndim and targets.shape != found.values.shape:
@@ -64,7 +62,7 @@ class MinimumEnergy(DeltaSolver):
             miss = (found.values - targets).flatten()
             largest = float(miss.abs().max())
             price, solved = objective.price(delta), float(found.solved.double().mean())
-            run.record(delta, price, solved, miss=largest)
+            run.record(delta, price, metric=solved, miss=largest)
             run.value, run.cost = delta, price
             if run.spent:
                 return Status.BUDGET, f"targets missed by up to {largest:.3g}: raise the budget"
@@ -130,8 +128,8 @@ class NormBound:
         return float((part if self.centre is None else part - self.centre.double()).norm()) - self.radius
 
 
-def layer_bounds(system: Any, radius: float) -> tuple[NormBound, ...]:
-    """Return |u_t| ≤ r for every step t of a `LayeredSystem` on which δ acts."""
+def layer_bounds(system: LayeredSystem, radius: float) -> tuple[NormBound, ...]:
+    """Return |u_t| ≤ r for every step t on which δ acts."""
     return tuple(
         NormBound(name, system.coordinates(t), radius)
         for t, name in enumerate(system.names)
@@ -155,15 +153,15 @@ def cloud_bounds(delta: Delta, *, words: int = 256, seed: int = 0) -> tuple[Norm
     """
     backbone = delta.backbone
     count = min(words, backbone.max_length - 1)
-    places = torch.arange(delta.size, device=backbone.device, dtype=torch.float64)
+    positions = torch.arange(delta.size, device=backbone.device, dtype=torch.float64)
     zero = delta.initial()
     if isinstance(delta, PromptTuning):
         cloud = start_embeddings(backbone, start_tokens(backbone, count, seed=seed))
-        pieces = {"prompt": (delta.coordinates.split(places)["prompt"], delta.prompt(zero), cloud)}
+        pieces = {"prompt": (delta.coordinates.split(positions)["prompt"], delta.prompt(zero), cloud)}
     elif isinstance(delta, PrefixTuning) and delta.hidden is None:
         real = PrefixTuning(backbone, length=count, gate="none", blocks=delta.blocks, seed=seed)
         names, start, cloud = (
-            delta.coordinates.split(places),
+            delta.coordinates.split(positions),
             delta.keys_values(zero),
             real.keys_values(real.initial()),
         )
@@ -203,6 +201,7 @@ class Constrained(DeltaSolver):
         penalty: ρ at the start; it grows tenfold while targets are missed at convergence.
     """
 
+    name = "constrained"
     margin: float = 1.0
     outputs: Literal["margin", "logits"] = "margin"
     bounds: tuple[NormBound, ...] = ()
@@ -210,18 +209,13 @@ class Constrained(DeltaSolver):
     tolerance: float = 1e-4
     positive = ("penalty",)
 
-    def _objective(self, problem: Problem, indices: Sequence[int] | None) -> Objective:
-        return Objective(problem, indices, 1.0)
-
-    def _half_spaces(self, run: SolverRun, delta: Tensor) -> tuple[Tensor, float, Any]:
+    def _half_spaces(self, objective: Objective, delta: Tensor) -> tuple[Tensor, float, Any]:
         """Return what must be at least κ, flat, the share of right answers, and the rows, when called."""
-        found = run.objective.outputs(delta, kind=self.outputs)
+        found = objective.outputs(delta, kind=self.outputs)
         solved = float(found.solved.double().mean())
         if self.outputs == "margin":
             return found.values[:, 0], solved, lambda: found.rows()[:, 0].double()
-        problem: Any = run.objective.problem
-        labels = problem.train.labels[run.objective.indices]
-        count = problem.task.num_classes
+        labels, count = objective.problem.train.labels, objective.problem.task.num_classes
         # z_y - z_c for c ≠ y from the differences z_c - z_0
         differences = torch.eye(count, dtype=torch.float64, device=delta.device)
         turn = torch.stack(
@@ -230,15 +224,16 @@ class Constrained(DeltaSolver):
         values = (turn @ found.values[:, :, None]).flatten()
         return values, solved, lambda: (turn @ found.rows().double()).flatten(0, 1)
 
-    def _solve(self, run: SolverRun) -> tuple[Status, str]:
+    def _solve(self, posed: Objective, run: SolverRun) -> tuple[Status, str]:
         delta, penalty, radius = run.value, self.penalty, math.inf
-        values, solved, rows = self._half_spaces(run, delta)
+        values, solved, rows = self._half_spaces(posed, delta)
         jacobian = None
         while True:
             require_finite(values)
             short = float((self.margin - values).clamp(min=0).max())
-            price = run.objective.price(delta)
-            run.record(delta, price, solved, miss=short, radius=None if math.isinf(radius) else radius)
+            price = posed.price(delta)
+            reach = None if math.isinf(radius) else radius
+            run.record(delta, price, metric=solved, miss=short, radius=reach)
             run.value, run.cost = delta, price
             if run.spent:
                 return Status.BUDGET, f"targets missed by up to {short:.3g}: raise the budget"
@@ -269,8 +264,8 @@ class Constrained(DeltaSolver):
                     radius = math.inf
                     continue
                 return Status.INFEASIBLE, self._blame(short, prices)
-            values_there, solved_there, rows_there = self._half_spaces(run, trial)
-            actual = merit - run.objective.price(trial)
+            values_there, solved_there, rows_there = self._half_spaces(posed, trial)
+            actual = merit - posed.price(trial)
             actual -= penalty * float((self.margin - values_there).clamp(min=0).sum())
             length = float((trial - delta).norm())
             if not inside or actual >= _SUFFICIENT * predicted:

@@ -11,9 +11,9 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-from deltatheory.control.solvers.objective import Minimizer, SolverRun
-from deltatheory.control.solvers.solution import Status
-from deltatheory.problems import epochs
+from deltatheory.control.solvers.base import SolverRun, Status
+from deltatheory.control.solvers.objective import Minimizer, Objective
+from deltatheory.problems import Problem, epochs
 
 __all__ = ["LBFGS", "SGD", "Adam", "batches", "descend"]
 
@@ -21,19 +21,20 @@ _ENDLESS = 10**9
 _SPENT = "raise the budget, or take another learning rate"
 
 
-class _Over(Exception):
+class _RunOver(Exception):
     """Ends torch's L-BFGS, which knows no other stop in the middle of a line search."""
 
 
-def batches(run: SolverRun, batch_size: int | None, seed: int) -> Iterator[list[int] | None]:
-    """Yield places of mini-batches, every epoch a permutation; without a batch size `None`, for all."""
-    if batch_size is None or batch_size >= run.objective.count:
+def batches(objective: Objective, batch_size: int | None, seed: int) -> Iterator[list[int] | None]:
+    """Yield positions of mini-batches, every epoch a permutation; without a batch size `None`, for all."""
+    if batch_size is None or batch_size >= objective.examples:
         return repeat(None)
-    return epochs(run.objective.lengths, batch_size, seed)
+    return epochs(objective.lengths, batch_size, seed)
 
 
 def descend(
     solver: Minimizer,
+    objective: Objective,
     run: SolverRun,
     optimizer: torch.optim.Optimizer,
     delta: Tensor,
@@ -46,21 +47,22 @@ def descend(
 
     Args:
         solver: says when to stop.
+        objective: F.
         run: to write to.
         optimizer: whose only parameter is `delta`.
         delta: where to start; changed in place.
         batch_size: examples a step; `None` for all.
         seed: of the order of mini-batches.
     """
-    count, norms = run.objective.count, []
+    count, norms = objective.examples, []
     recent: deque[tuple[float, float]] = deque(maxlen=1 if batch_size is None else -(-count // batch_size))
-    for places in batches(run, batch_size, seed):
-        cost, metric, gradient = run.objective.gradient(delta, places)
+    for positions in batches(objective, batch_size, seed):
+        cost, metric, gradient = objective.gradient(delta, positions)
         recent.append((cost, metric))
-        means = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
-        run.record(delta, *means, exact=places is None)
+        cost, metric = (sum(column) / len(recent) for column in zip(*recent, strict=True))
+        run.record(delta, cost, exact=positions is None, metric=metric)
         norms.append(float(gradient.norm()))
-        if places is None and (end := solver.settled(norms)):
+        if positions is None and (end := solver.settled(norms)):
             return end
         if solver.over(run):
             return Status.BUDGET, _SPENT
@@ -70,7 +72,16 @@ def descend(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stepwise(Minimizer):
+class FirstOrder(Minimizer):
+    """Steps with an optimizer of torch.
+
+    Attributes:
+        learning_rate: the step.
+        batch_size: examples a step; `None` for all.
+        seed: of the order of mini-batches.
+    """
+
+    takes = (Problem,)
     learning_rate: float
     batch_size: int | None = None
     seed: int = 0
@@ -81,21 +92,16 @@ class _Stepwise(Minimizer):
     def _optimizer(self, delta: Tensor) -> torch.optim.Optimizer:
         """Return the optimizer of δ."""
 
-    def _descend(self, run: SolverRun) -> tuple[Status, str]:
+    def _descend(self, objective: Objective, run: SolverRun) -> tuple[Status, str]:
         delta = run.value.clone()
-        return descend(self, run, self._optimizer(delta), delta, self.batch_size, self.seed)
+        return descend(self, objective, run, self._optimizer(delta), delta, self.batch_size, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adam(_Stepwise):
-    """Adam (Kingma & Ba 2015) with a constant step.
+class Adam(FirstOrder):
+    """Adam (Kingma & Ba 2015) with a constant step."""
 
-    Attributes:
-        learning_rate: the step.
-        batch_size: examples a step; `None` for all.
-        seed: of the order of mini-batches.
-    """
-
+    name = "adam"
     learning_rate: float = 0.01
 
     def _optimizer(self, delta: Tensor) -> torch.optim.Optimizer:
@@ -103,16 +109,15 @@ class Adam(_Stepwise):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD(_Stepwise):
+class SGD(FirstOrder):
     """δ ← δ - η v, v ← μ v + ∇F (Polyak 1964).
 
     Attributes:
         learning_rate: η.
         momentum: μ.
-        batch_size: examples a step; `None` for all.
-        seed: of the order of mini-batches.
     """
 
+    name = "sgd"
     learning_rate: float = 0.1
     momentum: float = 0.9
 
@@ -128,20 +133,22 @@ class LBFGS(Minimizer):
         memory: pairs of steps and gradient changes to keep.
     """
 
+    name = "l-bfgs"
+    takes = (Problem,)
     memory: int = 20
 
     positive = ("memory",)
 
-    def _descend(self, run: SolverRun) -> tuple[Status, str]:
+    def _descend(self, objective: Objective, run: SolverRun) -> tuple[Status, str]:
         delta = run.value.clone()
         norms: list[float] = []
 
         def closure() -> Tensor:
-            cost, metric, delta.grad = run.objective.gradient(delta)
-            run.record(delta, cost, metric)
+            cost, metric, delta.grad = objective.gradient(delta)
+            run.record(delta, cost, metric=metric)
             norms.append(float(delta.grad.norm()))
             if self.settled(norms) or self.over(run):
-                raise _Over
+                raise _RunOver
             return torch.tensor(cost, dtype=torch.float64)
 
         optimizer = torch.optim.LBFGS(
@@ -155,6 +162,6 @@ class LBFGS(Minimizer):
         )
         try:
             optimizer.step(closure)
-        except _Over:
+        except _RunOver:
             return self.settled(norms) or (Status.BUDGET, "raise the budget, or take another solver")
         return Status.STALLED, "the line search found nothing lower: take float64, or another solver"

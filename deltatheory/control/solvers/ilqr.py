@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy import ndarray
 
-from deltatheory.control.solvers.riccati import Backward, recursion
-from deltatheory.control.solvers.settings import check_settings
-from deltatheory.control.solvers.solution import Solution, Status
+from deltatheory.control.solvers.base import Solver, SolverRun, Status
+from deltatheory.control.solvers.riccati import BackwardRecursion, recursion
 from deltatheory.control.systems.analytic import AnalyticSystem, Expansion
 
 __all__ = ["DDP", "ILQR"]
 
 _REMEDIES = {  # from the best to the worst
     Status.CONVERGED: "",
-    Status.BUDGET: "the iterations ran out: raise max_iterations, or start from `value`",
+    Status.BUDGET: "the steps ran out: raise steps, or start from `value`",
     Status.STALLED: (
         "no step lowers the cost under any regularization: derivatives given by hand may be wrong (leave "
         "them out to compare), or the functions are not smooth"
@@ -30,7 +27,7 @@ _REMEDIES = {  # from the best to the worst
         "positive cost, or rescale states and controls if second derivatives differ hugely or are infinite"
     ),
     Status.DIVERGED: (
-        "states, costs or derivatives are not finite along the trajectory: pass `initial` controls that keep "
+        "states, costs or derivatives are not finite along the trajectory: pass a `start` that keeps "
         "an unstable system bounded, shorten the horizon or the time step, look for NaN in the functions, "
         "and give the controls a positive cost if the cost has no lower bound"
     ),
@@ -38,12 +35,18 @@ _REMEDIES = {  # from the best to the worst
 _MOST = 1e12  # largest regularization, in its units; largest gain, in first costs
 
 
-@dataclass(frozen=True)
-class _Iterative:
-    """Settings of iLQR and DDP.
+@dataclass(frozen=True, kw_only=True)
+class SecondOrderShooting(Solver):
+    """What iLQR and DDP share: a backward pass of Riccati's recursion, then a rollout, until all are done.
+
+    The value is the controls (T, m), or (b, T, m) for b initial states; the rows of the history have the mean
+    cost over them. `details`: states, costates and the gradient ∂J/∂u at the controls returned, the gains of
+    the feedback around them, the largest entry of the (projected) gradient, iterations and status of each
+    problem; with exact second derivatives also whether the (unconstrained) problem has a strict minimum
+    there: a saddle, such as a symmetric start leads to, has not.
 
     Attributes:
-        max_iterations: backward passes at most.
+        steps: backward passes at most.
         tolerance: a problem is done when its quadratic model promises to lower the cost by less than this
             share of it, at no more than the first regularization.
         step_sizes: how many steps 1, ½, ¼, ... are tried, all in one rollout.
@@ -51,53 +54,31 @@ class _Iterative:
             cost in the controls; a factor of 10 down after a full step, up after none.
     """
 
-    max_iterations: int = 500
+    takes = (AnalyticSystem,)
+    positive = ("step_sizes", "regularization")
+
+    steps: int | None = 500
     tolerance: float = 1e-9
     step_sizes: int = 6
     regularization: float = 1e-6
 
     _exact: ClassVar[tuple[bool, ...]] = (False,)
 
-    def __post_init__(self) -> None:
-        check_settings(self, ("max_iterations", "tolerance", "step_sizes", "regularization"))
+    def _posed(self, problem: AnalyticSystem) -> AnalyticSystem:
+        return problem
 
-    def solve(
-        self,
-        system: AnalyticSystem,
-        on_step: Callable[[dict[str, Any]], Any] | None = None,
-        *,
-        initial: Any = None,
-    ) -> Solution:
-        """Minimize J from every initial state of the system.
-
-        Args:
-            system: with its limits on controls, if any.
-            on_step: called with each row of the history.
-            initial: first controls, (T, m) or (b, T, m); by default 0.
-
-        Returns:
-            Controls (T, m), or (b, T, m) for b initial states; the rows of the history have the mean cost
-            over them. `details`: states, costates and the gradient ∂J/∂u at the controls returned, the gains
-            of the feedback around them, the largest entry of the (projected) gradient, iterations and status
-            of each problem; with exact second derivatives also whether the (unconstrained) problem has a
-            strict minimum there: a saddle, such as a symmetric start leads to, has not.
-
-        Raises:
-            ValueError: for `initial` of the wrong shape or not finite.
-        """
-        began = time.perf_counter()
-        run = _Run(self, system, initial)
-        history: list[dict[str, Any]] = []
-        while run.active.size and len(history) < self.max_iterations:
-            row = run.iterate() | {"passes": 0.0, "seconds": time.perf_counter() - began}
-            history.append({"iteration": len(history) + 1, **row})
-            if on_step is not None:
-                on_step(history[-1])
-        return run.solution(history, began)
+    def _solve(self, posed: AnalyticSystem, run: SolverRun) -> tuple[Status, str]:
+        work = _Trajectories(self, posed, run.value)
+        if work.finite.any():
+            run.record(work.value, work.cost, active=len(work.active))
+        while work.active.size and not run.spent:
+            columns = work.iterate()
+            run.record(work.value, work.cost, **columns)
+        return work.finish(run)
 
 
-@dataclass(frozen=True)
-class ILQR(_Iterative):
+@dataclass(frozen=True, kw_only=True)
+class ILQR(SecondOrderShooting):
     """Iterative LQR: LQR on the linearized dynamics and the exact quadratic model of the cost, rolled out.
 
     Li & Todorov (2004); the Gauss-Newton step with a nonlinear rollout. Regularization of the controls
@@ -105,9 +86,11 @@ class ILQR(_Iterative):
     Newton in the backward pass (Tassa, Mansard & Todorov, 2014). Converges linearly.
     """
 
+    name = "ilqr"
 
-@dataclass(frozen=True)
-class DDP(_Iterative):
+
+@dataclass(frozen=True, kw_only=True)
+class DDP(SecondOrderShooting):
     """Differential dynamic programming: as `ILQR`, with the second derivatives of the dynamics as well.
 
     Jacobson & Mayne (1970). They are contracted with the costate of the current trajectory (Pantoja, 1988;
@@ -117,17 +100,18 @@ class DDP(_Iterative):
     quadratically.
     """
 
-    _exact: ClassVar[tuple[bool, ...]] = (False, True)
+    name = "ddp"
+    _exact = (False, True)
 
 
-class _Run:
-    """One solve: trajectories of all problems, of which `active` are not done."""
+class _Trajectories:
+    """The trajectories of all problems, of which `active` are not done; time first, then problems."""
 
-    def __init__(self, settings: _Iterative, system: AnalyticSystem, initial: Any) -> None:
+    def __init__(self, settings: SecondOrderShooting, system: AnalyticSystem, start: ndarray) -> None:
         self.settings, self.system = settings, system
         self.T, self.n, self.m = system.horizon, system.state_size, system.control_size
         x0 = np.atleast_2d(system.x0)
-        self.U = self._first_controls(initial, len(x0))
+        self.U = self._clipped(np.moveaxis(start.reshape(len(x0), self.T, self.m), 0, 1))
         self.X = np.empty((self.T + 1, *x0.shape))
         self.X[0] = x0
         with np.errstate(all="ignore"):
@@ -142,8 +126,18 @@ class _Run:
         self.status[~self.finite] = Status.DIVERGED
         self.active = np.flatnonzero(self.finite)
 
+    @property
+    def value(self) -> ndarray:
+        """The controls, (T, m) or (b, T, m)."""
+        return self._shaped(self.U)
+
+    @property
+    def cost(self) -> float:
+        """The mean of J over the problems in which it is finite."""
+        return float(self.J[self.finite].mean())
+
     def iterate(self) -> dict[str, Any]:
-        """Do one backward pass and one rollout for the active problems; return the row of the history."""
+        """Do one backward pass and one rollout for the active problems; return columns of the history."""
         active, settings = self.active, self.settings
         X, U, J, mu = self.X[:, active], self.U[:, active], self.J[active], self.mu[:, active]
         costs = np.full((*mu.shape, settings.step_sizes), np.inf)
@@ -186,14 +180,13 @@ class _Run:
             self.status[active[where]] = status
         self.active = active[~(done | lost | stuck)]
         return {
-            "cost": float(self.J[self.finite].mean()),
             "active": len(active),
             "step": float(0.5 ** step[best, rows].max()),
             "regularization": float(mu.min(0).max()),
         }
 
-    def solution(self, history: list[dict[str, Any]], began: float) -> Solution:
-        """Return what was found, with the derivatives at it."""
+    def finish(self, run: SolverRun) -> tuple[Status, str]:
+        """Hand over what was found, with the derivatives at it; return the worst status, with its remedy."""
         with np.errstate(all="ignore"):
             model = self.system.expand(self.X, self.U)
             costates = _costates(model)
@@ -209,13 +202,13 @@ class _Run:
         if failed and len(self.J) > 1:
             remedy = f"{failed} of {len(self.J)} initial states: {remedy}"
 
-        def shaped(array: ndarray) -> ndarray:
-            return array[:, 0] if self.system.x0.ndim == 1 else np.moveaxis(array, 0, 1)
+        shaped = self._shaped
 
         def single(array: ndarray) -> Any:
             return array.tolist()[0] if self.system.x0.ndim == 1 else array
 
-        details = {
+        run.value, run.cost = self.value, single(self.J)
+        run.details |= {
             "states": shaped(self.X),
             "costates": shaped(costates),
             "gradient": shaped(gradient),
@@ -225,11 +218,14 @@ class _Run:
             "status": single(self.status),
         }
         if self.settings._exact[-1]:
-            details["strict_minimum"] = single(np.all(backward.definite[:, -1], axis=0))
-        seconds = time.perf_counter() - began
-        return Solution(shaped(self.U), single(self.J), worst, remedy, history, 0.0, seconds, details)
+            run.details["strict_minimum"] = single(np.all(backward.definite[:, -1], axis=0))
+        return worst, remedy
 
-    def _backward(self, X: ndarray, U: ndarray, model: Expansion, mu: ndarray) -> Backward:
+    def _shaped(self, array: ndarray) -> ndarray:
+        """Return an array with problems first, or without them where there is one initial state alone."""
+        return array[:, 0] if self.system.x0.ndim == 1 else np.moveaxis(array, 0, 1)
+
+    def _backward(self, X: ndarray, U: ndarray, model: Expansion, mu: ndarray) -> BackwardRecursion:
         """Run the recursion for every model and problem, models first, at regularizations mu (models, b)."""
         T, b, n1, k = self.T, X.shape[1], 1 + self.n, 1 + self.n + self.m
         exact = self.settings._exact
@@ -271,15 +267,6 @@ class _Run:
                 np.clip(u, *limits, out=u)
             states[t + 1] = x = advance(t, x, u)
         return states, controls
-
-    def _first_controls(self, initial: Any, b: int) -> ndarray:
-        shape = (self.T, self.m) if self.system.x0.ndim == 1 else (b, self.T, self.m)
-        U = np.zeros(shape) if initial is None else np.array(initial, dtype=np.float64)
-        if U.shape != shape or not np.isfinite(U).all():
-            raise ValueError(
-                f"initial: its shape is {U.shape}; allowed are finite controls of shape {shape}."
-            )
-        return self._clipped(np.moveaxis(U.reshape(b, self.T, self.m), 0, 1))
 
     def _clipped(self, U: ndarray) -> ndarray:
         limits = self.system.control_limits

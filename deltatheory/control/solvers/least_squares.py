@@ -1,8 +1,8 @@
 """Gauss-Newton in the space of δ: linear margins, exact convex loss, and a Marquardt metric.
 
-With m = z_y - log Σ_{c≠y} exp z_c the cross-entropy of an example is softplus(-m). Linearizing m alone, and
-keeping softplus as it is, gives a convex problem in δ whose solution costs no pass of the network; one
-backward pass over examples with copies of δ of their own gives all rows of its Jacobian.
+A loss is ψ(m) of the margin m of its outputs: cross-entropy is softplus(-m), m = z_y - log Σ_{c≠y} exp z_c.
+Linearizing m alone, and keeping ψ as it is, gives a convex problem in δ whose solution costs no pass of the
+network; one backward pass over examples with copies of δ of their own gives all rows of its Jacobian.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from deltatheory._shapes import Float
+from deltatheory.control.solvers.base import NO_GRADIENT, SolverRun, Status
 from deltatheory.control.solvers.first_order import batches, descend
-from deltatheory.control.solvers.objective import NO_GRADIENT, Minimizer, SolverRun
-from deltatheory.control.solvers.solution import Status
+from deltatheory.control.solvers.objective import Minimizer, Objective
+from deltatheory.problems import Loss
 
 __all__ = ["GaussNewton", "convex_step"]
 
@@ -29,6 +29,7 @@ _POOR = 0.25  # gain ratio
 
 
 def convex_step(
+    loss: Loss,
     rows: Float[Tensor, "n m"],
     margins: Float[Tensor, " n"],
     scale: Float[Tensor, " m"],
@@ -36,12 +37,13 @@ def convex_step(
     weight: float,
     side: Literal["primal", "dual"],
 ) -> Float[Tensor, " m"]:
-    """Return the d that minimizes weight · Σ_i softplus(-(margins + rows d)_i) + pull·d + ½ d·(scale ∘ d).
+    """Return the d that minimizes weight · Σ_i ψ((margins + rows d)_i) + pull·d + ½ d·(scale ∘ d).
 
     Newton's method with a line search, in float64. The dual side works in α with d = (rowsᵀα - pull)/scale,
     that is through the kernel rows diag(1/scale) rowsᵀ of n × n numbers; the primal side in d itself.
 
     Args:
+        loss: whose ψ.
         rows: J.
         margins: at d = 0.
         scale: positive diagonal of the quadratic term.
@@ -60,19 +62,18 @@ def convex_step(
         x, linear = torch.zeros_like(margins), torch.zeros_like(margins)
 
     def value(at: Tensor) -> Tensor:
-        return weight * softplus(-(offset + image @ at)).sum() + linear @ at + 0.5 * at @ quadratic @ at
+        return weight * loss.of_margin(offset + image @ at)[0].sum() + linear @ at + 0.5 * at @ quadratic @ at
 
     current = value(x)
     for _ in range(_NEWTON):
-        chance = torch.sigmoid(-(offset + image @ x))
-        curvature = weight * chance * (1 - chance)
+        _, force, curvature = (weight * part for part in loss.of_margin(offset + image @ x))
         if side == "primal":
-            gradient = quadratic @ x + linear - weight * image.T @ chance
+            gradient = quadratic @ x + linear - image.T @ force
             hessian = (image.T * curvature) @ image + quadratic
             step = -torch.linalg.solve(hessian, gradient)
             slope = gradient @ step
         else:  # the common factor `image` of gradient and Hessian is divided out: it may be singular
-            residual = x - weight * chance
+            residual = x - force
             identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
             step = -torch.linalg.solve(identity + curvature[:, None] * image, residual)
             slope = residual @ (image @ step)
@@ -108,6 +109,7 @@ class GaussNewton(Minimizer):
         fallback: learning rate of Adam.
     """
 
+    name = "gauss-newton"
     batch_size: int | None = None
     damping: float = 1.0
     decay: float = 0.9
@@ -118,19 +120,20 @@ class GaussNewton(Minimizer):
 
     positive = ("batch_size", "damping", "decay", "floor", "fallback")
 
-    def _descend(self, run: SolverRun) -> tuple[Status, str]:
-        objective, count = run.objective, run.objective.count
+    def _descend(self, objective: Objective, run: SolverRun) -> tuple[Status, str]:
+        count = objective.examples
         share = 1.0 if self.batch_size is None else min(1.0, self.batch_size / count)
-        model = _Model(run.value, count, self.decay**share, self.floor)
+        loss = objective.problem.loss_function
+        model = _MarginModel(loss, run.value, count, self.decay**share, self.floor)
         side = self.side
         if side == "auto":
             side = "primal" if len(run.value) <= count else "dual"
         base = trial = run.value
         damping, growth, rejected, norms = 0.0, 2.0, 0, []
         ratios: deque[float] = deque(maxlen=round(2 / share))
-        for places in batches(run, self.batch_size, self.seed):
-            chosen = torch.arange(count) if places is None else torch.tensor(places)
-            outputs = objective.outputs(trial, places)
+        for positions in batches(objective, self.batch_size, self.seed):
+            chosen = torch.arange(count) if positions is None else torch.tensor(positions)
+            outputs = objective.outputs(trial, positions)
             margins = outputs.values[:, 0]
             ratio = model.gain(chosen, margins, trial, objective.price(base) - objective.price(trial))
             if ratio is None or ratio > 0:
@@ -143,13 +146,13 @@ class GaussNewton(Minimizer):
                 damping, growth, rejected = damping * growth, 2 * growth, rejected + 1
             cost, metric = model.scores()
             cost += objective.price(base)
-            run.record(base, cost, metric, exact=places is None, damping=damping, ratio=ratio)
+            run.record(base, cost, exact=positions is None, metric=metric, damping=damping, ratio=ratio)
             if self.over(run):
                 return Status.BUDGET, "raise the budget, or take fewer examples a step"
             if rejected > _REJECTED:
                 return Status.STALLED, "no step lowers the objective: take float64, or an exact derivative"
-            if places is None:
-                norms.append(model.gradient_norm(base, self.energy))
+            if positions is None:
+                norms.append(model.gradient_norm(base, self.energy_weight))
                 if end := self.settled(norms):
                     return end
             elif not damping > 0:  # NaN where no margin of the batch moves
@@ -160,21 +163,21 @@ class GaussNewton(Minimizer):
                     run.details["fallback"] = len(run.history)
                     delta = base.clone()
                     adam = torch.optim.Adam([delta], lr=self.fallback)
-                    return descend(self, run, adam, delta, self.batch_size, self.seed)
-            trial = base + model.step(base, damping, self.energy, side)
+                    return descend(self, objective, run, adam, delta, self.batch_size, self.seed)
+            trial = base + model.step(base, damping, self.energy_weight, side)
         raise AssertionError("batches never end")
 
 
-class _Model:
+class _MarginModel:
     """Each example's margin when it was last met, and its line m ≈ offset + row·δ; and the metric D."""
 
-    def __init__(self, delta: Tensor, count: int, decay: float, floor: float) -> None:
+    def __init__(self, loss: Loss, delta: Tensor, count: int, decay: float, floor: float) -> None:
         like = {"dtype": torch.float64, "device": delta.device}
         self.rows = torch.zeros(count, len(delta), **like)
         self.margins, self.offsets = torch.zeros(count, **like), torch.zeros(count, **like)
         self.known, self.solved = (torch.zeros(count, dtype=torch.bool, device=delta.device) for _ in "ks")
         self.largest = torch.zeros(len(delta), **like)
-        self.decay, self.floor = decay, floor
+        self.loss, self.decay, self.floor = loss, decay, floor
 
     def gain(self, chosen: Tensor, margins: Tensor, delta: Tensor, saved: float) -> float | None:
         """Return actual over predicted decrease on the chosen examples that were met before.
@@ -189,10 +192,10 @@ class _Model:
         if not met.any():
             return None
         chosen = chosen[met]
-        before = float(softplus(-self.margins[chosen]).mean()) + saved
+        before = float(self.loss.of_margin(self.margins[chosen])[0].mean()) + saved
         expected = self.offsets[chosen] + self.rows[chosen] @ delta.double()
-        predicted = before - float(softplus(-expected).mean())
-        actual = before - float(softplus(-margins[met]).mean())
+        predicted = before - float(self.loss.of_margin(expected)[0].mean())
+        actual = before - float(self.loss.of_margin(margins[met])[0].mean())
         return actual / predicted if predicted > 0 else None
 
     def refresh(self, chosen: Tensor, delta: Tensor, margins: Tensor, rows: Tensor, solved: Tensor) -> None:
@@ -206,7 +209,7 @@ class _Model:
     def _curvature(self) -> Tensor:
         """Return the diagonal of H: the second derivative of the mean loss in each known margin."""
         margins = self.margins[self.known]
-        return torch.sigmoid(margins) * torch.sigmoid(-margins) / len(margins)
+        return self.loss.of_margin(margins)[2] / len(margins)
 
     def metric(self) -> Tensor:
         """Return D."""
@@ -220,16 +223,20 @@ class _Model:
     def scores(self) -> tuple[float, float]:
         """Return the loss and the share of right answers of the known, as last met."""
         known = self.known
-        return float(softplus(-self.margins[known]).mean()), float(self.solved[known].double().mean())
+        value = self.loss.of_margin(self.margins[known])[0].mean()
+        return float(value), float(self.solved[known].double().mean())
 
-    def gradient_norm(self, delta: Tensor, energy: float) -> float:
+    def gradient_norm(self, delta: Tensor, energy_weight: float) -> float:
         """Return |∇F(δ)|, if all rows are those at δ."""
-        chance = torch.sigmoid(-self.margins) / len(self.margins)
-        return float((energy * delta.double() - chance @ self.rows).norm())
+        force = self.loss.of_margin(self.margins)[1] / len(self.margins)
+        return float((energy_weight * delta.double() - force @ self.rows).norm())
 
-    def step(self, base: Tensor, damping: float, energy: float, side: Literal["primal", "dual"]) -> Tensor:
+    def step(
+        self, base: Tensor, damping: float, energy_weight: float, side: Literal["primal", "dual"]
+    ) -> Tensor:
         """Return the d that minimizes the model of F(δ + d) with the damping."""
-        rows, pull = self.rows[self.known], energy * base.double()
+        rows, pull = self.rows[self.known], energy_weight * base.double()
         margins = self.offsets[self.known] + rows @ base.double()
-        step = convex_step(rows, margins, damping * self.metric() + energy, pull, 1 / len(rows), side)
+        scale = damping * self.metric() + energy_weight
+        step = convex_step(self.loss, rows, margins, scale, pull, 1 / len(rows), side)
         return step.to(base)

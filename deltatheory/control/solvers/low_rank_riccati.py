@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.control.solvers.solution import Solution, Status
+from deltatheory.control.solvers.base import Solution, Status
 
 __all__ = ["LowRankGains", "low_rank_riccati"]
 

@@ -23,11 +23,10 @@ if ρ >= max(1, 2C). That is a worst case: on random tanh networks it was 10 to 
 from __future__ import annotations
 
 import math
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,13 +35,11 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float
-from deltatheory.control.pontryagin import Sweep, count, projected, reduced, sweep
-from deltatheory.control.solvers.objective import NAN_REMEDY, NO_GRADIENT
-from deltatheory.control.solvers.settings import check_settings
-from deltatheory.control.solvers.solution import Solution, Status
+from deltatheory.control.pontryagin import Sweep, projected, sweep
+from deltatheory.control.solvers.base import NAN_REMEDY, NO_GRADIENT, Solver, SolverRun, Status
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.control.systems.system import System
-from deltatheory.problems import BACKWARD
+from deltatheory.problems import ClassificationProblem
 
 __all__ = [
     "EMSA",
@@ -54,8 +51,6 @@ __all__ = [
     "minimize_hamiltonian",
 ]
 
-# Derivative in u of a function that holds ∂H/∂x: one backward through the states, and two through all that.
-_DOUBLE_BACKWARD = 1.0 + 2 * BACKWARD
 _LARGEST_RHO = 1e12
 _DIVERGED = "take a smaller step, bounds, an energy weight, or E-MSA"
 _STALLED = "no change of the controls lowers the cost: compute in float64, or raise the tolerance"
@@ -196,15 +191,16 @@ def minimize_hamiltonian(
         bounds: lowest and highest value of every entry of u_t.
         inner: iterations of each minimization.
     """
-    work = _DOUBLE_BACKWARD if rho else BACKWARD
+    # The derivative in u of what holds ∂H/∂x: one backward through the states, and two through all that.
+    backward = 2.5 if rho else 1.0
 
     def slope(t: int, u: Tensor) -> tuple[Tensor, Tensor]:
-        count(system, work, t)
+        system.count(t, backward=backward)
         return autodiff.value_and_grad(lambda v: augmented_hamiltonian(system, run, t, v, rho), u)
 
     controls = run.trajectory.controls
     steps = [t for t, u in enumerate(controls) if u.numel()]
-    if not (isinstance(system, LayeredSystem) and system.shared):
+    if not any(system.shares(t) for t in steps):
         new = {t: _lowest(lambda u, t=t: slope(t, u), controls[t], bounds, inner) for t in steps}
         return [new.get(t, u) for t, u in enumerate(controls)]
 
@@ -214,7 +210,7 @@ def minimize_hamiltonian(
         gradients = [slopes[t][1] if t in slopes else u for t, u in enumerate(parts)]
         return torch.stack([value for value, _ in slopes.values()]).sum(), system.join(gradients)
 
-    return system.split(_lowest(total, system.delta_of(controls), bounds, inner))
+    return system.split(_lowest(total, system.value_of(controls), bounds, inner))
 
 
 def _lowest(
@@ -223,117 +219,97 @@ def _lowest(
     """Return where L-BFGS-B gets to, never higher than the start; the objective gives value and gradient."""
 
     def of(z: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = objective(torch.from_numpy(z).to(start))
-        return float(value.detach()), gradient.detach().double().cpu().numpy()
+        value, gradient = objective(torch.from_numpy(z).to(start).view_as(start))
+        return float(value.detach()), gradient.detach().double().flatten().cpu().numpy()
 
-    z = start.detach().double().cpu().numpy()
+    z = start.detach().double().flatten().cpu().numpy()
     box = None if bounds is None else [bounds] * len(z)
     options = {"maxiter": inner, "ftol": 1e-15, "gtol": 1e-12}
     found = minimize(of, z, jac=True, method="L-BFGS-B", bounds=box, options=options)
-    return torch.from_numpy(found.x).to(start)
+    return torch.from_numpy(found.x).to(start).view_as(start)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Successive(ABC):
+class SuccessiveApproximations(Solver):
     """What MSA and E-MSA share: sweep, change the controls, until there is a reason to stop.
 
+    The value of a network is δ, that of another system its controls. `details["residuals"]` are those of
+    `maximum_principle` at the value. Converged where the largest residual of stationarity is below
+    `tolerance` times that at the start.
+
     Attributes:
-        bounds: U, the lowest and highest value of every entry of u_t; `None` for no bounds.
-        steps: the most changes of the controls.
-        budget: forward-equivalent passes an example after which to stop; `None` for no limit. Systems without
-            a network have none.
+        bounds: U, the lowest and highest value of every entry of u_t; `None` for no bounds. A start is
+            brought into them.
+        energy_weight: of |δ|²/2 beside the loss of a network; a system has its own running cost.
         target: cost at which to stop.
-        tolerance: converged where the largest residual of stationarity is below this times that at the start.
-        positive: names of the settings, here and in the subclasses, that must be above 0.
     """
 
+    takes = (ClassificationProblem, System)
+    positive = ("inner", "step_size", "rho")
+
     bounds: Bounds = None
-    steps: int = 100
-    budget: float | None = None
+    energy_weight: float = 0.0
+    steps: int | None = 100
     target: float | None = None
-    tolerance: float = 1e-5
-    positive: ClassVar[tuple[str, ...]] = ("steps", "budget", "tolerance", "inner", "step_size", "rho")
 
     def __post_init__(self) -> None:
-        check_settings(self, self.positive)
+        super().__post_init__()
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise ValueError(f"bounds={self.bounds}: the first must be below the second.")
 
+    def _posed(self, problem: ClassificationProblem | System) -> System:
+        if not isinstance(problem, System):
+            return LayeredSystem(problem, energy_weight=self.energy_weight)
+        if self.energy_weight:
+            raise ValueError(
+                f"energy_weight={self.energy_weight}: a system has its own running cost; allowed is 0."
+            )
+        return problem
+
     @abstractmethod
-    def _next(self, system: System, run: Sweep, memory: dict[str, float]) -> Sweep:
+    def _next(self, system: System, run: Sweep, memory: dict[str, Any]) -> Sweep:
         """Return the sweep at changed controls; `run` itself where no change is found."""
 
-    def solve(
-        self,
-        system: System,
-        *,
-        start: Sequence[Tensor] | None = None,
-        on_step: Callable[[dict[str, Any]], None] | None = None,
-    ) -> Solution:
-        """Lower J from a start; `details["residuals"]` are those of `maximum_principle` at the value.
-
-        Args:
-            system: a network (`LayeredSystem`; the value is then δ) or any other.
-            start: u_0 .. u_{T-1} to begin with, brought into the bounds; by default 0.
-            on_step: called with each row of the history.
-
-        Raises:
-            ValueError: for a number of controls other than the horizon.
-        """
-        began, spent = time.perf_counter(), _passes(system)
-        most = math.inf if self.budget is None else self.budget * _examples(system)
-        given = system.zero_controls() if start is None else start
-        run = best = sweep(system, [projected(u, self.bounds) for u in given])
-        history: list[dict[str, Any]] = []
-        memory: dict[str, float] = {}
+    def _solve(self, posed: System, run: SolverRun) -> tuple[Status, str]:
+        now = sweep(posed, [projected(u, self.bounds) for u in posed.split(run.value)])
+        memory: dict[str, Any] = {}
         while True:
-            cost, residual = float(run.trajectory.cost), max(self._residuals(system, run))
-            row = {"iteration": len(history), "cost": cost, "residual": residual}
-            row |= {"passes": _passes(system) - spent, "seconds": time.perf_counter() - began, **memory}
-            if not math.isfinite(cost) or not math.isfinite(residual):
-                what = f"residual became {residual}" if math.isfinite(cost) else f"cost became {cost}"
-                end = Status.DIVERGED, f"the {what}: {_DIVERGED if history else NAN_REMEDY}"
-                break
-            history.append(row)
-            if on_step:
-                on_step(row)
-            if cost < float(best.trajectory.cost):
-                best = run
-            end = self._end(history, most)
-            if residual == 0 and not history[1:] and isinstance(system, LayeredSystem):
-                end = NO_GRADIENT
-            if end is None:
-                previous, run = run, self._next(system, run, memory)
-                end = (Status.STALLED, _STALLED) if run is previous else None
-            if end is not None:
-                break
-        details = {"residuals": self._residuals(system, best)}
-        value, cost = _value(system, best.trajectory.controls), float(best.trajectory.cost)
-        return Solution(
-            value, cost, *end, history, _passes(system) - spent, time.perf_counter() - began, details
-        )
+            cost, residuals = float(now.trajectory.cost), self._residuals(posed, now)
+            if not run.history or cost < run.cost:
+                run.details["residuals"] = residuals
+            if not math.isfinite(cost) or not math.isfinite(max(residuals)):
+                what = f"residual became {max(residuals)}" if math.isfinite(cost) else f"cost became {cost}"
+                raise FloatingPointError(f"the {what}: {_DIVERGED if run.history else NAN_REMEDY}")
+            run.record(posed.value_of(now.trajectory.controls), cost, residual=max(residuals), **memory)
+            if posed.examples and run.history[0]["residual"] == 0:
+                return NO_GRADIENT
+            if end := self._end(run):
+                return end
+            previous, now = now, self._next(posed, now, memory)
+            if now is previous:
+                return Status.STALLED, _STALLED
 
     def _residuals(self, system: System, run: Sweep) -> list[float]:
-        pairs = zip(run.trajectory.controls, reduced(system, run.gradients), strict=True)
+        pairs = zip(run.trajectory.controls, system.reduced(run.gradients), strict=True)
         return [float((u - projected(u - g, self.bounds)).norm()) for u, g in pairs]
 
-    def _end(self, history: Sequence[dict[str, Any]], most: float) -> tuple[Status, str] | None:
-        first, last = history[0], history[-1]
+    def _end(self, run: SolverRun) -> tuple[Status, str] | None:
+        first, last = run.history[0], run.history[-1]
         reached = self.target is not None and last["cost"] <= self.target
         if reached or last["residual"] <= self.tolerance * first["residual"]:
             return Status.CONVERGED, ""
-        if last["iteration"] >= self.steps or last["passes"] >= most:
-            if last["cost"] > first["cost"]:
-                return (
-                    Status.DIVERGED,
-                    f"the cost went from {first['cost']:.4g} to {last['cost']:.4g}: {_DIVERGED}",
-                )
-            return Status.BUDGET, "allow more steps or passes, or take another step size"
-        return None
+        if not run.spent:
+            return None
+        if last["cost"] > first["cost"]:
+            return (
+                Status.DIVERGED,
+                f"the cost went from {first['cost']:.4g} to {last['cost']:.4g}: {_DIVERGED}",
+            )
+        return Status.BUDGET, "allow more steps or passes, or take another step size"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MSA(Successive):
+class MSA(SuccessiveApproximations):
     """Basic MSA: u_t ← u_t - s ∂J/∂u_t, which is gradient descent, or u_t ← argmin of H_t over U.
 
     A gradient step takes for coordinates that act in several steps the sum over their copies. The argmin form
@@ -344,18 +320,19 @@ class MSA(Successive):
         inner: L-BFGS-B iterations for each argmin.
     """
 
+    name = "msa"
     step_size: float | Literal["argmin"] = 0.1
     inner: int = 20
 
-    def _next(self, system: System, run: Sweep, memory: dict[str, float]) -> Sweep:
+    def _next(self, system: System, run: Sweep, memory: dict[str, Any]) -> Sweep:
         if self.step_size == "argmin":
             return sweep(system, minimize_hamiltonian(system, run, bounds=self.bounds, inner=self.inner))
-        pairs = zip(run.trajectory.controls, reduced(system, run.gradients), strict=True)
+        pairs = zip(run.trajectory.controls, system.reduced(run.gradients), strict=True)
         return sweep(system, [projected(u - self.step_size * g, self.bounds) for u, g in pairs])
 
 
 @dataclass(frozen=True, kw_only=True)
-class EMSA(Successive):
+class EMSA(SuccessiveApproximations):
     """Extended MSA (Li et al. 2017): u_t lowers the augmented Hamiltonian; J never goes up.
 
     Attributes:
@@ -365,10 +342,11 @@ class EMSA(Successive):
         inner: L-BFGS-B iterations for each minimization.
     """
 
+    name = "e-msa"
     rho: float | StepConstants = 0.01
     inner: int = 10
 
-    def _next(self, system: System, run: Sweep, memory: dict[str, float]) -> Sweep:
+    def _next(self, system: System, run: Sweep, memory: dict[str, Any]) -> Sweep:
         before = run.trajectory.cost
         rounding = 10 * torch.finfo(before.dtype).eps * float(before.abs())
         if isinstance(self.rho, StepConstants):
@@ -385,18 +363,3 @@ class EMSA(Successive):
                 return after
             rho *= 4
         return run
-
-
-def _passes(system: System) -> float:
-    return system.problem.passes if isinstance(system, LayeredSystem) else 0.0
-
-
-def _examples(system: System) -> int:
-    return len(system.batch) if isinstance(system, LayeredSystem) else 1
-
-
-def _value(system: System, controls: Sequence[Tensor]) -> Any:
-    """Return δ, or the controls as one tensor (T, m), or as a list where their sizes differ."""
-    if isinstance(system, LayeredSystem):
-        return system.delta_of(controls)
-    return torch.stack(list(controls)) if len({u.shape for u in controls}) == 1 else list(controls)

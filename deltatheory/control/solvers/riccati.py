@@ -14,7 +14,7 @@ import numpy as np
 from numpy import ndarray
 
 from deltatheory._shapes import Bool, Float
-from deltatheory.control.solvers.solution import Status
+from deltatheory.control.solvers.base import Status
 
 __all__ = ["LQRSolution", "box_qp", "lqr", "recursion"]
 
@@ -198,7 +198,7 @@ def _arrange(
 
 
 @dataclass(frozen=True, eq=False)
-class Backward:
+class BackwardRecursion:
     """One backward recursion in homogeneous coordinates: time first, then problems.
 
     Attributes:
@@ -226,7 +226,7 @@ def recursion(
     L: Float[ndarray, "T *b k k"],
     V: Float[ndarray, "*#b n1 n1"],
     bounds: tuple[Float[ndarray, "T *#b m"], Float[ndarray, "T *#b m"]] | None = None,
-) -> Backward:
+) -> BackwardRecursion:
     """Run V ← min over u of (1, x, u)ᵀ (L_t + F_tᵀ V F_t) (1, x, u) from the end to the start.
 
     The controls are eliminated one at a time, as symmetric Gauss elimination does (LDLᵀ): nothing raises,
@@ -265,7 +265,7 @@ def recursion(
             values[t] = V
         if bounds is None:
             gains = -_solve(stages[..., n1:, n1:], stages[..., n1:, :n1])
-    return Backward(gains, values, stages, pivots)
+    return BackwardRecursion(gains, values, stages, pivots)
 
 
 def _solve(H: ndarray, right: ndarray) -> ndarray:

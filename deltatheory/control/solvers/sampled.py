@@ -16,9 +16,9 @@ from torch import Tensor
 from deltatheory import autodiff
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
-from deltatheory.control.solvers.objective import Minimizer, Objective, SolverRun
-from deltatheory.control.solvers.solution import Status
-from deltatheory.problems import FORWARD, GenerationProblem
+from deltatheory.control.solvers.base import SolverRun, Status
+from deltatheory.control.solvers.objective import Minimizer, Objective
+from deltatheory.problems import GenerationProblem
 
 __all__ = ["SampledGaussNewton"]
 
@@ -29,7 +29,7 @@ _REJECTED = 30  # in a row: the damping has grown beyond any float
 class SampledGaussNewton(Minimizer):
     """Levenberg-Marquardt with the exact gradient and sampled Fisher rows of the last steps, full batch.
 
-    An iteration costs one forward and two backward passes. The step solves (λD + energy I + RᵀR) d = -∇F
+    An iteration costs one forward and two backward passes. The step solves (λD + w I + RᵀR) d = -∇F
     through the small matrix of the rows R, D the running maximum of diag(RᵀR); λ follows the ratio of actual
     to predicted decrease (Nielsen 1999), and a step that raises F is taken back.
 
@@ -41,6 +41,8 @@ class SampledGaussNewton(Minimizer):
         seed: of the draws.
     """
 
+    name = "sampled-gauss-newton"
+    takes = (GenerationProblem,)
     keep: int = 4
     damping: float = 1.0
     decay: float = 0.9
@@ -48,8 +50,7 @@ class SampledGaussNewton(Minimizer):
     seed: int = 0
     positive = ("keep", "damping", "decay", "floor")
 
-    def _descend(self, run: SolverRun) -> tuple[Status, str]:
-        objective = run.objective
+    def _descend(self, objective: Objective, run: SolverRun) -> tuple[Status, str]:
         generator = torch.Generator().manual_seed(self.seed)
         kept: deque[Tensor] = deque(maxlen=self.keep)
         base = trial = run.value
@@ -63,7 +64,7 @@ class SampledGaussNewton(Minimizer):
             if ratio is None or ratio > 0:
                 base, cost, metric, rejected, growth = trial, new, right, 0, 2.0
                 slope, rows = finish()
-                gradient = slope + self.energy * base.double()
+                gradient = slope + self.energy_weight * base.double()
                 kept.append(rows)
                 diagonal = torch.cat(list(kept)).square().sum(0) / len(kept)
                 largest = torch.maximum(self.decay * largest, diagonal)
@@ -71,7 +72,7 @@ class SampledGaussNewton(Minimizer):
                     damping *= max(1 / 3, 1 - (2 * ratio - 1) ** 3)
             else:
                 damping, growth, rejected = damping * growth, 2 * growth, rejected + 1
-            run.record(base, cost, metric, damping=damping, ratio=ratio)
+            run.record(base, cost, metric=metric, damping=damping, ratio=ratio)
             norms.append(float(gradient.norm()))
             if end := self.settled(norms):
                 return end
@@ -83,9 +84,9 @@ class SampledGaussNewton(Minimizer):
             scale = largest.clamp(min=self.floor * float(largest.max()))
             if not damping:
                 damping = self.damping * float((rows.square() / scale).sum()) / len(rows)
-            step = _woodbury(rows, damping * scale + self.energy, -gradient)
+            step = _woodbury(rows, damping * scale + self.energy_weight, -gradient)
             predicted = float(
-                -gradient @ step - 0.5 * ((rows @ step).square().sum() + self.energy * step @ step)
+                -gradient @ step - 0.5 * ((rows @ step).square().sum() + self.energy_weight * step @ step)
             )
             trial = base + step.to(base)
 
@@ -104,13 +105,9 @@ def fisher_rows(objective: Objective, delta: Tensor, generator: torch.Generator)
         objective: of a generation problem.
         delta: where.
         generator: of the draws.
-
-    Raises:
-        ValueError: for a problem of another kind.
     """
     problem = objective.problem
-    if not isinstance(problem, GenerationProblem):
-        raise ValueError(f"problem: {type(problem).__name__} has no tokens; allowed is GenerationProblem.")
+    assert isinstance(problem, GenerationProblem)
     pullbacks, total, right, count = [], 0.0, 0.0, 0
 
     def one(x: Tensor, labels: Tensor, noise: Tensor, *row: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,14 +125,14 @@ def fisher_rows(objective: Objective, delta: Tensor, generator: torch.Generator)
         noise = -(-uniform.clamp(min=1e-30).log()).log()
         fields = [batch.input_ids, batch.mask, batch.attention_mask, batch.position_ids]
         values, hits, rows = autodiff.per_example(one, delta, [labels, noise.to(delta), *fields])
-        problem.passes += FORWARD * len(part)
+        problem.count(len(part), forward=1.0)
         total -= float(values[:, 0].sum())
         right, count = right + float(hits.sum()), count + int((labels >= 0).sum())
         pullbacks.append(rows)
 
     def finish() -> tuple[Tensor, Tensor]:
         rows = torch.cat([pull() for pull in pullbacks]).double()
-        problem.passes += 2 * objective.backward * objective.count
+        problem.count(objective.examples, backward=2 * objective.backward)
         return -rows[:, 0].sum(0) / count, rows[:, 1] / count**0.5
 
     return total / count, right / count, finish

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -125,6 +125,14 @@ class AnalyticSystem(System):
         """Return T zeros of shape (m,) or (b, m)."""
         shape = (*self.x0.shape[:-1], self.control_size)
         return [torch.zeros(shape, dtype=torch.float64) for _ in range(self.horizon)]
+
+    def value_of(self, controls: Sequence[Tensor]) -> ndarray:
+        """Return controls as one array (T, m), or (b, T, m) for b initial states."""
+        return np.moveaxis(np.stack([u.numpy(force=True) for u in controls]), 0, -2)
+
+    def split(self, value: ndarray) -> list[Tensor]:
+        """Return the controls of a value, each (m,) or (b, m)."""
+        return [torch.tensor(u) for u in np.moveaxis(value, -2, 0)]
 
     def step(self, t: int, x: Tensor, u: Tensor) -> Tensor:
         """Return f(t, x, u)."""

@@ -7,14 +7,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.backbones.edit import editing
 from deltatheory.control.systems.system import System
-from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
+from deltatheory.problems import ClassificationProblem
 
 __all__ = ["LayeredSystem"]
 
@@ -40,10 +39,10 @@ class LayeredSystem(System):
     """x_1 = embed(u_0), x_{t+1} = block_t(x_t, u_t) for t = 1 .. L, x_T = head(readout(x_{L+1}), u_{L+1}).
 
     T = L + 2 for L blocks. x_0 is empty, x_1 .. x_{L+1} are the hidden states of all examples, prompt
-    included, and x_T are the logits, shape (B, C); Φ is their mean cross-entropy. u_t holds those
+    included, and x_T are the logits, shape (B, C); Φ is their mean loss. u_t holds those
     coordinates of δ that act in step t, as `coordinates(t)` lists them. A coordinate that acts in several
     steps (a subspace, a tied weight) has a copy in each: the gradient in δ is the sum over its copies
-    (`join`), and only controls whose copies agree are a δ (`delta_of`). Coordinates that act in no step on
+    (`join`), and only controls whose copies agree are a δ (`value_of`). Coordinates that act in no step on
     these examples, such as the embedding of a word that is not there, belong to no u_t.
 
     With an energy weight r the running costs are ℓ_t = ½ r Σ_i u_{t,i}² / n_i, where n_i is the number of
@@ -57,14 +56,13 @@ class LayeredSystem(System):
         problem: its backbone, head and delta.
         indices: of the examples; all of the split by default.
         split: where the examples are from.
-        energy: r, at least 0.
+        energy_weight: r, at least 0.
 
     Attributes:
         problem: as given.
         batch: the B examples, without a prompt.
         labels: shape (B,).
-        energy: r.
-        names: what each step is, for figures: "embedding", "block 0", ..., "head".
+        energy_weight: r.
         copies: shape (m,): in how many steps each coordinate of δ acts.
 
     Raises:
@@ -84,19 +82,18 @@ class LayeredSystem(System):
         indices: Sequence[int] | None = None,
         *,
         split: Literal["train", "dev", "test"] = "train",
-        energy: float = 0.0,
+        energy_weight: float = 0.0,
     ) -> None:
-        if not energy >= 0:
-            raise ValueError(f"energy={energy}: must be at least 0.")
+        if not energy_weight >= 0:
+            raise ValueError(f"energy_weight={energy_weight}: must be at least 0.")
         examples = getattr(problem, split)
         chosen = range(len(examples)) if indices is None else list(indices)
         if not chosen or not all(0 <= i < len(examples) for i in chosen):
             raise ValueError(f"indices={indices!r}: give at least one of 0..{len(examples) - 1}.")
-        self.problem, self.energy = problem, energy
+        self.problem, self.energy_weight = problem, energy_weight
         self.batch, self.labels = problem.batch(examples, chosen)
         layers = len(problem.backbone.layers)
         self.horizon = layers + 2
-        self.names = ("embedding", *(f"block {i}" for i in range(layers)), "head")
         edit = problem.delta.edit(problem.delta.initial())
         self._refuse_whole_blocks(edit)
         self._prompt = 0 if edit.prompt is None else len(edit.prompt)
@@ -122,6 +119,11 @@ class LayeredSystem(System):
     def _with_prompt(self, batch: Batch) -> Batch:
         return self.problem.backbone.prompted(batch, self._prompt) if self._prompt else batch
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each step is: "embedding", "block 0", ..., "head"."""
+        return ("embedding", *(f"block {i}" for i in range(self.horizon - 2)), "head")
+
     # The coordinates of δ and their copies.
 
     @property
@@ -129,18 +131,17 @@ class LayeredSystem(System):
         """m, the number of coordinates of δ."""
         return self.problem.delta.size
 
-    @property
-    def shared(self) -> bool:
-        """Whether a coordinate acts in more than one step."""
-        return bool((self.copies > 1).any())
+    def shares(self, t: int) -> bool:
+        """Return whether a coordinate of u_t acts in another step too."""
+        return bool((self.copies[self._coordinates[t]] > 1).any())
 
     def coordinates(self, t: int) -> Int[Tensor, " m_t"]:
         """Return which coordinates of δ act in step t, in the order in which u_t holds them."""
         return self._coordinates[t]
 
-    def split(self, delta: Float[Tensor, " m"]) -> list[Tensor]:
+    def split(self, value: Float[Tensor, " m"]) -> list[Tensor]:
         """Return the controls u_0 .. u_{T-1} of a δ."""
-        return [delta[where] for where in self._coordinates]
+        return [value[where] for where in self._coordinates]
 
     def join(self, parts: Sequence[Tensor]) -> Float[Tensor, " m"]:
         """Return Σ_t of parts shaped as controls, each put where it acts: the adjoint of `split`.
@@ -152,7 +153,7 @@ class LayeredSystem(System):
             total = total.index_add(0, where, part)
         return total
 
-    def delta_of(self, controls: Sequence[Tensor]) -> Float[Tensor, " m"]:
+    def value_of(self, controls: Sequence[Tensor]) -> Float[Tensor, " m"]:
         """Return the δ of controls: the inverse of `split`, with 0 where nothing acts.
 
         Raises:
@@ -188,7 +189,7 @@ class LayeredSystem(System):
             gradient = pull(normal(*out.shape))
             acts |= gradient.isfinite() & (gradient != 0)
         if inner:
-            self.problem.passes += (FORWARD + BACKWARD) * len(_FACTORS) * len(few) / (self.horizon - 2)
+            self.problem.count(len(_FACTORS) * len(few) / (self.horizon - 2), forward=1.0, backward=1.0)
         return acts.nonzero().flatten()
 
     def _check(self, few: Batch) -> None:
@@ -206,7 +207,7 @@ class LayeredSystem(System):
                         "weights, or compute in a type with a wider range."
                     )
             expected = self.problem.logits(delta, few)
-        self.problem.passes += 2 * FORWARD * len(few)
+        self.problem.count(len(few), forward=2.0)
         scale = float(expected.abs().max())
         error = float((x - expected).abs().max())
         if not error <= torch.finfo(zero.dtype).eps ** 0.5 * max(scale, 1.0):
@@ -227,7 +228,7 @@ class LayeredSystem(System):
 
     def step(self, t: int, x: Tensor, u: Tensor) -> Tensor:
         """Return x_{t+1}; equal to what the whole network computes at that place."""
-        self.count(FORWARD, t)
+        self.count(t, forward=1.0)
         delta = torch.zeros_like(self.problem.delta.initial()).index_copy(0, self._coordinates[t], u)
         return self._step(t, x, delta, self.batch)
 
@@ -246,16 +247,26 @@ class LayeredSystem(System):
 
     def running_cost(self, t: int, x: Tensor, u: Tensor) -> Float[Tensor, ""]:
         """Return ½ r Σ_i u_i² / n_i, n_i the copies of coordinate i."""
-        return 0.5 * self.energy * (u.square() / self.copies[self._coordinates[t]]).sum()
+        return 0.5 * self.energy_weight * (u.square() / self.copies[self._coordinates[t]]).sum()
 
     def terminal_cost(self, x: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy of the logits."""
-        return cross_entropy(x, self.labels)
+        """Return the mean loss of the logits."""
+        return self.problem.loss_function.mean(x, self.labels)
 
-    def count(self, forwards: float, t: int | None = None) -> None:
-        """Count work in `problem.passes`: forward-equivalents an example, of all steps or of step t alone.
+    @property
+    def examples(self) -> int:
+        """B."""
+        return len(self.batch)
 
-        Each block is one L-th of a forward pass; embedding and head are counted as nothing.
+    @property
+    def passes(self) -> float:
+        """Forward-equivalents that the problem has spent so far."""
+        return self.problem.passes
+
+    def count(self, t: int | None = None, *, forward: float = 0.0, backward: float = 0.0) -> None:
+        """Count passes over the examples in `problem.passes`, of all steps or of step t alone.
+
+        Each block is one L-th of a pass; embedding and head are counted as nothing.
         """
         share = 1.0 if t is None else (0 < t < self.horizon - 1) / (self.horizon - 2)
-        self.problem.passes += forwards * share * len(self.batch)
+        self.problem.count(share * len(self.batch), forward=forward, backward=backward)

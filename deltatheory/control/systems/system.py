@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,13 +59,20 @@ class Trajectory:
 class System(ABC):
     """x_{t+1} = f_t(x_t, u_t), t = 0 .. T-1, with J(u) = Σ_t ℓ_t(x_t, u_t) + Φ(x_T), to be minimized.
 
-    All functions are pure and differentiable. States and controls may change shape from step to step.
+    All functions are pure and differentiable. States and controls may change shape from step to step. What a
+    network adds to that, the examples that its passes go over and coordinates that several steps share, is
+    nothing here; a system that has it says so.
 
     Attributes:
         horizon: T, at least 1.
     """
 
     horizon: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each step is, for messages and figures."""
+        return tuple(f"step {t}" for t in range(self.horizon))
 
     @abstractmethod
     def initial_state(self) -> Tensor:
@@ -85,6 +93,49 @@ class System(ABC):
     @abstractmethod
     def terminal_cost(self, x: Tensor) -> Tensor:
         """Return the scalar Φ(x_T)."""
+
+    # The controls as one value, as a solution holds them.
+
+    def value_of(self, controls: Sequence[Tensor]) -> Any:
+        """Return controls as one tensor (T, m), or as a list where their sizes differ."""
+        same = len({u.shape for u in controls}) == 1
+        return torch.stack(list(controls)) if same else list(controls)
+
+    def split(self, value: Any) -> list[Tensor]:
+        """Return the controls u_0 .. u_{T-1} of a value: the inverse of `value_of`."""
+        return list(value)
+
+    def join(self, parts: Sequence[Tensor]) -> Any:
+        """Return the adjoint of `split`: of the ∂J/∂u_t it makes the derivative of J in the value."""
+        return self.value_of(parts)
+
+    def zero(self) -> Any:
+        """Return the value of zero controls."""
+        return self.value_of(self.zero_controls())
+
+    def shares(self, t: int) -> bool:
+        """Return whether a coordinate of u_t acts in another step too, so that u_t has a copy of it."""
+        return False
+
+    def reduced(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Return ∂J/∂u_t with the copies of a shared coordinate summed, as J depends on the coordinate."""
+        return self.split(self.join(gradients))
+
+    # What a network spends.
+
+    @property
+    def examples(self) -> int:
+        """Number of examples that a pass of the network goes over; 0 where there is no network."""
+        return 0
+
+    @property
+    def passes(self) -> float:
+        """Forward-equivalents over single examples that were spent so far."""
+        return 0.0
+
+    def count(self, t: int | None = None, *, forward: float = 0.0, backward: float = 0.0) -> None:
+        """Count passes over all examples, of all steps or of step t alone, as `Problem.count` does."""
+        return  # a small system has none
 
     def rollout(self, controls: Sequence[Tensor]) -> Trajectory:
         """Return the states that controls lead through, and J.

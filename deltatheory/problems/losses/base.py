@@ -45,6 +45,16 @@ class Loss(ABC):
             NotImplementedError: for a loss that is no function of one margin.
         """
 
+    @abstractmethod
+    def of_margin(
+        self, margins: Float[Tensor, "*n"]
+    ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+        """Return ψ(m), -ψ'(m) and ψ''(m), with ℓ = ψ(`margin`).
+
+        Raises:
+            NotImplementedError: as `margin`.
+        """
+
     def right(self, outputs: Float[Tensor, "*n C"], answers: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Return whether the largest output is that of the answer."""
         return outputs.argmax(-1) == answers

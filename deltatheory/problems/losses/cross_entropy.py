@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, one_hot, softplus
 
 from deltatheory._shapes import Float, Int
 from deltatheory.problems.losses.base import Loss
@@ -49,6 +50,12 @@ class CrossEntropy(Loss):
         own = one_hot(answers, outputs.shape[-1]).bool()
         others = outputs.masked_fill(own, float("-inf")).logsumexp(-1)
         return outputs.gather(-1, answers[..., None])[..., 0] - others
+
+    def of_margin(
+        self, margins: Float[Tensor, "*n"]
+    ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+        """Return softplus(-m), σ(-m) and σ(m) σ(-m), precise for large margins too."""
+        return softplus(-margins), torch.sigmoid(-margins), torch.sigmoid(margins) * torch.sigmoid(-margins)
 
     def mean(self, outputs: Float[Tensor, "*n C"], answers: Int[Tensor, "*n"]) -> Float[Tensor, ""]:
         """Return the mean, in torch's own order of addition."""

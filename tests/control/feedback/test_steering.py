@@ -10,18 +10,20 @@ import torch
 from tiny_problems import toy_problem
 
 from deltatheory.control.feedback.disturbances import ActivationNoise, Disturbance, Typos, disturbed_batches
+from deltatheory.control.feedback.policies import GRIDS, POLICIES, make_policy
 from deltatheory.control.feedback.setpoints import nominal_states
 from deltatheory.control.feedback.steering import (
-    GRIDS,
-    POLICIES,
+    SteeringProtocol,
     SteeringResult,
     SteeringRow,
     latencies,
-    make_policy,
     score,
     steer,
-    tune,
+    tune_policy,
+    tuned_delta,
 )
+from deltatheory.deltas.files import load_delta, save_delta
+from deltatheory.training.trainer import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,7 @@ def test_population_control_takes_a_drift_back(tuned):
             "pid": {"setpoint": "population", "proportional": 1.0},
             "lqr": {"setpoint": "population", "control_weight": 1e-4},
         },
-        batch_size=12,
-        timed=1,
+        protocol=SteeringProtocol(batch_size=12, timed=1),
     )
     assert result.accuracy("tuned") - result.accuracy("tuned", "drift") > 0.2
     assert result.recovered("pid", "drift") >= 0.9
@@ -77,7 +78,8 @@ def test_population_control_takes_a_drift_back(tuned):
 def test_all_controllers_and_the_page_of_numbers(tuned, tmp_path):
     problem, delta = tuned
     seen = []
-    result = steer(problem, delta, disturbances=["noise", Typos()], timed=1, on_row=seen.append)
+    protocol = SteeringProtocol(timed=1)
+    result = steer(problem, delta, disturbances=["noise", Typos()], protocol=protocol, on_row=seen.append)
     assert seen == result.rows
     assert [(r.controller, r.disturbance) for r in result.rows] == [
         (c, d) for d in ("clean", "noise", "typos") for c in ("tuned", *(x for x in POLICIES if x != "tuned"))
@@ -95,6 +97,10 @@ def test_all_controllers_and_the_page_of_numbers(tuned, tmp_path):
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert len(lines) == 2 + len(POLICIES)
     assert result.plot().axes[0].get_ylabel() == "accuracy"
+    assert "<svg" in (tmp_path / "figure.svg").read_text()
+    kept, value = load_delta(tmp_path / "delta.safetensors", problem.backbone)
+    assert kept.specification() == problem.delta.specification()
+    assert torch.equal(value, delta)
 
 
 def test_shares_are_of_what_the_tuned_model_lost():
@@ -110,7 +116,9 @@ def test_shares_are_of_what_the_tuned_model_lost():
     }
     rows = [SteeringRow(c, d, a, 1.0, 10) for (c, d), a in values.items()]
     names = {d: {} for d in ("noise", "typos", "none lost")}
-    result = SteeringResult(rows, {}, {"tuned": {}, "pid": {}}, names, 0.0, 0.0, {})
+    delta = toy_problem("lora", r=1).delta
+    chosen = {"tuned": {}, "pid": {}}
+    result = SteeringResult(rows, {}, chosen, names, 0.0, 0.0, {}, delta, delta.initial())
     assert result.recovered("pid", "noise") == pytest.approx(0.5)
     assert result.recovered("pid", "typos") == pytest.approx(0.5)
     assert result.recovered("pid", "none lost") is None
@@ -150,12 +158,12 @@ def test_tuning_takes_the_setting_with_the_best_mean_accuracy(tuned):
     drift = Drift()
     disturbed = {"drift": (drift, disturbed_batches(problem, problem.dev, drift, 4))}
     grid = [{"setpoint": "population", "proportional": p} for p in (0.0, 1.0)]
-    settings, tried = tune("pid", problem, delta, nominal, disturbed, grid)
-    scores = [one["accuracies"]["drift"] for one in tried]
+    found = tune_policy("pid", problem, delta, nominal, disturbed, grid)
+    scores = [one["accuracies"]["drift"] for one in found.tried]
     assert scores[1] > scores[0]
-    assert settings == grid[1]
+    assert found.best == grid[1]
     with pytest.raises(ValueError, match="controller='none' has no grid"):
-        tune("none", problem, delta, nominal, disturbed)
+        tune_policy("none", problem, delta, nominal, disturbed)
     assert len({len(grid) for grid in GRIDS.values()}) == 1  # as many settings for each
 
 
@@ -181,3 +189,15 @@ def test_latencies_are_relative_to_the_tuned_model(tuned):
 def test_bad_input_is_named(tuned, arguments, message):
     with pytest.raises(ValueError, match=message):
         steer(*tuned, **arguments)
+
+
+def test_a_tuned_delta_is_trained_or_read_back(tmp_path):
+    problem = toy_problem("prefix", length=2)
+    training = Training(steps=3, learning_rate=1e-2)
+    value = tuned_delta(problem, training=training)
+    assert value.norm() > 0
+    save_delta(tmp_path / "delta.safetensors", problem.delta, value)
+    assert torch.equal(tuned_delta(problem, tmp_path / "delta.safetensors"), value)
+    other = toy_problem("prefix", length=2, seed=5)
+    with pytest.raises(ValueError, match=r"tuned=.*asked for"):
+        tuned_delta(other, tmp_path / "delta.safetensors")

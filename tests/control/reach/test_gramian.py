@@ -18,7 +18,7 @@ from deltatheory.control.reach.gramian import (
     part_tangent_rows,
     reachability_ball,
 )
-from deltatheory.control.solvers.solution import Status
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.linearization.tangent import tangent_rows
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from tiny_problems import toy_problem, toy_task
+from tiny_problems import first, toy_problem, toy_task
 
+from deltatheory.control.solvers.base import SolverRun, Status
 from deltatheory.control.solvers.constrained import (
     Constrained,
     MinimumEnergy,
@@ -13,26 +14,25 @@ from deltatheory.control.solvers.constrained import (
     cloud_bounds,
     layer_bounds,
 )
-from deltatheory.control.solvers.objective import Objective, Outputs, SolverRun
-from deltatheory.control.solvers.solution import Status
+from deltatheory.control.solvers.objective import Objective, Outputs
 from deltatheory.control.systems.layered import LayeredSystem
 
 cp = pytest.importorskip("cvxpy")
 
 
-def prefix(**options):
-    chosen = {"length": 2, "gate": "values", **options}
-    return toy_problem("prefix", dtype=torch.float64, task=toy_task(3), **chosen)
+def prefix(examples=24, gate="values"):
+    task = first(toy_task(3), examples)
+    return toy_problem("prefix", dtype=torch.float64, task=task, length=2, gate=gate)
 
 
 class Affine(Objective):
     """Outputs y + Jδ, known exactly, instead of a network's."""
 
     def __init__(self, y: torch.Tensor, J: torch.Tensor) -> None:
-        super().__init__(prefix(), range(len(y)), 1.0)
+        super().__init__(prefix(len(y)), 1.0)
         self.y, self.J = y, J
 
-    def outputs(self, delta, places=None, kind="margin"):
+    def outputs(self, delta, positions=None, kind="margin"):
         values = (self.y + self.J @ delta)[:, None]
         return Outputs(values, values[:, 0] > 0, lambda: self.J[:, None])
 
@@ -45,8 +45,8 @@ def affine(n=4, m=9, seed=0):
 
 def run_on(solver, objective):
     start = torch.zeros(objective.J.shape[1], dtype=torch.float64)
-    run = SolverRun(objective, start, 100.0, None, None)
-    return *solver._solve(run), run
+    run = SolverRun(solver, objective, start)
+    return *solver._solve(objective, run), run
 
 
 # Minimum energy ------------------------------------------------------------------------------------------
@@ -76,12 +76,10 @@ def test_targets_outside_the_range_are_infeasible():
 
 @pytest.mark.parametrize("kind", ["margin", "logits"])
 def test_minimum_energy_of_a_network_is_a_point_that_scipy_cannot_improve(kind):
-    problem = prefix()
-    objective = Objective(problem, range(2), 1.0)
+    problem = prefix(2)
+    objective = Objective(problem, 1.0)
     targets = 0.2 * torch.ones(2, 1 if kind == "margin" else 2, dtype=torch.float64)
-    solution = MinimumEnergy(targets=targets, outputs=kind, tolerance=1e-4, budget=400.0).solve(
-        problem, range(2)
-    )
+    solution = MinimumEnergy(targets=targets, outputs=kind, tolerance=1e-4, budget=400.0).solve(problem)
     assert solution.status is Status.CONVERGED
     found = objective.outputs(solution.value, kind=kind)
     torch.testing.assert_close(found.values, targets, rtol=0, atol=1e-3)
@@ -106,7 +104,7 @@ def test_minimum_energy_of_a_network_is_a_point_that_scipy_cannot_improve(kind):
 
 def test_targets_of_the_wrong_shape():
     with pytest.raises(ValueError, match="targets has shape"):
-        MinimumEnergy(targets=torch.ones(3)).solve(prefix(), range(2))
+        MinimumEnergy(targets=torch.ones(3)).solve(prefix(2))
 
 
 # Half-spaces and bounds ----------------------------------------------------------------------------------
@@ -160,13 +158,13 @@ def kkt(objective, solution, bounds, multipliers):
 
 
 def test_optimality_conditions_on_a_network():
-    problem = prefix()
-    free = Constrained(margin=-0.5, tolerance=1e-6, budget=300.0).solve(problem, range(4))
+    problem = prefix(4)
+    free = Constrained(margin=-0.5, tolerance=1e-6, budget=300.0).solve(problem)
     bound = NormBound("half", torch.arange(problem.delta.size // 2), 1.0)
     radius = 0.7 * float(free.value[bound.coordinates].norm())
     bounds = (NormBound("half", bound.coordinates, radius),)
-    solution = Constrained(margin=-0.5, bounds=bounds, tolerance=1e-6, budget=300.0).solve(problem, range(4))
-    objective = Objective(problem, range(4), 1.0)
+    solution = Constrained(margin=-0.5, bounds=bounds, tolerance=1e-6, budget=300.0).solve(problem)
+    objective = Objective(problem, 1.0)
     assert free.status is solution.status is Status.CONVERGED
     assert solution.cost > free.cost
     margins = objective.outputs(solution.value).values[:, 0]
@@ -180,8 +178,8 @@ def test_optimality_conditions_on_a_network():
 
 
 def test_half_spaces_on_logits():
-    problem = prefix()
-    solution = Constrained(margin=0.4, outputs="logits").solve(problem, range(4))
+    problem = prefix(4)
+    solution = Constrained(margin=0.4, outputs="logits").solve(problem)
     batch, labels = problem.batch(problem.train, range(4))
     logits = problem.logits(solution.value, batch)
     others = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
@@ -192,9 +190,9 @@ def test_half_spaces_on_logits():
 
 
 def test_a_budget_too_small_is_named():
-    problem = prefix()
-    bounds = layer_bounds(LayeredSystem(problem, range(4)), 1e-3)
-    solution = Constrained(margin=5.0, bounds=bounds).solve(problem, range(4))
+    problem = prefix(4)
+    bounds = layer_bounds(LayeredSystem(problem), 1e-3)
+    solution = Constrained(margin=5.0, bounds=bounds).solve(problem)
     assert solution.status is Status.INFEASIBLE
     assert "block" in solution.remedy
     assert all(bound.excess(solution.value) <= 1e-5 for bound in bounds)
@@ -237,11 +235,11 @@ def test_cloud_of_a_prefix(gate):
 
 
 def test_cloud_of_a_prompt_is_kept():
-    problem = toy_problem("prompt", dtype=torch.float64, task=toy_task(2), length=2)
+    problem = toy_problem("prompt", dtype=torch.float64, task=first(toy_task(2), 3), length=2)
     bounds = cloud_bounds(problem.delta, words=16)
     largest = float(problem.backbone.model.get_input_embeddings().weight.norm(dim=1).max())
     assert all(bound.radius <= largest + 1e-9 for bound in bounds)
-    solution = Constrained(margin=0.2, bounds=bounds).solve(problem, range(3))
+    solution = Constrained(margin=0.2, bounds=bounds).solve(problem)
     norms = problem.delta.prompt(solution.value).norm(dim=1)
     assert float(norms.max()) <= bounds[0].radius + 1e-4
 

@@ -4,28 +4,29 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from tiny_problems import toy_problem, toy_task
+from tiny_problems import first, toy_problem, toy_task
 
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.first_order import LBFGS, SGD, Adam
 from deltatheory.control.solvers.objective import Objective
-from deltatheory.control.solvers.solution import Status
 from deltatheory.training.trainer import Training, train
 
 
-def prefix(**options):
-    return toy_problem("prefix", dtype=torch.float64, task=toy_task(2), length=2, gate="values", **options)
+def prefix(examples=24):
+    task = first(toy_task(2), examples)
+    return toy_problem("prefix", dtype=torch.float64, task=task, length=2, gate="values")
 
 
 def test_adam_is_the_one_of_kingma_and_ba():
-    problem = prefix()
-    objective = Objective(problem, range(6))
-    delta, first, second = problem.delta.initial(), 0.0, 0.0
+    problem = prefix(6)
+    objective = Objective(problem)
+    delta, mean, square = problem.delta.initial(), 0.0, 0.0
     for step in range(1, 5):
         gradient = objective.gradient(delta)[2]
-        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-        mean, spread = first / (1 - 0.9**step), second / (1 - 0.999**step)
-        delta = delta - 0.05 * mean / (spread.sqrt() + 1e-8)
-    solution = Adam(learning_rate=0.05, budget=10.0).solve(problem, range(6))
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        spread = square / (1 - 0.999**step)
+        delta = delta - 0.05 * mean / (1 - 0.9**step) / (spread.sqrt() + 1e-8)
+    solution = Adam(learning_rate=0.05, budget=10.0).solve(problem)
     assert len(solution.history) == 5
     assert solution.cost == pytest.approx(objective.value(delta)[0], abs=1e-10)
     torch.testing.assert_close(solution.value, delta)
@@ -55,8 +56,8 @@ def test_momentum_by_hand():
 
 
 def test_lbfgs_finds_the_optimum_of_scipy():
-    problem = prefix()
-    objective = Objective(problem, range(6), energy=0.2)
+    problem = prefix(6)
+    objective = Objective(problem, energy_weight=0.2)
 
     def function(d):
         cost, _, gradient = objective.gradient(torch.from_numpy(d))
@@ -64,16 +65,16 @@ def test_lbfgs_finds_the_optimum_of_scipy():
 
     zero = np.zeros(problem.delta.size)
     best = minimize(function, zero, jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0})
-    solution = LBFGS(energy=0.2).solve(problem, range(6))
+    solution = LBFGS(energy_weight=0.2).solve(problem)
     assert solution.status is Status.CONVERGED
     assert solution.cost == pytest.approx(best.fun, abs=1e-8)
-    assert Adam(energy=0.2, budget=5.0).solve(problem, range(6)).cost > best.fun + 1e-4
+    assert Adam(energy_weight=0.2, budget=5.0).solve(problem).cost > best.fun + 1e-4
 
 
 @pytest.mark.parametrize("solver", [Adam(budget=6.0), LBFGS(budget=6.0), SGD(budget=6.0)])
 def test_budget_in_passes_over_the_examples(solver):
-    problem = prefix()
-    solution = solver.solve(problem, range(10))
+    problem = prefix(10)
+    solution = solver.solve(problem)
     assert solution.status is Status.BUDGET
     assert solution.remedy
     assert solution.passes == 60

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.ilqr import DDP, ILQR
 from deltatheory.control.solvers.riccati import lqr
-from deltatheory.control.solvers.solution import Status
 from deltatheory.control.systems.analytic import AnalyticSystem, Derivatives, namespace
 from deltatheory.control.systems.examples import attention_head, cart_pole, linear_quadratic, pendulum
 
@@ -47,7 +47,7 @@ def test_swing_ups_reach_the_optimum_of_other_solvers(solver, name, most):
     assert found.cost == pytest.approx(OPTIMA[name], abs=1e-6)
     assert found.details["iterations"] <= (most if isinstance(solver, ILQR) else 25)
     assert found.details["stationarity"] < (1e-4 if isinstance(solver, ILQR) else 1e-8)
-    assert [row["iteration"] for row in found.history] == list(range(1, len(found.history) + 1))
+    assert [row["iteration"] for row in found.history] == list(range(len(found.history)))
     assert (np.diff([row["cost"] for row in found.history]) <= 0).all()
     json.dumps(found.history)
 
@@ -67,7 +67,7 @@ def test_a_linear_quadratic_problem_takes_one_step(solver):
     found = solver.solve(system)
     F = system.expand(np.zeros((21, 1, 4)), np.zeros((20, 1, 2))).F[0, 0]
     exact = lqr(F[:, :4], F[:, 4:], np.eye(4), 0.1 * np.eye(2), terminal=np.eye(4), horizon=20)
-    assert found.history[0]["cost"] == pytest.approx(found.cost, rel=1e-9)
+    assert found.history[1]["cost"] == pytest.approx(found.cost, rel=1e-9)
     assert found.cost == pytest.approx(exact.cost(system.x0), rel=1e-12)
     np.testing.assert_allclose(found.value, exact.rollout(system.x0)[1], atol=1e-9)
     np.testing.assert_allclose(found.details["gains"], exact.gains, atol=1e-9)
@@ -76,9 +76,9 @@ def test_a_linear_quadratic_problem_takes_one_step(solver):
 def test_the_gradient_and_costates_are_those_at_the_controls_returned():
     system = attention_head(3, 2, 1, 3)
     start = 0.1 * np.random.default_rng(0).standard_normal((3, 4))
-    found = ILQR(max_iterations=2).solve(system, initial=start)
+    found = ILQR(steps=2).solve(system, start=start)
     assert found.status is Status.BUDGET
-    assert "max_iterations" in found.remedy
+    assert "steps" in found.remedy
 
     def cost(flat):
         x, states, U = system.x0, [system.x0], flat.reshape(3, 4)
@@ -98,7 +98,7 @@ def test_the_gradient_and_costates_are_those_at_the_controls_returned():
 def test_exact_second_derivatives_converge_in_fewer_steps_and_tell_a_saddle():
     system = attention_head()
     start = 0.1 * np.random.default_rng(0).standard_normal((3, 16))
-    exact, first_order = (solver.solve(system, initial=start) for solver in (DDP(), ILQR()))
+    exact, first_order = (solver.solve(system, start=start) for solver in (DDP(), ILQR()))
     assert exact.cost == pytest.approx(first_order.cost, rel=1e-7)
     assert exact.details["iterations"] < first_order.details["iterations"]
     assert exact.details["strict_minimum"]
@@ -145,7 +145,7 @@ def quadratic(step, derivatives=None, **options) -> AnalyticSystem:
 def test_an_unstable_start_that_overflows_diverges_with_a_remedy():
     found = ILQR().solve(quadratic(lambda t, x, u: 1e80 * x * x * x + u))
     assert found.status is Status.DIVERGED
-    assert "initial" in found.remedy
+    assert "start" in found.remedy
     assert found.history == []
 
 
@@ -204,7 +204,7 @@ def test_wrong_derivatives_stall_and_the_remedy_names_them(solver, mistake):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_iterations": 0}, "max_iterations=0"),
+        ({"steps": 0}, "steps=0"),
         ({"step_sizes": 0}, "step_sizes=0"),
         ({"tolerance": 0.0}, "tolerance"),
         ({"regularization": -1.0}, "regularization"),
@@ -215,10 +215,10 @@ def test_bad_settings_are_named(options, message):
         DDP(**options)
 
 
-@pytest.mark.parametrize("initial", [np.zeros((3, 1)), np.full((100, 1), np.nan)])
-def test_bad_initial_controls_are_named(initial):
-    with pytest.raises(ValueError, match="initial"):
-        ILQR().solve(pendulum(), initial=initial)
+@pytest.mark.parametrize("start", [np.zeros((3, 1)), np.full((100, 1), np.nan)])
+def test_bad_starts_are_named(start):
+    with pytest.raises(ValueError, match="start"):
+        ILQR().solve(pendulum(), start=start)
 
 
 def test_each_step_is_reported():

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from tiny_problems import toy_problem, toy_task
+from tiny_problems import first, toy_problem, toy_task
 
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.first_order import Adam
 from deltatheory.control.solvers.least_squares import GaussNewton, convex_step
 from deltatheory.control.solvers.objective import Objective
-from deltatheory.control.solvers.solution import Status
 from deltatheory.deltas import DELTAS
 from deltatheory.linearization.tangent import tangent_rows
+from deltatheory.problems import CrossEntropy
 
 OPTIONS = {
     "subspace": {"d": 20},
@@ -31,10 +32,9 @@ OPTIONS = {
 }
 
 
-def prefix(gate="values", family="bert", classes=3, **options):
-    return toy_problem(
-        "prefix", family=family, dtype=torch.float64, task=toy_task(classes), length=3, gate=gate, **options
-    )
+def prefix(gate="values", family="bert", classes=3, examples=24):
+    task = first(toy_task(classes), examples)
+    return toy_problem("prefix", family=family, dtype=torch.float64, task=task, length=3, gate=gate)
 
 
 # Rows ---------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_rows_of_margins_are_those_of_the_kernel(delta, options, family):
     problem = toy_problem(delta, family=family, dtype=torch.float64, task=toy_task(3), **options)
     at = 0.1 * torch.randn(problem.delta.size, generator=torch.Generator().manual_seed(0)).double()
     features = tangent_rows(problem, train=7, test=0, outputs="margin", sketch=problem.delta.size, at=at)
-    outputs = Objective(problem, range(7)).outputs(at)
+    outputs = Objective(problem).outputs(at, range(7))
     torch.testing.assert_close(outputs.rows(), features.rows, rtol=0, atol=1e-12)
     torch.testing.assert_close(outputs.values[:, 0], features.start.logits[:, 1], rtol=0, atol=1e-12)
     assert (outputs.solved == features.start.solved(features.start.logits)).all()
@@ -65,18 +65,17 @@ def test_rows_of_margins_are_those_of_the_kernel(delta, options, family):
 @pytest.mark.parametrize("name", sorted(DELTAS))
 def test_rows_of_every_delta(name):
     problem = toy_problem(name, dtype=torch.float64, task=toy_task(3), **OPTIONS.get(name, {}))
-    objective = Objective(problem, range(4))
     at = problem.delta.initial()
-    rows = objective.outputs(at, kind="logits").rows()
+    rows = Objective(problem).outputs(at, range(4), kind="logits").rows()
     features = tangent_rows(problem, train=4, test=0, sketch=problem.delta.size)
     torch.testing.assert_close(rows, features.rows, rtol=0, atol=1e-12)
 
 
 def test_rows_come_in_the_order_asked_for():
     problem = prefix()
-    objective = Objective(problem, [5, 3, 9, 2])
+    objective = Objective(problem)
     at = problem.delta.initial()
-    whole, part = objective.outputs(at), objective.outputs(at, [2, 0])
+    whole, part = objective.outputs(at, [5, 3, 9, 2]), objective.outputs(at, [9, 5])
     torch.testing.assert_close(part.rows(), whole.rows()[[2, 0]], rtol=0, atol=1e-12)
     torch.testing.assert_close(part.values, whole.values[[2, 0]], rtol=0, atol=1e-12)
     batch, labels = problem.batch(problem.train, [5, 3, 9, 2])
@@ -85,8 +84,8 @@ def test_rows_come_in_the_order_asked_for():
 
 
 def test_passes_are_those_of_one_forward_and_one_backward():
-    problem = prefix()
-    objective = Objective(problem, range(6))
+    problem = prefix(examples=6)
+    objective = Objective(problem)
     before = problem.passes
     outputs = objective.outputs(problem.delta.initial())
     assert problem.passes - before == 6
@@ -94,14 +93,16 @@ def test_passes_are_those_of_one_forward_and_one_backward():
     assert problem.passes - before == 12
     objective.gradient(problem.delta.initial())
     assert problem.passes - before == 24
-    objective = Objective(toy_problem("lora", r=2), range(6))  # changes weights: their gradients count
+    objective = Objective(
+        toy_problem("lora", r=2, task=first(toy_task(2), 6))
+    )  # changes weights: their gradients count
     objective.gradient(objective.problem.delta.initial())
     assert objective.problem.passes == 18
 
 
 def test_gradient_against_differences():
-    problem = prefix("none")
-    objective = Objective(problem, range(8), energy=0.3)
+    problem = prefix("none", examples=8)
+    objective = Objective(problem, energy_weight=0.3)
     generator = torch.Generator().manual_seed(1)
     at, v = (torch.randn(problem.delta.size, generator=generator).double() for _ in "ab")
     cost, metric, gradient = objective.gradient(at)
@@ -112,6 +113,9 @@ def test_gradient_against_differences():
 
 
 # The convex problem --------------------------------------------------------------------------------------
+
+
+LOSS = CrossEntropy()
 
 
 def instance(n, m, seed=0):
@@ -134,11 +138,11 @@ def test_convex_step_against_scipy(n, m, side):
         return float(value.detach()), gradient.numpy()
 
     best = minimize(objective, np.zeros(m), jac=True, method="BFGS", options={"gtol": 1e-10})
-    step = convex_step(rows, margins, scale, pull, weight, side)
+    step = convex_step(LOSS, rows, margins, scale, pull, weight, side)
     np.testing.assert_allclose(step.numpy(), best.x, atol=1e-7)
     gradient = objective(step.numpy())[1]
     assert np.abs(gradient).max() < 1e-9
-    without_metric = convex_step(rows, margins, torch.ones_like(scale), pull, weight, side)
+    without_metric = convex_step(LOSS, rows, margins, torch.ones_like(scale), pull, weight, side)
     assert np.abs(objective(without_metric.numpy())[1]).max() > 1e-3
 
 
@@ -146,7 +150,7 @@ def test_convex_step_against_scipy(n, m, side):
 def test_primal_and_dual_agree_far_from_the_start(strength):
     rows, margins, scale, pull = instance(8, 20, seed=3)
     both = [
-        convex_step(rows, margins - 5, strength * scale, strength * pull, 1 / 8, s)
+        convex_step(LOSS, rows, margins - 5, strength * scale, strength * pull, 1 / 8, s)
         for s in ("primal", "dual")
     ]
     torch.testing.assert_close(*both, rtol=1e-6, atol=1e-8)
@@ -157,8 +161,8 @@ def test_primal_and_dual_agree_far_from_the_start(strength):
 
 @pytest.mark.parametrize("side", ["primal", "dual"])
 def test_optimum_is_that_of_scipy(side):
-    problem = prefix(classes=2)
-    objective = Objective(problem, range(6), energy=0.2)
+    problem = prefix(classes=2, examples=6)
+    objective = Objective(problem, energy_weight=0.2)
 
     def function(d):
         cost, _, gradient = objective.gradient(torch.from_numpy(d))
@@ -167,7 +171,7 @@ def test_optimum_is_that_of_scipy(side):
     best = minimize(
         function, np.zeros(problem.delta.size), jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0}
     )
-    solution = GaussNewton(energy=0.2, side=side, tolerance=1e-6).solve(problem, range(6))
+    solution = GaussNewton(energy_weight=0.2, side=side, tolerance=1e-6).solve(problem)
     assert solution.status is Status.CONVERGED
     assert solution.cost == pytest.approx(best.fun, abs=1e-7)
     np.testing.assert_allclose(solution.value.numpy(), best.x, atol=1e-3)
@@ -228,7 +232,7 @@ def test_target_and_watch():
     assert solution.status is Status.CONVERGED
     assert seen == solution.history
     assert "held_out" in seen[0]
-    assert problem.passes - before == solution.passes == seen[-1]["passes"]
+    assert problem.passes - before > solution.passes == seen[-1]["passes"]
 
 
 @pytest.mark.parametrize(
@@ -238,20 +242,3 @@ def test_target_and_watch():
 def test_bad_settings(options, name):
     with pytest.raises(ValueError, match=name):
         GaussNewton(**options)
-
-
-def test_bad_examples_and_starts():
-    problem = prefix()
-    for indices in ([], [0, 0], [len(problem.train)], [-1]):
-        with pytest.raises(ValueError, match="indices"):
-            GaussNewton().solve(problem, indices)
-    with pytest.raises(ValueError, match="start"):
-        GaussNewton().solve(problem, start=torch.zeros(3).double())
-
-
-def test_nan_is_reported():
-    problem = prefix()
-    start = torch.full((problem.delta.size,), float("nan"), dtype=torch.float64)
-    solution = GaussNewton().solve(problem, start=start)
-    assert solution.status is Status.DIVERGED
-    assert solution.remedy

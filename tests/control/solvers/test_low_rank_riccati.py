@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
 from deltatheory.control.solvers.riccati import lqr
-from deltatheory.control.solvers.solution import Status
 from deltatheory.control.systems.system import System
 
 

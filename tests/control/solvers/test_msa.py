@@ -10,6 +10,7 @@ from formulas import Formula, concave, drawn, linear_quadratic, overshoot, scala
 from layered_cases import layered, point
 
 from deltatheory.control.pontryagin import hamiltonian, maximum_principle, sweep
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.msa import (
     EMSA,
     MSA,
@@ -19,7 +20,6 @@ from deltatheory.control.solvers.msa import (
     change_bound,
     minimize_hamiltonian,
 )
-from deltatheory.control.solvers.solution import Status
 
 
 def constants_of(network: Formula, samples: int) -> StepConstants:
@@ -193,7 +193,7 @@ def test_msa_with_a_gradient_step_is_gradient_descent(case):
     delta = start = point(system)
     for _ in range(3):
         delta = delta - 0.2 * problem.loss_and_gradient(delta, system.batch, system.labels)[2]
-    solution = MSA(step_size=0.2, steps=3).solve(system, start=system.split(start))
+    solution = MSA(step_size=0.2, steps=3).solve(system, start=start)
     torch.testing.assert_close(
         system.rollout(system.split(solution.value)).cost, problem.loss(delta, system.batch, system.labels)
     )
@@ -241,7 +241,7 @@ def test_e_msa_takes_back_a_step_that_raises_the_cost():
 
 @pytest.mark.parametrize(("case", "energy"), [("prefix", 0.0), ("unilora", 0.0), ("lora", 0.05)])
 def test_e_msa_on_a_network_goes_down(case, energy):
-    system = layered(case, "gpt2", energy=energy)
+    system = layered(case, "gpt2", energy_weight=energy)
     solution = EMSA(steps=3, inner=3).solve(system)
     assert all(b <= a + 1e-12 for a, b in itertools.pairwise(costs(solution)))
     assert costs(solution)[-1] < costs(solution)[0] - 1e-3
@@ -253,11 +253,11 @@ def test_e_msa_on_a_network_goes_down(case, energy):
 
 
 def test_copies_of_a_shared_coordinate_stay_equal():
-    system = layered("unilora", "bert", energy=0.5)
+    system = layered("unilora", "bert", energy_weight=0.5)
     run = sweep(system, system.split(point(system)))
     for rho in (0.0, 1.0):
         new = minimize_hamiltonian(system, run, rho=rho, inner=3)
-        assert torch.equal(new[1], system.delta_of(new)[system.coordinates(1)])
+        assert torch.equal(new[1], system.value_of(new)[system.coordinates(1)])
 
         def total(controls, rho=rho):
             return sum(float(augmented_hamiltonian(system, run, t, u, rho)) for t, u in enumerate(controls))
@@ -308,7 +308,7 @@ def test_other_ends():
     assert converged.status is Status.CONVERGED
     assert len(converged.history) == 1
     beside = torch.tensor([np.nextafter(0.1, 1)])  # the float next to the optimum: nothing left to gain
-    assert EMSA().solve(overshoot(), start=[beside]).status is Status.STALLED
+    assert EMSA().solve(overshoot(), start=beside[None]).status is Status.STALLED
 
 
 @pytest.mark.parametrize(

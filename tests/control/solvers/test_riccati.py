@@ -6,8 +6,8 @@ import torch
 from scipy.linalg import solve_discrete_are
 
 from deltatheory import autodiff
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.riccati import box_qp, lqr
-from deltatheory.control.solvers.solution import Status
 
 N, M, T, PROBLEMS = 3, 2, 12, 4
 NAMES = ("A", "B", "Q", "R", "S", "c", "q", "r", "terminal", "terminal_linear")

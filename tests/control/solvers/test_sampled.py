@@ -8,9 +8,9 @@ from tiny_models import tiny
 from tiny_problems import toy_problem
 
 from deltatheory import autodiff
+from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.objective import Objective
 from deltatheory.control.solvers.sampled import SampledGaussNewton, _woodbury, fisher_rows
-from deltatheory.control.solvers.solution import Status
 from deltatheory.deltas import make_delta
 from deltatheory.tasks import Examples, Task
 
@@ -88,5 +88,5 @@ def test_costs_fall_and_three_passes_are_counted(problem):
 
 
 def test_classification_is_refused():
-    with pytest.raises(ValueError, match="ClassificationProblem has no tokens"):
+    with pytest.raises(ValueError, match="takes GenerationProblem"):
         SampledGaussNewton().solve(toy_problem("prefix", length=2))

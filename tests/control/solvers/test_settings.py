@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
+from deltatheory.control.solvers import SOLVERS
 from deltatheory.control.solvers.constrained import Constrained, MinimumEnergy
 from deltatheory.control.solvers.first_order import SGD, Adam
 from deltatheory.control.solvers.ilqr import DDP, ILQR
 from deltatheory.control.solvers.least_squares import GaussNewton
 from deltatheory.control.solvers.msa import EMSA, MSA, StepConstants
-from deltatheory.control.solvers.solve import SOLVERS
 
 
 def made(kind: type, name: str, value: object) -> None:
@@ -33,7 +33,7 @@ def test_defaults_fit(kind):
         (GaussNewton, "damping", None, "a number"),
         (GaussNewton, "seed", "one", "a whole number"),
         (Adam, "learning_rate", True, "a number"),
-        (Adam, "budget", "8", "a number"),
+        (Adam, "budget", "8", "a number or None"),
         (MinimumEnergy, "targets", "high", "a number or Tensor"),
         (MinimumEnergy, "outputs", ["margin"], "'margin' or 'logits'"),
         (Constrained, "bounds", 1, r"\(NormBound, ...\)"),
@@ -41,7 +41,7 @@ def test_defaults_fit(kind):
         (MSA, "bounds", (1.0,), r"\(a number, a number\) or None"),
         (MSA, "step_size", "newton", "a number or 'argmin'"),
         (EMSA, "rho", "large", "a number or StepConstants"),
-        (ILQR, "max_iterations", 2.5, "a whole number"),
+        (ILQR, "steps", 2.5, "a whole number or None"),
     ],
 )
 def test_a_setting_of_another_type_is_named_with_what_is_allowed(kind, name, value, allowed):

@@ -104,7 +104,7 @@ def test_split_and_join_are_adjoint_and_inverse(case):
     delta = point(system)
     controls = system.split(delta)
     assert [len(u) for u in controls] == [len(u) for u in system.zero_controls()]
-    torch.testing.assert_close(system.delta_of(controls), delta, rtol=0, atol=1e-15)
+    torch.testing.assert_close(system.value_of(controls), delta, rtol=0, atol=1e-15)
     generator = torch.Generator().manual_seed(3)
     parts = [torch.randn(u.shape, generator=generator, dtype=u.dtype) for u in controls]
     inner = sum(float(u @ w) for u, w in zip(controls, parts, strict=True))
@@ -120,14 +120,14 @@ SHARED = {"subspace", "subspace-all", "layerwise-subspace", "prefix-mlp", "unilo
 @pytest.mark.parametrize("case", CASES)
 def test_which_deltas_act_in_several_steps(case):
     system = known(case, "bert")
-    assert system.shared == (case in SHARED)
-    if not system.shared:
+    shared = [t for t in range(system.horizon) if system.shares(t)]
+    assert bool(shared) == (case in SHARED)
+    if not shared:
         return
-    controls = system.split(point(system))
-    t = next(t for t, where in enumerate(system._coordinates) if (system.copies[where] > 1).any())
+    controls, t = system.split(point(system)), shared[0]
     controls[t] = controls[t] + 1
     with pytest.raises(ValueError, match="copies of one coordinate are up to"):
-        system.delta_of(controls)
+        system.value_of(controls)
 
 
 def test_where_a_delta_acts():
@@ -149,7 +149,7 @@ def test_units_that_are_off_are_found_all_the_same(activation):
 
 @pytest.mark.parametrize("case", ["lora", "unilora"])
 def test_energy_counts_a_coordinate_once(case):
-    system = layered(case, "bert", energy=0.7)
+    system = layered(case, "bert", energy_weight=0.7)
     delta = point(system)
     trajectory = system.rollout(system.split(delta))
     loss = system.problem.loss(delta, system.batch, system.labels)
@@ -198,8 +198,8 @@ def test_a_coordinate_that_is_missed_is_noticed(monkeypatch):
         ({"indices": []}, r"indices=\[\]: give at least one of 0..23"),
         ({"indices": [24]}, r"indices=\[24\]"),
         ({"indices": [-1]}, r"indices=\[-1\]"),
-        ({"energy": -1.0}, r"energy=-1.0: must be at least 0"),
-        ({"energy": float("nan")}, r"energy=nan"),
+        ({"energy_weight": -1.0}, r"energy_weight=-1.0: must be at least 0"),
+        ({"energy_weight": float("nan")}, r"energy_weight=nan"),
     ],
 )
 def test_bad_input(arguments, message):
