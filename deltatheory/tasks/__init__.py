@@ -29,7 +29,8 @@ def load_task(
     Args:
         name_or_path: the name of an embedded task (see `EMBEDDED`); a file (.csv, .tsv, .json, .jsonl, each
             also with .gz, or .parquet) with columns text, text2 (for pairs), label or target, split; or
-            `hub:NAME` or `hub:NAME:CONFIG`, a data set of the Hugging Face hub, whose columns are guessed.
+            `hub:NAME` or `hub:NAME:CONFIG`, a data set of the Hugging Face hub, whose columns are guessed; it
+            may carry its revision, as in `hub:NAME@v1:CONFIG`.
         text: column of the inputs, where it is not called so.
         text2: column of the second texts.
         label: column of the labels (whole numbers or names).

@@ -29,7 +29,8 @@ def load_hub(
     """Load a data set by name.
 
     Args:
-        spec: `NAME` or `NAME:CONFIG`; a folder of data files is a name too.
+        spec: `NAME` or `NAME:CONFIG`, with its revision as in `NAME@v1:CONFIG`; a folder of data files is a
+            name too.
         asked: text, text2, label, target -> the user's name of that column, or `None` to guess.
         label_names: class names in the order of integer labels, where the data set does not say.
         revision: branch, tag or commit of the data set.
@@ -41,6 +42,12 @@ def load_hub(
 
     """
     name, _, config = spec.partition(":")
+    folder = os.path.isdir(name)
+    if not folder and "@" in name:
+        name, _, named = name.partition("@")
+        if revision is not None:
+            raise ValueError(f"revision={revision!r}: 'hub:{spec}' says another; give one.")
+        revision = named
     if not name.strip():
         raise ValueError(f"'hub:{spec}' names no data set: give hub:NAME or hub:NAME:CONFIG.")
     try:
@@ -84,7 +91,7 @@ def load_hub(
         label_names=label_names,
         provenance={
             "source": f"hub:{spec}",
-            "revision": revision if os.path.isdir(name) else builder.hash,
+            "revision": None if folder else builder.hash,
             "columns": {role: column for role, column in vars(columns).items() if column is not None},
             "splits_read": sorted({row.split for row in rows if row.split}),
         },

@@ -15,7 +15,7 @@ import torch
 from tiny_models import TINY, WORDS, tiny, tiny_model, tiny_tokenizer, transformers
 
 from deltatheory.backbones import load as loading
-from deltatheory.backbones import load_backbone, wrap_model
+from deltatheory.backbones import load_backbone, load_checkpoint, wrap_model
 
 TEXTS = ["read a file line by line", "the mean of the sample", "x"]
 needs_minilm = pytest.mark.skipif(
@@ -111,6 +111,13 @@ def test_hub_id_records_the_resolved_commit(tmp_path, monkeypatch):
     assert backbone.revision == backbone.provenance["revision"] == folder.name
     assert (asked["name"], asked["revision"]) == ("org/model", "main")
     assert not any("bin" in pattern for pattern in asked["allow_patterns"])
+    named = load_backbone("org/model@main")
+    assert (asked["name"], asked["revision"], asked["local_files_only"]) == ("org/model", "main", False)
+    assert named.provenance == backbone.provenance  # one commit, one name
+    with pytest.raises(ValueError, match="revision='v2': name='org/model@main' says another; give one"):
+        load_backbone("org/model@main", revision="v2")
+    load_checkpoint("org/model", download=False)
+    assert asked["local_files_only"]
 
 
 def test_unknown_names_say_what_is_allowed(monkeypatch):
@@ -122,6 +129,8 @@ def test_unknown_names_say_what_is_allowed(monkeypatch):
         load_backbone("mini-lm")
     with pytest.raises(ValueError, match="'org/nothing'"):
         load_backbone("org/nothing")
+    with pytest.raises(ValueError, match=r"'org/nothing' .*is not on this machine, and nobody asked for it"):
+        load_checkpoint("org/nothing", download=False)
 
 
 def test_a_missing_package_is_named(monkeypatch):

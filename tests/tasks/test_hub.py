@@ -147,7 +147,15 @@ def test_code_beside_data_is_not_run(write, tmp_path, monkeypatch, rows_of):
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("name", ["hub:", "hub: ", "hub::config"])
+def test_a_name_may_carry_its_revision(hub):
+    hub["me/x"] = ({s: table(["text"], 8, s) for s in ("train", "validation", "test")}, None)
+    assert load_task("hub:me/x@v1:one").provenance["revision"] == COMMIT
+    assert hub["asked"] == [("me/x", "one", "v1")]
+    with pytest.raises(ValueError, match="revision='v2': 'hub:me/x@v1' says another; give one"):
+        load_task("hub:me/x@v1", revision="v2")
+
+
+@pytest.mark.parametrize("name", ["hub:", "hub: ", "hub::config", "hub:@v1"])
 def test_a_data_set_without_a_name(name):
     with pytest.raises(ValueError, match="names no data set: give hub:NAME"):
         load_task(name)
