@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from deltatheory.cli.common import errors_in_one_line, options_of
+from deltatheory.cli.options import options_of
+from deltatheory.cli.output import errors_in_one_line
 from deltatheory.results import ResultLog
 from deltatheory.results import merge as merge_logs
 from deltatheory.tasks.task import Kind

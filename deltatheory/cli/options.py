@@ -16,7 +16,18 @@ from typer import Option
 
 from deltatheory.cli.output import errors_in_one_line
 
-__all__ = ["DELTA", "SETUP", "TRAINING", "Group", "Progress", "Shared", "command", "lazy", "options_of"]
+__all__ = [
+    "DELTA",
+    "SETUP",
+    "TRAINING",
+    "Group",
+    "Progress",
+    "Shared",
+    "command",
+    "lazy",
+    "options_of",
+    "with_prefix",
+]
 
 Progress = Annotated[bool, Option(help="Show a progress bar.")]
 _LAST = ("seed", "device", "out", "track", "progress")  # in the help of every command
@@ -160,6 +171,17 @@ DELTA = Group(
         "option": Shared(list[str] | None, None, "Of the delta, as NAME=VALUE: gate=none."),
     },
 )
+
+
+def with_prefix(**defaults: Any) -> Group:
+    """Return the group `DELTA` where a prefix has these options, unless others are given."""
+
+    def make(delta: str, option: list[str] | None) -> tuple[str, dict[str, Any]]:
+        given = options_of(option)
+        return delta, {**defaults, **given} if delta.partition(":")[0] == "prefix" else given
+
+    return replace(DELTA, make=make)
+
 
 TRAINING = Group(
     lazy("deltatheory.training.Training"),

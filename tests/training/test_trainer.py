@@ -403,6 +403,26 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     assert file.read_bytes() == before
 
 
+def test_a_checkpoint_of_an_older_version_is_read(tmp_path):
+    """It does not name the files of configuration and tokenizer; one that names others is of another run."""
+    file, training = tmp_path / "run.safetensors", Training(**LONG)
+    train(toy_problem("lora", r=2), training, checkpoint=file)
+    tensors, note = read_tensors(file)
+    for there, message in ((None, None), ("b", "backbone.files_sha256='b', here 'a'")):
+        backbone = note["configuration"]["backbone"] | ({"files_sha256": there} if there else {})
+        write_tensors(
+            file, tensors, {**note, "configuration": {**note["configuration"], "backbone": backbone}}
+        )
+        problem = toy_problem("lora", r=2)
+        problem.backbone.provenance["files_sha256"] = "a"
+        if message is None:
+            again = train(problem, training, checkpoint=file, on_step=lambda *_: pytest.fail("trained again"))
+            assert again.losses == note["log"]["losses"]
+        else:
+            with pytest.raises(ValueError, match=message):
+                train(problem, training, checkpoint=file)
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     file, training = tmp_path / "run.safetensors", Training(**LONG)
     train(toy_problem("lora", r=2), training, checkpoint=file)
