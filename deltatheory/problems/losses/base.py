@@ -37,23 +37,23 @@ class Loss(ABC):
     ) -> Float[Tensor, "*n C"]:
         """Return ∂²ℓ/∂z² · v for a change v of the outputs: what Gauss-Newton takes for the Hessian."""
 
-    @abstractmethod
     def margin(self, outputs: Float[Tensor, "*n C"], answers: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Return m(z, y), larger the better, with ℓ = ψ(m) for a convex and falling ψ of one number.
 
         Raises:
-            NotImplementedError: for a loss that is no function of one margin.
+            ValueError: for a loss that is no function of one margin, as one is until it says otherwise.
         """
+        raise ValueError(f"loss={self.name!r}: is no function of one margin; take the logits for outputs.")
 
-    @abstractmethod
     def of_margin(
         self, margins: Float[Tensor, "*n"]
     ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"], Float[Tensor, "*n"]]:
         """Return ψ(m), -ψ'(m) and ψ''(m), with ℓ = ψ(`margin`).
 
         Raises:
-            NotImplementedError: as `margin`.
+            ValueError: as `margin`.
         """
+        raise ValueError(f"loss={self.name!r}: is no function of one margin; take the logits for outputs.")
 
     def right(self, outputs: Float[Tensor, "*n C"], answers: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Return whether the largest output is that of the answer."""
