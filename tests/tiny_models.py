@@ -9,24 +9,32 @@ from torch import nn
 transformers = pytest.importorskip("transformers")
 
 from deltatheory.backbones import Backbone, wrap_model  # noqa: E402
+from deltatheory.backbones.families import FAMILIES  # noqa: E402
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnop"]
-TINY = {
+_ROBERTA = {"pad_token_id": 1, "type_vocab_size": 1}
+# What the configuration of a tiny one says beyond the sizes that all share, where it must say more.
+_OWN = {
     "bert": {"type_vocab_size": 2},
-    "roberta": {"pad_token_id": 1, "type_vocab_size": 1},
-    "gpt2": {},
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
     "llama": {"num_key_value_heads": 1},
     "mistral": {"num_key_value_heads": 1, "sliding_window": 5},
     "qwen2": {"num_key_value_heads": 1},
     "qwen3": {"num_key_value_heads": 1, "head_dim": 8},
     "gemma": {"num_key_value_heads": 1, "head_dim": 8},
     "gemma2": {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 9},
-    "gpt_neox": {},
     "opt": {"ffn_dim": 32, "word_embed_proj_dim": 16},
 }
+TINY = {family: _OWN.get(family, {}) for family in FAMILIES}
 COMMON = {"max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 # `transformers` itself refuses sdpa for Gemma 2 (soft-capped scores).
 CASES = [(f, a) for f in TINY for a in ("eager", "sdpa") if (f, a) != ("gemma2", "sdpa")]
+
+
+def is_causal(family: str) -> bool:
+    return FAMILIES[family].kind == "causal"
 
 
 def tiny_model(family: str, **extra) -> nn.Module:
@@ -40,8 +48,7 @@ def tiny_model(family: str, **extra) -> nn.Module:
         intermediate_size=32,
         **COMMON | TINY[family] | extra,
     )
-    causal = family not in ("bert", "roberta")
-    auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
+    auto = transformers.AutoModelForCausalLM if is_causal(family) else transformers.AutoModel
     torch.manual_seed(0)
     model = auto.from_config(config)
     with torch.no_grad():
@@ -55,7 +62,7 @@ def tiny_tokenizer(family: str):
 
     tokens = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
     tokens.pre_tokenizer = pre_tokenizers.Whitespace()
-    if family in ("bert", "roberta"):
+    if not is_causal(family):
         tokens.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",

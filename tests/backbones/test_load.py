@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import TINY, WORDS, tiny, tiny_model, tiny_tokenizer, transformers
+from tiny_models import TINY, WORDS, is_causal, tiny, tiny_model, tiny_tokenizer, transformers
 
 from deltatheory.backbones import load as loading
 from deltatheory.backbones import load_backbone, load_checkpoint, wrap_model
@@ -401,7 +401,7 @@ def test_what_is_no_text_is_refused_by_its_place():
 # Checkpoints without lm_head -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [f for f in TINY if f not in ("bert", "roberta")])
+@pytest.mark.parametrize("family", [f for f in TINY if is_causal(f)])
 @pytest.mark.parametrize("kind", ["AutoModel", "AutoModelForSequenceClassification"])
 @torch.no_grad()
 def test_causal_checkpoints_without_lm_head(tmp_path, family, kind):
