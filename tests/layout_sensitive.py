@@ -51,7 +51,8 @@ def _operation(out):
     return operation
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that a kernel is overridden is what this is for
-    for _name, _out in OPERATIONS.items():
-        _library.impl(_name, _operation(_out), "CPU")
+def pytest_configure() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a kernel is overridden is what this is for
+        for name, out in OPERATIONS.items():
+            _library.impl(name, _operation(out), "CPU")
