@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,8 @@ class Projection(ABC):
     """A random linear map P: R^d -> R^D with nearly orthonormal columns, for training in theta = theta0 + P
     delta.
 
+    A construction is one subclass in one file and one line in `deltatheory.projections.PROJECTIONS`.
+
     P is a function of (name, d, D, seed, options) alone: the same on every device, and never held as a
     matrix. Tables of O(d + D / 32) numbers may be kept; they are made on first use, on the device of the
     vector given. The laws every projection keeps are in `deltatheory.projections.laws.check_projection`.
@@ -26,6 +29,7 @@ class Projection(ABC):
     Attributes:
         name: key in `PROJECTIONS`.
         nested: whether `lift` to some larger d is exact; the class says which.
+        examples: options of each variant that is to be held to the laws.
         d: dimension of the subspace.
         D: dimension of the space.
         seed: of the random numbers.
@@ -35,6 +39,7 @@ class Projection(ABC):
 
     name: ClassVar[str]
     nested: ClassVar[bool] = False
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
 
     def __init__(self, d: int, D: int, *, seed: int, **options: Any) -> None:
         if D < 1:

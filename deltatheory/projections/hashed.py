@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -93,6 +94,7 @@ class HashedPlain(_RunHash):
     """
 
     name: ClassVar[str] = "hashed-plain"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"s": 4})
 
     def __init__(self, d: int, D: int, *, seed: int, s: int = 1) -> None:
         if s not in (1, 2, 4, 8, 16, 32, 64):

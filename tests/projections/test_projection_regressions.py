@@ -161,11 +161,11 @@ def test_bad_vectors_are_named() -> None:
             call()
 
 
-def test_repr_rebuilds() -> None:
-    for name, construction in PROJECTIONS.items():
-        projection = CASES[name](9, 9, seed=4)
-        rebuilt = eval(repr(projection), {construction.__name__: construction})
-        assert torch.equal(rebuilt.apply(vector(9)), projection.apply(vector(9)))
+@pytest.mark.parametrize("name", CASES)
+def test_repr_rebuilds(name: str) -> None:
+    projection = CASES[name](9, 9, seed=4)
+    rebuilt = eval(repr(projection), {kind.__name__: kind for kind in PROJECTIONS.values()})
+    assert torch.equal(rebuilt.apply(vector(9)), projection.apply(vector(9)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
