@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deltatheory._shapes import Float
 from deltatheory.autodiff import functional_call
 from deltatheory.backbones import Backbone, Edit, load_checkpoint, wrap_model
-from deltatheory.backbones.edit import Attend, AttentionEdit
+from deltatheory.backbones.edit import with_prefix
 from deltatheory.deltas import Delta
 from deltatheory.deltas.coordinates import Coordinates
 
@@ -127,7 +127,9 @@ class PeftDelta(Delta):
         given = functional_call(self._prompt, {place: new[name] for place, name in self._before.items()})
         if isinstance(given, Tensor):
             return Edit(parameters=parameters, prompt=given[0])
-        attention = {t: _prefixed(x.keys, x.values) for t, x in enumerate(given.layers) if x.keys is not None}
+        attention = {
+            t: with_prefix(x.keys, x.values) for t, x in enumerate(given.layers) if x.keys is not None
+        }
         # PEFT lets the positions of a text begin behind the prefix.
         return Edit(parameters=parameters, attention=attention, shift=int(given.get_seq_length()))
 
@@ -143,17 +145,6 @@ def _places(root: nn.Module, names: Mapping[int, str]) -> dict[str, str]:
     """Return every name in `root` of some parameters, by identity: name in `root` ↦ name given."""
     found = root.named_parameters(remove_duplicate=False)
     return {place: names[id(p)] for place, p in found if id(p) in names}
-
-
-def _prefixed(keys: Float[Tensor, "1 heads k e"], values: Float[Tensor, "1 heads k e"]) -> AttentionEdit:
-    """Return attention with keys and values put before those of every text, and seen by all its tokens."""
-
-    def edit(attend: Attend, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        own_key, own_value = (x.to(key.dtype).expand(len(key), -1, -1, -1) for x in (keys, values))
-        mask = nn.functional.pad(mask, (keys.shape[2], 0))
-        return attend(query, torch.cat([own_key, key], 2), torch.cat([own_value, value], 2), mask)
-
-    return edit
 
 
 def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple[Backbone, PeftDelta]:

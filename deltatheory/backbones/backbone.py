@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deltatheory._shapes import Float
 from deltatheory._texts import check_texts
 from deltatheory.autodiff import functional_call
-from deltatheory.backbones.batch import Batch, additive_mask
+from deltatheory.backbones.batch import Batch, Pooling, additive_mask, pool
 from deltatheory.backbones.edit import Edit, editing
 from deltatheory.backbones.families import Attention, Family, Kind, Part, family_of, prepare
 
@@ -224,11 +224,13 @@ class Backbone:
             )
         return self._forward(batch, edit).last_hidden_state[:, extra:]
 
+    @property
+    def pooling(self) -> Literal["mean", "last"]:
+        """How texts become vectors unless something else is asked for."""
+        return "mean" if self.kind == "encoder" else "last"
+
     def pool(
-        self,
-        hidden: Float[Tensor, "B T O"],
-        batch: Batch,
-        pooling: Literal["mean", "cls", "last"] | None = None,
+        self, hidden: Float[Tensor, "B T O"], batch: Batch, pooling: Pooling | None = None
     ) -> Float[Tensor, "B O"]:
         """Reduce tokens to one vector: the mean over real tokens (encoder) or the last real token (causal).
 
@@ -240,21 +242,17 @@ class Backbone:
         Raises:
             ValueError: for another pooling, or "cls" of a causal model (its first token has seen nothing).
         """
-        pooling = pooling or ("mean" if self.kind == "encoder" else "last")
-        lengths = batch.mask.long().sum(1)  # as integers: bfloat16 counts only to 256
-        if pooling == "mean":
-            return (hidden * batch.mask.to(hidden.dtype)[:, :, None]).sum(1) / lengths[:, None]
-        if pooling == "last":
-            return hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]
-        if pooling == "cls" and self.kind == "encoder":
-            return hidden[:, 0]
-        raise ValueError(f"pooling={pooling!r}: allowed are 'mean', 'last' and, for encoders, 'cls'")
+        allowed = ("mean", "last", "cls") if self.kind == "encoder" else ("mean", "last")
+        pooling = pooling or self.pooling
+        if pooling not in allowed:
+            raise ValueError(f"pooling={pooling!r}: allowed are 'mean', 'last' and, for encoders, 'cls'")
+        return pool(hidden, batch.mask, pooling)
 
     def pooled(
         self,
         batch: Batch,
         edit: Edit | Mapping[str, Tensor] | None = None,
-        pooling: Literal["mean", "cls", "last"] | None = None,
+        pooling: Pooling | None = None,
     ) -> Float[Tensor, "B O"]:
         """Return `pool(hidden_states(batch, edit), batch, pooling)`."""
         return self.pool(self.hidden_states(batch, edit), batch, pooling)

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 
-__all__ = ["Batch", "additive_mask"]
+__all__ = ["Batch", "Pooling", "additive_mask", "pool"]
+
+Pooling = Literal["mean", "last", "cls"]
+
+
+def pool(
+    hidden: Float[Tensor, "B T H"], mask: Float[Tensor, "B T"], pooling: Pooling
+) -> Float[Tensor, "B H"]:
+    """Reduce the tokens of each text to one vector.
+
+    Args:
+        hidden: their states.
+        mask: 1 for real tokens, 0 for padding on the right.
+        pooling: "mean" over real tokens, "last" of them, or "cls", the first.
+    """
+    if pooling == "cls":
+        return hidden[:, 0]
+    lengths = mask.long().sum(1)  # as integers: bfloat16 counts only to 256
+    if pooling == "last":
+        return hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+    return (hidden * mask.to(hidden.dtype)[:, :, None]).sum(1) / lengths[:, None]
 
 
 def additive_mask(mask: Float[Tensor, "B T"], causal: bool) -> Float[Tensor, "B 1 T T"]:

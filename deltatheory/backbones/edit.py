@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from deltatheory._shapes import Float
 
-__all__ = ["Attend", "AttentionEdit", "Edit", "editing"]
+__all__ = ["Attend", "AttentionEdit", "Edit", "editing", "with_prefix"]
 
 # (query, key, value, mask) ↦ output; shapes (B, heads, T, e), (B, kv_heads, S, e) twice, (B, 1, T, S), and
 # (B, T, heads, e) of the output.
@@ -63,6 +64,22 @@ class Edit:
             prompt=torch.cat(prompts) if prompts else None,
             shift=self.shift + other.shift,
         )
+
+
+def with_prefix(key: Float[Tensor, "*b h k e"], value: Float[Tensor, "*b h k e"]) -> AttentionEdit:
+    """Return attention(q, [P_K; K], [P_V; V]), the prefix seen by all tokens (Li & Liang 2021, eq. 3).
+
+    Args:
+        key: P_K of every key head, one for all texts or one for each.
+        value: P_V.
+    """
+
+    def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        own_k, own_v = (x.to(k.dtype).expand(len(k), -1, -1, -1) for x in (key, value))
+        longer = pad(mask, (key.shape[-2], 0))
+        return attend(q, torch.cat([own_k, k], 2), torch.cat([own_v, v], 2), longer)
+
+    return change
 
 
 def _merged(first: Mapping, second: Mapping, join: Callable[[Any, Any], Any]) -> dict:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
-from deltatheory.backbones.edit import Attend, AttentionEdit
+from deltatheory.backbones.edit import Attend, AttentionEdit, with_prefix
 from deltatheory.deltas.base import Delta
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
@@ -158,7 +158,7 @@ class PrefixTuning(Delta):
 
         def change(t: int, key: Tensor, value: Tensor) -> AttentionEdit:
             if self.gate == "none":
-                return _raw(key, value)
+                return with_prefix(key, value)
             factor = (
                 torch.tanh(pieces[f"{t}.gate"]) if self.gate == "zero" else torch.ones_like(value[:1, 0, 0])
             )
@@ -212,17 +212,6 @@ def _keys_values(
 def _mlp(pieces: Mapping[str, Tensor]) -> Float[Tensor, "k out"]:
     inner = torch.tanh(F.linear(pieces["embedding"], pieces["weight_1"], pieces["bias_1"]))
     return F.linear(inner, pieces["weight_2"], pieces["bias_2"])
-
-
-def _raw(key: Tensor, value: Tensor) -> AttentionEdit:
-    """Return attention(q, [P_K; K], [P_V; V])."""
-
-    def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        own_k, own_v = (x.expand(len(k), -1, -1, -1) for x in (key, value))
-        longer = F.pad(mask, (key.shape[1], 0))
-        return attend(q, torch.cat([own_k, k], 2), torch.cat([own_v, v], 2), longer)
-
-    return change
 
 
 def _beside(key: Tensor, value: Tensor, factor: Tensor) -> AttentionEdit:

@@ -6,7 +6,7 @@ from deltatheory.problems.folds import folds
 from deltatheory.problems.generation import GenerationProblem
 from deltatheory.problems.heads import HEADS, Head, make_head
 from deltatheory.problems.losses import LOSSES, CrossEntropy, Loss, make_loss
-from deltatheory.problems.setup import Setup, load_problem
+from deltatheory.problems.setup import Setup
 
 __all__ = [
     "BACKWARD",
@@ -24,7 +24,6 @@ __all__ = [
     "Split",
     "epochs",
     "folds",
-    "load_problem",
     "make_head",
     "make_loss",
 ]

@@ -14,7 +14,7 @@ from deltatheory.problems.generation import GenerationProblem
 from deltatheory.problems.heads import Head, check_kind, make_head
 from deltatheory.tasks import Task, load_task
 
-__all__ = ["Setup", "load_problem"]
+__all__ = ["Setup"]
 
 
 class Setup:
@@ -235,9 +235,3 @@ _MADE_OF = {
         "max_length",
     },
 }
-
-
-def load_problem(model, task, delta, options=None, *, examples=None, test_examples=None, **about):  # type: ignore
-    """Goes as soon as nobody calls it."""
-    setup = Setup(model, task, train_examples=examples, test_examples=test_examples, **about)
-    return setup.classification(delta, options)

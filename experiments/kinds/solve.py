@@ -23,7 +23,7 @@ EXAMPLE = Trial(
 )
 
 
-class _Reached(Exception):
+class _LowEnough(Exception):
     """The loss is low enough: no need to go on."""
 
 
@@ -59,13 +59,13 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
             curve.append((row["passes"] / count, loss))
             low = settings["until"].get("loss") or settings["until"]["share"] * curve[0][1]
             if loss <= low:
-                raise _Reached
+                raise _LowEnough
 
     status = "level reached"
     try:
         solution = solve(problem, solver, on_step=on_step, watch=watch, **options)
         status, last["delta"] = str(solution.status), solution.value
-    except _Reached:
+    except _LowEnough:
         pass
     found: dict[str, Any] = {"curve": [list(point) for point in curve], "status": status}
     scores = problem.evaluate(last["delta"], problem.test) if "delta" in last else {}

@@ -6,16 +6,13 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from tiny_models import tiny
-from tiny_problems import toy_problem, toy_task
+from tiny_problems import toy_task
 
 from deltatheory.advice import Advice, Candidate, advise, ranking
-from deltatheory.advice.fits import fitted_delta, kernel_fits
+from deltatheory.advice.fits import kernel_fits
 from deltatheory.deltas import make_delta
-from deltatheory.linearization import linearization_error, ridge
-from deltatheory.linearization.tangent import tangent_rows
-from deltatheory.problems import Setup, folds
+from deltatheory.problems import Setup
 
 QUICK = (
     Candidate("bitfit"),
@@ -44,20 +41,6 @@ def test_candidates_are_ranked_by_what_they_promise(result):
     assert result.passes >= 2 * 64 * 3
 
 
-def test_one_pass_for_all_gives_each_its_own_kernel():
-    setup = Setup(tiny("bert"), toy_task(2, train=16))
-    deltas = [setup.delta(c.method, **c.options) for c in QUICK]
-    fits, passes = kernel_fits(setup, deltas)
-    assert passes == 2 * 16 * 3
-    for fit, delta in zip(fits, deltas, strict=True):
-        problem = setup.classification(delta, check=False)
-        alone = tangent_rows(problem, train=16, test=0, outputs="contrast")
-        np.testing.assert_allclose(fit.kernel, alone.kernel(), rtol=2e-3, atol=1e-4)
-        np.testing.assert_allclose(fit.start.logits, alone.start.logits, rtol=1e-4, atol=1e-5)
-    assert len(fits[1].modules) == 4  # query and value of two blocks
-    assert not np.allclose(fits[0].kernel, fits[1].kernel, rtol=0.1)
-
-
 def test_another_seed_draws_another_lora_and_the_same_seed_the_same(monkeypatch):
     """At δ = 0 a LoRA's kernel is that of its random factor: the seed must reach it."""
     kernels = []
@@ -74,37 +57,6 @@ def test_another_seed_draws_another_lora_and_the_same_seed_the_same(monkeypatch)
         advise(setup.replace(seed=seed), candidates=QUICK[1:2])
     np.testing.assert_allclose(kernels[1], kernels[2], rtol=1e-6)
     assert not np.allclose(kernels[0], kernels[1], rtol=0.1)
-
-
-def fitted(classes: int, count: int = 32):
-    """A problem in float64, the fit of its kernel, and its first fold."""
-    problem = toy_problem("bitfit", dtype=torch.float64, task=toy_task(classes, train=count))
-    (fit,), _ = kernel_fits(Setup.of(problem), [problem.delta])
-    return problem, fit, *folds(count, ridge.FOLDS)[0]
-
-
-@pytest.mark.parametrize("classes", [2, 3])
-def test_the_fit_is_judged_by_the_network_too(monkeypatch, classes):
-    """At a small δ linearized and true logits agree, whatever the number of classes; at a large one not."""
-    problem, fit, _, held = fitted(classes)
-    monkeypatch.setattr(ridge, "RIDGES", np.array([1e4]))
-    small = fitted_delta(problem, fit)
-    assert linearization_error(problem, small, held) < 0.05
-    assert linearization_error(problem, 1e6 * small, held) > 0.5
-
-
-def test_the_fitted_delta_is_that_of_the_kernel(monkeypatch):
-    """J δ = ½Kα on the fold that was left out, where the contrast's kernel is that of all logits."""
-    monkeypatch.setattr(ridge, "RIDGES", np.array([1.0]))
-    problem, fit, kept, held = fitted(2)
-    (alpha,) = ridge.fit_path(fit.kernel[kept][:, kept], fit.start.subset(kept))
-    batch, _ = problem.batch(problem.train, held)
-    before = problem.passes
-    delta = fitted_delta(problem, fit)
-    assert problem.passes - before == 3 * len(kept)
-    _, moved = problem.jvp(problem.delta.initial(), delta, batch)
-    expected = fit.kernel[held][:, kept] @ alpha / 2
-    np.testing.assert_allclose(moved - moved.mean(1, keepdim=True), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_budget_sorts_out_what_it_does_not_pay():

@@ -9,6 +9,7 @@ from tiny_models import tiny
 
 from deltatheory import autodiff
 from deltatheory.backbones import Edit
+from deltatheory.backbones.edit import with_prefix
 
 TEXTS = ["a small cat sat", "the dog", "one two three four five six"]
 FAMILIES = ("bert", "roberta", "gpt2", "llama")
@@ -135,3 +136,21 @@ def test_what_is_not_there_is_named():
     long = Edit(prompt=torch.zeros(backbone.max_length, backbone.hidden_size))
     with pytest.raises(ValueError, match="at most"):
         backbone.hidden_states(batch, long)
+
+
+def test_attention_with_a_prefix_is_softmax_over_both_and_each_text_may_have_its_own():
+    def attend(q, k, v, mask):
+        return ((q @ k.transpose(2, 3) + mask).softmax(-1) @ v).transpose(1, 2)
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 2, 4, 5, generator=generator, dtype=torch.float64)
+    keys, values = torch.randn(2, 2, 2, 3, 5, generator=generator, dtype=torch.float64)
+    mask = torch.full((4, 4), float("-inf")).triu(1).double().expand(2, 1, 4, 4)
+    found = with_prefix(keys, values)(attend, q, k, v, mask)
+    for b in range(2):
+        alone = with_prefix(keys[b], values[b])(attend, q[b : b + 1], k[b : b + 1], v[b : b + 1], mask[:1])
+        torch.testing.assert_close(found[b], alone[0])
+        for h in range(2):  # the last token of a causal text sees all of both
+            weights = torch.cat([keys[b, h], k[b, h]]) @ q[b, h, -1]
+            expected = weights.softmax(0) @ torch.cat([values[b, h], v[b, h]])
+            torch.testing.assert_close(found[b, -1, h], expected)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from deltatheory import autodiff
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
-from deltatheory.control.feedback.hooks import Pooling, pool, spread, watching
+from deltatheory.backbones.batch import Pooling, pool
+from deltatheory.control.feedback.hooks import spread, watching
 from deltatheory.control.feedback.setpoints import Nominal, Setpoint
 from deltatheory.control.solvers.base import Solution
 from deltatheory.control.solvers.low_rank_riccati import LowRankGains, low_rank_riccati

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deltatheory._shapes import Float
+from deltatheory.backbones.batch import Pooling
 
-__all__ = ["Pooling", "pool", "spread", "watching"]
-
-Pooling = Literal["mean", "last"]
+__all__ = ["spread", "watching"]
 
 
 @contextmanager
@@ -62,29 +61,13 @@ def _real_tokens(mask: Tensor | None, x: Float[Tensor, "B T H"]) -> Float[Tensor
     return mask.to(x.dtype)
 
 
-def pool(x: Float[Tensor, "B T H"], mask: Float[Tensor, "B T"], pooling: Pooling) -> Float[Tensor, "B H"]:
-    """Return z, what is measured of a state x.
-
-    Args:
-        x: behind a block.
-        mask: 1 for real tokens.
-        pooling: "mean" or "last".
-    """
-    if pooling == "last":
-        return x[_last(mask)]
-    return torch.bmm((mask / mask.sum(1, keepdim=True))[:, None], x)[:, 0]
-
-
 def spread(
     x: Float[Tensor, "B T H"], u: Float[Tensor, "B H"], mask: Float[Tensor, "B T"], pooling: Pooling
 ) -> Float[Tensor, "B T H"]:
-    """Return the state with u added to the tokens that z is read from, so that z moves by u."""
+    """Return the state with u added to the tokens that z = pool(x) is read from, so that z moves by u."""
     if pooling == "mean":
         return x + u[:, None]
+    position = mask.long().sum(1) - 1 if pooling == "last" else torch.zeros_like(mask[:, 0]).long()
     x = x.clone()
-    x[_last(mask)] += u
+    x[torch.arange(len(mask), device=mask.device), position] += u
     return x
-
-
-def _last(mask: Float[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
-    return torch.arange(len(mask), device=mask.device), mask.long().sum(1) - 1

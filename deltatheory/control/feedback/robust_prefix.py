@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
-from deltatheory.control.feedback.hooks import pool
+from deltatheory.backbones.batch import pool
 from deltatheory.control.feedback.setpoints import Nominal
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.problems import ClassificationProblem

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
-from deltatheory.control.feedback.hooks import Pooling, pool, watching
+from deltatheory.backbones.batch import Pooling, pool
+from deltatheory.control.feedback.hooks import watching
 from deltatheory.problems import ClassificationProblem
 
 __all__ = [
@@ -82,7 +83,7 @@ def nominal_states(
     Raises:
         ValueError: if fewer than two classes have a text that is right.
     """
-    pooling = pooling or ("mean" if problem.backbone.kind == "encoder" else "last")
+    pooling = pooling or problem.backbone.pooling
     kept, labels = [], []
     for start in range(0, min(examples, len(problem.train)), batch_size):
         rows = range(start, min(start + batch_size, examples, len(problem.train)))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
-from deltatheory.backbones.edit import Attend, AttentionEdit
+from deltatheory.backbones.edit import with_prefix
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
 from deltatheory.deltas.targets import name_of
@@ -355,7 +355,7 @@ def _start(backbone: Backbone, length: int, kind: str, seed: int) -> tuple[Tenso
 def _pooled(backbone: Backbone, batch: Batch, u: Tensor, kind: str) -> Float[Tensor, "B H"]:
     """Return the pooled hidden states of texts, each with a prompt (or prefix) of its own."""
     if kind == "prefix":
-        attention = {t: _attending(u[:, t, 0], u[:, t, 1]) for t in range(u.shape[1])}
+        attention = {t: with_prefix(u[:, t, 0], u[:, t, 1]) for t in range(u.shape[1])}
         return backbone.pooled(batch, Edit(attention=attention))
     length = u.shape[1]
     words = name_of(backbone, backbone.model.get_input_embeddings())  # type: ignore[operator]
@@ -363,16 +363,6 @@ def _pooled(backbone: Backbone, batch: Batch, u: Tensor, kind: str) -> Float[Ten
     edit = Edit(outputs={words: lambda _, own: torch.cat([u, own[:, length:]], 1)})
     hidden = backbone.hidden_states(backbone.prompted(batch, length), edit)
     return backbone.pool(hidden[:, length:], batch)
-
-
-def _attending(key: Float[Tensor, "B h k e"], value: Float[Tensor, "B h k e"]) -> AttentionEdit:
-    """Return attention(q, [P_K; K], [P_V; V]) with a prefix for each text."""
-
-    def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        longer = F.pad(mask, (key.shape[2], 0))
-        return attend(q, torch.cat([key, k], 2), torch.cat([value, v], 2), longer)
-
-    return change
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import torch
 from tiny_models import tiny, tiny_model
 from tiny_problems import toy_problem
 
+from deltatheory.backbones.batch import pool
 from deltatheory.control.feedback.controllers import (
     PID,
     Controller,
@@ -16,7 +17,7 @@ from deltatheory.control.feedback.controllers import (
     shift_adjoints,
     steered,
 )
-from deltatheory.control.feedback.hooks import pool, spread, watching
+from deltatheory.control.feedback.hooks import spread, watching
 from deltatheory.control.feedback.setpoints import (
     ClassSetpoint,
     Nominal,
@@ -57,7 +58,7 @@ class Push(Controller):
         return (self.u if t == self.at else torch.zeros_like(self.u)).expand_as(errors[-1])
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
 def test_what_is_spread_moves_the_measured_state_by_as_much(pooling):
     torch.manual_seed(0)
     x, u = torch.randn(3, 5, 4).double(), torch.randn(3, 4).double()
@@ -67,7 +68,8 @@ def test_what_is_spread_moves_the_measured_state_by_as_much(pooling):
     torch.testing.assert_close(moved, u)
     torch.testing.assert_close(x, before, rtol=0, atol=0)
     rows = [x[i, :n] for i, n in enumerate((5, 2, 4))]
-    expected = torch.stack([row.mean(0) if pooling == "mean" else row[-1] for row in rows])
+    read = {"mean": lambda row: row.mean(0), "last": lambda row: row[-1], "cls": lambda row: row[0]}
+    expected = torch.stack([read[pooling](row) for row in rows])
     torch.testing.assert_close(pool(x, mask, pooling), expected)
 
 

@@ -1,0 +1,237 @@
+"""The whole job on a tiny random encoder: prediction, search, resume, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from quick_dimension import BASELINE_RATES, QUICK, log_in, quick_setup, quicken
+from tiny_models import tiny
+from tiny_problems import toy_task
+
+from deltatheory.dimension import Criterion, intrinsic_dimension, measure, predict, trials
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A search that has ended, and the log it left."""
+    log = log_in(tmp_path_factory.mktemp("finished"))
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch.setattr)
+        return intrinsic_dimension(quick_setup(), settings=QUICK, log=log), log
+
+
+def test_both_views_give_an_answer_with_interval_cost_and_provenance(finished, tmp_path):
+    result, _ = finished
+    assert result.save(tmp_path) == tmp_path / "report.html"
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert (tmp_path / "report.html").read_text().lower().startswith("<!doctype html")
+    assert set(written["d90"]) == {"predicted", "measured"}
+    for interval in written["d90"].values():
+        assert set(interval) == {"value", "low", "high", "status"}
+        if interval["value"] and interval["high"]:
+            assert interval["low"] <= interval["value"] <= interval["high"]
+    assert written["passes"]["predict"] == result.passes["predict"] > 0
+    assert {p["method"] for p in written["curve"]} >= {"predict", "frozen", "baseline"}
+    assert {"model", "task", "versions", "seed", "commit", "command"} <= set(written["provenance"])
+    assert result.measured.value > 1
+    # The budget of six full runs holds, whatever the search met.
+    assert result.full_runs <= 6.5
+
+
+def test_what_is_written_has_the_names_it_always_had(finished):
+    """Folders of older runs are read by name: `result.json` keeps its keys and their order."""
+    result, _ = finished
+    written = result.to_dict()
+    assert " ".join(written) == (
+        "d90 level baseline chance frozen D curve passes full_runs seconds diagnostics settings provenance"
+    )
+    assert " ".join(written["settings"]) == (
+        "method criterion training projection head scope max_length train_examples test_examples runs "
+        "precision burn_in seed device learning_rate"
+    )
+    assert written["D"] == result.size
+    assert " ".join(written["curve"][0]) == "d method seed train_loss train_metric test_metric"
+    only = replace(result, measured=None).to_dict()
+    assert list(only["d90"]) == ["predicted"]
+
+
+def test_runs_are_named_as_they_always_were(finished):
+    """A folder of an older run goes on: what its hashes are made of is spelled out here."""
+    backbone = tiny("bert")
+    shared = {
+        "model": backbone.provenance,
+        "task": {"name": "toy", "limited": {"train": 64, "test": 60, "seed": 0}},
+        "head": "random",
+        "max_length": min(64, backbone.max_length),
+    }
+    training = {"steps": 12, "batch_size": 8, "learning_rate": 1e-4, "warmup": 0.1, "seed": 0}
+    prediction = {
+        "outputs": "logits",
+        "examples": 64,
+        "scope": "blocks",
+        "criterion": {"fraction": 0.9, "baseline": None, "corrected": False},
+        "burn_in": 0,
+    }
+    rows = [row["config"] for row in finished[1].rows()]
+    assert rows[0] == {**shared, "prediction": prediction, "training": training}
+    for i, rate in enumerate(BASELINE_RATES):
+        full = {"delta": "full", "scope": "blocks"}
+        assert rows[1 + i] == {**shared, **full, "training": training | {"learning_rate": rate, "seed": i}}
+    for row in rows[3:]:
+        subspace = {"delta": "subspace", "d": row["d"], "projection": "hashed", "scope": "blocks"}
+        seed, rate = row["training"]["seed"], row["training"]["learning_rate"]
+        expected = {**shared, **subspace, "seed": seed}
+        assert row == {**expected, "training": training | {"learning_rate": rate, "seed": seed}}
+    assert len(rows) == 1 + QUICK.runs
+
+
+def test_same_seed_same_answer_and_the_backbone_is_untouched():
+    backbone = tiny("bert")
+    before = {name: p.clone() for name, p in backbone.model.named_parameters()}
+    first = intrinsic_dimension(quick_setup(model=backbone), method="predict", settings=QUICK)
+    again = intrinsic_dimension(quick_setup(), method="predict", settings=QUICK)
+    assert first.to_dict()["d90"] == again.to_dict()["d90"]
+    for name, p in backbone.model.named_parameters():
+        assert torch.equal(p, before[name])
+
+
+def test_a_built_problem_is_a_setup_too(finished):
+    """What it is bound to is taken, its delta is not."""
+    again = intrinsic_dimension(
+        quick_setup().problem("lora:2", check=False), method="predict", settings=QUICK
+    )
+    assert again.predicted == finished[0].predicted
+
+
+def test_another_seed_draws_other_subspaces_and_orders(finished):
+    other = intrinsic_dimension(quick_setup(seed=1), method="predict", settings=QUICK)
+    assert [p.test_metric for p in other.curve] != [
+        p.test_metric for p in finished[0].curve if p.method == "predict"
+    ]
+    assert {p.seed for p in other.curve} == {1, 2, 3}  # one a fold
+
+
+def test_who_watches_sees_examples_runs_and_points():
+    examples, titles, steps, points = [], [], [], []
+
+    def on_run(title):
+        titles.append(title)
+        return lambda step, loss: steps.append(step)
+
+    result = intrinsic_dimension(
+        quick_setup(),
+        settings=QUICK,
+        on_example=lambda *x: examples.append(x),
+        on_run=on_run,
+        on_point=points.append,
+    )
+    assert examples == [(i + 1, 64) for i in range(64)]
+    assert points == [p for p in result.curve if p.method != "predict"]
+    assert points[0].method == "frozen"
+    assert titles[0].startswith("baseline d=")
+    assert len(titles) == len(points) - 1
+    assert len(steps) == len(titles) * QUICK.steps
+
+
+def test_a_second_call_repeats_nothing(finished, monkeypatch):
+    first, log = finished
+    rows = log.rows()
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("a finished run was run again")
+
+    monkeypatch.setattr(trials, "train", refuse)
+    monkeypatch.setattr(predict, "tangent_rows", refuse)
+    second = intrinsic_dimension(quick_setup(), settings=QUICK, log=log)
+    assert log.rows() == rows
+    assert second.to_dict()["d90"] == first.to_dict()["d90"]
+    assert second.to_dict()["curve"] == first.to_dict()["curve"]
+
+
+def test_a_damaged_line_costs_that_line_only(finished, tmp_path):
+    first, log = finished
+    lines = log.path.read_text().splitlines()
+    damaged = log_in(tmp_path)
+    damaged.path.write_text("\n".join([*lines[:2], lines[2][: len(lines[2]) // 2], *lines[3:]]) + "\n")
+    with pytest.warns(UserWarning, match="line 3"):
+        second = intrinsic_dimension(quick_setup(), settings=QUICK, log=damaged)
+    assert second.to_dict()["d90"] == first.to_dict()["d90"]
+    assert len(damaged.path.read_text().splitlines()) == len(lines) + 1
+
+
+_KILLED = """
+import sys; sys.path[:0] = {paths!r}
+from pathlib import Path
+import torch; torch.set_num_threads(1)
+from quick_dimension import QUICK, log_in, quick_setup, quicken
+from deltatheory.dimension import intrinsic_dimension
+quicken(setattr)
+intrinsic_dimension(quick_setup(), settings=QUICK, log=log_in(Path({out!r})))
+"""
+
+
+def test_a_kill_in_mid_search_loses_no_finished_run(finished, tmp_path):
+    tests = Path(__file__).resolve().parents[1]
+    paths = [str(tests), str(tests.parent)]
+    script = _KILLED.format(paths=paths, out=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    log = log_in(tmp_path)
+    deadline = time.monotonic() + 120
+    while len(log.rows()) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = log.rows()
+    assert 3 <= len(kept) < len(finished[1].rows())
+    torch.set_num_threads(1)
+    resumed = intrinsic_dimension(quick_setup(), settings=QUICK, log=log)
+    assert log.rows()[: len(kept)] == kept
+    assert [row["hash"] for row in log.rows()] == [row["hash"] for row in finished[1].rows()]
+    assert resumed.to_dict()["d90"] == finished[0].to_dict()["d90"]
+
+
+def test_a_level_the_frozen_model_reaches_gives_zero(tmp_path):
+    result = intrinsic_dimension(
+        quick_setup(), method="measure", criterion=Criterion(baseline=0.5, fraction=0.5), settings=QUICK
+    )
+    assert result.measured.value == 0
+    assert "frozen" in result.measured.status
+
+
+def test_a_level_out_of_reach_is_said_not_guessed():
+    result = intrinsic_dimension(
+        quick_setup(), method="measure", criterion=Criterion(baseline=1.0, fraction=1.0), settings=QUICK
+    )
+    assert result.measured.value is None or "extrapolated" in result.measured.status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"head": "label-word"}, "label-words"),
+        ({"seed": -1}, "seed=-1"),
+        ({"max_length": 0}, "max_length=0"),
+        ({"task": toy_task(test=10)}, r"10 test examples.*at least 50"),
+        ({"task": "stdlib-topic"}, "stdlib-topics"),
+        ({"model": "minilmm"}, "minilm"),
+    ],
+)
+def test_bad_setups_are_named(arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        intrinsic_dimension(quick_setup(**arguments), settings=QUICK)
+
+
+def test_a_budget_too_small_is_refused_before_the_prediction(monkeypatch):
+    monkeypatch.setattr(predict, "tangent_rows", None)
+    with pytest.raises(ValueError, match=r"runs=2.0.*at least 5"):
+        intrinsic_dimension(quick_setup(), settings=replace(QUICK, runs=2.0))
+    measure.check_budget(replace(QUICK, runs=3.0), Criterion(baseline=0.8))
