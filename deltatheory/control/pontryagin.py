@@ -36,6 +36,13 @@ _TRIALS = 3  # random pairs of controls that a hypothesis is tried on
 def hamiltonian(system: System, t: int, x: Tensor, u: Tensor, p: Tensor) -> Float[Tensor, ""]:
     """Return H_t(x, u, p) = ℓ_t(x, u) + p · f_t(x, u).
 
+    >>> from deltatheory.control import AnalyticSystem
+    >>> half = lambda z: 0.5 * (z * z).sum(-1)
+    >>> system = AnalyticSystem(lambda t, x, u: x + u, lambda t, x, u: half(u), half, [1.0], 2, 1)
+    >>> x, u, p = (torch.tensor([value], dtype=torch.float64) for value in (1.0, 2.0, 3.0))
+    >>> float(hamiltonian(system, 0, x, u, p))  # ½ 2² + 3 (1 + 2)
+    11.0
+
     Args:
         system: with horizon T.
         t: 0 .. T-1.
@@ -51,6 +58,13 @@ def costates(system: System, trajectory: Trajectory) -> list[Tensor]:
 
     p_t is the derivative in x_t of what the controls cost from there on. One forward pass, and one backward
     pass through the states only.
+
+    >>> from deltatheory.control import AnalyticSystem
+    >>> half = lambda z: 0.5 * (z * z).sum(-1)
+    >>> system = AnalyticSystem(lambda t, x, u: 2 * x + u, lambda t, x, u: half(u), half, [1.0], 2, 1)
+    >>> run = system.rollout(system.zero_controls())  # x = 1, 2, 4
+    >>> [float(p) for p in costates(system, run)]  # p_2 = x_2, and each step doubles
+    [16.0, 8.0, 4.0]
     """
     p = [autodiff.grad(system.terminal_cost, trajectory.states[-1]).detach()]
     for t in reversed(range(system.horizon)):
@@ -62,6 +76,13 @@ def costates(system: System, trajectory: Trajectory) -> list[Tensor]:
 
 def stationarity(system: System, trajectory: Trajectory, costates: Sequence[Tensor]) -> list[Tensor]:
     """Return ∂H_t/∂u (x_t, u_t, p_{t+1}) = ∂J/∂u_t for t = 0 .. T-1.
+
+    >>> from deltatheory.control import AnalyticSystem
+    >>> half = lambda z: 0.5 * (z * z).sum(-1)
+    >>> system = AnalyticSystem(lambda t, x, u: x + u, lambda t, x, u: half(u), half, [1.0], 1, 1)
+    >>> run = system.rollout([torch.tensor([-0.5]).double()])  # the optimum: u + p_1 = -½ + ½
+    >>> [float(g) for g in stationarity(system, run, costates(system, run))]
+    [0.0]
 
     Args:
         system: with horizon T.

@@ -4,7 +4,13 @@ from deltatheory.control.feedback.controllers import PID, Controller, LQRFeedbac
 from deltatheory.control.feedback.disturbances import DISTURBANCES, Disturbance, make_disturbance
 from deltatheory.control.feedback.policies import GRIDS, POLICIES, Policy, make_policy
 from deltatheory.control.feedback.robust_prefix import RobustPrefix
-from deltatheory.control.feedback.setpoints import SETPOINTS, Nominal, Setpoint, make_setpoint, nominal_states
+from deltatheory.control.feedback.setpoints import (
+    SETPOINTS,
+    NominalStates,
+    Setpoint,
+    make_setpoint,
+    nominal_states,
+)
 from deltatheory.control.feedback.steering import (
     SteeringProtocol,
     SteeringResult,
@@ -22,7 +28,7 @@ __all__ = [
     "Controller",
     "Disturbance",
     "LQRFeedback",
-    "Nominal",
+    "NominalStates",
     "Policy",
     "RobustPrefix",
     "Setpoint",

@@ -20,7 +20,7 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.backbones.batch import Pooling, pool
 from deltatheory.control.feedback.hooks import spread, watching
-from deltatheory.control.feedback.setpoints import Nominal, Setpoint
+from deltatheory.control.feedback.setpoints import NominalStates, Setpoint
 from deltatheory.control.solvers.base import Solution
 from deltatheory.control.solvers.low_rank_riccati import LowRankGains, low_rank_riccati
 from deltatheory.deltas.prefix import PrefixTuning
@@ -58,6 +58,12 @@ class PID(Controller):
     """u_t = -(P e_t + I Σ_{s<=t} e_s + D (e_t - e_{t-1})), in time the blocks.
 
     After PID steering (Nguyen et al. 2026, arXiv 2510.04309), with the errors of the pass itself.
+
+    >>> from deltatheory.control.feedback.setpoints import PopulationSetpoint
+    >>> origin = PopulationSetpoint(NominalStates(torch.zeros(2, 1, 1), torch.zeros(1).long(), "mean"))
+    >>> pid = PID(origin, proportional=0.5, integral=0.25, derivative=2.0)
+    >>> float(pid.control(1, [torch.ones(1, 1), 3 * torch.ones(1, 1)]))  # -(½ 3 + ¼ (1 + 3) + 2 (3 - 1))
+    -6.5
 
     Attributes:
         setpoint: whose errors are fed back.
@@ -145,7 +151,7 @@ def steered(
         yield meter
 
 
-def class_directions(nominal: Nominal) -> list[Float[Tensor, "H _"]]:
+def class_directions(nominal: NominalStates) -> list[Float[Tensor, "H _"]]:
     """Return, a block, an orthonormal basis of the differences of the nominal class means: C - 1 columns."""
     means = nominal.class_means
     centred = means - means.mean(1, keepdim=True)
@@ -187,7 +193,7 @@ def shift_adjoints(
 def lqr_gains(
     problem: ClassificationProblem,
     delta: Float[Tensor, " m"],
-    nominal: Nominal,
+    nominal: NominalStates,
     *,
     control_weight: float = 1.0,
     texts: int = 32,

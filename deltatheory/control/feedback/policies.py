@@ -12,7 +12,7 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.control.feedback.controllers import PID, Controller, LQRFeedback, lqr_gains, steered
 from deltatheory.control.feedback.robust_prefix import RobustPrefix, principal_bases
-from deltatheory.control.feedback.setpoints import Nominal, Setpoint, make_setpoint
+from deltatheory.control.feedback.setpoints import NominalStates, Setpoint, make_setpoint
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.problems import ClassificationProblem
 
@@ -53,7 +53,7 @@ class Feedback(Policy):
         problem: ClassificationProblem,
         delta: Float[Tensor, " m"],
         controller: Controller,
-        nominal: Nominal,
+        nominal: NominalStates,
     ) -> None:
         super().__init__(problem)
         self.delta, self.controller, self.nominal = delta, controller, nominal
@@ -66,7 +66,7 @@ class Feedback(Policy):
             return self.problem.logits(self.delta, batch), meter.squares
 
 
-class Adapted(Policy):
+class AdaptedPrefix(Policy):
     """A prefix that is tuned on every batch; its energy is |ψ|², the further prefix alone, a text."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Adapted(Policy):
 def _pid(
     problem: ClassificationProblem,
     delta: Tensor,
-    nominal: Nominal,
+    nominal: NominalStates,
     setpoint: str | Setpoint = "recentred-class",
     **gains: float,
 ) -> Policy:
@@ -96,7 +96,7 @@ def _pid(
 def _lqr(
     problem: ClassificationProblem,
     delta: Tensor,
-    nominal: Nominal,
+    nominal: NominalStates,
     setpoint: str | Setpoint = "recentred-class",
     control_weight: float = 1.0,
 ) -> Policy:
@@ -106,10 +106,10 @@ def _lqr(
     return Feedback(problem, delta, LQRFeedback(make_setpoint(setpoint, nominal), solution.value), nominal)
 
 
-def _robust(problem: ClassificationProblem, delta: Tensor, nominal: Nominal, **options: Any) -> Policy:
+def _robust(problem: ClassificationProblem, delta: Tensor, nominal: NominalStates, **options: Any) -> Policy:
     options = {"blocks": min(3, len(nominal.states)), **options}
     robust = RobustPrefix(problem, nominal, principal_bases(nominal.states), **options)
-    return Adapted(problem, delta, robust)
+    return AdaptedPrefix(problem, delta, robust)
 
 
 # "none" is the frozen backbone, "tuned" δ alone; the others act on top of δ.
@@ -136,7 +136,11 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
 
 
 def make_policy(
-    name: str, problem: ClassificationProblem, delta: Float[Tensor, " m"], nominal: Nominal, **settings: Any
+    name: str,
+    problem: ClassificationProblem,
+    delta: Float[Tensor, " m"],
+    nominal: NominalStates,
+    **settings: Any,
 ) -> Policy:
     """Return a controller by name.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.backbones.batch import pool
-from deltatheory.control.feedback.setpoints import Nominal
+from deltatheory.control.feedback.setpoints import NominalStates
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.problems import ClassificationProblem
 
@@ -28,6 +28,10 @@ def principal_bases(states: Float[Tensor, "L n H"], mass: float = 0.99) -> list[
 
     The rank is the smallest k with Σ_{i<=k} σ_i > mass Σ_i σ_i, σ the singular values (not their squares) of
     the mean-centred states.
+
+    >>> cloud = torch.tensor([[[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]])  # σ = 3√2 and √2: 3/4, 1/4
+    >>> [len(principal_bases(cloud, mass)[0]) for mass in (0.7, 0.8)]
+    [1, 2]
 
     Args:
         states: of n texts behind L blocks.
@@ -63,7 +67,7 @@ class RobustPrefix:
     """
 
     problem: ClassificationProblem
-    nominal: Nominal
+    nominal: NominalStates
     bases: list[Float[Tensor, "_ H"]]
     learning_rate: float = 0.05
     iterations: int = 5

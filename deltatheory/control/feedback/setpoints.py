@@ -22,7 +22,7 @@ from deltatheory.problems import ClassificationProblem
 __all__ = [
     "SETPOINTS",
     "ClassSetpoint",
-    "Nominal",
+    "NominalStates",
     "PopulationSetpoint",
     "Setpoint",
     "SubspaceSetpoint",
@@ -32,7 +32,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False)
-class Nominal:
+class NominalStates:
     """States of undisturbed training texts that the tuned model gets right.
 
     Attributes:
@@ -70,7 +70,7 @@ def nominal_states(
     examples: int = 256,
     pooling: Pooling | None = None,
     batch_size: int = 32,
-) -> Nominal:
+) -> NominalStates:
     """Run training texts through the tuned model and keep the states of those it gets right.
 
     Args:
@@ -98,7 +98,7 @@ def nominal_states(
         problem.count(len(batch), forward=1.0)
         kept.append(torch.stack(states)[:, right])
         labels.append(y[right])
-    found = Nominal(torch.cat(kept, 1), torch.cat(labels), pooling)
+    found = NominalStates(torch.cat(kept, 1), torch.cat(labels), pooling)
     if len(found.labels.unique()) < 2:
         raise ValueError(
             f"examples={examples}: the tuned model gets texts of fewer than two classes right; train δ "
@@ -131,7 +131,7 @@ class PopulationSetpoint(Setpoint):
     of PID control: Nguyen et al. 2026 (arXiv 2510.04309).
     """
 
-    nominal: Nominal
+    nominal: NominalStates
 
     def error(self, t: int, z: Float[Tensor, "B H"], memory: list[Tensor]) -> Float[Tensor, "B H"]:
         """Return z̄ - m_t, the same for all texts."""
@@ -156,7 +156,7 @@ class ClassSetpoint(Setpoint):
         temperature: by which the log odds are divided; above 0.
     """
 
-    nominal: Nominal
+    nominal: NominalStates
     recentred: bool = False
     shrinkage: float = 0.75
     temperature: float = 4.0
@@ -199,7 +199,7 @@ class SubspaceSetpoint(Setpoint):
         rank: columns of V, at least 1.
     """
 
-    nominal: Nominal
+    nominal: NominalStates
     rank: int
 
     def __post_init__(self) -> None:
@@ -217,7 +217,7 @@ class SubspaceSetpoint(Setpoint):
         return d - (d @ self._bases[t].T) @ self._bases[t]
 
 
-SETPOINTS: dict[str, Callable[[Nominal], Setpoint]] = {
+SETPOINTS: dict[str, Callable[[NominalStates], Setpoint]] = {
     "population": PopulationSetpoint,
     "class": ClassSetpoint,
     "recentred-class": partial(ClassSetpoint, recentred=True),
@@ -225,7 +225,7 @@ SETPOINTS: dict[str, Callable[[Nominal], Setpoint]] = {
 }
 
 
-def make_setpoint(setpoint: str | Setpoint, nominal: Nominal) -> Setpoint:
+def make_setpoint(setpoint: str | Setpoint, nominal: NominalStates) -> Setpoint:
     """Return a setpoint by name, with its defaults, or the one that is given.
 
     Args:

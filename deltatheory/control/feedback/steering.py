@@ -29,7 +29,7 @@ from deltatheory.control.feedback.policies import (
     make_policy,
     policies_of,
 )
-from deltatheory.control.feedback.setpoints import Nominal, nominal_states
+from deltatheory.control.feedback.setpoints import NominalStates, nominal_states
 from deltatheory.deltas import Delta
 from deltatheory.deltas.files import load_delta, save_delta
 from deltatheory.problems import ClassificationProblem, Split
@@ -203,7 +203,7 @@ def tune_policy(
     name: str,
     problem: ClassificationProblem,
     delta: Float[Tensor, " m"],
-    nominal: Nominal,
+    nominal: NominalStates,
     disturbed: Mapping[str, tuple[Disturbance, Sequence[tuple[Batch, Tensor]]]],
     grid: Sequence[Mapping[str, Any]] | None = None,
 ) -> PolicyTuning:

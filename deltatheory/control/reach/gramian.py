@@ -299,6 +299,10 @@ def minimum_energy(
 
     Source: classical; by the optimality conditions u = Jᵀα with W α = z - y_0.
 
+    >>> gramian = Gramian(total=torch.diag(torch.tensor([4.0, 1.0])).double(), start=torch.zeros(2).double())
+    >>> minimum_energy(gramian, torch.tensor([2.0, 3.0])).energy  # 2²/4 + 3²/1
+    10.0
+
     Args:
         gramian: W and y_0.
         targets: z, in the order of `gramian.start`.
@@ -433,6 +437,11 @@ def reachability_ball(
     Let F be C¹ on the ball of radius ρ with F' M-Lipschitz there, s = σ_min(F'(0)) > 0 and ρ <= s/M. Then F
     maps it onto a set that contains the ball of radius sρ - Mρ²/2 around F(0), at best s²/(2M) (Graves 1950,
     by lifting the straight path: u' = J(u)⁺ (z - y_0)). With a = s - Mρ it is tight for su - (M/2)u|u|.
+
+    >>> gramian = Gramian(total=4 * torch.eye(1).double(), start=torch.zeros(1).double())
+    >>> ball = reachability_ball(gramian, 0.5)
+    >>> ball.radius, ball.control_radius  # s = 2, M = 1/2: s²/(2M) at s/M
+    (4.0, 4.0)
 
     Args:
         gramian: W at δ_0; s² is its smallest eigenvalue.

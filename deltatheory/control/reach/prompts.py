@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
@@ -24,7 +23,7 @@ from deltatheory.backbones.edit import with_prefix
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
 from deltatheory.deltas.targets import name_of
-from deltatheory.problems import FORWARD, ClassificationProblem
+from deltatheory.problems import FORWARD, ClassificationProblem, CrossEntropy
 from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import Result, ResultLog
 from deltatheory.tasks import Examples
@@ -32,7 +31,7 @@ from deltatheory.tasks import Examples
 __all__ = [
     "PrefixBound",
     "PromptReachability",
-    "Search",
+    "PromptSearch",
     "class_reachability",
     "prefix_reach_bound",
     "token_reachability",
@@ -46,13 +45,16 @@ _CLOUD = 32  # words whose keys and values say how long those of a prefix may be
 
 
 @dataclass(frozen=True)
-class Search:
-    """How prompts are looked for: Adam on the cross-entropy of the target, inside the embedding cloud.
+class PromptSearch:
+    """What is looked for, and how: by Adam on the cross-entropy of the target, inside the embedding cloud.
 
     Every vector of a prompt stays as short as the longest word embedding; those of a prefix as short as the
     longest key (value) of random words in the same head.
 
     Attributes:
+        kind: "prompt" (virtual tokens before the word embeddings) or "prefix" (keys and values before each
+            block's own), one for each target.
+        margin: by how much the target's logit must exceed all others.
         steps: per restart.
         rate: learning rate, in root mean squares of what the prompt starts from.
         restarts: from other random words.
@@ -60,6 +62,8 @@ class Search:
         seed: of the words.
     """
 
+    kind: Literal["prompt", "prefix"] = "prompt"
+    margin: float = 0.0
     steps: int = 60
     rate: float = 0.3
     restarts: int = 2
@@ -67,6 +71,8 @@ class Search:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.kind not in ("prompt", "prefix"):
+            raise ValueError(f"kind={self.kind!r}: allowed are 'prompt' and 'prefix'.")
         for name in ("steps", "rate", "restarts", "chunk"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be above 0.")
@@ -116,9 +122,7 @@ def class_reachability(
     pairs: Sequence[tuple[int, int]],
     lengths: Sequence[int],
     *,
-    kind: Literal["prompt", "prefix"] = "prompt",
-    margin: float = 0.0,
-    search: Search | None = None,
+    search: PromptSearch | None = None,
     log: ResultLog | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
 ) -> PromptReachability:
@@ -128,10 +132,7 @@ def class_reachability(
         problem: its backbone, head and test split; its delta plays no part.
         pairs: (index of the test example, class to reach).
         lengths: k, each at least 0 (the frozen network).
-        kind: "prompt" (virtual tokens before the word embeddings) or "prefix" (keys and values before each
-            block's own), one for each pair.
-        margin: by how much the class's logit must exceed all others.
-        search: how prompts are looked for.
+        search: what is looked for, and how.
         log: where finished chunks are kept; a search that was cut off goes on from there.
         on_chunk: called with (pairs done, pairs in all) for each length.
 
@@ -153,9 +154,7 @@ def class_reachability(
         [target for _, target in pairs],
         {"problem": problem.identity(), "pairs": [list(pair) for pair in pairs]},
         lengths,
-        kind,
-        margin,
-        search or Search(),
+        search or PromptSearch(),
         log,
         on_chunk,
     )
@@ -168,9 +167,7 @@ def token_reachability(
     lengths: Sequence[int],
     *,
     max_length: int = 64,
-    kind: Literal["prompt", "prefix"] = "prompt",
-    margin: float = 0.0,
-    search: Search | None = None,
+    search: PromptSearch | None = None,
     log: ResultLog | None = None,
     on_chunk: Callable[[int, int], None] | None = None,
 ) -> PromptReachability:
@@ -182,9 +179,7 @@ def token_reachability(
         targets: number of the token to reach after each text.
         lengths: as the other arguments, see `class_reachability`.
         max_length: longer texts are cut here.
-        kind: "prompt" or "prefix".
-        margin: by how much the token's logit must exceed all others.
-        search: how prompts are looked for.
+        search: what is looked for, and how.
         log: where finished chunks are kept.
         on_chunk: called with (pairs done, pairs in all).
 
@@ -204,9 +199,7 @@ def token_reachability(
         targets,
         {"backbone": backbone.provenance, "rows": rows, "targets": list(targets)},
         lengths,
-        kind,
-        margin,
-        search or Search(),
+        search or PromptSearch(),
         log,
         on_chunk,
     )
@@ -219,9 +212,7 @@ def _reachability(
     targets: Sequence[int],
     identity: dict,
     lengths: Sequence[int],
-    kind: Literal["prompt", "prefix"],
-    margin: float,
-    search: Search,
+    search: PromptSearch,
     log: ResultLog | None,
     on_chunk: Callable[[int, int], None] | None,
 ) -> PromptReachability:
@@ -230,26 +221,19 @@ def _reachability(
     if not lengths or min(lengths) < 0:
         raise ValueError(f"lengths={list(lengths)}: give at least one, none below 0.")
     began = time.perf_counter()
+    how = asdict(search)
+    asked = {"kind": how.pop("kind"), "margin": how.pop("margin"), "search": how}
     shortest: list[int | None] = [None] * len(targets)
     best, passes = [-math.inf] * len(targets), 0.0
     for length in sorted(set(lengths)):
         left = [i for i, found in enumerate(shortest) if found is None]
         for first in range(0, len(left), search.chunk):
             chosen = left[first : first + search.chunk]
-            config = {
-                **identity,
-                "kind": kind,
-                "margin": margin,
-                "search": asdict(search),
-                "length": length,
-                "chosen": chosen,
-            }
+            config = {**identity, **asked, "length": length, "chosen": chosen}
             row = log.find(config) if log else None
             if row is None:
                 wanted = torch.tensor([targets[i] for i in chosen], device=backbone.device)
-                found, _, spent = find_prompts(
-                    backbone, batch(chosen), readout, wanted, length, kind, margin, search
-                )
+                found, _, spent = find_prompts(backbone, batch(chosen), readout, wanted, length, search)
                 result = {"margins": found.tolist(), "passes": spent}
                 if log:
                     log.append(config, result)
@@ -258,13 +242,13 @@ def _reachability(
             passes += result["passes"]
             for i, value in zip(chosen, result["margins"], strict=True):
                 best[i] = max(best[i], value)
-                if value > margin:
+                if value > search.margin:
                     shortest[i] = length
             if on_chunk:
                 on_chunk(first + len(chosen), len(left))
     return PromptReachability(
-        kind=kind,
-        margin=margin,
+        kind=search.kind,
+        margin=search.margin,
         lengths=tuple(sorted(set(lengths))),
         shortest=shortest,
         margins=best,
@@ -280,9 +264,7 @@ def find_prompts(
     readout: Callable[[Tensor], Tensor],
     targets: Int[Tensor, " B"],
     length: int,
-    kind: Literal["prompt", "prefix"],
-    margin: float,
-    search: Search,
+    search: PromptSearch,
 ) -> tuple[Float[Tensor, " B"], Tensor | None, float]:
     """Look for one prompt an example that makes its target the arg max by more than the margin.
 
@@ -292,9 +274,7 @@ def find_prompts(
         readout: pooled hidden states ↦ logits.
         targets: shape (B,).
         length: k.
-        kind: "prompt" or "prefix".
-        margin: an example is left alone once it is above this.
-        search: steps, rate, restarts.
+        search: how; an example is left alone once it is above the margin.
 
     Returns:
         The largest margins z_y - max_{c≠y} z_c met, the prompts they were met with (`None` for k = 0), and
@@ -312,23 +292,23 @@ def find_prompts(
     best = torch.full((len(batch),), -math.inf, device=backbone.device, dtype=backbone.dtype)
     kept, passes = torch.empty(0), 0.0
     for restart in range(search.restarts):
-        start, radius = _start(backbone, length, kind, search.seed + restart)
+        start, radius = _start(backbone, length, search.kind, search.seed + restart)
         u = start.repeat(len(batch), *[1] * start.ndim)
         if restart == 0:
             kept = u.clone()
         optimizer = torch.optim.Adam([u], lr=search.rate * float(start.square().mean().sqrt()))
         for step in range(search.steps + 1):
-            open_ = (best <= margin).nonzero().flatten()
+            open_ = (best <= search.margin).nonzero().flatten()
             if not len(open_):
                 break
             leaf = u[open_].requires_grad_(step < search.steps)
-            logits = readout(_pooled(backbone, batch.select(open_), leaf, kind))
+            logits = readout(_pooled(backbone, batch.select(open_), leaf, search.kind))
             found = margins(logits.detach(), targets[open_])
             better = found > best[open_]
             best[open_[better]], kept[open_[better]] = found[better], leaf.detach()[better]
             passes += FORWARD * len(open_)
             if step < search.steps:
-                loss = F.cross_entropy(logits, targets[open_], reduction="sum")
+                loss = CrossEntropy().total(logits, targets[open_])
                 u.grad = torch.zeros_like(u)
                 (u.grad[open_],) = torch.autograd.grad(loss, leaf)
                 optimizer.step()
@@ -343,8 +323,6 @@ def _start(backbone: Backbone, length: int, kind: str, seed: int) -> tuple[Tenso
         words: Any = backbone.model.get_input_embeddings()  # type: ignore[operator]
         longest = words(torch.arange(words.num_embeddings, device=backbone.device)).norm(dim=-1).max()
         return start_embeddings(backbone, start_tokens(backbone, length, seed=seed)), longest.detach()
-    if kind != "prefix":
-        raise ValueError(f"kind={kind!r}: allowed are 'prompt' and 'prefix'.")
     count = max(length, min(_CLOUD, backbone.max_length - 1))
     cloud = PrefixTuning(backbone, length=count, gate="none", seed=seed)
     pairs = cloud.keys_values(cloud.initial()).values()
@@ -406,6 +384,11 @@ def prefix_reach_bound(
     Σ w_i = 1, so it lies within λ σ_max(W_v) M of (1 - λ) o (after Bhargava et al. 2023, theorem 1, whose
     k e^α/g is larger). It holds for one head whose query, keys and values do not depend on the prefix: for
     the first layer of a network, not for a stack.
+
+    >>> zero, two = torch.zeros(2), torch.eye(2)
+    >>> bound = prefix_reach_bound(zero, torch.ones(3, 2), torch.ones(3, 2), two, two, length=1, norm=2.0)
+    >>> round(bound.share, 6), round(bound.radius, 6)  # q = 0 attends alike to 1 + 3 tokens
+    (0.25, 0.5)
 
     Args:
         query: q.

@@ -16,7 +16,7 @@ from deltatheory.control.solvers.ilqr import DDP, ILQR
 from deltatheory.control.solvers.least_squares import GaussNewton
 from deltatheory.control.solvers.low_rank_riccati import LowRankGains, low_rank_riccati
 from deltatheory.control.solvers.msa import EMSA, MSA, certified_rho
-from deltatheory.control.solvers.riccati import LQRSolution, box_qp, lqr
+from deltatheory.control.solvers.riccati import AffineTerms, LQRSolution, box_qp, lqr
 from deltatheory.control.solvers.sampled import SampledGaussNewton
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "SGD",
     "SOLVERS",
     "Adam",
+    "AffineTerms",
     "Constrained",
     "GaussNewton",
     "LQRSolution",
@@ -73,6 +74,15 @@ def solve(
     **settings: Any,
 ) -> Solution:
     """Find the best control of a network's layers, or of a small system.
+
+    One step x' = x + u from 1 with cost ½u² + ½x'²: u = -½, and the cost is ¼.
+
+    >>> from deltatheory.control.systems import AnalyticSystem
+    >>> half = lambda z: 0.5 * (z * z).sum(-1)
+    >>> system = AnalyticSystem(lambda t, x, u: x + u, lambda t, x, u: half(u), half, [1.0], 1, 1)
+    >>> found = solve(system, "ilqr")
+    >>> round(found.value.item(), 6), round(found.cost, 6), str(found.status)
+    (-0.5, 0.25, 'converged')
 
     Args:
         problem: a task under a backbone and a delta, or a `System`.

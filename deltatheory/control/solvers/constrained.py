@@ -123,7 +123,11 @@ class NormBound:
     centre: Float[Tensor, " k"] | None = None
 
     def excess(self, delta: Tensor) -> float:
-        """Return |δ_I - c| - r, above 0 where the bound is broken."""
+        """Return |δ_I - c| - r, above 0 where the bound is broken.
+
+        >>> NormBound("first two", torch.tensor([0, 1]), radius=4.0).excess(torch.tensor([3.0, 4.0, 9.0]))
+        1.0
+        """
         part = delta[self.coordinates].double()
         return float((part if self.centre is None else part - self.centre.double()).norm()) - self.radius
 

@@ -42,6 +42,15 @@ def convex_step(
     Newton's method with a line search, in float64. The dual side works in α with d = (rowsᵀα - pull)/scale,
     that is through the kernel rows diag(1/scale) rowsᵀ of n × n numbers; the primal side in d itself.
 
+    One example, one coordinate: d = -ψ'(d), and of cross-entropy -ψ'(d) = 1/(1 + e^d).
+
+    >>> import math
+    >>> from deltatheory.problems import CrossEntropy
+    >>> one = torch.ones(1, dtype=torch.float64)
+    >>> d = convex_step(CrossEntropy(), one[None], 0 * one, one, 0 * one, 1.0, "dual")
+    >>> round(float(d), 6), round(1 / (1 + math.exp(d)), 6)
+    (0.401058, 0.401058)
+
     Args:
         loss: whose ψ.
         rows: J.

@@ -80,6 +80,13 @@ def low_rank_riccati(
 ) -> Solution:
     """Solve the LQR problem above for its gains.
 
+    One number, one step, all weights 1: S_1 = 1, K = S_1/(S_1 + 1) and S_0 = 1 + S_1 - S_1²/(S_1 + 1).
+
+    >>> one = torch.ones(1, 1, dtype=torch.float64)
+    >>> found = low_rank_riccati([lambda w: w], [one, one])
+    >>> round(float(found.value.gain(0)), 12), round(found.cost, 12)
+    (0.5, 1.5)
+
     Args:
         adjoints: w ↦ A_tᵀ w for t = 0 .. T-1, on vectors of length d: a `LinearMap.adjoint`, or any vjp.
         directions: V_0 .. V_T, the outputs that are held; they may differ in number.

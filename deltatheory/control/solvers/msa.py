@@ -110,6 +110,11 @@ def _shifts(constants: StepConstants) -> np.ndarray:
 def certified_rho(constants: StepConstants, costates: Sequence[Tensor]) -> float:
     """Return max(1, 2C), with which no E-MSA step from the trajectory of these costates raises J.
 
+    Of one step M = (0, 1)ᵀ, and 2C is the terminal constant.
+
+    >>> certified_rho(StepConstants((5.0,), (7.0,), terminal=4.0), [torch.zeros(1), torch.ones(1)])
+    4.0
+
     Args:
         constants: of the system, over the controls that are allowed.
         costates: p_0 .. p_T.

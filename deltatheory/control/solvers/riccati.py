@@ -16,7 +16,7 @@ from numpy import ndarray
 from deltatheory._shapes import Bool, Float
 from deltatheory.control.solvers.base import Status
 
-__all__ = ["LQRSolution", "box_qp", "lqr", "recursion"]
+__all__ = ["AffineTerms", "LQRSolution", "box_qp", "lqr", "recursion"]
 
 _INDEFINITE = (
     "R + BᵀPB is not positive definite at t = {t}: the cost has no unique minimum there. Make R larger, or Q "
@@ -80,6 +80,23 @@ class LQRSolution:
         return np.stack(states, axis), np.stack(controls, axis)
 
 
+@dataclass(frozen=True, eq=False)
+class AffineTerms:
+    """What makes a linear-quadratic problem affine; each is 0 where it is `None`.
+
+    Attributes:
+        c: of the dynamics, (n,).
+        q: of the cost, (n,).
+        r: of the cost, (m,).
+        terminal_linear: q_T, (n,) or (b, n).
+    """
+
+    c: Any = None
+    q: Any = None
+    r: Any = None
+    terminal_linear: Any = None
+
+
 def lqr(
     A: Any,
     B: Any,
@@ -87,11 +104,8 @@ def lqr(
     R: Any,
     *,
     S: Any = None,
-    c: Any = None,
-    q: Any = None,
-    r: Any = None,
+    affine: AffineTerms | None = None,
     terminal: Any = None,
-    terminal_linear: Any = None,
     horizon: int | None = None,
 ) -> LQRSolution:
     """Minimize Σ_t ½xᵀQx + xᵀSu + ½uᵀRu + qᵀx + rᵀu + ½x_TᵀQ_T x_T + q_Tᵀx_T, with x' = Ax + Bu + c.
@@ -100,24 +114,28 @@ def lqr(
     arguments is one matrix (vector) for all times, or has a leading dimension of T times, or of b problems
     and T times. Only the symmetric parts of Q, R and Q_T count.
 
+    With all numbers 1 the recursion P ← 1 + P - P²/(1 + P) goes to the golden ratio, and K = -P/(1 + P):
+
+    >>> found = lqr([[1.0]], [[1.0]], [[1.0]], [[1.0]], horizon=40)
+    >>> round(float(found.P[0, 0, 0]), 6), round(float(found.gains[0, 0, 0]), 6)
+    (1.618034, -0.618034)
+
     Args:
         A: (n, n).
         B: (n, m).
         Q: (n, n).
         R: (m, m).
         S: (n, m), as in `scipy.linalg.solve_discrete_are`; by default 0.
-        c: (n,), by default 0.
-        q: (n,), by default 0.
-        r: (m,), by default 0.
+        affine: c, q, r and q_T; by default 0.
         terminal: Q_T, (n, n) or (b, n, n); by default 0.
-        terminal_linear: q_T, (n,) or (b, n); by default 0.
         horizon: T; needed where no argument has a dimension of times.
 
     Raises:
         ValueError: for shapes that do not fit, entries that are not finite, and a horizon below 1.
     """
-    given = {"A": A, "B": B, "Q": Q, "R": R, "S": S, "c": c, "q": q, "r": r}
-    end = {"terminal": terminal, "terminal_linear": terminal_linear}
+    affine = affine or AffineTerms()
+    given = {"A": A, "B": B, "Q": Q, "R": R, "S": S, "c": affine.c, "q": affine.q, "r": affine.r}
+    end = {"terminal": terminal, "terminal_linear": affine.terminal_linear}
     data, b, T, batched = _arrange(given, end, horizon)
     n, m = data["B"].shape[-2:]
     size = 1 + n + m
@@ -306,6 +324,10 @@ def box_qp(
     Newton steps in the free coordinates, projected on the box, with a line search along the projection
     (Bertsekas, 1982; Tassa, Mansard & Todorov, 2014, section III-B). Finite: it stops when the set of free
     coordinates is right and the step is exact.
+
+    >>> u, free = box_qp(np.eye(2), np.array([-3.0, 0.5]), np.full(2, -1.0), np.full(2, 1.0))
+    >>> u.tolist(), free.tolist()  # the free minimum (3, -0.5), each coordinate brought into the box
+    ([1.0, -0.5], [False, True])
 
     Args:
         H: Hessians.

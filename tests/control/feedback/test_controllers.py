@@ -20,7 +20,7 @@ from deltatheory.control.feedback.controllers import (
 from deltatheory.control.feedback.hooks import spread, watching
 from deltatheory.control.feedback.setpoints import (
     ClassSetpoint,
-    Nominal,
+    NominalStates,
     PopulationSetpoint,
     Setpoint,
     SubspaceSetpoint,
@@ -37,7 +37,7 @@ def nominal(blocks=2, n=24, width=16, classes=3, spread=1.0, seed=0):
     labels = np.arange(n) % classes
     centres = 3 * rng.standard_normal((blocks, classes, width))
     states = centres[:, labels] + spread * rng.standard_normal((blocks, n, width))
-    return Nominal(torch.from_numpy(states), torch.from_numpy(labels), "mean")
+    return NominalStates(torch.from_numpy(states), torch.from_numpy(labels), "mean")
 
 
 class Constant(Setpoint):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tiny_problems import toy_problem, toy_task
 from deltatheory.backbones import Edit
 from deltatheory.control.reach import prompts as prompt_reachability
 from deltatheory.control.reach.prompts import (
-    Search,
+    PromptSearch,
     class_reachability,
     find_prompts,
     prefix_reach_bound,
@@ -19,7 +20,7 @@ from deltatheory.control.reach.prompts import (
 from deltatheory.deltas import make_delta
 from deltatheory.results import ResultLog
 
-QUICK = Search(steps=25, restarts=1, chunk=4)
+QUICK = PromptSearch(steps=25, restarts=1, chunk=4)
 
 
 def pooled_by_edit(backbone, batch, u, kind) -> torch.Tensor:
@@ -69,7 +70,8 @@ def test_no_token_is_the_frozen_network(problem):
 def test_what_is_called_reached_is_reached(problem, kind):
     backbone, targets = problem.backbone, torch.tensor([c for _, c in PAIRS])
     batch, _ = problem.batch(problem.test, [i for i, _ in PAIRS])
-    margins, prompts, passes = find_prompts(backbone, batch, problem.head, targets, 2, kind, 0.1, QUICK)
+    search = replace(QUICK, kind=kind, margin=0.1)
+    margins, prompts, passes = find_prompts(backbone, batch, problem.head, targets, 2, search)
     logits = problem.head(pooled_by_edit(backbone, batch, prompts, kind))
     others = logits.scatter(1, targets[:, None], -math.inf).amax(1)
     again = logits.gather(1, targets[:, None])[:, 0] - others
@@ -88,7 +90,7 @@ def test_soft_prompts_reach_what_words_reach(problem):
         batch, _ = problem.batch(problem.test, [i] * len(letters))
         logits = problem.head(prompt_reachability._pooled(backbone, batch, letters[:, None], "prompt"))
         by_words.append(bool((logits.argmax(1) == c).any()))
-    found = class_reachability(problem, pairs, [1], search=Search(steps=40, restarts=3))
+    found = class_reachability(problem, pairs, [1], search=PromptSearch(steps=40, restarts=3))
     reached = [k is not None for k in found.shortest]
     assert sum(by_words) > 4  # more than the frozen network's own
     assert sum(reached) >= sum(by_words)
@@ -104,7 +106,7 @@ def test_longer_prompts_count_what_shorter_ones_reached(problem):
     low, high = found.interval(2)
     assert low < found.share(2) <= high
     assert "no upper bound" in found.upper
-    none = class_reachability(problem, PAIRS[:4], [1], margin=1e6, search=QUICK)
+    none = class_reachability(problem, PAIRS[:4], [1], search=replace(QUICK, margin=1e6))
     assert none.shortest == [None] * 4
     assert all(value < 1e6 for value in none.margins)
 
@@ -162,7 +164,7 @@ def test_bad_input_is_refused(problem, pairs, lengths, options, message):
 @pytest.mark.parametrize("setting", [{"steps": 0}, {"rate": 0.0}, {"restarts": 0}, {"chunk": 0}])
 def test_bad_searches_are_refused(setting):
     with pytest.raises(ValueError, match="must be above 0"):
-        Search(**setting)
+        PromptSearch(**setting)
 
 
 def test_reachability_is_drawn(problem):

@@ -7,7 +7,7 @@ from scipy.linalg import solve_discrete_are
 
 from deltatheory import autodiff
 from deltatheory.control.solvers.base import Status
-from deltatheory.control.solvers.riccati import box_qp, lqr
+from deltatheory.control.solvers.riccati import AffineTerms, box_qp, lqr
 
 N, M, T, PROBLEMS = 3, 2, 12, 4
 NAMES = ("A", "B", "Q", "R", "S", "c", "q", "r", "terminal", "terminal_linear")
@@ -31,6 +31,11 @@ def data(seed: int = 0, batch: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
         "terminal": end @ end.swapaxes(-1, -2),
         "terminal_linear": g.standard_normal((*batch, N)),
     }
+
+
+def solved(d: dict[str, np.ndarray]):
+    affine = {name: d.get(name) for name in ("c", "q", "r", "terminal_linear")}
+    return lqr(affine=AffineTerms(**affine), **{name: a for name, a in d.items() if name not in affine})
 
 
 def cost(d: dict[str, np.ndarray], x0: np.ndarray, U: np.ndarray) -> tuple[float, np.ndarray]:
@@ -78,7 +83,7 @@ def test_a_quadratic_program_of_cvxpy_has_the_same_optimum(limit):
     tight = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
     optimum = cvxpy.Problem(cvxpy.Minimize(J), constraints).solve(solver="CLARABEL", **tight)
     if limit is None:
-        found = lqr(**d)
+        found = solved(d)
         states, controls = found.rollout(x0)
         assert found.cost(x0) == pytest.approx(optimum, abs=1e-8)
         np.testing.assert_allclose(states, x.value, atol=1e-7)
@@ -120,7 +125,7 @@ def test_completion_of_squares():
     """T34: J(u) = V_0(x_0) + ½ Σ |u_t - K_t x_t - k_t|² in the metric R + BᵀPB, for any controls."""
     d, g = data(4), np.random.default_rng(5)
     x0, U = g.standard_normal(N), g.standard_normal((T, M))
-    found = lqr(**d)
+    found = solved(d)
     J, states = cost(d, x0, U)
 
     def completed(gains: np.ndarray) -> float:
@@ -173,24 +178,24 @@ def test_one_gauss_newton_step_is_one_affine_lqr_step():
     given = {name: np.array(parts) for name, parts in stage.items()}
     end = {"terminal": (E.T @ E).numpy(), "terminal_linear": (E.T @ E @ x).numpy()}
 
-    found = lqr(**given, **end)
+    found = solved(given | end)
     _, change = found.rollout(np.zeros(N))
     np.testing.assert_allclose(change, newton, atol=1e-10)
     predicted = 0.5 * r @ r + found.cost(np.zeros(N))
     assert predicted == pytest.approx(0.5 * np.square(r + J @ newton.ravel()).sum(), rel=1e-10)
-    mutant = lqr(**(given | {"S": np.zeros_like(given["S"])}), **end).rollout(np.zeros(N))[1]
+    mutant = solved(given | end | {"S": np.zeros_like(given["S"])}).rollout(np.zeros(N))[1]
     assert np.abs(mutant - newton).max() > 1e-2
 
 
 def test_a_batch_is_its_problems():
     d, x0 = data(7, (PROBLEMS,)), np.random.default_rng(8).standard_normal((PROBLEMS, N))
     d["q"] = d["q"][0]  # shared by the problems
-    found = lqr(**d)
+    found = solved(d)
     states, controls = found.rollout(x0)
     assert found.gains.shape == (PROBLEMS, T, M, N)
     assert found.failed.shape == (PROBLEMS,)
     for i in range(PROBLEMS):
-        one = lqr(**{name: a if name == "q" else a[i] for name, a in d.items()})
+        one = solved({name: a if name == "q" else a[i] for name, a in d.items()})
         np.testing.assert_allclose(found.P[i], one.P, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(found.cost(x0)[i], one.cost(x0[i]), rtol=1e-12)
         np.testing.assert_allclose(states[i], one.rollout(x0[i])[0], rtol=1e-10)
@@ -200,11 +205,11 @@ def test_a_batch_is_its_problems():
 def test_only_failing_problems_fail():
     d = data(9, (2,))
     d["R"][1, 5] -= 1e4 * np.eye(M)
-    found = lqr(**d)
+    found = solved(d)
     assert found.status is Status.ILL_CONDITIONED
     assert "t = 5" in found.remedy
     assert found.failed.tolist() == [False, True]
-    alone = lqr(**{name: a[0] for name, a in d.items()})
+    alone = solved({name: a[0] for name, a in d.items()})
     np.testing.assert_allclose(found.gains[0], alone.gains)
 
 
@@ -238,7 +243,7 @@ def test_an_unstable_system_over_a_long_horizon_overflows_and_says_so():
 )
 def test_bad_input_names_the_argument(change, message):
     with pytest.raises(ValueError, match=message):
-        lqr(**(data() | change))
+        solved(data() | change)
 
 
 @pytest.mark.parametrize("horizon", [0, -1, None])
