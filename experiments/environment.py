@@ -51,9 +51,10 @@ class Environment:
         return _backbone(str(folder) if folder.is_dir() else name, self.device)
 
     def task(self, trial: Trial) -> Task:
-        """Load the task of a trial, cut to the trial's numbers of examples by a stratified draw.
+        """Load the task of a trial, with the trial's numbers of examples, or all of them in their order.
 
-        It is the same for all trials, or that of the setting `draw`.
+        The stratified draw is the same for all trials; a trial with `own_draw` leaves it to its setup, which
+        draws with the trial's seed.
         """
         path = trial.task
         if "/" in path:
@@ -61,19 +62,26 @@ class Environment:
                 raise ValueError(f"task={trial.task!r}: name the folder it lies in (--data).")
             folder, name = path.split("/")
             path = str(self.data / folder / "tasks" / f"{name}.jsonl.gz")
-        return _task(path, *(trial.settings.get(key) for key in ("train", "dev", "test", "draw")))
+        given = trial.settings
+        cut = (None, None) if given.get("own_draw") else (given.get("train"), given.get("test"))
+        return _task(path, *cut, given.get("dev"))
 
     def setup(self, trial: Trial) -> Setup:
         """Return backbone, task and frozen head of a trial, made once in a process for each of its seeds."""
         from deltatheory.problems import Setup
 
         backbone, task, given = self.backbone(trial.model), self.task(trial), trial.settings
-        head, length = given.get("head", "label-words"), given["max_length"]
-        key = id(backbone), id(task), head, length, trial.seed
+        about = {
+            "head": given.get("head", "label-words"),
+            "max_length": given["max_length"],
+            "seed": trial.seed,
+        }
+        if given.get("own_draw"):
+            about |= {"train_examples": given["train"], "test_examples": given["test"]}
+        key = id(backbone), id(task), *about.values()
         if key not in _setups:
             suffix = _SUFFIX if task.kind == "generation" else ""
-            limits = {"max_length": length, "seed": trial.seed}
-            _setups[key] = Setup(backbone, task, head=head, suffix=suffix, **limits)
+            _setups[key] = Setup(backbone, task, suffix=suffix, **about)
         return _setups[key]
 
     def problem(self, trial: Trial, delta: str | Delta | None = None) -> Any:
@@ -95,13 +103,13 @@ def _backbone(name: str, device: str) -> Backbone:
 
 
 @functools.lru_cache(maxsize=64)
-def _task(path: str, train: int | None, dev: int | None, test: int | None, draw: int | None) -> Task:
+def _task(path: str, train: int | None, test: int | None, dev: int | None) -> Task:
     from deltatheory.tasks import load_task
 
     task = load_task(path)
 
-    def most(asked: int | None, split: Examples) -> int:
-        return min(asked or len(split), len(split))
+    def most(asked: int | None, split: Examples) -> int | None:
+        return None if asked is None else min(asked, len(split))
 
-    task = task.limited(most(train, task.train), most(test, task.test), draw or 0)
-    return replace(task, dev=task.dev.subset(range(most(dev, task.dev))))
+    task = task.limited(most(train, task.train), most(test, task.test), 0)
+    return replace(task, dev=task.dev.subset(range(len(task.dev))[:dev]))

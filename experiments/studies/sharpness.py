@@ -35,7 +35,8 @@ _SHARP, _WITHIN = 0.25, 7 / 9
 
 def search(scope: Scope, model: str, task: TaskInfo, runs: float) -> Trial:
     """Return the search with so many runs, to 90 % of what full fine-tuning reaches within it."""
-    settings = {**data(model, task), "test": 1000, "max_length": 64, **BUDGET, "runs": runs}
+    settings = {**data(model, task), "test": 1000, "max_length": 64, **BUDGET}
+    settings |= {"own_draw": True, "runs": runs}
     return Trial("dimension", model, task.name, seed=scope.seeds[0], settings=settings)
 
 

@@ -91,7 +91,7 @@ def fit(model: str, task: TaskInfo, label: str, seed: int) -> Trial:
     case = CASES[task.kind]
     solver, options = _solvers(case)[label]
     until = {"loss" if task.kind == "classification" else "share": case.levels[-1]}
-    settings = {**data(model, task), **case.data, "draw": seed, "solver": solver, "options": options}
+    settings = {**data(model, task), **case.data, "own_draw": True, "solver": solver, "options": options}
     settings["until"] = until
     return Trial("solve", model, task.name, case.delta, {"gate": case.gate}, seed, settings)
 
