@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -44,8 +46,8 @@ class Backbone:
         name: what was asked for.
         revision: commit or package version, where there is one.
         kind: "encoder" or "causal".
-        provenance: name, revision, weights_sha256, architecture, parameters (their number), and files_sha256
-            of a local folder's configuration and tokenizer.
+        provenance: name, revision, weights_sha256, architecture, parameters (their number); of a local folder
+            files_sha256, of its configuration and tokenizer; of a model at hand contents_sha256.
         hidden_size: H, the width of the blocks.
         max_length: the longest T that the model takes.
         lm_head: the map to the vocabulary of a causal model (its weight may be that of the input embedding).
@@ -364,6 +366,18 @@ def _check_vocabulary(name: str, base: nn.Module, tokenizer: Any) -> None:
         )
 
 
+def _contents_sha256(model: nn.Module, tokenizer: Any) -> str:
+    """Name a model that came from no file: its weights, its configuration and its vocabulary."""
+    settings: dict[str, Any] = cast(Any, model).config.to_diff_dict()
+    settings = {k: v for k, v in settings.items() if k not in ("_name_or_path", "transformers_version")}
+    about = [settings, sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def wrap_model(
     model: nn.Module,
     tokenizer: Any,
@@ -404,13 +418,16 @@ def wrap_model(
             raise ValueError(f"the tokenizer of {name!r} has neither pad_token nor eos_token: set pad_token")
         tokenizer.pad_token = tokenizer.eos_token
     _check_vocabulary(name, base, tokenizer)
-    provenance = {
+    provenance: dict[str, Any] = {
         "name": name,
         "revision": revision,
         "weights_sha256": weights_sha256,
         "architecture": type(base).__name__,
         "parameters": sum(p.numel() for p in base.parameters()),
-        **({} if files_sha256 is None else {"files_sha256": files_sha256}),
     }
+    if files_sha256 is not None:
+        provenance["files_sha256"] = files_sha256
+    if weights_sha256 is None and revision is None:
+        provenance["contents_sha256"] = _contents_sha256(model, tokenizer)
     limit = _length_limit(config, tokenizer, family, max_length)
     return Backbone(base, tokenizer, name, revision, family.kind, provenance, config.hidden_size, limit, head)

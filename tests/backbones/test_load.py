@@ -209,6 +209,29 @@ def test_weights_keep_the_name_that_they_had(tmp_path):
     assert re.fullmatch("[0-9a-f]{64}", provenance["files_sha256"])
 
 
+def test_a_model_at_hand_is_named_by_what_it_holds():
+    """Without a file or a commit, two models under one name shared their trials."""
+
+    def name(tokenizer=None, **options):
+        tokenizer = tokenizer or tiny_tokenizer("gpt2")
+        return wrap_model(tiny_model("gpt2", **options), tokenizer, name="mine").provenance["contents_sha256"]
+
+    first = name()
+    assert name() == first
+    assert name(activation_function="relu") != first  # the same weights
+    assert name(dtype=torch.float64) != first
+    moved = tiny_model("gpt2")
+    with torch.no_grad():
+        moved.transformer.wte.weight[3, 1] += 1e-6
+    assert wrap_model(moved, tiny_tokenizer("gpt2"), name="mine").provenance["contents_sha256"] != first
+    tokenizer = tiny_tokenizer("gpt2")
+    tokenizer.add_tokens(["zz"])
+    with pytest.raises(ValueError, match="gives 'zz' the number 20"):
+        name(tokenizer)
+    given = wrap_model(tiny_model("gpt2"), tiny_tokenizer("gpt2"), name="mine", revision="v1")
+    assert "contents_sha256" not in given.provenance
+
+
 @needs_minilm
 def test_the_embedded_release_keeps_its_name(minilm, monkeypatch):
     """Committed rows name it by these keys; a package that somebody changed has one key more."""
