@@ -1,7 +1,5 @@
 """The study: `python -m experiments run NAME`, `report NAME`, `merge FILE...`, `list`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deltatheory.cli.options import options_of
+from deltatheory.cli.options import Group, Shared, command, options_of
 from deltatheory.cli.output import errors_in_one_line
 from deltatheory.results import ResultLog
 from deltatheory.results import merge as merge_logs
@@ -35,55 +33,85 @@ class On(StrEnum):
     accelerate = "accelerate"
 
 
+def _scope(data: Path | None, tasks: str, kind: Kind, models: str, seeds: int) -> Scope:
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds}: must be at least 1.")
+    return Scope(tuple(models.split(",")), choose_tasks(data, tasks, kind), tuple(range(seeds)))
+
+
+def _engine(on: On, workers: int, job: list[str] | None, device: str) -> Engine:
+    if workers < 1:
+        raise ValueError(f"workers={workers}: must be at least 1.")
+    engines: dict[On, Callable[[], Engine]] = {
+        On.local: lambda: Local(workers),
+        On.slurm: lambda: Cluster(workers, **options_of(job)),
+        On.accelerate: lambda: Accelerated(device),
+    }
+    return engines[on]()
+
+
+_DATA = Shared(Path | None, None, "Folder of COLLECTION/index.json and tasks.")
+_DEVICE = Shared(str, "cpu", "cpu or cuda.")
+SCOPE = Group(
+    _scope,
+    {
+        "data": _DATA,
+        "tasks": Shared(str, "24", "A number (drawn by lot), names with commas, or 'all'."),
+        "kind": Shared(Kind, "classification", "Of the tasks; each in a folder of its own."),
+        "models": Shared(str, "minilm,gpt-1M", "Backbones, with commas between them."),
+        "seeds": Shared(int, 1, "So many seeds where they matter."),
+    },
+)
+PLACE = Group(
+    Environment,
+    {"data": _DATA, "device": _DEVICE, "threads": Shared(int, 1, "Of torch, in each process.")},
+)
+ENGINE = Group(
+    _engine,
+    {
+        "on": Shared(
+            On, On.local, "Here, on a cluster, or on the GPUs of `accelerate launch`, for one model."
+        ),
+        "workers": Shared(int, 1, "Processes here, or jobs there."),
+        "job": Shared(
+            list[str] | None,
+            None,
+            "Of a cluster's jobs, as NAME=VALUE: gpus_per_node=1, timeout_min=60, ...",
+        ),
+        "device": _DEVICE,
+    },
+)
+
+
 @app.command()
+@command(scope=SCOPE, place=PLACE, engine=ENGINE)
 def run(
     name: Annotated[str, typer.Argument(help="A study, or 'all'.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of COLLECTION/index.json and tasks.")] = None,
-    tasks: Annotated[str, typer.Option(help="A number (drawn by lot), names with commas, or 'all'.")] = "24",
-    kind: Annotated[Kind, typer.Option(help="Of the tasks; each in a folder of its own.")] = "classification",
-    models: Annotated[str, typer.Option(help="Backbones, with commas between them.")] = "minilm,gpt-1M",
-    seeds: Annotated[int, typer.Option(min=1, help="So many seeds where they matter.")] = 1,
-    on: Annotated[
-        On, typer.Option(help="Here, on a cluster, or on the GPUs of `accelerate launch` for one model.")
-    ] = On.local,
-    workers: Annotated[int, typer.Option(min=1, help="Processes here, or jobs there.")] = 1,
-    job: Annotated[
-        list[str] | None,
-        typer.Option(help="Of a cluster's jobs, as NAME=VALUE: gpus_per_node=1, timeout_min=60, ..."),
-    ] = None,
+    scope: Scope,
+    place: Environment,
+    engine: Engine,
     budget: Annotated[float | None, typer.Option(help="Minutes after which no trial is started.")] = None,
-    device: str = "cpu",
-    threads: int = 1,
     out: Out = RESULTS,
 ) -> None:
     """Run what is missing of a study, and make its page."""
-    with errors_in_one_line():
-        scope = Scope(tuple(models.split(",")), choose_tasks(data, tasks, kind), tuple(range(seeds)))
-        named = _named(name, scope)
-        place = Environment(data, device, threads)
-        engines: dict[On, Callable[[], Engine]] = {
-            On.local: lambda: Local(workers),
-            On.slurm: lambda: Cluster(workers, **options_of(job or [])),
-            On.accelerate: lambda: Accelerated(device),
-        }
-        engine = engines[on]()
-        if isinstance(engine, Accelerated) and not engine.leads:
-            return engine.follow(place)
-        _save(scope, out)
-        for study in named:
-            typer.echo(f"{study}:")
-            left = run_study(
-                STUDIES[study],
-                scope,
-                out,
-                place,
-                engine,
-                minutes=budget,
-                say=lambda text: typer.echo(f"  {text}"),
-            )
-            typer.echo(f"  {left} trials are missing" if left else "  all trials have run")
-        if isinstance(engine, Accelerated):
-            engine.dismiss()
+    named = _named(name, scope)
+    if isinstance(engine, Accelerated) and not engine.leads:
+        return engine.follow(place)
+    _save(scope, out)
+    for study in named:
+        typer.echo(f"{study}:")
+        left = run_study(
+            STUDIES[study],
+            scope,
+            out,
+            place,
+            engine,
+            minutes=budget,
+            say=lambda text: typer.echo(f"  {text}"),
+        )
+        typer.echo(f"  {left} trials are missing" if left else "  all trials have run")
+    if isinstance(engine, Accelerated):
+        engine.dismiss()
     _write_pages(named, out)
 
 

@@ -11,9 +11,8 @@ The architecture is GPT-2's: every delta works on it. Its linear maps have biase
 LayerNorm computes in float64 where asked to, which Llama's RMSNorm does not.
 """
 
-from __future__ import annotations
-
 import copy
+import inspect
 import math
 import os
 import tempfile
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from deltatheory.cli.options import Group, Shared, command
 from deltatheory.results import ResultLog, provenance, write_atomically
 from deltatheory.training.checkpoint import Checkpoint
 from experiments.corpus import CONTEXT, Corpus, load_corpus
@@ -295,30 +295,57 @@ class Pretraining:
 app = typer.Typer(add_completion=False)
 
 
+def _recipe(size: str, steps: int | None, batch: int | None) -> tuple[str, Recipe]:
+    if size not in SIZES:
+        raise ValueError(f"size={size!r}: allowed are {', '.join(SIZES)}.")
+    for name, value in (("steps", steps), ("batch", batch)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1.")
+    recipe = SIZES[size]
+    return size, replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
+
+
+def _settings(**given: Any) -> dict[str, Any]:
+    for name, least in {"snapshots": 1, "every": 1, "seed": 0}.items():
+        if given[name] is not None and given[name] < least:
+            raise ValueError(f"{name}={given[name]}: must be at least {least}.")
+    return given
+
+
+RECIPE = Group(
+    _recipe,
+    {
+        "size": Shared(str, inspect.Parameter.empty, ", ".join(SIZES)),
+        "steps": Shared(int | None, None, "Instead of the recipe's."),
+        "batch": Shared(int | None, None, "Windows a step, instead of the recipe's."),
+    },
+)
+SETTINGS = Group(
+    _settings,
+    {
+        "snapshots": Shared(int | None, None, "Keep the model at BASE, 2 BASE, ..."),
+        "every": Shared(int, 200, "Steps between validations and checkpoints."),
+        "device": Shared(str, "cpu", "cpu or cuda."),
+        "seed": Shared(int, 0, "Of the weights and the order of the text."),
+        "about": Shared(str, ABOUT, "What the text is and its licence, for the model card."),
+    },
+)
+
+
 @app.command()
+@command(recipe=RECIPE, settings=SETTINGS)
 def main(
     corpus: Annotated[Path, typer.Argument(help="Folder of train-* and valid-* shards, .txt or .txt.xz.")],
-    size: Annotated[str, typer.Option(help=", ".join(SIZES))],
+    recipe: tuple[str, Recipe],
+    settings: dict[str, Any],
     out: Annotated[Path, typer.Option(help="Folder of the model, its log and its checkpoint.")],
     tokens: Annotated[Path | None, typer.Option(help="Of all sizes; by default beside --out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Windows a step, instead of the recipe's.")] = None,
-    snapshots: Annotated[int | None, typer.Option(min=1, help="Keep the model at BASE, 2 BASE, ...")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Steps between validations and checkpoints.")] = 200,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    about: Annotated[str, typer.Option(help="What the text is and its licence, for the model card.")] = ABOUT,
 ) -> None:
     """Pretrain one size, or go on with it."""
-    if size not in SIZES:
-        raise typer.BadParameter(f"size={size!r}: allowed are {', '.join(SIZES)}.")
     torch.set_num_threads(threads)
-    recipe = SIZES[size]
-    recipe = replace(recipe, steps=steps or recipe.steps, batch=batch or recipe.batch)
     text = load_corpus(corpus, tokens or out.parent / "tokens")
-    options = {"seed": seed, "device": device, "every": every, "snapshots": snapshots, "about": about}
-    Pretraining(size, recipe, text, out, **options).finish()
+    Pretraining(*recipe, text, out, **settings).finish()
 
 
 if __name__ == "__main__":
