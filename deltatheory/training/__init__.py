@@ -1,6 +1,7 @@
 """Training of any delta: one plain trainer, on one device or on several."""
 
 from deltatheory.training.costs import full_costs
-from deltatheory.training.trainer import Training, TrainingCosts, TrainingResult, train
+from deltatheory.training.result import TrainingCosts, TrainingResult
+from deltatheory.training.trainer import Training, train
 
 __all__ = ["Training", "TrainingCosts", "TrainingResult", "full_costs", "train"]

@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 
 from deltatheory.deltas.subspace import FullFineTuning
 from deltatheory.problems import Problem, Setup
-from deltatheory.training.trainer import Training, TrainingCosts, train
+from deltatheory.training.result import TrainingCosts
+from deltatheory.training.trainer import Training, train
 
 __all__ = ["full_costs"]
 
