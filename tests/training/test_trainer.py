@@ -14,10 +14,10 @@ import pytest
 import torch
 from tiny_problems import origin, same_run, toy_problem, toy_task
 
-from deltatheory.deltas.files import read_tensors, write_tensors
+from deltatheory.deltas.files import load_delta, read_tensors, write_tensors
 from deltatheory.problems import epochs
 from deltatheory.results import configuration_hash
-from deltatheory.training.trainer import Training, train
+from deltatheory.training import Training, full_costs, train
 
 KINDS = [("full", {}), ("subspace", {"d": 40}), ("layerwise-subspace", {"d": 40}), ("lora", {"r": 4})]
 RATE = {"full": 3e-3, "subspace": 0.5, "layerwise-subspace": 0.5, "lora": 0.02}
@@ -105,6 +105,34 @@ def test_divergence_is_a_status_not_an_exception(delta, options, steps):
     assert "lower the learning rate" in result.status
     assert result.test is None
     assert result.train_loss is None
+    assert all(torch.equal(p, before[n]) for n, p in problem.backbone.model.named_parameters())
+
+
+def test_a_run_is_saved_with_its_delta_and_one_that_diverged_without(tmp_path):
+    problem = toy_problem("lora", r=2)
+    good = train(problem, Training(steps=2, batch_size=8, learning_rate=0.01))
+    assert good.save(tmp_path / "good") == tmp_path / "good" / "result.json"
+    delta, values = load_delta(tmp_path / "good" / "delta.safetensors", problem.backbone)
+    assert delta.specification() == problem.delta.specification()
+    assert torch.equal(values, good.delta)
+    said = json.loads((tmp_path / "good" / "result.json").read_text())
+    assert said["settings"] == {**json.loads(json.dumps(problem.identity())), **said["settings"]}
+    assert (said["losses"], said["full"]) == (good.losses, None)
+    bad = train(problem, Training(steps=2, batch_size=8, learning_rate=1e30))
+    bad.save(tmp_path / "bad")
+    assert [p.name for p in (tmp_path / "bad").iterdir()] == ["result.json"]
+    assert json.loads((tmp_path / "bad" / "result.json").read_text())["test"] is None
+
+
+def test_the_costs_of_full_fine_tuning_are_those_of_its_own_run():
+    problem = toy_problem("lora", r=2)
+    before = origin(problem.backbone)
+    training = Training(steps=9, batch_size=8, evaluate_every=2, patience=1)
+    costs = full_costs(problem, training)
+    full = toy_problem("full").delta.size
+    assert costs.tuned_parameters == full
+    assert costs.optimizer_state_bytes == 2 * 4 * full + 4
+    assert costs.seconds_per_step > 0
     assert all(torch.equal(p, before[n]) for n, p in problem.backbone.model.named_parameters())
 
 
@@ -337,7 +365,7 @@ CHILD = """
 import os, signal, sys
 sys.path[:0] = {paths}
 from tiny_problems import toy_problem
-from deltatheory.training.trainer import Training, train
+from deltatheory.training import Training, full_costs, train
 
 def on_step(step, loss):
     if step == {at}:
