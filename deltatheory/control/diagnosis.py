@@ -14,7 +14,6 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from deltatheory import autodiff
 from deltatheory._shapes import Float
 from deltatheory.adapters import has_peft_form, to_peft
 from deltatheory.backbones import Batch
@@ -328,13 +327,14 @@ def _step_size(
 ) -> Finding:
     """Compare with the best first step of Adam, -lr sign(g): the loss changes by -lr |g|_1 + ½ lr² sᵀGs."""
     batch, labels = problem.batch(problem.train, range(examples))
-    gradient = autodiff.grad(lambda x: problem.loss(x, batch, labels), origin)
+    _, _, gradient = problem.loss_and_gradient(origin, batch, labels)
+    problem.restore()
     sign = gradient.sign()
     slope = float(gradient.abs().sum())
     _, moved = problem.jvp(origin, sign, batch)
     logits = problem.logits(origin, batch).detach()
     curvature = float((moved * problem.loss_function.curvature(logits, moved)).sum(1).mean())
-    problem.count(examples, forward=2.0, backward=1.0)
+    problem.count(examples, forward=1.0)
     best = slope / curvature if curvature > 0 else math.inf
     ratio = learning_rate / best
     return _finding(

@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from deltatheory._shapes import Int
 from deltatheory.control.reach.gramian import NOWHERE, coordinate_groups, part_tangent_rows
@@ -36,7 +35,7 @@ class ActuatorScore:
         gain: log det(I + W_i/ε): how far it moves the outputs, whatever the labels.
         energy: pᵀ W_i p with p_j = -∂loss_j/∂m_j: the squared length of the loss's gradient there.
         score: predicted accuracy on held-out examples, with the best ridge.
-        loss: predicted cross-entropy on held-out examples, with the best ridge.
+        loss: predicted loss on held-out examples, with the best ridge.
     """
 
     name: str
@@ -104,6 +103,7 @@ def rank_layers(features: Mapping[str, TangentRows], *, epsilon: float | None = 
     for name, gramian in gramians.items():
         kernel = gramian.cpu()
         fitted = cross_fitted_logits(kernel, frozen)
+        losses = frozen.loss.values(fitted, frozen.labels.expand(fitted.shape[:-1]))
         places.append(
             ActuatorScore(
                 name=name,
@@ -111,7 +111,7 @@ def rank_layers(features: Mapping[str, TangentRows], *, epsilon: float | None = 
                 gain=log_det_gain(gramians, [name], selection.epsilon),
                 energy=float(pull @ kernel @ pull),
                 score=float(frozen.solved(fitted).double().mean(1).max()),
-                loss=float(softplus(fitted[..., 0] - fitted[..., 1]).mean(1).min()),
+                loss=float(losses.mean(1).min()),
             )
         )
     return Ranking(

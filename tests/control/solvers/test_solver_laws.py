@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from functools import cache
 
@@ -95,6 +96,7 @@ def test_it_solves_what_it_takes(name, kind):
     assert np.sum(solution.cost) == pytest.approx(cost_of(name, kind, solution.value), rel=1e-9)
     if name not in ("minimum-energy", "constrained"):
         assert np.mean(solution.cost) < rows[0]["cost"]
+    json.dumps(solution.to_dict(), allow_nan=False)
     spent = [row["passes"] for row in rows]
     assert spent == sorted(spent)
     if kind in NETWORKS:
