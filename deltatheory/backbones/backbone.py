@@ -344,8 +344,17 @@ def _length_limit(config: Any, tokenizer: Any, family: Family, cap: int | None) 
         positions -= config.pad_token_id + 1
     # One 4-D mask serves every block, so a text must fit into the sliding window where there is one.
     window = getattr(config, "sliding_window", None)
-    limits = (positions, window, cap, getattr(tokenizer, "model_max_length", None))
-    return min(int(limit) for limit in limits if limit)
+    limits = {
+        "max_position_embeddings": positions,
+        "sliding_window": window,
+        "max_length": cap,
+        "model_max_length": getattr(tokenizer, "model_max_length", None),
+    }
+    given = {name: limit for name, limit in limits.items() if limit}
+    for name, limit in given.items():
+        if not isinstance(limit, int | float) or not limit >= 1:
+            raise ValueError(f"{name}={limit!r}: must be a number of at least 1")
+    return int(min(given.values()))
 
 
 def _check_vocabulary(name: str, base: nn.Module, tokenizer: Any) -> None:

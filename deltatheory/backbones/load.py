@@ -57,9 +57,10 @@ def _reading(folder: Path, what: str) -> Iterator[None]:
     """Turn whatever a library raises at a damaged file into one line that names it."""
     try:
         yield
-    except ImportError:
-        raise
-    except Exception as error:
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"  # of a library in Rust, and no Exception
+        if isinstance(error, ImportError) or not (panic or isinstance(error, Exception)):
+            raise
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"{what} of {str(folder)!r} cannot be read: fetch it again. Cause: {cause}"
@@ -276,6 +277,7 @@ def load_checkpoint(
     model = _read_model(folder, attention, dtype)
     with _reading(folder, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer("a", "b")  # some damage shows at the first text only
     return (
         model,
         tokenizer,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_models import TINY, WORDS, is_causal, tiny, tiny_model, tiny_tokenizer, transformers
 
 from deltatheory.backbones import load as loading
@@ -294,6 +296,14 @@ def test_pipes_and_devices_in_a_folder_are_not_opened(tmp_path, name):
 
 # Damage ----------------------------------------------------------------------------------------------------
 
+
+@pytest.fixture(scope="module")
+def whole_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    save(folder)
+    return folder
+
+
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 
 
@@ -365,6 +375,50 @@ def test_a_bad_sentence_length(tmp_path, length):
     (tmp_path / "sentence_bert_config.json").write_text(f'{{"max_seq_length": {length}}}')
     with pytest.raises(ValueError, match=r"max_seq_length=.* in sentence_bert_config.json .*at least 1"):
         load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("length", ["x", [1], {"a": 1}, -1, float("nan")])
+def test_a_bad_length_of_a_tokenizer(tmp_path, length):
+    save(tmp_path)
+    rewrite(tmp_path / "tokenizer_config.json", model_max_length=length)
+    with pytest.raises(
+        ValueError, match=r"model_max_length=.*: must be a number of at least 1|cannot be read"
+    ):
+        load_backbone(str(tmp_path))
+
+
+def test_a_tokenizer_that_fails_at_its_first_text(tmp_path):
+    """Its library panics, which is no Exception of Python's."""
+    save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    post = json.loads(path.read_text())["post_processor"]
+    del post["special_tokens"]["[SEP]"]
+    rewrite(path, post_processor=post)
+    with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be read"):
+        load_backbone(str(tmp_path))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(FILES),
+    position=st.floats(0, 1, exclude_max=True),
+    noise=st.binary(min_size=1, max_size=8),
+)
+def test_any_damage_is_a_model_or_a_value_error(whole_model, name, position, noise):
+    path = whole_model / name
+    good = path.read_bytes()
+    where = int(position * min(len(good), 3000))  # in weights, the header and some numbers
+    path.write_bytes(good[:where] + noise + good[where + len(noise) :])
+    try:
+        backbone = load_backbone(str(whole_model))
+        backbone.pooled(backbone.encode(["a b c"]))
+    except ValueError as error:
+        told = str(error)
+    else:
+        told = ""
+    finally:
+        path.write_bytes(good)
+    assert "\n" not in told
 
 
 @pytest.mark.parametrize("name", ["", " "])
