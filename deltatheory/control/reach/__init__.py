@@ -19,6 +19,7 @@ from deltatheory.control.reach.gramian import (
 from deltatheory.control.reach.prompts import (
     PrefixBound,
     PromptReachability,
+    PromptSearch,
     class_reachability,
     prefix_reach_bound,
     token_reachability,
@@ -29,6 +30,7 @@ __all__ = [
     "LeastEnergy",
     "PrefixBound",
     "PromptReachability",
+    "PromptSearch",
     "Ranking",
     "ReachabilityBall",
     "class_reachability",
