@@ -1,49 +1,29 @@
-"""Every delta that can be cut at the layers, as a controlled system."""
+"""Every example of every delta that acts inside the blocks, as a controlled system."""
 
 from __future__ import annotations
 
 from functools import cache
 
+import delta_cases
 import torch
+from tiny_models import tiny
 from tiny_problems import toy_problem
 
 from deltatheory.control.systems.layered import LayeredSystem
-from deltatheory.deltas import DELTAS
-
-# Every delta but ladder side-tuning, which keeps a state of its own across blocks.
-CASES = {
-    "subspace": {"d": 12},
-    "subspace-all": {"d": 12, "scope": "all"},
-    "layerwise-subspace": {"d": 12, "scope": "all"},
-    "full": {},
-    "full-all": {"scope": "all"},
-    "lora": {"r": 2},
-    "prompt": {"length": 2},
-    "prefix": {"length": 2},
-    "prefix-values": {"length": 2, "gate": "values", "blocks": [1]},
-    "prefix-shifted": {"length": 2, "gate": "none", "shift": True},
-    "prefix-mlp": {"length": 2, "hidden": 3},
-    "intrinsic-prompt": {"d": 4, "length": 2},
-    "modules": {"patterns": ["*.1.*weight"]},
-    "bitfit": {},
-    "layernorm": {},
-    "last-layers": {"k": 1},
-    "random-modules": {"share": 0.2},
-    "diff-pruning": {},
-    "fisher-mask": {"count": 40, "scope": "all"},
-    "unilora": {"d": 12, "r": 2},
-    "vera": {"r": 5},
-    "unified-subspace": {"deltas": [("lora", {"r": 2}), ("bitfit", {})], "d": 6},
-    "combined": {"deltas": [("lora", {"r": 2}), ("prompt", {"length": 2}), ("layernorm", {})]},
-    "adapter": {"bottleneck": 3},
-    "parallel-adapter": {"bottleneck": 3, "placement": "both"},
-    "compacter": {"n": 2, "bottleneck": 4},
-    "ia3": {},
-}
+from deltatheory.deltas import make_delta
 
 
-def delta_name(case: str) -> str:
-    return next(name for name in sorted(DELTAS, key=len, reverse=True) if case.startswith(name))
+def _inside_blocks(case: str) -> bool:
+    """Whether no block is changed as a whole, with a state of its own beside the block's."""
+    name, options = delta_cases.CASES[case]
+    backbone = tiny("bert")
+    delta = make_delta(name, backbone, **options)
+    edit = delta.edit(delta.initial())
+    changed = {id(backbone.model.get_submodule(module)) for module in [*edit.inputs, *edit.outputs]}
+    return not changed & {id(block) for block in backbone.layers}
+
+
+CASES = {case: named for case, named in delta_cases.CASES.items() if _inside_blocks(case)}
 
 
 @cache
@@ -53,7 +33,9 @@ def known(case: str, family: str) -> LayeredSystem:
 
 
 def layered(case: str, family: str, *, indices=range(5), dtype=torch.float64, energy_weight=0.0, **options):
-    problem = toy_problem(delta_name(case), family=family, dtype=dtype, **CASES[case], **options)
+    """The system of an example, with further options of its delta and its problem."""
+    name, own = delta_cases.CASES[case]
+    problem = toy_problem(name, family=family, dtype=dtype, **{**own, **options})
     return LayeredSystem(problem, indices, energy_weight=energy_weight)
 
 

@@ -36,8 +36,8 @@ def _rounded(result: torch.Tensor, *arguments: object) -> torch.Tensor:
     """Return a result with the last bits that this layout has."""
     seed = zlib.crc32(repr([_place(x) for x in arguments]).encode())
     unit = torch.finfo(result.dtype).eps
-    # 1 + k eps for k in -2..2, along the entries as they are read
     steps = (torch.arange(result.numel(), dtype=result.dtype).view(result.shape) * 7 + seed % 101) % 5 - 2
+    steps[result == result.round()] = 0  # sums of whole numbers are exact everywhere
     return result.mul_(1 + unit * steps)
 
 

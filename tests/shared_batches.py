@@ -28,7 +28,7 @@ PROBLEMS = {
     "lora": lambda: toy_problem("lora", r=2),
     "in place": lambda: toy_problem("subspace", d=8),
     "generation": texts,
-    "a share is empty": lambda: toy_problem("bitfit", task=toy_task(train=2)),
+    "a share is empty": lambda: toy_problem("layernorm", task=toy_task(train=2)),
 }
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
+from deltatheory.deltas.base import Options
 from deltatheory.deltas.bottleneck import SerialBottleneck, fixed_normal
 from deltatheory.deltas.coordinates import Coordinates
 
@@ -36,6 +37,7 @@ class Adapter(SerialBottleneck):
     name: ClassVar[str] = "adapter"
     formula: ClassVar[str] = "h ← h + U σ(D h + b_d) + b_u"
     acts: ClassVar[str] = "outputs of attention and FFN, before the residual sum"
+    examples: ClassVar[tuple[Options, ...]] = ({"bottleneck": 4},)
 
     def __init__(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from torch import Tensor
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
 
-__all__ = ["Delta", "InPlaceDelta"]
+__all__ = ["Delta", "InPlaceDelta", "Options"]
+
+Options = Mapping[str, Any]  # the arguments of a delta's class beside its backbone
 
 
 class Delta(ABC):
@@ -29,6 +32,8 @@ class Delta(ABC):
         affine: whether the map of a controlled layer is affine in δ, at a fixed input of the layer.
         exact_zero: whether δ = 0 is the frozen backbone; only for a raw prompt or prefix it is not, and then
             δ = 0 is the backbone with its start prompt.
+        examples: options of each variant that is to be held to the laws, small enough for a network of two
+            narrow blocks; with the first a small network learns an easy task.
         backbone: what it changes.
         size: m, the number of coordinates of δ.
     """
@@ -38,6 +43,7 @@ class Delta(ABC):
     formula: ClassVar[str]
     acts: ClassVar[str]
     affine: ClassVar[bool]
+    examples: ClassVar[tuple[Options, ...]] = ({},)
     exact_zero: bool = True
     size: int
 

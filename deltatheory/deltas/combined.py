@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 
 __all__ = ["Combined", "Stage"]
 
@@ -36,6 +36,10 @@ class Combined(Delta):
     formula: ClassVar[str] = "ψ_n(δ_n) ∘ ... ∘ ψ_0(δ_0)"
     acts: ClassVar[str] = "where its parts act"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = (
+        {"deltas": [("lora", {"r": 2}), ("bitfit", {}), ("layernorm", {})]},
+        {"deltas": [("lora", {"r": 2}), ("prompt", {"length": 2})]},
+    )
 
     def __init__(self, backbone: Backbone, *, deltas: Sequence[Delta]) -> None:
         super().__init__(backbone)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
+from deltatheory.deltas.base import Options
 from deltatheory.deltas.bottleneck import SerialBottleneck, at_least_one, fixed_normal
 from deltatheory.deltas.coordinates import Coordinates
 
@@ -36,6 +37,7 @@ class Compacter(SerialBottleneck):
     name: ClassVar[str] = "compacter"
     formula: ClassVar[str] = "h ← h + U σ(D h + b_d) + b_u, D, U = Σᵢ Aᵢ ⊗ sᵢ tᵢᵀ"
     acts: ClassVar[str] = "outputs of attention and FFN, before the residual sum"
+    examples: ClassVar[tuple[Options, ...]] = ({"n": 2, "bottleneck": 4},)
 
     def __init__(
         self, backbone: Backbone, *, n: int = 4, bottleneck: int = 8, rank: int = 1, seed: int = 0

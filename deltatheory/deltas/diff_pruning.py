@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.subspace import scope_names
 
@@ -40,6 +40,7 @@ class DiffPruning(Delta):
     formula: ClassVar[str] = "θ = θ₀ + z(α) ∘ w"
     acts: ClassVar[str] = "every parameter of the scope"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({}, {"scope": "all"})
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.subspace import scope_names
 
@@ -62,6 +62,7 @@ class FisherMask(Delta):
     formula: ClassVar[str] = "θ = θ₀ + Eδ"
     acts: ClassVar[str] = "chosen entries of the parameters of the scope"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"count": 400}, {"count": 40, "scope": "all"})
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.prompt import check_length, start_embeddings, start_tokens
 
 __all__ = ["IntrinsicPromptTuning", "PromptSubspace", "fit_prompt_subspace"]
@@ -109,6 +109,7 @@ class IntrinsicPromptTuning(Delta):
     formula: ClassVar[str] = "x_0 = [e₀ + Σ_i δ_i b_i; e(text)]"
     acts: ClassVar[str] = "virtual tokens before the word embeddings"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"d": 60, "length": 6},)
     exact_zero: bool = False
 
     def __init__(

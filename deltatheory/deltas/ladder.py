@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.bottleneck import at_least_one, fixed_normal
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.targets import name_of
@@ -45,6 +45,7 @@ class LadderSide(Delta):
     formula: ClassVar[str] = "x_T ← x_T + U s_T, s_t = side_t(x_t, s_{t-1})"
     acts: ClassVar[str] = "the output of the last block, from the outputs of all"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"width": 8},)
 
     def __init__(self, backbone: Backbone, *, width: int = 8, seed: int = 0) -> None:
         super().__init__(backbone)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
+from deltatheory.deltas.base import Options
 from deltatheory.deltas.subspace import Subspace
 
 __all__ = ["LayerwiseSubspace"]
@@ -35,6 +36,7 @@ class LayerwiseSubspace(Subspace):
     formula: ClassVar[str] = "θ_i = θ₀_i + (1 + λ_i) (Pz)_i"
     acts: ClassVar[str] = "every parameter of the scope"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"d": 64}, {"d": 12, "scope": "all"})
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.targets import linear_modules, matrix_shape
 
@@ -45,6 +45,7 @@ class LoRA(Delta):
     formula: ClassVar[str] = "W = W₀ + (α/r) B A"
     acts: ClassVar[str] = "weights of chosen linear maps"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"r": 2},)
 
     def __init__(
         self,

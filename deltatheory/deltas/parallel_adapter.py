@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.bottleneck import ACTIVATIONS, PLACEMENTS, at_least_one, fixed_normal, one_of
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.targets import name_of
@@ -42,6 +42,7 @@ class ParallelAdapter(Delta):
     formula: ClassVar[str] = "y ← y + s U σ(D x)"
     acts: ClassVar[str] = "outputs of attention or FFN, from their inputs"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"bottleneck": 3, "placement": "both"},)
 
     def __init__(
         self,

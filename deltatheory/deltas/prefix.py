@@ -14,7 +14,7 @@ from torch import Tensor
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.backbones.edit import Attend, AttentionEdit, with_prefix
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
 
@@ -59,6 +59,12 @@ class PrefixTuning(Delta):
     formula: ClassVar[str] = "h = attention(q, K, V) + tanh(g) attention(q, P_K, P_V)"
     acts: ClassVar[str] = "attention of chosen blocks"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = (
+        {"length": 4},
+        {"length": 2, "gate": "values", "blocks": [1]},
+        {"length": 2, "gate": "none", "shift": True},
+        {"length": 2, "hidden": 3},
+    )
 
     def __init__(
         self,
@@ -196,7 +202,10 @@ def _keys_values(
 
     def watch(t: int) -> AttentionEdit:
         def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-            seen[t] = k[0].clone(), v[0].clone()
+            seen[t] = (
+                k[0].clone(memory_format=torch.contiguous_format),
+                v[0].clone(memory_format=torch.contiguous_format),
+            )
             return attend(q, k, v, mask)
 
         return change

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Edit
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 
 __all__ = ["PromptTuning", "check_length", "start_embeddings", "start_tokens"]
@@ -91,6 +91,7 @@ class PromptTuning(Delta):
     formula: ClassVar[str] = "x_0 = [e₀ + δ; e(text)]"
     acts: ClassVar[str] = "virtual tokens before the word embeddings"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"length": 4},)
     exact_zero: bool = False
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.subspace import scope_names
 
@@ -59,6 +59,7 @@ class Modules(Selected):
 
     name: ClassVar[str] = "modules"
     acts: ClassVar[str] = "parameters chosen by name"
+    examples: ClassVar[tuple[Options, ...]] = ({"patterns": ["*.1.*weight"]},)
 
     def __init__(self, backbone: Backbone, *, patterns: Sequence[str]) -> None:
         if isinstance(patterns, str) or not patterns:
@@ -142,6 +143,7 @@ class LastLayers(Selected):
 
     name: ClassVar[str] = "last-layers"
     acts: ClassVar[str] = "every parameter of the last k blocks"
+    examples: ClassVar[tuple[Options, ...]] = ({"k": 1},)
 
     def __init__(self, backbone: Backbone, *, k: int = 1) -> None:
         if not 1 <= k <= len(backbone.layers):
@@ -172,6 +174,7 @@ class RandomModules(Selected):
 
     name: ClassVar[str] = "random-modules"
     acts: ClassVar[str] = "weight matrices drawn by lot"
+    examples: ClassVar[tuple[Options, ...]] = ({"share": 0.2},)
 
     def __init__(self, backbone: Backbone, *, share: float = 0.1, seed: int = 0) -> None:
         if not 0 < share <= 1:

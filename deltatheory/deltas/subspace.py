@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
-from deltatheory.deltas.base import InPlaceDelta
+from deltatheory.deltas.base import InPlaceDelta, Options
 from deltatheory.deltas.flat import FlatParameters, flatten_parameters
 from deltatheory.projections import Projection, make_projection
 
@@ -121,6 +121,7 @@ class Subspace(InPlaceDelta):
     formula: ClassVar[str] = "θ = θ₀ + Pδ"
     acts: ClassVar[str] = "every parameter of the scope"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"d": 64}, {"d": 12, "scope": "all"})
 
     def __init__(
         self,
@@ -180,6 +181,7 @@ class FullFineTuning(Subspace):
     formula: ClassVar[str] = "θ = θ₀ + δ"
     acts: ClassVar[str] = "every parameter of the scope"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({}, {"scope": "all"})
 
     def __init__(self, backbone: Backbone, *, scope: str = "blocks") -> None:
         D = FlatOrigin.of(backbone, scope).theta0.numel()

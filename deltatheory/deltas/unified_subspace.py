@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.combined import Combined
 
 __all__ = ["UnifiedSubspace", "fit_unified_subspace"]
@@ -66,6 +66,7 @@ class UnifiedSubspace(Delta):
     formula: ClassVar[str] = "δ_i = M_i δ"
     acts: ClassVar[str] = "where its parts act"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"deltas": [("lora", {"r": 2}), ("bitfit", {})], "d": 48},)
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.subspace import project
 from deltatheory.projections import make_projection
@@ -41,6 +41,7 @@ class UniLoRA(Delta):
     formula: ClassVar[str] = "W = W₀ + (α/r) B A, (A − A₀, B) = Pδ"
     acts: ClassVar[str] = "weights of chosen linear maps"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"d": 128, "r": 2},)
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
-from deltatheory.deltas.base import Delta
+from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.targets import linear_modules, matrix_shape
 
@@ -40,6 +40,7 @@ class VeRA(Delta):
     formula: ClassVar[str] = "W = W₀ + diag(b) B diag(s) A"
     acts: ClassVar[str] = "weights of chosen linear maps"
     affine: ClassVar[bool] = False
+    examples: ClassVar[tuple[Options, ...]] = ({"r": 8},)
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -131,11 +131,25 @@ def _check_rows(head: Head, task: Task) -> None:
     apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
     equal = (apart <= 8 * torch.finfo(head.weight.dtype).eps * rows.norm(dim=1)).nonzero()
     if len(equal):
-        one, other = (task.label_names[int(c)] for c in equal[0])
-        raise ValueError(
-            f"head={head.kind!r} gives classes {one!r} and {other!r} of task {task.name!r} equal rows: no "
-            "text tells them apart: give words or examples that differ, or take head='random'."
-        )
+        _refuse(head.kind, task, *equal[0].tolist())
+
+
+def _check_examples(kind: str, task: Task) -> None:
+    """Refuse two classes with the same texts: what a head fits to them is the rounding of their features."""
+    train, seen = task.train, {}
+    labelled = list(zip(train.labels or (), train.texts, train.pairs or train.texts, strict=True))
+    for c in range(task.num_classes):
+        own = tuple(sorted((text, pair) for label, text, pair in labelled if label == c))
+        if seen.setdefault(own, c) != c:
+            _refuse(kind, task, seen[own], c)
+
+
+def _refuse(kind: str, task: Task, one: int, other: int) -> NoReturn:
+    raise ValueError(
+        f"head={kind!r} gives classes {task.label_names[one]!r} and {task.label_names[other]!r} of task "
+        f"{task.name!r} equal rows: no text tells them apart: give words or examples that differ, or take "
+        "head='random'."
+    )
 
 
 def _labelled(backbone: Backbone, task: Task, max_length: int | None) -> tuple[Tensor, Tensor]:
@@ -183,6 +197,7 @@ _FITTED = {"prototypes": _prototypes, "probe": _probe}
 
 def _fitted(kind: str, backbone: Backbone, task: Task, seed: int, max_length: int | None) -> Head:
     features, labels = _labelled(backbone, task, max_length)
+    _check_examples(kind, task)
     return Head(kind, *_FITTED[kind](features, labels, task.num_classes), len(features))
 
 

@@ -19,7 +19,10 @@ def close(a: Sequence[Tensor], b: Sequence[Tensor], tolerance: float = 1e-12) ->
     return all(torch.allclose(x, y, rtol=0, atol=tolerance) for x, y in zip(a, b, strict=True))
 
 
-PLACES = [*((case, "bert") for case in CASES), *((case, "gpt2") for case in ("lora", "prefix", "full-all"))]
+PLACES = [
+    *((case, "bert") for case in CASES),
+    *((case, "gpt2") for case in ("lora", "prefix", "full scope=all")),
+]
 
 
 @pytest.mark.parametrize(("case", "family"), PLACES)
@@ -44,7 +47,7 @@ def test_the_adjoint_is_back_propagation_layer_by_layer(case, family):
         assert not close(stationarity(system, run.trajectory, [p[0], *p[2:4], *p[3:]]), run.gradients)
 
 
-@pytest.mark.parametrize("case", ["unilora", "subspace-all"])
+@pytest.mark.parametrize("case", ["unilora", "subspace d=12 scope=all"])
 def test_a_shared_coordinate_needs_the_sum_over_its_copies(case):
     system = known(case, "bert")
     delta = point(system)

@@ -259,7 +259,7 @@ def test_unseen_logits_are_those_of_a_head_made_without_the_example(backbone, ta
     for fold in (0, 3):
         others = task.train.subset([i for i in range(len(task.train)) if i % 8 != fold])
         without = make_head(kind, backbone, replace(task, train=others))
-        torch.testing.assert_close(found[fold::8], without(features[fold::8]), rtol=0, atol=2e-3)
+        torch.testing.assert_close(found[fold::8], without(features[fold::8]), rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["label-words", "random"])

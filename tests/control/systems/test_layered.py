@@ -2,15 +2,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import delta_cases
 import numpy as np
 import pytest
 import torch
-from layered_cases import CASES, delta_name, known, layered, point
+from layered_cases import CASES, known, layered, point
 from tiny_models import tiny
 from tiny_problems import LETTERS, toy_problem, toy_task
 
 from deltatheory.control.systems.layered import LayeredSystem
-from deltatheory.deltas import DELTAS, make_delta
+from deltatheory.deltas import make_delta
 from deltatheory.problems import ClassificationProblem
 from deltatheory.tasks import Examples, Task
 
@@ -38,8 +39,12 @@ def pairs_task() -> Task:
     )
 
 
-def test_every_delta_has_a_case():
-    assert {delta_name(case) for case in CASES} == set(DELTAS) - {"ladder"}
+def test_only_a_state_beside_the_blocks_cannot_be_cut():
+    left_out = set(delta_cases.CASES) - set(CASES)
+    assert "ladder" in left_out
+    for case in left_out:
+        with pytest.raises(ValueError, match="changes the block '.*' as a whole"):
+            known(case, "bert")
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
@@ -58,10 +63,10 @@ def test_a_rollout_is_the_network(case, family):
         )
 
 
-@pytest.mark.parametrize("case", ["prompt", "full-all"])
+@pytest.mark.parametrize(("case", "options"), [("prompt", {"length": 2}), ("full scope=all", {})])
 @pytest.mark.parametrize("family", ["roberta", "llama", "gemma2", "opt", "gpt_neox"])
-def test_other_families(case, family):
-    system = layered(case, family, dtype=torch.float32)
+def test_other_families(case, options, family):
+    system = layered(case, family, dtype=torch.float32, **options)
     delta = point(system)
     logits = system.rollout(system.split(delta)).states[-1]
     torch.testing.assert_close(logits, system.problem.logits(delta, system.batch), rtol=0, atol=1e-4)
@@ -78,7 +83,7 @@ def test_pairs_of_texts(case, family):
 
 
 def test_a_tied_head_sees_the_tuned_embedding():
-    system = layered("full-all", "gpt2", head="verbalizer")
+    system = layered("full scope=all", "gpt2", head="verbalizer")
     inputs, head = (set(system.coordinates(t).tolist()) for t in (0, system.horizon - 1))
     assert len(inputs & head) == 2 * system.problem.backbone.hidden_size  # the two label words
     delta = point(system)
@@ -111,17 +116,11 @@ def test_split_and_join_are_adjoint_and_inverse(case):
     assert inner == pytest.approx(float(delta @ system.join(parts)), abs=1e-12)
 
 
-# fmt: off
-SHARED = {"subspace", "subspace-all", "layerwise-subspace", "prefix-mlp", "unilora", "unified-subspace",
-          "compacter"}
-# fmt: on
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_which_deltas_act_in_several_steps(case):
+def test_copies_of_a_coordinate_must_agree(case):
     system = known(case, "bert")
     shared = [t for t in range(system.horizon) if system.shares(t)]
-    assert bool(shared) == (case in SHARED)
+    assert bool(shared) == bool((system.copies > 1).any())
     if not shared:
         return
     controls, t = system.split(point(system)), shared[0]
@@ -131,8 +130,17 @@ def test_which_deltas_act_in_several_steps(case):
 
 
 def test_where_a_delta_acts():
-    assert [len(known("prompt", "bert").coordinates(t)) for t in range(4)] == [32, 0, 0, 0]
-    assert [len(known("prefix-values", "bert").coordinates(t)) for t in range(4)] == [0, 0, 64, 0]
+    shared = ["subspace", "layerwise-subspace", "prefix length=2 hidden=3", "unilora", "compacter"]
+    assert all((known(case, "bert").copies > 1).any() for case in shared)
+    apart = ["full", "lora", "prompt", "prefix", "bitfit", "diff-pruning", "adapter", "ia3", "combined"]
+    assert all((known(case, "bert").copies <= 1).all() for case in apart)
+    assert [len(known("prompt", "bert").coordinates(t)) for t in range(4)] == [64, 0, 0, 0]
+    assert [len(known("prefix length=2 gate=values", "bert").coordinates(t)) for t in range(4)] == [
+        0,
+        0,
+        64,
+        0,
+    ]
     # BERT's biases: the embedding's norm and the blocks; GPT-2's: the blocks and the last norm
     assert [len(known("bitfit", "bert").coordinates(t)) for t in range(4)] == [16, 144, 144, 0]
     assert [len(known("bitfit", "gpt2").coordinates(t)) for t in range(4)] == [0, 176, 176, 16]
@@ -177,12 +185,6 @@ def test_linearization_matches_differences():
         w = torch.randn(moved.shape, generator=generator, dtype=moved.dtype)
         pulled = (line.A.adjoint(w) * dx).sum() + (line.B.adjoint(w) * du).sum()
         assert float(pulled) == pytest.approx(float((w * moved).sum()), abs=1e-5)
-
-
-def test_ladder_side_tuning_is_refused():
-    problem = toy_problem("ladder", width=3)
-    with pytest.raises(ValueError, match=r"'ladder': changes the block 'encoder.layer.0' as a whole"):
-        LayeredSystem(problem, [0, 1])
 
 
 def test_a_coordinate_that_is_missed_is_noticed(monkeypatch):
