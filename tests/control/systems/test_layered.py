@@ -43,7 +43,7 @@ def test_only_a_state_beside_the_blocks_cannot_be_cut():
     left_out = set(delta_cases.CASES) - set(CASES)
     assert "ladder" in left_out
     for case in left_out:
-        with pytest.raises(ValueError, match="changes the block '.*' as a whole"):
+        with pytest.raises(ValueError, match=r"changes the block '.*' as a whole"):
             known(case, "bert")
 
 
