@@ -202,6 +202,8 @@ def _read_model(folder: Path, attention: str, dtype: torch.dtype) -> nn.Module:
             attn_implementation=attention,
             output_loading_info=True,
         )
+        with torch.no_grad():  # a configuration may fit all weights and no pass
+            model.base_model(torch.zeros(1, 1, dtype=torch.long))
     model.config._name_or_path = str(folder)
     missing = set(info["missing_keys"])
     head = model.get_output_embeddings()

@@ -334,6 +334,7 @@ def test_damaged_files_are_one_line_that_names_them(tmp_path, name, damage):
         ({"hidden_size": 32}, "the model of .* cannot be read"),
         ({"num_hidden_layers": 3}, "lacks 16 weights of BertModel, left random: encoder.layer.2"),
         ({"num_attention_heads": 3}, "the model of .* cannot be read.*multiple"),
+        ({"num_attention_heads": -1}, "the model of .* cannot be read"),
         ({"vocab_size": -1}, "cannot be read"),
         ({"hidden_act": "nonsense"}, "the model of .* cannot be read.*nonsense"),
         ({"model_type": None}, "model_type=None is not supported; supported are bert"),
