@@ -75,7 +75,6 @@ def test_every_room_has_a_floor():
     assert {room(name) for name in in_package("deltatheory")} - {"", "__main__"} == FLOOR.keys()
 
 
-@pytest.mark.xfail(reason="being put in order")
 def test_a_room_imports_only_from_floors_below_it():
     upward = [
         f"{name} imports {other}"
@@ -89,7 +88,6 @@ def test_a_room_imports_only_from_floors_below_it():
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-@pytest.mark.xfail(reason="being put in order")
 def test_there_is_no_circle_of_imports(package):
     inside = in_package(package)
     try:
@@ -135,7 +133,6 @@ def test_few_modules_stand_at_the_root():
     assert len(list((ROOT / "deltatheory").glob("*.py"))) <= MOST_AT_THE_ROOT
 
 
-@pytest.mark.xfail(reason="being put in order")
 def test_no_class_name_stands_twice():
     names = Counter(
         node.name
@@ -152,7 +149,6 @@ def _parameters(node: ast.FunctionDef) -> int:
     return len(own)
 
 
-@pytest.mark.xfail(reason="being put in order")
 def test_no_public_function_has_more_than_nine_parameters():
     long = [
         f"{name}.{node.name}: {_parameters(node)}"

@@ -28,7 +28,7 @@ LAWS = {
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, list[str]]:
     """How each test of an example ended, by the example's name."""
-    command = [sys.executable, "-m", "pytest", "-p", "contributed", "-p", "no:cacheprovider", "-v"]
+    command = [sys.executable, "-m", "pytest", "-p", "contributed", "-p", "no:cacheprovider", "-vv"]
     command += ["-k", " or ".join(LAWS), *(str(TESTS / path) for path in LAWS.values())]
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}

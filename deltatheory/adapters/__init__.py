@@ -1,14 +1,14 @@
 """Adapters of `peft` in and out, and what a trained one really uses."""
 
-from deltatheory.adapters.adapter import Adapter, open_adapter
+from deltatheory.adapters.adapter import TrainedAdapter, open_adapter
 from deltatheory.adapters.explanation import Explanation, explain
 from deltatheory.adapters.exported import has_peft_form, to_peft
 from deltatheory.adapters.imported import PeftDelta, from_peft, load_adapter
 
 __all__ = [
-    "Adapter",
     "Explanation",
     "PeftDelta",
+    "TrainedAdapter",
     "explain",
     "from_peft",
     "has_peft_form",

@@ -21,7 +21,7 @@ from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.subspace import project
 from deltatheory.deltas.unilora import UniLoRA
 
-__all__ = ["Adapter", "Factors", "PeftAdapter", "open_adapter"]
+__all__ = ["Factors", "PeftAdapter", "TrainedAdapter", "open_adapter"]
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # module name ↦ (A, B) with ΔW = B A
 
@@ -29,7 +29,7 @@ _KEEPS_BASE = ("gaussian", "eva", "orthogonal")  # starts of PEFT's LoRA that le
 _PLAIN = re.compile(r".*\.lora_[AB]\.[^.]+\.weight")
 
 
-class Adapter:
+class TrainedAdapter:
     """A delta and its trained δ.
 
     Args:
@@ -79,7 +79,7 @@ class Adapter:
         """Take layers of its own out of the model."""
 
 
-class PeftAdapter(Adapter):
+class PeftAdapter(TrainedAdapter):
     """An adapter that `peft` holds, whose layers are in the model: δ = 0 is the adapter as it is.
 
     Args:
@@ -183,7 +183,7 @@ def open_adapter(
     tokenizer: Any = None,
     check_name: bool = True,
     device: str | None = None,
-) -> Adapter:
+) -> TrainedAdapter:
     """Load a trained adapter onto its base model.
 
     Args:
@@ -211,7 +211,7 @@ def open_adapter(
         if model is None:
             model = str(read_tensors(path)[1].get("backbone", {}).get("name"))
         backbone = load_backbone(model) if isinstance(model, str) else model
-        return Adapter(*load_delta(path, backbone.to(device) if device else backbone))
+        return TrainedAdapter(*load_delta(path, backbone.to(device) if device else backbone))
     if isinstance(model, Backbone):
         raise ValueError(
             "model=Backbone: for an adapter in PEFT's format give a name, or the transformers model with its "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltatheory.adapters.adapter import Adapter, Factors, open_adapter
+from deltatheory.adapters.adapter import Factors, TrainedAdapter, open_adapter
 from deltatheory.adapters.exported import to_peft
 from deltatheory.adapters.module_use import ModuleUse, movement_of, ratio, use_of
 from deltatheory.adapters.truncation import (
@@ -86,7 +86,7 @@ class Explanation(Result):
 
 
 def explain(
-    adapter: str | os.PathLike[str] | Adapter,
+    adapter: str | os.PathLike[str] | TrainedAdapter,
     setup: Setup | Mapping[str, Any] | None = None,
     *,
     keep: float = 0.99,
@@ -124,7 +124,7 @@ def explain(
         raise ValueError(f"examples={examples}: must be at least 1.")
     began = time.perf_counter()
     asked = Setup.of(setup)
-    if isinstance(adapter, Adapter):
+    if isinstance(adapter, TrainedAdapter):
         held, path = adapter, None
     else:
         named = setup.get("model") if isinstance(setup, Mapping) else setup and setup.model
@@ -165,7 +165,7 @@ def explain(
         modules = [replace(m, kept=pattern.get(m.name, 0)) for m in modules]
     if trial is not None:
         if truncated is not None:
-            trial.see("truncated", Adapter(*truncated))
+            trial.see("truncated", TrainedAdapter(*truncated))
         passes += trial.passes
         findings += _verdict(trial, curve, keep, factors is not None)
     ranked = factors is not None
@@ -212,12 +212,12 @@ class _Trial:
         examples: of each split, at most.
     """
 
-    def __init__(self, held: Adapter, setup: Setup, examples: int) -> None:
+    def __init__(self, held: TrainedAdapter, setup: Setup, examples: int) -> None:
         self._logits: dict[str, Tensor] = {}
         with held.switched_off():
             small = setup.replace(task=_limited(setup.task, examples, setup.seed), head=setup.head)
             self.problem = small.classification(held.delta, check=False)
-            self.see("frozen", Adapter(held.delta, held.delta.initial()))
+            self.see("frozen", TrainedAdapter(held.delta, held.delta.initial()))
         self.see("full", held)
 
     @property
@@ -225,7 +225,7 @@ class _Trial:
         """Passes spent, those of the head included."""
         return self.problem.passes + self.problem.head.passes
 
-    def see(self, name: str, held: Adapter) -> None:
+    def see(self, name: str, held: TrainedAdapter) -> None:
         """Predict the test split; the problem's delta is then that of the adapter."""
         self.problem.delta = held.delta
         self._logits[name] = self.problem.predict(held.values, self.problem.test)
@@ -246,7 +246,7 @@ class _Trial:
 
 
 @torch.no_grad()
-def _as_lora(held: Adapter, factors: Factors) -> Adapter:
+def _as_lora(held: TrainedAdapter, factors: Factors) -> TrainedAdapter:
     """Return the same change as a LoRA of full rank; layers of the adapter's own are out of the model.
 
     Raises:
@@ -266,7 +266,7 @@ def _as_lora(held: Adapter, factors: Factors) -> Adapter:
             f"the adapter ({held.kind}) does more than its factors say: its hidden states are others "
             f"by {error:.2g}."
         )
-    return Adapter(lora, values)
+    return TrainedAdapter(lora, values)
 
 
 def _limited(task: Task, examples: int, seed: int) -> Task:
@@ -276,7 +276,7 @@ def _limited(task: Task, examples: int, seed: int) -> Task:
     return replace(smaller, dev=task.dev.subset(dev))
 
 
-def _left_out(held: Adapter) -> list[str]:
+def _left_out(held: TrainedAdapter) -> list[str]:
     if not held.left_out:
         return []
     return [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deltatheory.adapters.adapter import Adapter
+from deltatheory.adapters.adapter import TrainedAdapter
 from deltatheory.adapters.truncation import ZERO, spectrum
 from deltatheory.backbones import Backbone
 from deltatheory.deltas.targets import matrix_shape
@@ -87,7 +87,7 @@ def use_of(backbone: Backbone, name: str, a: Tensor, b: Tensor, keep: float) -> 
     )
 
 
-def movement_of(adapter: Adapter) -> list[ModuleUse]:
+def movement_of(adapter: TrainedAdapter) -> list[ModuleUse]:
     """Return the movement of every parameter that an adapter of another kind than LoRA changes.
 
     Raises:

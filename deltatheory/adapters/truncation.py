@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.adapters.adapter import Adapter, Factors
+from deltatheory.adapters.adapter import Factors, TrainedAdapter
 from deltatheory.backbones import Backbone, Edit
 from deltatheory.deltas.lora import LoRA
 from deltatheory.problems import ClassificationProblem
@@ -78,7 +78,7 @@ def truncate(
 
 
 @torch.no_grad()
-def moments_of(problem: ClassificationProblem, held: Adapter, factors: Factors) -> dict[str, Tensor]:
+def moments_of(problem: ClassificationProblem, held: TrainedAdapter, factors: Factors) -> dict[str, Tensor]:
     """Return A C Aᵀ, C = E[x xᵀ] over the tokens x that enter each module of the tuned model in training."""
     sums = {name: torch.zeros(len(a), len(a), device=a.device).double() for name, (a, _) in factors.items()}
     parameters, tokens = held.delta.edit(held.values).parameters, 0
@@ -120,7 +120,7 @@ def effect_kept(
 
 
 def smallest(
-    problem: ClassificationProblem, held: Adapter, factors: Factors, bases: Bases, keep: float
+    problem: ClassificationProblem, held: TrainedAdapter, factors: Factors, bases: Bases, keep: float
 ) -> tuple[dict[str, int], list[tuple[int, float]]]:
     """Return the ranks of the smallest truncation that keeps the effect on dev, and all that was measured.
 

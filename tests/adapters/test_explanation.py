@@ -11,7 +11,7 @@ from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import toy_task
 
 from deltatheory.adapters import explain, explanation, open_adapter, to_peft, truncation
-from deltatheory.adapters.adapter import Adapter, PeftAdapter
+from deltatheory.adapters.adapter import PeftAdapter, TrainedAdapter
 from deltatheory.adapters.truncation import effect_kept
 from deltatheory.backbones import Backbone
 from deltatheory.deltas import make_delta
@@ -215,14 +215,14 @@ def test_truncation_by_the_inputs_beats_that_by_the_spectrum(tmp_path, monkeypat
 def test_moments_are_those_of_the_real_tokens():
     backbone = tiny("bert")
     delta, point = anisotropic(backbone)
-    factors = Adapter(delta, point).factors()
+    factors = TrainedAdapter(delta, point).factors()
     problem = ClassificationProblem(backbone, task(), delta, check=False)
     batch, _ = problem.batch(problem.train, range(24))
     x = backbone.embed(batch)[batch.mask.bool()].double()  # what the maps of the first block receive
     a = factors[FIRST][0].double()
     expected = a @ (x.T @ x / len(x)) @ a.T
     torch.testing.assert_close(
-        truncation.moments_of(problem, Adapter(delta, point), factors)[FIRST], expected
+        truncation.moments_of(problem, TrainedAdapter(delta, point), factors)[FIRST], expected
     )
 
 
