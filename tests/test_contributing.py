@@ -46,7 +46,7 @@ def outcomes() -> dict[str, list[str]]:
 def test_an_example_is_found_by_the_registry_and_keeps_the_laws(outcomes, name):
     bad = [line for line in outcomes[name] if line.endswith(("FAILED", "ERROR"))]
     assert not bad, outcomes["failures"]
-    assert sum(line.endswith("PASSED") for line in outcomes[name]) >= 3
+    assert sum(line.endswith("PASSED") for line in outcomes[name]) >= 2
 
 
 def test_the_walks_pass_modules_that_are_there_and_none_twice():

@@ -116,6 +116,22 @@ def folder(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_claims_something_and_its_trials_are_of_known_kinds(name):
+    study = STUDIES[name]
+    assert study.CLAIM
+    assert study.SOURCE
+    trials = list(study.trials(SCOPE, Known([])))  # none where its backbones or its data are not in the scope
+    assert {trial.kind for trial in trials} <= KINDS.keys()
+    assert all(json.loads(json.dumps(trial.config)) for trial in trials)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_an_empty_log_makes_a_page_that_decides_nothing(name, tmp_path):
+    assert write_page(name, STUDIES[name], SCOPE, Known([]), tmp_path) == "undecided"
+    assert (tmp_path / name / "report.html").read_text().count("<html") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_study_runs_and_speaks(folder):
