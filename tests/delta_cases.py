@@ -1,4 +1,4 @@
-"""Every example of every delta by a name, as "prefix gate=values": the first by the delta's name alone."""
+"""Every example of every delta by a name, as "full scope=all": the first by the delta's name alone."""
 
 from __future__ import annotations
 

@@ -60,8 +60,8 @@ class PrefixTuning(Delta):
     acts: ClassVar[str] = "attention of chosen blocks"
     affine: ClassVar[bool] = False
     examples: ClassVar[tuple[Options, ...]] = (
-        {"length": 4},
-        {"length": 2, "gate": "values", "blocks": [1]},
+        {"length": 4, "gate": "values"},
+        {"length": 2, "blocks": [1]},
         {"length": 2, "gate": "none", "shift": True},
         {"length": 2, "hidden": 3},
     )

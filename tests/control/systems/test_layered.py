@@ -135,12 +135,7 @@ def test_where_a_delta_acts():
     apart = ["full", "lora", "prompt", "prefix", "bitfit", "diff-pruning", "adapter", "ia3", "combined"]
     assert all((known(case, "bert").copies <= 1).all() for case in apart)
     assert [len(known("prompt", "bert").coordinates(t)) for t in range(4)] == [64, 0, 0, 0]
-    assert [len(known("prefix length=2 gate=values", "bert").coordinates(t)) for t in range(4)] == [
-        0,
-        0,
-        64,
-        0,
-    ]
+    assert [len(known("prefix length=2", "bert").coordinates(t)) for t in range(4)] == [0, 0, 66, 0]
     # BERT's biases: the embedding's norm and the blocks; GPT-2's: the blocks and the last norm
     assert [len(known("bitfit", "bert").coordinates(t)) for t in range(4)] == [16, 144, 144, 0]
     assert [len(known("bitfit", "gpt2").coordinates(t)) for t in range(4)] == [0, 176, 176, 16]
