@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from delta_cases import CASES
 from tiny_models import tiny
 from tiny_problems import copy_task, toy_task
 
-from deltatheory.deltas import LoRA
+from deltatheory.deltas import LoRA, seeded
 from deltatheory.problems import ClassificationProblem, GenerationProblem, Setup
 from deltatheory.problems import setup as names
 
@@ -122,3 +123,22 @@ def test_its_repr_says_what_it_is_made_of(backbone):
     assert repr(Setup("minilm", "stdlib-topics", seed=2)).startswith("Setup(model='minilm', task='stdlib-top")
     lora = LoRA(backbone, r=1)
     assert Setup(backbone, toy_task()).delta(lora) is lora
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_seed_reaches_every_delta_that_draws(case):
+    """Every run had the same LoRA start, whatever its seed."""
+    name, options = CASES[case]
+    backbone = tiny("bert", dtype=torch.float64)
+
+    def logits(seed: int) -> torch.Tensor:
+        problem = Setup(backbone, toy_task(), seed=seed).problem(name, options, check=False)
+        point = torch.randn(problem.delta.size, generator=torch.Generator().manual_seed(0)).double()
+        return problem.logits(0.1 * point, problem.batch(problem.train, range(4))[0])
+
+    draws = [logits(seed) for seed in (0, 0, 1, 2, 3)]
+    assert torch.equal(draws[0], draws[1])
+    if seeded(name, options, 0) == dict(options):  # nothing is drawn, or with a seed of its own
+        assert all(torch.equal(draws[0], other) for other in draws)
+    else:
+        assert any(other.shape != draws[0].shape or not torch.allclose(draws[0], other) for other in draws)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from abc import ABC, abstractmethod
@@ -169,7 +168,7 @@ class SolverRun:
             raise FloatingPointError(f"the objective became {cost}: {remedy}")
         self.exact = exact
         if not exact or cost < self.cost:
-            self.value, self.cost = copy.deepcopy(value), cost
+            self.value, self.cost = _copied(value), cost
         row = {"iteration": len(self.history), "cost": cost, "passes": self.passes, "seconds": self.seconds}
         row |= columns
         if self._watch:
@@ -252,6 +251,13 @@ class Solver(ABC):
         Raises:
             FloatingPointError: where something is not finite; the message is the remedy.
         """
+
+
+def _copied(value: Any) -> Any:
+    """Return a control that later steps do not change, without the graph of how it was found."""
+    if isinstance(value, list):
+        return [_copied(u) for u in value]
+    return value.detach().clone() if isinstance(value, torch.Tensor) else np.array(value)
 
 
 def _checked(start: Any, zero: Any) -> Any:
