@@ -105,3 +105,12 @@ def test_the_readme_names_only_commands_and_options_that_exist():
             name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)
         }
         assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_every_promise_names_tests_that_there_are():
+    text = (ROOT / "RELIABILITY.md").read_text("utf-8")
+    paths = {ROOT / path for path in re.findall(r"tests/[\w/]+\.py", text)}
+    there = set(re.findall(r"def (test_\w+)", "".join(path.read_text("utf-8") for path in paths)))
+    named = set(re.findall(r"::(test_\w+)", text))
+    assert len(named) > 30
+    assert named <= there

@@ -176,11 +176,6 @@ def _read_weights(files: list[Path]) -> dict[str, Tensor]:
     for path in files:
         with _reading(path.parent, path.name):
             weights |= load_file(path)
-    for name, value in weights.items():
-        if not torch.isfinite(value).all():
-            raise ValueError(
-                f"tensor {name!r} of {str(files[0].parent)!r} holds NaN or infinity: fetch it again"
-            )
     return weights
 
 
@@ -212,7 +207,7 @@ def _read_model(folder: Path, attention: str, dtype: torch.dtype) -> nn.Module:
             f"{name}.{part}" for name, m in model.named_modules() if m is head for part in head.state_dict()
         }
         if missing <= own:  # an embedding model or a classifier of a causal family has none
-            return model.base_model
+            model, missing = model.base_model, set()
     if any(key.startswith("pooler.") for key in missing):
         model.pooler = None  # would be left at random values; no method of a backbone reads it
         missing = {key for key in missing if not key.startswith("pooler.")}
@@ -221,6 +216,9 @@ def _read_model(folder: Path, attention: str, dtype: torch.dtype) -> nn.Module:
             f"{str(folder)!r} lacks {len(missing)} weights of {type(model).__name__}, left random: "
             f"{', '.join(sorted(missing)[:4])}. Check that config.json and the weights belong together"
         )
+    for name, value in model.state_dict().items():  # as cast: float16 ends at 65,504
+        if not torch.isfinite(value).all():
+            raise ValueError(f"tensor {name!r} of {str(folder)!r} holds NaN or infinity: fetch it again")
     return model
 
 

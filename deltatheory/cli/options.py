@@ -146,7 +146,7 @@ SETUP = Group(
         "task": Shared(
             str,
             "stdlib-topics",
-            "An embedded task (see `tasks`), a .jsonl, .csv or .parquet file, or hub:NAME.",
+            "An embedded task (see `tasks`), a .csv, .tsv, .json, .jsonl or .parquet file, or hub:NAME.",
         ),
         "head": Shared(str, "label-words", "label-words, prototypes, probe, random or verbalizer."),
         "suffix": Shared(

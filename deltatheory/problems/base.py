@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -131,6 +132,20 @@ class Problem(ABC):
             "max_length": self.max_length,
             **({} if loss == "cross-entropy" else {"loss": loss}),  # as in folders of older versions
         }
+
+    def with_delta(self, delta: Delta, task: Task | None = None) -> Problem:
+        """Return the same problem with another delta, with passes of its own.
+
+        Args:
+            delta: on the same backbone.
+            task: with other examples of the same task; the same ones by default.
+        """
+        other = copy(self)
+        other.delta, other.passes = delta, 0.0
+        if task is not None:
+            other.task, other.train, other.test = task, self._split(task.train), self._split(task.test)
+            vars(other).pop("dev", None)
+        return other
 
     def count(
         self, examples: int | float, forward: float = 0.0, backward: float = 0.0, tangent: float = 0.0

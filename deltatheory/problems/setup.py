@@ -71,16 +71,22 @@ class Setup:
 
     @classmethod
     def of(cls, given: Setup | Problem | Mapping[str, Any] | None) -> Setup:
-        """Return the setup that is given, made of the arguments that are, or behind a built problem."""
+        """Return the setup that is given, made of the arguments that are, or behind a built problem.
+
+        Raises:
+            ValueError: for a problem that holds more than a setup: of generation, or with another loss.
+        """
         if isinstance(given, Setup):
             return given
         if not isinstance(given, Problem):
             return cls(**(given or {}))
-        about: dict[str, Any] = {"max_length": given.max_length, "seed": given.seed}
-        if isinstance(given, ClassificationProblem):
-            about["head"] = given.head
-        if isinstance(given, GenerationProblem):
-            about["suffix"] = given.suffix
+        loss = given.loss_function.name
+        if not isinstance(given, ClassificationProblem) or loss != "cross-entropy":
+            raise ValueError(
+                f"problem: a {type(given).__name__} with loss={loss!r} holds more than a setup does; "
+                "allowed is classification with cross-entropy."
+            )
+        about = {"head": given.head, "max_length": given.max_length, "seed": given.seed}
         return cls(given.backbone, given.task, **about)
 
     def replace(self, **changes: Any) -> Setup:

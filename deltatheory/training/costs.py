@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from deltatheory.deltas.subspace import FullFineTuning
-from deltatheory.problems import Problem, Setup
+from deltatheory.problems import Problem
 from deltatheory.training.result import TrainingCosts
 from deltatheory.training.trainer import Training, train
 
@@ -23,5 +23,5 @@ def full_costs(problem: Problem, training: Training) -> TrainingCosts:
     """
     full = FullFineTuning(problem.backbone, scope=getattr(problem.delta, "scope", "blocks"))
     short = replace(training, steps=_TIMED, evaluate_every=None, patience=None, learning_rate=1e-5)
-    run = train(Setup.of(problem).replace(test_examples=1).problem(full, check=False), short)
+    run = train(problem.with_delta(full, problem.task.limited(None, 1, problem.seed)), short)
     return TrainingCosts(**{f.name: getattr(run, f.name) for f in fields(TrainingCosts)})

@@ -81,6 +81,14 @@ def test_non_finite_weights_are_named(tmp_path, bad):
         load_backbone(str(tmp_path))
 
 
+def test_weights_that_a_smaller_type_cannot_hold_are_named(tmp_path):
+    """They were looked at before the cast, in which 1e5 became infinite."""
+    save(tmp_path, embeddings_LayerNorm_bias=torch.full((16,), 1e5))
+    assert load_backbone(str(tmp_path)).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"'embeddings\.LayerNorm\.bias'.*NaN or infinity"):
+        load_backbone(str(tmp_path), dtype=torch.float16)
+
+
 def test_missing_weights_are_named_not_random(tmp_path):
     save(tmp_path, embeddings_LayerNorm_bias=None)
     with pytest.raises(ValueError, match=r"lacks 1 weights.*embeddings\.LayerNorm\.bias"):

@@ -7,7 +7,7 @@ from tiny_models import tiny
 from tiny_problems import copy_task, toy_task
 
 from deltatheory.deltas import LoRA, seeded
-from deltatheory.problems import ClassificationProblem, GenerationProblem, Setup
+from deltatheory.problems import ClassificationProblem, CrossEntropy, GenerationProblem, Setup
 from deltatheory.problems import setup as names
 
 
@@ -100,6 +100,20 @@ def test_a_setup_comes_from_its_arguments_from_itself_and_from_a_problem(backbon
     assert (again.backbone, again.task, again.head) == (backbone, problem.task, problem.head)
     assert (again.max_length, again.seed) == (9, 4)
     assert again.problem(problem.delta, check=False).identity() == problem.identity()
+
+
+def test_a_problem_that_holds_more_than_a_setup_makes_none(backbone):
+    """Its loss, or the length of its answers, would be others without a word."""
+
+    class Doubled(CrossEntropy):
+        name = "doubled"
+
+    delta = LoRA(backbone, r=1)
+    own = ClassificationProblem(backbone, toy_task(), delta, loss=Doubled(), check=False)
+    texts = Setup(tiny("gpt2"), copy_task()).problem("bitfit", check=False, max_new_tokens=3)
+    for problem in (own, texts):
+        with pytest.raises(ValueError, match="holds more than a setup does; allowed is classification"):
+            Setup.of(problem)
 
 
 def test_another_setup_keeps_what_it_does_not_change(backbone):

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_problems import origin, same_run, toy_problem, toy_task
+from tiny_models import tiny
+from tiny_problems import copy_task, origin, same_run, toy_problem, toy_task
 
+from deltatheory.deltas import make_delta
 from deltatheory.deltas.files import load_delta, read_tensors, write_tensors
-from deltatheory.problems import epochs
+from deltatheory.problems import GenerationProblem, epochs
 from deltatheory.results import configuration_hash
 from deltatheory.training import Training, full_costs, train
 
@@ -134,6 +136,19 @@ def test_the_costs_of_full_fine_tuning_are_those_of_its_own_run():
     assert costs.optimizer_state_bytes == 2 * 4 * full + 4
     assert costs.seconds_per_step > 0
     assert all(torch.equal(p, before[n]) for n, p in problem.backbone.model.named_parameters())
+
+
+def test_the_costs_of_full_fine_tuning_are_of_answers_as_long():
+    """They were taken with 16 tokens an answer, which left no room to a source of 8 tokens."""
+    backbone = tiny("gpt2")
+    delta = make_delta("lora", backbone, r=2)
+    about = {"max_length": 8, "max_new_tokens": 3, "check": False}
+    problem = GenerationProblem(backbone, copy_task(), delta, **about)
+    costs = full_costs(problem, Training(steps=9, batch_size=8))
+    assert costs.tuned_parameters == make_delta("full", backbone).size
+    full = problem.with_delta(make_delta("full", backbone))
+    assert (full.max_new_tokens, full.passes, full.train) == (3, 0.0, problem.train)
+    assert full.identity() == {**problem.identity(), "delta": full.delta.specification()}
 
 
 def test_an_interrupted_run_leaves_the_frozen_backbone():
