@@ -12,14 +12,16 @@ from contextlib import suppress
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deltatheory.results import ResultLog, merge
 from experiments.environment import Environment
 from experiments.kinds import KINDS
-from experiments.scope import Scope
-from experiments.studies import Study
 from experiments.trial import Known, Trial
+
+if TYPE_CHECKING:  # every worker imports this module, and needs neither
+    from experiments.scope import Scope
+    from experiments.studies import Study
 
 LOG = "trials.jsonl"
 # What a trial may fail with; its row says why.

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from deltatheory.results import ResultLog
 from experiments.environment import Environment
 from experiments.kinds import KINDS
-from experiments.page import Findings, Table
 from experiments.runner import LOG, Local, run
 from experiments.scope import Scope, TaskInfo
 from experiments.trial import Trial
@@ -27,6 +26,7 @@ def square(trial, place):
 
 
 def root(trial, place):
+    time.sleep(trial.settings["pause"])
     return {"root": trial.settings["of"] ** 0.5}
 
 
@@ -39,8 +39,10 @@ class Squares(Environment):
 
 def pair(task, seed, known, pause=0.0):
     first = Trial("square", "line", task.name, seed=seed, settings={"pause": pause})
-    result = known.get(first)
-    return first, result and Trial("root", "line", task.name, seed=seed, settings={"of": result["square"]})
+    if (result := known.get(first)) is None:
+        return first, None
+    settings = {"of": result["square"], "pause": pause}
+    return first, Trial("root", "line", task.name, seed=seed, settings=settings)
 
 
 class Study:
@@ -55,6 +57,8 @@ class Study:
                 yield from filter(None, pair(task, seed, known, self.pause))
 
     def findings(self, scope, known):
+        from experiments.page import Findings, Table  # the processes of the runner need no page
+
         squares = [known.get(pair(task, 0, known)[0]) for task in scope.tasks]
         values = [result["square"] for result in squares if result]
         table = Table("Squares", ["square"], [[v] for v in values])

@@ -64,6 +64,11 @@ def test_workers_find_the_same(tmp_path, whole):
     assert results(tmp_path) == whole
 
 
+def test_a_worker_loads_what_its_trials_need_and_no_more():
+    code = "import sys, experiments.runner; sys.exit({'torch', 'scipy'} & {*sys.modules} != set())"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": PATHS}, check=True)
+
+
 def test_a_budget_ends_before_the_next_trial(tmp_path):
     place = Squares()
     place.start()
@@ -71,43 +76,48 @@ def test_a_budget_ends_before_the_next_trial(tmp_path):
     assert not results(tmp_path)
 
 
+def started(folder, pause):
+    """A runner with two workers, in a group of processes of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "squares.py"), str(folder), str(pause)],
+        env={**os.environ, "PYTHONPATH": PATHS},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_five_kills_of_the_whole_group_lose_nothing(tmp_path):
     """`kill -9` of all processes at random moments, then a run to the end: the rows of an undisturbed run."""
-    finished(tmp_path / "whole", study=Study(pause=0.05))
-    command = [sys.executable, str(ROOT / "tests" / "squares.py"), str(tmp_path / "killed"), "0.05"]
-    environment = {**os.environ, "PYTHONPATH": PATHS}
-    lot, counts = random.Random(0), []
+    pause, killed = 0.05, tmp_path / "killed"
+    finished(tmp_path / "whole", study=Study(pause))
+    lot, rows = random.Random(0), 0
     for _ in range(5):
-        process = subprocess.Popen(
-            command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
-        )
-        begun, rows = time.monotonic(), len(results(tmp_path / "killed"))
-        while len(results(tmp_path / "killed")) == rows and time.monotonic() < begun + 60:
-            time.sleep(0.02)  # kills before the first row of a run would test little
-        time.sleep(lot.uniform(0, 0.3))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        counts.append(len(results(tmp_path / "killed")))
-    assert counts[0] < 36
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+        runner, more = started(killed, pause), lot.randrange(1, 5)
+        wait_for(lambda least=rows + more: len(results(killed)) >= least)
+        time.sleep(lot.uniform(0, pause))
+        os.killpg(runner.pid, signal.SIGKILL)
+        assert runner.wait() == -signal.SIGKILL  # each has met a runner at work
+        rows = len(results(killed))
+    assert started(killed, pause).wait() == 0
+    assert results(killed) == results(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_runner_that_ends_takes_its_workers_along(tmp_path, sent):
     """A signal to the runner alone: soon no process of its group is left, and most trials have not run."""
-    command = [sys.executable, str(ROOT / "tests" / "squares.py"), str(tmp_path), "1.0"]
-    process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": PATHS}, start_new_session=True, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 60
-    while not results(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, sent)
-    process.wait(timeout=30)
-    while group_lives(process.pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    runner = started(tmp_path, 0.3)
+    wait_for(lambda: results(tmp_path))
+    os.kill(runner.pid, sent)
+    runner.wait(timeout=30)
+    wait_for(lambda: not group_lives(runner.pid))
     assert 0 < len(results(tmp_path)) < 10
 
 
