@@ -20,13 +20,33 @@ from tiny_problems import toy_task
 from deltatheory.dimension import Criterion, intrinsic_dimension, measure, predict, trials
 
 
+class Watching:
+    """What a search calls while it runs."""
+
+    def __init__(self):
+        self.examples, self.titles, self.steps, self.points = [], [], [], []
+
+    def calls(self):
+        def on_run(title):
+            self.titles.append(title)
+            return lambda step, loss: self.steps.append(step)
+
+        on_example = lambda *x: self.examples.append(x)  # noqa: E731
+        return {"on_example": on_example, "on_run": on_run, "on_point": self.points.append}
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A search that has ended, and the log it left."""
-    log = log_in(tmp_path_factory.mktemp("finished"))
+def watched(tmp_path_factory):
+    """A search that has ended, the log it left, and what it called."""
+    log, watching = log_in(tmp_path_factory.mktemp("finished")), Watching()
     with pytest.MonkeyPatch.context() as patch:
         quicken(patch.setattr)
-        return intrinsic_dimension(quick_setup(), settings=QUICK, log=log), log
+        return intrinsic_dimension(quick_setup(), settings=QUICK, log=log, **watching.calls()), log, watching
+
+
+@pytest.fixture(scope="module")
+def finished(watched):
+    return watched[:2]
 
 
 def test_both_views_give_an_answer_with_interval_cost_and_provenance(finished, tmp_path):
@@ -94,12 +114,11 @@ def test_runs_are_named_as_they_always_were(finished):
     assert len(rows) == 1 + QUICK.runs
 
 
-def test_same_seed_same_answer_and_the_backbone_is_untouched():
+def test_same_seed_same_answer_and_the_backbone_is_untouched(finished):
     backbone = tiny("bert")
     before = {name: p.clone() for name, p in backbone.model.named_parameters()}
-    first = intrinsic_dimension(quick_setup(model=backbone), method="predict", settings=QUICK)
-    again = intrinsic_dimension(quick_setup(), method="predict", settings=QUICK)
-    assert first.to_dict()["d90"] == again.to_dict()["d90"]
+    again = intrinsic_dimension(quick_setup(model=backbone), method="predict", settings=QUICK)
+    assert again.predicted == finished[0].predicted
     for name, p in backbone.model.named_parameters():
         assert torch.equal(p, before[name])
 
@@ -120,26 +139,14 @@ def test_another_seed_draws_other_subspaces_and_orders(finished):
     assert {p.seed for p in other.curve} == {1, 2, 3}  # one a fold
 
 
-def test_who_watches_sees_examples_runs_and_points():
-    examples, titles, steps, points = [], [], [], []
-
-    def on_run(title):
-        titles.append(title)
-        return lambda step, loss: steps.append(step)
-
-    result = intrinsic_dimension(
-        quick_setup(),
-        settings=QUICK,
-        on_example=lambda *x: examples.append(x),
-        on_run=on_run,
-        on_point=points.append,
-    )
-    assert examples == [(i + 1, 64) for i in range(64)]
-    assert points == [p for p in result.curve if p.method != "predict"]
-    assert points[0].method == "frozen"
-    assert titles[0].startswith("baseline d=")
-    assert len(titles) == len(points) - 1
-    assert len(steps) == len(titles) * QUICK.steps
+def test_who_watches_sees_examples_runs_and_points(watched):
+    result, _, seen = watched
+    assert seen.examples == [(i + 1, 64) for i in range(64)]
+    assert seen.points == [p for p in result.curve if p.method != "predict"]
+    assert seen.points[0].method == "frozen"
+    assert seen.titles[0].startswith("baseline d=")
+    assert len(seen.titles) == len(seen.points) - 1
+    assert len(seen.steps) == len(seen.titles) * QUICK.steps
 
 
 def test_a_second_call_repeats_nothing(finished, monkeypatch):

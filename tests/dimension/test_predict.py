@@ -44,18 +44,26 @@ def letters_setup(scale: float = 1.0) -> Setup:
 
 @pytest.fixture(scope="module")
 def known() -> dict:
-    """What linearized runs came to, by their steps: most tests read the same ones in another way."""
+    """The kernel, and what linearized runs came to, by their steps: most tests read the same ones."""
     return {}
 
 
 @pytest.fixture
 def once(monkeypatch, known):
-    def remembered(features, parts, grid, training):
+    features_of = predict._features
+
+    def features(*arguments):
+        if "features" not in known:
+            known["features"] = features_of(*arguments)
+        return known["features"]
+
+    def runs(features, parts, grid, training):
         if training.steps not in known:
             known[training.steps] = cross_fit(features, parts, grid, training)
         return known[training.steps]
 
-    monkeypatch.setattr(predict, "cross_fit", remembered)
+    monkeypatch.setattr(predict, "_features", features)
+    monkeypatch.setattr(predict, "cross_fit", runs)
 
 
 def predicted(given: Setup, steps: int = 12, burn_in: int = 0, **criterion) -> Prediction:
@@ -95,7 +103,6 @@ def test_prediction_widens_its_interval_where_linearization_fails(monkeypatch, e
     assert missed(doubtful, "Movement") == (movement > 0.5)
 
 
-@pytest.mark.usefixtures("once")
 def test_prediction_counts_its_passes():
     given = letters_setup()
     got = predicted(given)
@@ -110,14 +117,14 @@ def test_prediction_counts_its_passes():
 )
 def test_labels_by_lot_are_foretold_at_chance(monkeypatch, outputs, head, honest):
     """Texts say nothing of eight classes: the rows of held-out margins know them, those of logits do not."""
-    examples, classes = 96, 8
+    examples, classes = 64, 8
     task = toy_task(classes, train=examples)
     lot = np.random.default_rng(1).permutation(task.train.labels)
     task = replace(task, train=Examples(task.train.texts, labels=tuple(lot.tolist())))
     original = predict.tangent_rows
     monkeypatch.setattr(predict, "tangent_rows", lambda *a, **k: original(*a, **k, outputs=outputs))
     monkeypatch.setattr(predict, "_linearization_error", lambda *_: 0.0)  # is of logits
-    found = predicted(Setup(tiny("bert"), task, head=head), steps=60)
+    found = predicted(Setup(tiny("bert"), task, head=head), steps=30)
     error = (1 / classes * (1 - 1 / classes) / examples) ** 0.5
     assert (found.baseline < 1 / classes + 3 * error) == honest
 
@@ -136,7 +143,7 @@ def test_classes_are_paid_for_with_examples(monkeypatch):
 @pytest.mark.usefixtures("once")
 def test_a_lower_fraction_needs_no_more_dimensions():
     given = letters_setup()
-    values = [predicted(given, steps=60, fraction=f).d90.value for f in (0.99, 0.9, 0.7)]
+    values = [predicted(given, steps=24, fraction=f).d90.value for f in (0.99, 0.9, 0.7)]
     assert values == sorted(values, reverse=True)
     assert values[0] > values[-1]
 

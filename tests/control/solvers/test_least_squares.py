@@ -189,12 +189,12 @@ def test_primal_and_dual_take_the_same_steps():
 def test_fewer_passes_than_the_best_of_five_adams(batch_size, factor):
     problem = prefix(family="gpt2", classes=2)
     gauss = GaussNewton(batch_size=batch_size, target=0.1).solve(problem)
+    allowed = factor * gauss.passes / len(problem.train)
     adams = [
-        Adam(learning_rate=rate, batch_size=batch_size, target=0.1, budget=30.0).solve(problem)
+        Adam(learning_rate=rate, batch_size=batch_size, target=0.1, budget=allowed).solve(problem)
         for rate in (0.01, 0.03, 0.1, 0.3, 1.0)
     ]
-    assert gauss.cost <= 0.1
-    assert all(a.cost > 0.1 or a.passes > factor * gauss.passes for a in adams)
+    assert gauss.cost <= 0.1 < min(a.cost for a in adams)
 
 
 def test_incremental_cost_is_exact_at_the_end():
@@ -224,7 +224,7 @@ def test_poor_ratios_fall_back_on_adam(monkeypatch):
 
 
 def test_target_and_watch():
-    problem = prefix()
+    problem = prefix(classes=2, examples=8)
     seen, before = [], problem.passes
     solution = GaussNewton(target=0.2).solve(
         problem, on_step=seen.append, watch=lambda d: {"held_out": problem.evaluate(d, problem.test)["loss"]}
