@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,15 +100,18 @@ def _edited_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **options: Any
 ) -> tuple[Tensor, None]:
     """Run a module's eager attention under its edit, behind the interface of `transformers`."""
-    eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return eager(module, q, k, v, mask, **options)[0]
-
+    attend = partial(_eager_attention, module, options)
     edit = _ATTENTION.get().get(module)
     if edit is None:
         return attend(query, key, value, attention_mask), None
     return edit(attend, query, key, value, attention_mask), None
+
+
+def _eager_attention(
+    module: nn.Module, options: Mapping[str, Any], q: Tensor, k: Tensor, v: Tensor, mask: Tensor
+) -> Tensor:
+    eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    return eager(module, q, k, v, mask, **options)[0]
 
 
 @contextmanager
@@ -124,10 +128,10 @@ def editing(root: nn.Module, edit: Edit, attention: Mapping[int, nn.Module]) -> 
     """
     with ExitStack() as stack:
         for name, change in edit.inputs.items():
-            hook = _before(change)
+            hook = partial(_before, change)
             stack.callback(_named(root, name).register_forward_pre_hook(hook, with_kwargs=True).remove)
         for name, change in edit.outputs.items():
-            hook = _after(change)
+            hook = partial(_after, change)
             stack.callback(_named(root, name).register_forward_hook(hook, with_kwargs=True).remove)
         if edit.attention:
             from transformers import AttentionInterface
@@ -149,20 +153,18 @@ def _named(root: nn.Module, name: str) -> nn.Module:
         raise ValueError(f"module {name!r}: {type(root).__name__} has no such module.") from None
 
 
-def _before(change: Callable[[Tensor], Tensor]) -> Callable:
-    def hook(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+def _before(
+    change: Callable[[Tensor], Tensor], _: nn.Module, args: tuple, kwargs: dict
+) -> tuple[tuple, dict]:
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
-    return hook
 
-
-def _after(change: Callable[[Tensor, Tensor], Tensor]) -> Callable:
-    def hook(_: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
-        x = args[0] if args else kwargs["hidden_states"]
-        if isinstance(out, tuple):
-            return (change(x, out[0]), *out[1:])
-        return change(x, out)
-
-    return hook
+def _after(
+    change: Callable[[Tensor, Tensor], Tensor], _: nn.Module, args: tuple, kwargs: dict, out: Any
+) -> Any:
+    x = args[0] if args else kwargs["hidden_states"]
+    if isinstance(out, tuple):
+        return (change(x, out[0]), *out[1:])
+    return change(x, out)

@@ -57,12 +57,8 @@ class Examples:
     def subset(self, indices: Iterable[int]) -> Examples:
         """Return the examples at `indices`, in that order."""
         chosen = tuple(indices)
-
-        def take(column: tuple | None) -> tuple | None:
-            return None if column is None else tuple(column[i] for i in chosen)
-
-        texts = tuple(self.texts[i] for i in chosen)
-        return Examples(texts, take(self.pairs), take(self.labels), take(self.targets))
+        columns = {name: column for name, column in vars(self).items() if column is not None}
+        return Examples(**{name: tuple(column[i] for i in chosen) for name, column in columns.items()})
 
     def input_keys(self) -> list[str]:
         """Return what makes two examples the same input: their texts without case and white space."""
