@@ -1,12 +1,17 @@
 """Results that survive: objects that write themselves, append-only logs, and files that are whole or absent.
 
-A verb returns a `Result`. A log has one row a finished trial: `{"schema": 1, "hash": ..., "time": ...,
+A verb returns a `Result`. A log has one row a trial: `{"schema": 1, "hash": ..., "time": ..., "code": {...},
 "config": {...}, "result": {...}}`. The hash names the configuration, so that a run that was cut off finds
-what it has finished, and logs of several machines merge.
+what it has finished, and logs of several machines merge; `code` says which version wrote the row. A result
+with an `error` is a trial that failed. Rows of other versions, which may have keys more or fewer, are read as
+far as they are understood; lines that are not are named in a warning, and stay where they are.
+
+Whoever changes a log of a folder holds the folder's lock; readers need none.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -17,22 +22,23 @@ import secrets
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import cache, singledispatch
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-try:
-    import fcntl
-except ImportError:  # Windows: single writes only, no lock
-    fcntl = None
+from deltatheory import __version__
 
 SCHEMA = 1
 PAGE = "report.html"
+LOCK = ".results.lock"
+T = TypeVar("T")
+_LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @singledispatch
@@ -132,6 +138,46 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value  # numpy and torch, without importing either
 
 
+def understood(kind: Any, value: Any, place: str) -> Any:
+    """Return what JSON gave as the type that it was made of, without keys that a dataclass does not have.
+
+    Args:
+        kind: a dataclass, or what fields of one are annotated with.
+        value: plain values.
+        place: what to call them.
+
+    Raises:
+        ValueError: where a field is not there, or of another type; the message names its place.
+
+    >>> understood(dict[str, list[float] | None], {"a": [1, 2.5], "b": None}, "x")
+    {'a': [1, 2.5], 'b': None}
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any or (origin is Literal and value in parts):
+        return value
+    if origin in (Union, UnionType):
+        for part in parts:
+            with suppress(ValueError):
+                return understood(part, value, place)
+    elif origin in (list, tuple) and isinstance(value, list):
+        return origin(understood(parts[0], item, f"{place}[{i}]") for i, item in enumerate(value))
+    elif origin is dict and isinstance(value, dict):
+        return {key: understood(parts[1], item, f"{place}[{key!r}]") for key, item in value.items()}
+    elif not isinstance(kind, type):
+        pass
+    elif is_dataclass(kind) and isinstance(value, dict):
+        hints, given = get_type_hints(kind), {}
+        for f in fields(kind):
+            if f.name in value:
+                given[f.name] = understood(hints[f.name], value[f.name], f"{place}[{f.name!r}]")
+            elif f.default is f.default_factory is MISSING:
+                raise ValueError(f"{place} has no {f.name!r}")
+        return kind(**given)
+    elif isinstance(value, int | float if kind is float else kind):
+        return value
+    raise ValueError(f"{place} is {value!r:.60}, not {getattr(kind, '__name__', kind)}")
+
+
 def configuration_hash(config: Mapping) -> str:
     """Name a configuration by its content: 16 hexadecimal digits of the SHA-256 of its canonical JSON.
 
@@ -167,18 +213,8 @@ class ResultLog:
         return f"ResultLog({str(self.path)!r})"
 
     def rows(self) -> list[dict]:
-        """Read all whole rows; a damaged line is skipped with a warning that names it."""
-        if not self.path.exists():
-            return []
-        rows = []
-        for number, line in enumerate(self.path.read_bytes().split(b"\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(_parsed(line))
-            except ValueError as error:
-                warnings.warn(f"{self.path}, line {number}: skipped, {error}.", stacklevel=2)
-        return rows
+        """Read all rows that are understood; a warning names each other line."""
+        return _read(self.path)[0]
 
     def append(self, config: Mapping, result: Mapping) -> dict:
         """Add one row: written whole and flushed to the disk before this returns.
@@ -199,45 +235,99 @@ class ResultLog:
             "schema": SCHEMA,
             "hash": configuration_hash(config),
             "time": _now(),
+            "code": {"version": __version__, "commit": _commit(_checkout())},
             "config": _json_value(config, "config"),
             "result": _json_value(result, "result"),
         }
         line = json.dumps(row).encode() + b"\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            _lock(descriptor)
-            end = os.lseek(descriptor, 0, os.SEEK_END)
-            if end and _byte_before(descriptor, end) != b"\n":
-                line = b"\n" + line  # a writer was killed in mid-line: its rest must not swallow this row
+        with locked(_folder(self.path)):
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
-                _write_all(descriptor, line)
-                os.fsync(descriptor)
-            except OSError as error:
-                os.ftruncate(descriptor, end)
-                raise OSError(
-                    error.errno,
-                    f"Row {row['hash']} could not be written ({error.strerror}); earlier rows are intact",
-                    str(self.path),
-                ) from error
-        finally:
-            os.close(descriptor)
+                end = os.lseek(descriptor, 0, os.SEEK_END)
+                if end and _byte_before(descriptor, end) != b"\n":
+                    line = b"\n" + line  # a writer was killed in mid-line: its rest must not swallow this row
+                try:
+                    _write_all(descriptor, line)
+                    os.fsync(descriptor)
+                except OSError as error:
+                    os.ftruncate(descriptor, end)
+                    raise OSError(
+                        error.errno,
+                        f"Row {row['hash']} could not be written ({error.strerror}); earlier rows are intact",
+                        str(self.path),
+                    ) from error
+            finally:
+                os.close(descriptor)
         return row
 
     def find(self, config: Mapping) -> dict | None:
-        """Return the latest row of this configuration, or `None` if it has not finished yet."""
+        """Return the row that stands for this configuration, or `None` if it has not been run yet."""
+        return standing(self._of(config)).get(configuration_hash(config))
+
+    def result(self, config: Mapping, kind: type[T]) -> T | None:
+        """Return the result that stands for this configuration as a dataclass, or `None`.
+
+        Rows of other versions that are none are passed over, each with a warning.
+        """
+        found = None
+        for row in self._of(config):
+            try:
+                found = understood(kind, row["result"], "result")
+            except ValueError as error:
+                warnings.warn(f"{self.path}: a row {row['hash']} is passed over, {error}.", stacklevel=2)
+        return found
+
+    def _of(self, config: Mapping) -> list[dict]:
         wanted = configuration_hash(config)
-        return next((row for row in reversed(self.rows()) if row["hash"] == wanted), None)
+        return [row for row in self.rows() if row["hash"] == wanted]
+
+
+def failed(row: Mapping) -> bool:
+    """Say whether a row is that of a trial that failed."""
+    return "error" in row["result"]
+
+
+def standing(rows: Iterable[dict]) -> dict[str, dict]:
+    """Return hash ↦ the row that stands among those of one log.
+
+    It is the last one, but no failure takes the place of a finished result.
+    """
+    found: dict[str, dict] = {}
+    for row in rows:
+        known = found.get(row["hash"])
+        if known is None or failed(known) or not failed(row):
+            found[row["hash"]] = row
+    return found
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep all others that append to logs of a folder, or merge into them, out; one may hold it twice.
+
+    On a file system without locks nobody is kept out; whole lines do not interleave there either.
+    """
+    from filelock import FileLock
+
+    os.makedirs(folder, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(Path(folder) / LOCK, is_singleton=True, poll_interval=0.01))
+        except OSError as error:
+            if error.errno not in _LOCKLESS:
+                raise
+        yield
 
 
 def merge(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
     """Unite logs into one with one row a configuration, atomically; what `out` holds already takes part.
 
-    Where a configuration was run twice the latest row stays, with a warning if the results differ.
+    Of a configuration that is in several logs a finished result stays before a failure, then the latest (a
+    time that is none counts as the earliest), then one by content: the order of the logs decides nothing. A
+    warning says which finished results differ. Lines that are not understood stay, after the rows.
 
     Args:
         paths: logs to unite.
-        out: the log to write; it may be one of `paths`.
+        out: the log to write; it may be one of `paths`, and others may append to it meanwhile.
 
     Returns:
         The number of rows in `out`.
@@ -251,13 +341,18 @@ def merge(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         if not source.is_file():
             raise FileNotFoundError(f"No log {str(source)!r} to merge.")
     union: dict[str, dict] = {}
-    for source in [Path(out), *sources]:
-        for row in ResultLog(source).rows():
-            known = union.get(row["hash"], row)
-            if known["result"] != row["result"]:
-                warnings.warn(f"{row['hash']} has several results; the latest stays.", stacklevel=2)
-            union[row["hash"]] = max(known, row, key=lambda r: r["time"])
-    write_atomically(out, "".join(json.dumps(row) + "\n" for row in union.values()))
+    rest: dict[bytes, None] = {}
+    with locked(_folder(out)):
+        for source in [Path(out), *sources]:
+            rows, others = _read(source)
+            rest |= dict.fromkeys(others)
+            for name, row in standing(rows).items():
+                known = union.get(name, row)
+                if known["result"] != row["result"] and not failed(known) and not failed(row):
+                    warnings.warn(f"{name} has several results; the latest stays.", stacklevel=2)
+                union[name] = max(known, row, key=_claim)
+        lines = [*(json.dumps(row).encode() for row in union.values()), *rest]
+        write_atomically(out, b"".join(line + b"\n" for line in lines))
     return len(union)
 
 
@@ -319,13 +414,36 @@ def provenance() -> dict:
         "versions": versions,
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "commit": _commit(Path(__file__).resolve().parents[1]),
+        "commit": _commit(_checkout()),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
 
+def _checkout() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _moment(time: Any) -> datetime:
+    """Return a row's time; one that is none is the earliest, one without a zone is UTC."""
+    try:
+        moment = datetime.fromisoformat(time)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _claim(row: Mapping) -> tuple[bool, datetime, str]:
+    """Return what decides between rows of several logs."""
+    return not failed(row), _moment(row.get("time")), json.dumps(row, sort_keys=True)
+
+
+def _folder(path: str | os.PathLike[str]) -> str:
+    """Return the folder that a file lies in, where a link to it points."""
+    return os.path.dirname(os.path.realpath(path))
 
 
 @cache
@@ -362,28 +480,38 @@ def _json_value(value: Any, place: str) -> Any:
     )
 
 
+def _read(path: Path) -> tuple[list[dict], list[bytes]]:
+    """Return the rows of a log, and the lines that are not understood, each named in a warning."""
+    rows, others = [], []
+    content = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_parsed(line))
+        except (ValueError, RecursionError) as error:
+            warnings.warn(f"{path}, line {number}: skipped, {error}.", stacklevel=3)
+            others.append(line)
+    return rows, others
+
+
 def _parsed(line: bytes) -> dict:
+    """Return a row, with the hash that other versions may leave out."""
     try:
         row = json.loads(line)
     except ValueError as error:  # bad JSON or bad UTF-8
         raise ValueError(f"not valid JSON ({error})") from error
-    if not isinstance(row, dict) or not row.keys() >= {"schema", "hash", "time", "config", "result"}:
+    if not isinstance(row, dict) or not row.keys() >= {"config", "result"}:
         raise ValueError("not a row of results")
-    if row["schema"] != SCHEMA:
+    if row.get("schema", SCHEMA) != SCHEMA:
         raise ValueError(f"schema {row['schema']!r} is not {SCHEMA}, the one this version reads")
     if not isinstance(row["config"], dict) or not isinstance(row["result"], dict):
         raise ValueError("config and result must be objects")
     _json_value(row["result"], "result")
-    if row["hash"] != configuration_hash(row["config"]):
+    name = configuration_hash(row["config"])
+    if row.setdefault("hash", name) != name:
         raise ValueError(f"its hash {row['hash']!r} is not that of its configuration")
     return row
-
-
-def _lock(descriptor: int) -> None:
-    """Keep other appending processes out until the descriptor is closed."""
-    if fcntl is not None:
-        with suppress(OSError):  # file systems without locks: whole lines still do not interleave
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _byte_before(descriptor: int, end: int) -> bytes:

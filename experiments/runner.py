@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deltatheory.results import ResultLog, merge
+from deltatheory.results import ResultLog, locked, merge
 from experiments.environment import Environment
 from experiments.kinds import KINDS
 from experiments.trial import Known, Trial
@@ -195,7 +195,7 @@ def _in_time(trial: Trial, place: Environment, log: ResultLog, until: float) -> 
 class Cluster:
     """Through `submitit`: Slurm, or its local executor, which is what the tests use.
 
-    Every job has a log of its own, since network file systems do not lock; they are merged at the end, and
+    Every job has a log of its own, since not all network file systems lock; they are merged at the end, and
     those of a run that was cut off before the next one.
 
     Args:
@@ -236,12 +236,12 @@ class Cluster:
 
 def collect(folder: Path) -> None:
     """Merge what jobs left into the log of a folder; a job that still runs begins a new part."""
-    for part in folder.glob("part-*.jsonl"):
-        part.rename(part.with_suffix(".merging"))
-    if parts := sorted(folder.glob("part-*.merging")):
-        merge(parts, folder / LOG)
-        for part in parts:
-            part.unlink()
+    with locked(folder):
+        # Versions before the lock renamed a part first: what they were killed over is a part too.
+        if parts := sorted((*folder.glob("part-*.jsonl"), *folder.glob("part-*.merging"))):
+            merge(parts, folder / LOG)
+            for part in parts:
+                part.unlink()
 
 
 def _job(trials: Sequence[Trial], path: Path, place: Environment, until: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deltatheory.results import ResultLog, configuration_hash
+from deltatheory.results import ResultLog, configuration_hash, standing
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Known:
         derived: what studies have worked out from these results, which do not change.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._rows = {row["hash"]: row["result"] for row in rows}
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self._rows = {name: row["result"] for name, row in standing(rows).items()}
         self.derived: dict[Hashable, Any] = {}
 
     @classmethod

@@ -5,21 +5,22 @@ import hashlib
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deltatheory import results
+from deltatheory import __version__, results
 from deltatheory.results import (
     PAGE,
     Result,
@@ -27,9 +28,11 @@ from deltatheory.results import (
     configuration_hash,
     drawn,
     figure,
+    locked,
     merge,
     plain,
     provenance,
+    understood,
     write_atomically,
     write_json,
 )
@@ -47,6 +50,16 @@ def run_python(code: str, *argv: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": root}
     command = [sys.executable, "-c", code, *argv]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+NO_LOCKS = """
+import contextlib, errno, filelock
+@contextlib.contextmanager
+def refuse(*_, **__):
+    raise OSError(errno.ENOLCK, "No locks available")
+    yield
+filelock.FileLock = refuse
+"""
 
 
 class Colour(StrEnum):
@@ -125,6 +138,51 @@ class TestResult:
     def test_results_stay_as_they_were(self):
         with pytest.raises(AttributeError):
             self.sample.pair = (2, 0.5)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Whole:
+    name: str
+    at: Literal["test", "dev"]
+    part: Part | None
+    parts: tuple[Part, ...]
+    numbers: dict[str, list[float] | None]
+    seeds: tuple[int, ...] = (0,)
+
+
+class TestUnderstood:
+    whole = Whole("a", "dev", Part("b", [1]), (Part("c", None),), {"x": [1.0, 2], "y": None}, (1, 2))
+
+    def test_what_was_plain_comes_back(self):
+        assert understood(Whole, json.loads(json.dumps(plain(self.whole))), "x") == self.whole
+
+    def test_a_key_more_is_left_out_and_one_fewer_has_its_default(self):
+        values = plain(self.whole) | {"new": 1, "part": {**plain(self.whole.part), "newer": [2]}}
+        del values["seeds"]
+        assert understood(Whole, values, "x") == replace(self.whole, seeds=(0,))
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"name": None}, r"x\['name'\] is None, not str"),
+            ({"at": "train"}, r"x\['at'\] is 'train'"),
+            ({"at": []}, r"x\['at'\] is \[\]"),
+            ({"part": {}}, r"x\['part'\] is {}"),
+            ({"part": 3}, r"x\['part'\] is 3"),
+            ({"parts": [{"name": "a"}]}, r"x\['parts'\]\[0\] has no 'values'"),
+            ({"parts": "abc"}, r"x\['parts'\] is 'abc'"),
+            ({"numbers": {"x": ["1"]}}, r"x\['numbers'\]\['x'\] is \['1'\]"),
+            ({"numbers": [1]}, r"x\['numbers'\] is \[1\]"),
+            ({"seeds": [0.5]}, r"x\['seeds'\]\[0\] is 0.5, not int"),
+        ],
+    )
+    def test_what_is_not_says_where(self, change, said):
+        with pytest.raises(ValueError, match=said):
+            understood(Whole, plain(self.whole) | change, "x")
+
+    def test_nothing_that_is_no_object_is_one(self):
+        with pytest.raises(ValueError, match="x is 3, not Whole"):
+            understood(Whole, 3, "x")
 
 
 class TestConfigurationHash:
@@ -215,6 +273,9 @@ class TestResultLog:
         [
             (lambda row: b"\xff\xfe", "not valid JSON"),
             (lambda row: b"[1, 2]", "not a row"),
+            (lambda row: b"[" * 100_000, ""),  # deeper than Python goes
+            (lambda row: b'{"config": {}, "result": ' + b'{"a":' * 700 + b"1" + b"}" * 701, ""),
+            (lambda row: b'{"config": {}, "result": {"x": 1' + b"0" * 5000 + b"}}", "not valid JSON"),
             (lambda row: b'{"schema": 1}', "not a row"),
             (lambda row: json.dumps({**row, "schema": 2}).encode(), "schema 2 is not 1"),
             (
@@ -260,12 +321,12 @@ class TestResultLog:
         log.append({"d": 2}, {})
         assert len(log.rows()) == 2
 
-    @pytest.mark.parametrize("lock", ["", "results.fcntl = None"])  # some file systems have no locks
-    def test_processes_do_not_interleave(self, tmp_path, lock):
+    @pytest.mark.parametrize("locks", ["", NO_LOCKS])  # some file systems have none
+    def test_processes_do_not_interleave(self, tmp_path, locks):
         path = tmp_path / "log.jsonl"
         code = (
-            "import sys; from deltatheory import results; from deltatheory.results import ResultLog\n"
-            f"{lock}\n"
+            f"{locks}\n"
+            "import sys; from deltatheory.results import ResultLog\n"
             "log = ResultLog(sys.argv[1])\n"
             "for i in range(30): log.append({'who': sys.argv[2], 'i': i}, {'text': sys.argv[2] * 20000})\n"
         )
@@ -278,23 +339,68 @@ class TestResultLog:
         assert len(rows) == 90
         assert all(set(row["result"]["text"]) == {row["config"]["who"]} for row in rows)
 
-    def test_an_append_waits_for_the_one_that_is_writing(self, tmp_path):
-        fcntl = pytest.importorskip("fcntl")
+    def test_an_append_waits_for_whoever_holds_the_folder(self, tmp_path):
         path = tmp_path / "log.jsonl"
         code = (
             "import sys; from deltatheory.results import ResultLog\n"
             "print('ready', flush=True); ResultLog(sys.argv[1]).append({'d': 1}, {})"
         )
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(tmp_path):
             writer = run_python(code, str(path))
             assert writer.stdout is not None
             writer.stdout.readline()
             with pytest.raises(subprocess.TimeoutExpired):
                 writer.wait(0.5)
-            assert path.stat().st_size == 0
+            assert not path.exists()
+            ResultLog(path).append({"d": 2}, {})  # itself it does not keep out
         assert writer.wait(30) == 0
-        assert len(ResultLog(path).rows()) == 1
+        assert [row["config"]["d"] for row in ResultLog(path).rows()] == [2, 1]
+
+    def test_a_row_carries_the_version_of_the_code(self, tmp_path):
+        row = ResultLog(tmp_path / "log.jsonl").append({"d": 1}, {})
+        assert row["code"] == {"version": __version__, "commit": provenance()["commit"]}
+
+    @pytest.mark.parametrize("key", ["schema", "hash", "time", "code", None])
+    def test_rows_of_another_version_are_read(self, tmp_path, key):
+        """A key fewer, or one more."""
+        log = ResultLog(tmp_path / "log.jsonl")
+        row = log.append({"d": 1}, {"x": 1})
+        other = {**row, "new": {"y": 2}} if key is None else {k: v for k, v in row.items() if k != key}
+        log.path.write_text(json.dumps(other) + "\n")
+        assert log.rows() == [{**other, "hash": row["hash"]}]
+        assert merge([log.path], tmp_path / "out.jsonl") == 1
+        assert ResultLog(tmp_path / "out.jsonl").rows() == log.rows()
+        found = log.find({"d": 1})
+        assert found is not None
+        assert found["result"] == {"x": 1}
+
+    @pytest.mark.parametrize(
+        ("result", "said"),
+        [
+            ({}, "result has no 'name'"),
+            ({"name": "b"}, "result has no 'values'"),
+            ({"name": 7, "values": 1}, r"result\['name'\] is 7, not str"),
+            ({"error": "OSError: full"}, "no 'name'"),
+        ],
+    )
+    def test_a_result_of_another_version_is_passed_over(self, tmp_path, result, said):
+        log = ResultLog(tmp_path / "log.jsonl")
+        log.append({"d": 1}, result)
+        with pytest.warns(UserWarning, match=rf"log\.jsonl: a row \w+ is passed over, .*{said}"):
+            assert log.result({"d": 1}, Part) is None
+        log.append({"d": 1}, {"name": "a", "values": [1], "more": 2})
+        log.append({"d": 1}, result)
+        log.append({"d": 2}, {})
+        with pytest.warns(UserWarning, match=said):
+            assert log.result({"d": 1}, Part) == Part("a", [1])
+
+    def test_a_failure_does_not_stand_where_another_run_finished(self, tmp_path):
+        log = ResultLog(tmp_path / "log.jsonl")
+        log.append({"d": 1}, {"error": "OSError: full"})
+        assert log.find({"d": 1})["result"] == {"error": "OSError: full"}  # type: ignore[index]
+        row = log.append({"d": 1}, {"x": 1})
+        log.append({"d": 1}, {"error": "KeyError: 'x'"})
+        assert log.find({"d": 1}) == row
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
     def test_kill_loses_nothing_finished(self, tmp_path):
@@ -350,6 +456,78 @@ class TestMerge:
         with pytest.warns(UserWarning, match=f"{row['hash']} has several results"):
             assert merge([one.path, two.path][::order], out.path) == 1
         assert out.rows()[0]["result"] == {"x": "new"}
+
+    @pytest.mark.parametrize(
+        ("late", "early"),
+        [
+            ("2025-01-01T00:10:00+00:00", "2025-01-01T01:00:00+01:00"),  # another time zone
+            ("2025-01-01T00:10:00", "2025-01-01T01:00:00+01:00"),
+            *[("2025-01-01T00:10:00Z", none) for none in ("zzz", "", "9" * 30, None, 17, [], {"at": 1})],
+            ("2025-01-01T00:10:00Z", "9999-12-31T23:59:59-23:59"),  # in no calendar as UTC
+        ],
+    )
+    def test_times_are_compared_as_times(self, tmp_path, late, early):
+        paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+        for path, time in zip(paths, (late, early), strict=True):
+            row = {"schema": 1, "time": time, "config": {"d": 1}, "result": {"x": time}}
+            path.write_text(json.dumps(row) + "\n")
+        for order in (1, -1):
+            with pytest.warns(UserWarning, match="several results"):
+                merge(paths[::order], tmp_path / f"out{order}.jsonl")
+            assert ResultLog(tmp_path / f"out{order}.jsonl").rows()[0]["result"] == {"x": late}
+
+    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(
+                    [None, "zzz", "2025-01-01T00:00:00Z", "2025-01-01T00:30:00+01:00", "3025-01-01"]
+                ),
+                st.sampled_from([{"x": 1}, {"x": 2}, {"error": "a"}, {"error": "b"}]),
+            ),
+            min_size=1,
+            max_size=5,
+        ),
+        st.randoms(use_true_random=False),
+    )
+    @pytest.mark.filterwarnings("ignore:.*several results")
+    def test_the_order_of_logs_decides_nothing_and_no_failure_wins(self, tmp_path, rows, lot):
+        folder = tmp_path / secrets.token_hex(4)
+        folder.mkdir()
+        paths = [folder / f"{i}.jsonl" for i in range(len(rows))]
+        for path, (time, result) in zip(paths, rows, strict=True):
+            path.write_text(json.dumps({"time": time, "config": {"d": 1}, "result": result}) + "\n")
+        merge(paths, folder / "once")
+        lot.shuffle(paths)
+        for path in paths:  # one after the other
+            merge([path], folder / "stepwise")
+        assert (folder / "once").read_text() == (folder / "stepwise").read_text()
+        (row,) = ResultLog(folder / "once").rows()
+        assert ("x" in row["result"]) == any("x" in result for _, result in rows)
+
+    def test_what_is_not_understood_stays(self, tmp_path):
+        log, other = ResultLog(tmp_path / "log.jsonl"), ResultLog(tmp_path / "other.jsonl")
+        lines = [b'{"schema": 2, "trials": [1, 2]}', b'{"schema": 1, "ha']
+        for one, line in zip((log, other), lines, strict=True):
+            one.append({"d": line.decode()}, {})
+            one.path.write_bytes(line + b"\n" + one.path.read_bytes())
+        for _ in range(2):
+            with pytest.warns(UserWarning, match="skipped"):
+                assert merge([other.path], log.path) == 2
+            assert log.path.read_bytes().splitlines()[2:] == lines
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    def test_nothing_that_another_process_appends_meanwhile_is_lost(self, tmp_path):
+        log, other = ResultLog(tmp_path / "log.jsonl"), ResultLog(tmp_path / "other.jsonl")
+        other.append({"i": -1}, {})
+        child = os.fork()
+        if child == 0:
+            for i in range(60):
+                log.append({"i": i}, {})
+            os._exit(0)
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            merge([other.path], log.path)
+        assert sorted(row["config"]["i"] for row in log.rows()) == list(range(-1, 60))
 
     def test_a_missing_log_is_an_error(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):

@@ -110,8 +110,8 @@ def _predicted(
     }
     training = settings.training(setup.seed).to_dict()
     config = {**identity(setup), "prediction": about, "training": training}
-    if log is not None and (row := log.find(config)):
-        return Prediction.from_dict(row["result"])
+    if log is not None and (known := log.result(config, Prediction)):
+        return known
     predicted = predict(setup, criterion, settings, on_example=on_example)
     if log is not None:
         log.append(config, predicted.to_dict())

@@ -71,12 +71,6 @@ class Prediction:
         """Return plain values, for a result log."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Prediction:
-        """Return the prediction that `to_dict` was called on."""
-        curve = [CurvePoint(**point) for point in values["curve"]]
-        return cls(**{**values, "d90": DimensionEstimate(**values["d90"]), "curve": curve})
-
 
 def kernel_examples(task: Task) -> int:
     """Return of how many training examples the kernel is: each costs a backward pass a class but one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from deltatheory.deltas import Delta
@@ -17,6 +17,20 @@ from deltatheory.training.trainer import Training, train
 __all__ = ["OnRun", "Trials", "identity"]
 
 OnRun = Callable[[str], Callable[[int, float], None] | None]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the log keeps of a run."""
+
+    status: str
+    train_loss: float | None
+    train_accuracy: float | None
+    test_accuracy: float | None
+    test_loss: float | None
+    movement: float | None
+    passes: float
+    seconds: float
 
 
 def identity(setup: Setup) -> dict[str, Any]:
@@ -82,37 +96,32 @@ class Trials:
         """
         training = replace(self.training, learning_rate=rate, seed=seed)
         config = {**identity(self.setup), **delta.specification(), "training": training.to_dict()}
-        row = None if self.log is None else self.log.find(config)
-        if row is not None:
-            result = row["result"]
-        else:
+        run = None if self.log is None else self.log.result(config, _Run)
+        if run is None:
             on_step = self.on_run and self.on_run(f"{method} d={delta.size} lr={rate:g}")
-            result = self._run(delta, training, on_step)
+            run = self._run(delta, training, on_step)
             if self.log is not None:
-                self.log.append(config, result)
+                self.log.append(config, asdict(run))
         self.count += 1
-        self.passes += result["passes"]
-        self.seconds += result["seconds"]
-        losses = result["train_loss"], result["train_accuracy"], result["test_accuracy"]
-        self._add(CurvePoint(delta.size, method, seed, *losses))
-        return result["test_accuracy"] or 0.0
+        self.passes += run.passes
+        self.seconds += run.seconds
+        self._add(CurvePoint(delta.size, method, seed, run.train_loss, run.train_accuracy, run.test_accuracy))
+        return run.test_accuracy or 0.0
 
     def _add(self, point: CurvePoint) -> None:
         self.curve.append(point)
         if self.on_point:
             self.on_point(point)
 
-    def _run(
-        self, delta: Delta, training: Training, on_step: Callable[[int, float], None] | None
-    ) -> dict[str, Any]:
+    def _run(self, delta: Delta, training: Training, on_step: Callable[[int, float], None] | None) -> _Run:
         outcome = train(self.setup.classification(delta, check=False), training, on_step=on_step)
-        return {
-            "status": outcome.status,
-            "train_loss": outcome.train_loss,
-            "train_accuracy": outcome.train_accuracy,
-            "test_accuracy": outcome.test["accuracy"] if outcome.test else None,
-            "test_loss": outcome.test["loss"] if outcome.test else None,
-            "movement": outcome.movement if math.isfinite(outcome.movement) else None,
-            "passes": outcome.passes,
-            "seconds": outcome.seconds,
-        }
+        return _Run(
+            status=outcome.status,
+            train_loss=outcome.train_loss,
+            train_accuracy=outcome.train_accuracy,
+            test_accuracy=outcome.test["accuracy"] if outcome.test else None,
+            test_loss=outcome.test["loss"] if outcome.test else None,
+            movement=outcome.movement if math.isfinite(outcome.movement) else None,
+            passes=outcome.passes,
+            seconds=outcome.seconds,
+        )

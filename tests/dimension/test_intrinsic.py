@@ -175,6 +175,23 @@ def test_a_damaged_line_costs_that_line_only(finished, tmp_path):
     assert len(damaged.path.read_text().splitlines()) == len(lines) + 1
 
 
+def test_a_folder_of_another_version_goes_on(finished, tmp_path):
+    """Rows with a key more are reused, and one that lacks what is needed is run again."""
+    first, log = finished
+    rows = log.rows()
+    other = log_in(tmp_path)
+    for row in rows:
+        other.append(row["config"], {**row["result"], "new": {"x": 1}})
+    lines = other.path.read_text().splitlines()
+    odd = json.loads(lines[2])
+    odd["result"]["passes"] = "many"
+    other.path.write_text("\n".join([*lines[:2], json.dumps(odd), *lines[3:]]) + "\n")
+    with pytest.warns(UserWarning, match=r"passed over, result\['passes'\] is 'many'"):
+        second = intrinsic_dimension(quick_setup(), settings=QUICK, log=other)
+    assert second.to_dict()["d90"] == first.to_dict()["d90"]
+    assert [row["hash"] for row in other.rows()[len(rows) :]] == [odd["hash"]]
+
+
 _KILLED = """
 import sys; sys.path[:0] = {paths!r}
 from pathlib import Path

@@ -16,6 +16,7 @@ from deltatheory.dimension import Criterion, DimensionSettings, intrinsic_dimens
 from deltatheory.dimension.curves import cross_fit
 from deltatheory.dimension.predict import Prediction
 from deltatheory.problems import Setup, make_head
+from deltatheory.results import understood
 from deltatheory.tasks import Examples, Task
 
 
@@ -108,7 +109,7 @@ def test_prediction_counts_its_passes():
     got = predicted(given)
     # One forward, one backward with weight gradients an example; one fold through the network at the end.
     assert got.passes in (64 * 3, 64 * 3 + 22)
-    assert Prediction.from_dict(json.loads(json.dumps(got.to_dict()))) == got
+    assert understood(Prediction, json.loads(json.dumps(got.to_dict())), "x") == got
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,43 @@ def test_parts_of_a_run_that_was_cut_off_are_collected(tmp_path):
     assert Known.read(ResultLog(tmp_path / LOG)).get(trial) == {"square": 1}
 
 
+def test_no_part_takes_the_place_of_another(tmp_path):
+    """A driver of an earlier version was killed after it had renamed a part; its job began a new one."""
+    for name in ("part-0.merging", "part-0.jsonl"):
+        ResultLog(tmp_path / name).append({"of": name}, {"x": 1})
+    collect(tmp_path)
+    assert {row["config"]["of"] for row in ResultLog(tmp_path / LOG).rows()} == {
+        "part-0.merging",
+        "part-0.jsonl",
+    }
+    assert not list(tmp_path.glob("part-*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_collect_while_jobs_and_a_runner_append(tmp_path):
+    """`report` and a driver on one folder, with a job of each kind: 0 rows lost."""
+    names = [LOG, "part-0.jsonl", None, None]
+    children = []
+    for name in names:
+        if (child := os.fork()) == 0:
+            for i in range(40):
+                if name:
+                    ResultLog(tmp_path / name).append({"in": name, "i": i}, {})
+                else:
+                    collect(tmp_path)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    collect(tmp_path)
+    assert len(ResultLog(tmp_path / LOG).rows()) == 80
+
+
+def test_a_failure_does_not_make_a_result_unknown():
+    trial = Trial("square", "line", "1")
+    results_of = [{"error": "OSError: gone"}, {"square": 1}, {"error": "OSError: gone"}]
+    assert Known({"hash": trial.hash, "result": r} for r in results_of).get(trial) == {"square": 1}
+
+
 def test_pages_come_from_the_log_alone(tmp_path):
     finished(tmp_path)
     known = Known.read(ResultLog(tmp_path / LOG))

@@ -117,6 +117,14 @@ class PromptReachability(Result):
         return sum(k is not None and k <= length for k in self.shortest)
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """What the log keeps of a chunk."""
+
+    margins: list[float]
+    passes: float
+
+
 def class_reachability(
     problem: ClassificationProblem,
     pairs: Sequence[tuple[int, int]],
@@ -230,17 +238,15 @@ def _reachability(
         for first in range(0, len(left), search.chunk):
             chosen = left[first : first + search.chunk]
             config = {**identity, **asked, "length": length, "chosen": chosen}
-            row = log.find(config) if log else None
-            if row is None:
+            known = log.result(config, _Chunk) if log else None
+            if known is None:
                 wanted = torch.tensor([targets[i] for i in chosen], device=backbone.device)
                 found, _, spent = find_prompts(backbone, batch(chosen), readout, wanted, length, search)
-                result = {"margins": found.tolist(), "passes": spent}
+                known = _Chunk(found.tolist(), spent)
                 if log:
-                    log.append(config, result)
-            else:
-                result = row["result"]
-            passes += result["passes"]
-            for i, value in zip(chosen, result["margins"], strict=True):
+                    log.append(config, asdict(known))
+            passes += known.passes
+            for i, value in zip(chosen, known.margins, strict=True):
                 best[i] = max(best[i], value)
                 if value > search.margin:
                     shortest[i] = length
