@@ -73,6 +73,11 @@ def functional_call(
 
     Raises:
         ValueError: for a name that is no parameter of the model.
+
+    >>> import torch
+    >>> sums, weight = torch.nn.Linear(2, 1, bias=False), torch.tensor([[2.0, 3.0]])
+    >>> functional_call(sums, {"weight": weight}, (torch.ones(2),)).tolist()
+    [5.0]
     """
     return tf.functional_call(model, _places(model, parameters), args, kwargs, tie_weights=False)
 
@@ -117,6 +122,10 @@ def jvp(f: Function, x: Float[Tensor, "*x"], v: Float[Tensor, "*x"]) -> tuple[Te
 
     Raises:
         DerivativeError: when f has no forward-mode derivative (sdpa attention).
+
+    >>> import torch
+    >>> jvp(lambda x: x**2, torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
+    (tensor([1., 4.]), tensor([2., 4.]))
     """
     with _forward_mode():
         value, tangent, *_ = tf.jvp(f, (x,), (v,))
@@ -129,6 +138,11 @@ def vjp(f: Function, x: Float[Tensor, "*x"]) -> tuple[Tensor, Function]:
     Arguments:
         f: pure function of one tensor.
         x: where.
+
+    >>> import torch
+    >>> value, pullback = vjp(lambda x: x**2, torch.tensor([1.0, 2.0]))
+    >>> pullback(torch.tensor([1.0, 0.0]))
+    tensor([2., 0.])
     """
     value, pullback, *_ = tf.vjp(f, x)
     return value, lambda w: pullback(w)[0]
@@ -140,6 +154,10 @@ def grad(f: Function, x: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
     Arguments:
         f: pure scalar function of one tensor.
         x: where.
+
+    >>> import torch
+    >>> grad(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0]))
+    tensor([ 3., 12.])
     """
     return tf.grad(f)(x)
 
@@ -150,6 +168,10 @@ def value_and_grad(f: Function, x: Float[Tensor, "*x"]) -> tuple[Float[Tensor, "
     Arguments:
         f: pure scalar function of one tensor.
         x: where.
+
+    >>> import torch
+    >>> value_and_grad(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0]))
+    (tensor(9.), tensor([ 3., 12.]))
     """
     gradient, value = tf.grad_and_value(f)(x)
     return value, gradient
@@ -165,6 +187,10 @@ def hvp(f: Function, x: Float[Tensor, "*x"], v: Float[Tensor, "*x"]) -> Float[Te
 
     Raises:
         DerivativeError: when f has no forward-mode derivative (sdpa attention).
+
+    >>> import torch
+    >>> hvp(lambda x: (x**3).sum(), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
+    tensor([ 6., 12.])
     """
     with _forward_mode():
         return tf.jvp(tf.grad(f), (x,), (v,))[1]
@@ -186,6 +212,13 @@ def gauss_newton_product(
 
     Raises:
         DerivativeError: when the outputs have no forward-mode derivative (sdpa attention).
+
+    With outputs x² and loss ½‖·‖², J = diag(2x) and H = I:
+
+    >>> import torch
+    >>> half = lambda y: (y**2).sum() / 2
+    >>> gauss_newton_product(lambda x: x**2, half, torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
+    tensor([ 4., 16.])
     """
     outputs, tangent = jvp(outputs_fn, x, v)
     _, pullback = vjp(outputs_fn, x)
@@ -204,6 +237,11 @@ def jacobian_rows(f: Function, x: Float[Tensor, " m"], chunk: int = 16) -> Itera
 
     Raises:
         ValueError: for chunk < 1.
+
+    >>> import torch
+    >>> a = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> [rows.tolist() for rows in jacobian_rows(lambda x: a @ x, torch.zeros(2), chunk=2)]
+    [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]]
     """
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: allowed is at least 1")
@@ -227,6 +265,12 @@ def per_example(
         f: (x, one example of each of `data`) ↦ (k outputs, anything), pure.
         x: where, m numbers.
         data: tensors whose first dimension counts the n examples.
+
+    >>> import torch
+    >>> a = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> outputs, _, rows = per_example(lambda x, a: ((a @ x)[None], a), torch.ones(2), [a])
+    >>> outputs.tolist(), rows().tolist()
+    ([[3.0], [7.0]], [[[1.0, 2.0]], [[3.0, 4.0]]])
     """
     copies = x.detach().expand(len(data[0]), -1).clone()
     found: Any = tf.vjp(lambda xs: tf.vmap(f)(xs, *data), copies, has_aux=True)
@@ -316,6 +360,13 @@ def self_check(
         seed: of the directions.
         tolerance: largest relative error; by default 2e-3 in float64 (parts of many networks
             stay float32 inside), 1e-2 in float32, 0.2 below.
+
+    >>> import torch
+    >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    >>> self_check(lambda x: x**2, lambda x: (x**4).sum(), x).passed
+    True
+    >>> self_check(lambda x: x.detach() * x, lambda x: (x**4).sum(), x).passed  # half of J is cut off
+    False
     """
     began = time.perf_counter()
     if tolerance is None:

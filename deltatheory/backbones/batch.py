@@ -25,6 +25,11 @@ def pool(
         hidden: their states.
         mask: 1 for real tokens, 0 for padding on the right.
         pooling: "mean" over real tokens, "last" of them, or "cls", the first.
+
+    >>> import torch
+    >>> hidden, mask = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1.0, 1.0, 0.0]])
+    >>> [float(pool(hidden, mask, pooling)) for pooling in ("mean", "last", "cls")]
+    [2.0, 3.0, 1.0]
     """
     if pooling == "cls":
         return hidden[:, 0]
@@ -42,6 +47,10 @@ def additive_mask(mask: Float[Tensor, "B T"], causal: bool) -> Float[Tensor, "B 
     Arguments:
         mask: 1 for real tokens, 0 for padding.
         causal: forbid j > i.
+
+    >>> import torch
+    >>> (additive_mask(torch.tensor([[1.0, 1.0, 0.0]]), causal=True) == 0).int().tolist()
+    [[[[1, 0, 0], [1, 1, 0], [1, 1, 0]]]]
     """
     length = mask.shape[1]
     visible = mask.bool()[:, None, None, :].expand(-1, 1, length, length)

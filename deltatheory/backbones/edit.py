@@ -52,6 +52,10 @@ class Edit:
 
         Raises:
             ValueError: if both set the same parameter: their changes must be added before.
+
+        >>> double, plus_one = Edit(inputs={"fc": lambda x: 2 * x}), Edit(inputs={"fc": lambda x: x + 1})
+        >>> double.then(plus_one).inputs["fc"](3)
+        7
         """
         both = sorted(self.parameters.keys() & other.parameters.keys())
         if both:
@@ -73,6 +77,15 @@ def with_prefix(key: Float[Tensor, "*b h k e"], value: Float[Tensor, "*b h k e"]
     Args:
         key: P_K of every key head, one for all texts or one for each.
         value: P_V.
+
+    A prefix whose key is that of the only token takes half of its attention:
+
+    >>> import torch
+    >>> from torch.nn.functional import scaled_dot_product_attention
+    >>> attend = lambda q, k, v, mask: scaled_dot_product_attention(q, k, v, mask)
+    >>> one, mask = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    >>> float(with_prefix(one[0], 3 * one[0])(attend, one, one, one, mask))
+    2.0
     """
 
     def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

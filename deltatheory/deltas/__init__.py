@@ -107,7 +107,11 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def seeded(name: str, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return options with the seed, where the delta or one of its parts draws and names none."""
+    """Return options with the seed, where the delta or one of its parts draws and names none.
+
+    >>> seeded("lora", {"r": 2}, seed=7), seeded("bitfit", {}, seed=7)
+    ({'seed': 7, 'r': 2}, {})
+    """
     chosen = {**({"seed": seed} if "seed" in _options(name) else {}), **options}
     if "deltas" in chosen:
         parts = map(_part, chosen["deltas"])
@@ -142,6 +146,9 @@ def split_size(text: str) -> tuple[str, dict[str, int]]:
 
     Raises:
         ValueError: for a size that is no positive number, an unknown name, or a delta without a size.
+
+    >>> split_size("prefix:8"), split_size("bitfit")
+    (('prefix', {'length': 8}), ('bitfit', {}))
     """
     name, colon, size = text.partition(":")
     if not colon:

@@ -27,10 +27,20 @@ class Coordinates:
         self.size = sum(self._sizes)
 
     def split(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
-        """Return views of δ by name."""
+        """Return views of δ by name.
+
+        >>> import torch
+        >>> Coordinates({"a": (2,), "b": (1, 2)}).split(torch.arange(4.0))
+        {'a': tensor([0., 1.]), 'b': tensor([[2., 3.]])}
+        """
         pieces = torch.split(delta, self._sizes)
         return {n: x.view(shape) for (n, shape), x in zip(self.shapes.items(), pieces, strict=True)}
 
     def join(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " m"]:
-        """Return the flat δ of tensors by name."""
+        """Return the flat δ of tensors by name.
+
+        >>> import torch
+        >>> Coordinates({"a": (1,), "b": (2,)}).join({"b": torch.ones(2), "a": torch.zeros(1)})
+        tensor([0., 1., 1.])
+        """
         return torch.cat([tensors[name].reshape(-1) for name in self.shapes])

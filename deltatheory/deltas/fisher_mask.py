@@ -28,6 +28,10 @@ def diagonal_fisher(gradients: Iterable[Float[Tensor, " D"]]) -> Float[Tensor, "
 
     Raises:
         ValueError: for no gradient.
+
+    >>> import torch
+    >>> diagonal_fisher([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0])])
+    tensor([5., 2.])
     """
     total, count = None, 0
     for gradient in gradients:

@@ -106,6 +106,10 @@ def flatten_parameters(model: nn.Module, names: Sequence[str] | None = None) -> 
 
     Raises:
         ValueError: for an unknown name, no parameter, or parameters of mixed dtype or device.
+
+    >>> flat = flatten_parameters(torch.nn.Linear(2, 1))
+    >>> flat.names, flat.theta.numel()
+    (['weight', 'bias'], 3)
     """
     known = dict(model.named_parameters(remove_duplicate=False))
     chosen: dict[str, nn.Parameter] = {}

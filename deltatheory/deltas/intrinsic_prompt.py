@@ -70,6 +70,11 @@ def fit_prompt_subspace(prompts: Float[Tensor, "tasks k H"], d: int) -> PromptSu
 
     Raises:
         ValueError: for another d.
+
+    >>> import torch
+    >>> fitted = fit_prompt_subspace(torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]], [[4.0, 0.0]]]), d=1)
+    >>> fitted.centre.tolist(), fitted.basis.abs().tolist(), fitted.explained
+    ([[2.0, 0.0]], [[[1.0, 0.0]]], 1.0)
     """
     flat = prompts.detach().double().cpu().flatten(1)
     centre = flat.mean(0)

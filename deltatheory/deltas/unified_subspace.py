@@ -30,6 +30,14 @@ def fit_unified_subspace(solutions: Sequence[Tensor], d: int) -> list[Tensor]:
 
     Raises:
         ValueError: for no solutions, unequal numbers of tasks, a zero S_i, or d outside its range.
+
+    Solutions that lie on a line give its direction:
+
+    >>> import torch
+    >>> z = torch.tensor([[1.0], [2.0]])
+    >>> (m,) = fit_unified_subspace([z @ torch.tensor([[3.0, 4.0]])], d=1)
+    >>> [round(abs(float(x)), 4) for x in m / m.norm()]
+    [0.6, 0.8]
     """
     if not solutions or len({len(s) for s in solutions}) != 1:
         raise ValueError(

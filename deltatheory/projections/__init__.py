@@ -44,6 +44,12 @@ def make_projection(name: str, d: int, D: int, *, seed: int, **options: Any) -> 
     Raises:
         ValueError: an unknown name or option, or a value that is not allowed.
 
+    PᵀP = I, so the adjoint undoes the map:
+
+    >>> import torch
+    >>> P = make_projection("hashed", 2, 128, seed=0)
+    >>> [round(float(x), 4) for x in P.adjoint(P.apply(torch.tensor([3.0, 4.0])))]
+    [3.0, 4.0]
     """
     if name not in PROJECTIONS:
         near = difflib.get_close_matches(name, PROJECTIONS, cutoff=0.4) or list(PROJECTIONS)

@@ -73,6 +73,11 @@ class Projection(ABC):
         Raises:
             ValueError: a wrong shape, dtype or device, or an `out` that is not contiguous.
 
+        >>> import torch
+        >>> from deltatheory.projections import make_projection
+        >>> projection = make_projection("identity", 2, 2, seed=0)
+        >>> projection.apply(torch.tensor([1.0, 2.0]), base=torch.tensor([10.0, 10.0]))
+        tensor([11., 12.])
         """
         self._check("delta", delta, self.d, delta)
         if out is None:

@@ -55,13 +55,21 @@ class Examples:
         return len(self.texts)
 
     def subset(self, indices: Iterable[int]) -> Examples:
-        """Return the examples at `indices`, in that order."""
+        """Return the examples at `indices`, in that order.
+
+        >>> Examples(("a", "b", "c"), labels=(0, 1, 0)).subset([2, 1])
+        Examples(texts=('c', 'b'), pairs=None, labels=(0, 1), targets=None)
+        """
         chosen = tuple(indices)
         columns = {name: column for name, column in vars(self).items() if column is not None}
         return Examples(**{name: tuple(column[i] for i in chosen) for name, column in columns.items()})
 
     def input_keys(self) -> list[str]:
-        """Return what makes two examples the same input: their texts without case and white space."""
+        """Return what makes two examples the same input: their texts without case and white space.
+
+        >>> Examples(("A  b", "a b"), labels=(0, 1)).input_keys()
+        ['a b', 'a b']
+        """
         return [
             text_key(*parts) for parts in zip(self.texts, *([self.pairs] if self.pairs else []), strict=True)
         ]
@@ -224,7 +232,11 @@ def _stratified_order(examples: Examples, seed: int, every_class_first: bool) ->
 
 
 def text_key(*texts: str) -> str:
-    """Identity of an input: lower case, white space collapsed."""
+    """Identity of an input: lower case, white space collapsed.
+
+    >>> text_key("Hello   World")
+    'hello world'
+    """
     return "\n".join(" ".join(text.lower().split()) for text in texts)
 
 
@@ -232,6 +244,9 @@ def hash_split(key: str, train: float = 0.7, dev: float = 0.1) -> str:
     """`"train"`, `"dev"` or `"test"`, drawn from the SHA-256 of `key`.
 
     A text stays in its split whatever else the data set contains.
+
+    >>> [hash_split(key) for key in "abcdefgh"].count("train")
+    7
     """
     digest = hashlib.sha256(b"deltatheory split\n" + key.encode()).digest()
     draw = int.from_bytes(digest[:8], "big") / 2**64
@@ -257,6 +272,10 @@ def digest(*splits: Examples) -> str:
 
 
 def nearest(value: str, allowed: Sequence[str]) -> str:
-    """End an error message: the names nearest to `value` among `allowed`, or all of them."""
+    """End an error message: the names nearest to `value` among `allowed`, or all of them.
+
+    >>> nearest("lorra", ["lora", "prefix"])
+    "Did you mean 'lora'?"
+    """
     near = difflib.get_close_matches(value, allowed, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are: {', '.join(allowed)}."
