@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import secrets
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin,
 from deltatheory import __version__
 
 SCHEMA = 1
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")
 PAGE = "report.html"
 LOCK = ".results.lock"
 T = TypeVar("T")
@@ -368,19 +370,34 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
 
     """
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")  # as `remove_temporaries` knows it
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             _write_all(descriptor, content.encode() if isinstance(content, str) else content)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a write knows no name, and that of the temporary file says nothing
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def remove_temporaries(*folders: str | os.PathLike[str]) -> None:
+    """Remove what `write_atomically` leaves behind when it is killed.
+
+    Args:
+        folders: to which nobody else writes meanwhile.
+    """
+    for folder in folders:
+        for path in Path(folder).glob(".*"):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

@@ -6,6 +6,7 @@ import copy
 import os
 from functools import singledispatch
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -57,9 +58,12 @@ def to_peft(
 
     config.base_model_name_or_path = base_model_name or delta.backbone.name
     config.inference_mode = True
-    config.save_pretrained(os.fspath(folder))
+    with TemporaryDirectory() as aside:  # peft's own writing is not atomic
+        config.save_pretrained(aside)
+        written = {path.name: path.read_bytes() for path in Path(aside).iterdir()}
     whole = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
-    write_atomically(Path(folder) / WEIGHTS, save(whole, {"format": "pt"}))
+    for name, content in {WEIGHTS: save(whole, {"format": "pt"}), **written}.items():
+        write_atomically(Path(folder) / name, content)
 
 
 def has_peft_form(delta: Delta) -> bool:

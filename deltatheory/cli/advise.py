@@ -1,27 +1,31 @@
 """`deltatheory advise`: which method a task should be tuned with."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from deltatheory.cli.options import SETUP, Progress, command, options_of
+from deltatheory.cli.options import SETUP, Progress, command, options_of, results_in
 from deltatheory.cli.output import print_table, progress_bar, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from deltatheory.advice import Advice
+    from deltatheory.cli.runs import RunFolder
     from deltatheory.problems import Setup
 
 
 @command(
+    "models",
+    "report",
     setup=SETUP.only("model", "task", "head", "max_length", "seed", "device").changed(
         help={"head": "label-words, prototypes, probe or random.", "seed": "Of deltas and samples."}
-    )
+    ),
+    out=results_in("runs/advise", "Folder for advice.json, advice.svg and adapter_config.json."),
 )
 def advise(
     setup: "Setup",
+    out: "RunFolder",
     candidate: Annotated[
         list[str] | None,
         Option(help="A delta with its options, as 'lora r=8'; by default eleven of several families."),
@@ -31,9 +35,6 @@ def advise(
     steps: Annotated[int, Option(help="Steps of the training that is planned.")] = 120,
     batch_size: Annotated[int, Option(help="Examples a step of that training.")] = 32,
     examples: Annotated[int, Option(help="Training examples to compute kernels of, at most.")] = 448,
-    out: Annotated[Path, Option(help="Folder for advice.json, advice.svg and adapter_config.json.")] = Path(
-        "runs/advise"
-    ),
     progress: Progress = True,
 ) -> None:
     """Which method, which size, which modules? Scores predicted from kernels, before any training."""
@@ -56,14 +57,14 @@ def advise(
             examples=examples,
             on_example=show,
         )
-    advice.save(out)
     print_table(_ranking(advice))
     print(f"The frozen model: {advice.frozen:.3f}. Passes: {advice.passes:,.0f} in {advice.seconds:.0f} s.")
     for sentence in advice.findings:
         print(f"  - {sentence}")
+    advice.save(out.own)  # after the answer, which a full disk does not take away
     if advice.adapter_config:
-        print(f"For peft: {out / 'adapter_config.json'}")
-    print(f"Numbers: {out / advice.FILE}; figure: {out / 'advice.svg'}")
+        print(f"For peft: {out.own / 'adapter_config.json'}")
+    print(f"Numbers: {out.own / advice.FILE}; figure: {out.own / 'advice.svg'}")
 
 
 def _ranking(advice: "Advice") -> "Table":

@@ -1,29 +1,32 @@
 """`deltatheory check`: theorems on a real model, both sides measured."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
-from deltatheory.cli.options import DELTA, SETUP, Progress, command
+from deltatheory.cli.options import DELTA, SETUP, Progress, command, results_in
 from deltatheory.cli.output import print_table, progress_bar, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from deltatheory.cli.runs import RunFolder
     from deltatheory.problems import Setup
     from deltatheory.testing.on_models import ModelCheck, ModelChecks
 
 
 @command(
+    "models",
+    "report",
     setup=SETUP.only("model", "task", "head", "max_length", "seed", "device"),
     delta=DELTA.changed(default={"delta": "lora:4"}),
+    out=results_in("runs/check", "Folder for check.json."),
 )
 def check(
     setup: "Setup",
     delta: tuple[str, dict[str, Any]],
+    out: "RunFolder",
     ids: Annotated[list[str] | None, Argument(help="Theorems, as T04 T31; all by default.")] = None,
-    out: Annotated[Path, Option(help="Folder for check.json.")] = Path("runs/check"),
     progress: Progress = True,
 ) -> None:
     """Say of theorems how they were proved, whether they hold on this model, and how tight they are there."""
@@ -33,9 +36,8 @@ def check(
     problem = setup.classification(*delta)
     with progress_bar(progress, total=len(wanted), unit="theorem") as bar:
         result = check_on_model(problem, wanted, seed=setup.seed, on_row=lambda _: bar.update())
-    numbers = result.save(out)
     print_table(_rows(result))
-    print(f"Numbers: {numbers}")
+    print(f"Numbers: {result.save(out.own)}")
 
 
 def _rows(result: "ModelChecks") -> "Table":

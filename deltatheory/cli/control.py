@@ -1,16 +1,16 @@
 """`deltatheory control` and `deltatheory diagnose`: a delta as the controller of the frozen layers."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from deltatheory.cli.options import SETUP, Progress, command, options_of, with_prefix
+from deltatheory.cli.options import SETUP, Progress, command, options_of, results_in, with_prefix
 from deltatheory.cli.output import print_table, progress_bar, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from deltatheory.cli.runs import RunFolder
     from deltatheory.control.design import ControlResult
     from deltatheory.control.diagnosis import Diagnosis
     from deltatheory.problems import Setup
@@ -28,18 +28,22 @@ _SETUP = SETUP.only(
 )
 
 
-@command(setup=_SETUP, delta=with_prefix(gate="values"))
+@command(
+    "models",
+    "report",
+    setup=_SETUP,
+    delta=with_prefix(gate="values"),
+    out=results_in("runs/control", "Folder for result.json, report.html and delta.safetensors."),
+)
 def control(
     setup: "Setup",
     delta: tuple[str, dict[str, Any]],
+    out: "RunFolder",
     solver: Annotated[
         str, Option(help="gauss-newton, adam, sgd, l-bfgs, msa, e-msa, minimum-energy, ...")
     ] = "gauss-newton",
     setting: Annotated[list[str] | None, Option(help="Of the solver, as NAME=VALUE: budget=50.")] = None,
     energy: Annotated[float, Option(help="Weight of |δ|²/2 beside the loss.")] = 0.0,
-    out: Annotated[Path, Option(help="Folder for result.json, report.html and delta.safetensors.")] = Path(
-        "runs/control"
-    ),
     progress: Progress = True,
 ) -> None:
     """Solve for the controller of a frozen model on a task, and see what each layer does and can do."""
@@ -54,12 +58,11 @@ def control(
 
         settings = options_of(setting)
         result = design_controller(problem, solver, settings, energy_weight=energy, on_step=show)
-    page = result.save(out)
     print_table(_layers(result))
     print(f"Status: {result.status}{'. ' + result.remedy if result.remedy else ''}")
     scores = f"{result.frozen['accuracy']:.3f} frozen, {result.test['accuracy']:.3f} under control"
     print(f"Test accuracy: {scores}; objective {result.cost:.4f}; energy |δ|² {result.energy:.3g}")
-    print(f"Report: {page}")
+    print(f"Report: {result.save(out.own)}")
 
 
 def _layers(result: "ControlResult") -> "Table":
@@ -74,19 +77,20 @@ def _layers(result: "ControlResult") -> "Table":
 
 # The raw prefix, with positions counted behind it, is PEFT's.
 @command(
+    "models",
+    "report",
     setup=_SETUP.only("model", "task", "head", "train_examples", "max_length", "seed", "device").changed(
         default={"train_examples": 32}
     ),
     delta=with_prefix(gate="none", shift=True),
+    out=results_in("runs/diagnose", "Folder for diagnosis.json and the warm-started adapter."),
 )
 def diagnose(
     setup: "Setup",
     delta: tuple[str, dict[str, Any]],
+    out: "RunFolder",
     learning_rate: Annotated[float, Option(help="Of the run that does not converge (Adam).")] = 1e-2,
     steps: Annotated[int, Option(help="Its step budget.")] = 100,
-    out: Annotated[Path, Option(help="Folder for diagnosis.json and the warm-started adapter.")] = Path(
-        "runs/diagnose"
-    ),
     progress: Progress = True,
 ) -> None:
     """Say why a prefix, or any other delta, does not train, and write one that is warm-started."""
@@ -102,9 +106,9 @@ def diagnose(
             warm_start=True,
             on_finding=lambda _: bar.update(),
         )
-    numbers = found.save(out)
     print_table(_findings(found))
-    print(f"Warm start: {out / found.start_file}")
+    numbers = found.save(out.own)
+    print(f"Warm start: {out.own / found.start_file}")
     print(f"Numbers: {numbers}")
 
 

@@ -1,17 +1,17 @@
 """`deltatheory dimension`: how many dimensions a task needs."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
-from deltatheory.cli.options import SETUP, TRAINING, Group, Progress, Shared, command, lazy
+from deltatheory.cli.options import SETUP, TRAINING, Group, Progress, Shared, command, lazy, results_in
 from deltatheory.cli.output import print_table, progress_bar, resumable, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from deltatheory.cli.runs import RunFolder
     from deltatheory.dimension import (
         Criterion,
         CurvePoint,
@@ -70,48 +70,55 @@ _SETTINGS = Group(
 )
 
 
-@command(setup=_SETUP, criterion=_CRITERION, settings=_SETTINGS)
+@command(
+    "models",
+    "report",
+    setup=_SETUP,
+    criterion=_CRITERION,
+    settings=_SETTINGS,
+    out=results_in(
+        "runs/dimension", "Folder for report.html, result.json and trials.jsonl; finished runs are reused."
+    ),
+)
 def dimension(
     setup: "Setup",
     criterion: "Criterion",
     settings: "DimensionSettings",
+    out: "RunFolder",
     method: Annotated[
         Literal["predict", "measure", "both"],
         Option(help="Predict before training, measure by training, or both."),
     ] = "both",
-    out: Annotated[
-        Path, Option(help="Folder for report.html, result.json and trials.jsonl; finished runs are reused.")
-    ] = Path("runs/dimension"),
     progress: Progress = True,
 ) -> None:
     """How many dimensions does my task need? d90, predicted before training and measured by training."""
     from deltatheory.dimension import intrinsic_dimension
     from deltatheory.results import ResultLog
 
-    bars = _Bars(progress)
-    with resumable(out):
+    bars, log = _Bars(progress), ResultLog(out.given / "trials.jsonl")
+    with resumable(log.path):
         try:
             result = intrinsic_dimension(
                 setup,
                 method=method,
                 criterion=criterion,
                 settings=settings,
-                log=ResultLog(out / "trials.jsonl"),
+                log=log,
                 on_example=bars.example,
                 on_run=bars.run,
                 on_point=bars.point,
             )
         finally:
             bars.close()
-    page = result.save(out)
     print_table(_summary(result))
     missed = result.diagnostics.get("missed", [])
     if missed:
         print("What missed:")
         for sentence in missed:
             print(f"  - {sentence}")
+    page = result.save(out.own)
     print(f"Report: {page.resolve().as_uri()}")
-    print(f"Numbers: {out / result.FILE}")
+    print(f"Numbers: {out.own / result.FILE}")
 
 
 class _Bars:

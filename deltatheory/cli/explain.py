@@ -1,18 +1,18 @@
 """`deltatheory explain`: what a trained adapter uses."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
 
-from deltatheory.cli.options import SETUP, Group, command
+from deltatheory.cli.options import SETUP, Group, command, results_in
 from deltatheory.cli.output import print_table, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from deltatheory.adapters import Explanation
+    from deltatheory.cli.runs import RunFolder
 
 
 def _verified_on(task: str | None, **about: Any) -> dict[str, Any] | None:
@@ -30,29 +30,35 @@ _TASK = SETUP.only("task", "head", "suffix", "max_length").changed(
 )
 
 
-@command(setup=Group(_verified_on, _TASK.options))
+@command(
+    "models",
+    "peft",
+    "report",
+    setup=Group(_verified_on, _TASK.options),
+    out=results_in("runs/explain", "Folder for explanation.json and truncated/."),
+)
 def explain(
     adapter: Annotated[
         str, typer.Argument(help="A folder in peft's format, a hub id, or a file of `train`.")
     ],
     setup: dict[str, Any] | None,
+    out: "RunFolder",
     model: Annotated[str | None, Option(help="The base model, where the adapter does not name it.")] = None,
     keep: Annotated[float, Option(help="Share of the effect to keep.")] = 0.99,
     examples: Annotated[int, Option(help="Examples of each split to use, at most.")] = 256,
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:1, ...")] = None,
-    out: Annotated[Path, Option(help="Folder for explanation.json and truncated/.")] = Path("runs/explain"),
 ) -> None:
     """Say what a trained adapter uses: ranks, movement, and the smallest ranks that keep its effect."""
     from deltatheory.adapters import explain, open_adapter
 
     found = explain(open_adapter(adapter, model, device=device), setup, keep=keep, examples=examples)
-    found.save(out)
     print_table(_modules(found))
     for sentence in found.findings:
         print(f"  - {sentence}")
+    found.save(out.own)
     if found.adapter is not None:
-        print(f"For peft: {out / 'truncated'}")
-    print(f"Numbers: {out / found.FILE}")
+        print(f"For peft: {out.own / 'truncated'}")
+    print(f"Numbers: {out.own / found.FILE}")
 
 
 def _modules(found: "Explanation") -> "Table":

@@ -1,20 +1,26 @@
 """The options that commands share, each in one place, and how a command takes them.
 
 A group of options makes one object: `@command(setup=SETUP, training=TRAINING)` hands a function a `Setup` and
-a `Training` beside the options of its own. Nothing heavy is imported before a command runs.
+a `Training` beside the options of its own. What can be refused without a look at the model is refused first.
+Nothing heavy is imported before a command runs.
 """
 
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from typer import Option
 
-from deltatheory.cli.output import errors_in_one_line
+from deltatheory.cli.extras import need
+from deltatheory.cli.output import errors_in_one_line, stopped_by_signals
+from deltatheory.cli.runs import claimed
 
 __all__ = [
     "DELTA",
@@ -26,6 +32,7 @@ __all__ = [
     "command",
     "lazy",
     "options_of",
+    "results_in",
     "with_prefix",
 ]
 
@@ -76,10 +83,15 @@ class Group:
         return replace(self, options=options)
 
 
-def command(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(*extras: str, **groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator: the function's parameters of these names are made of the options of groups.
 
     An option that several groups have is given once, and goes to all of them. Bad input is told in one line.
+    A group "out" (`results_in`) makes the folder that the run has for itself.
+
+    Args:
+        extras: of the package, without which the command does not begin.
+        groups: by the function's parameters.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -90,21 +102,54 @@ def command(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., No
         parameters = [option.parameter(name) for name, option in shared.items()]
         parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values()]
         parameters.sort(key=lambda p: _LAST.index(p.name) if p.name in _LAST else -1)
+        defaults = {p.name: p.default for p in parameters}
 
         @wraps(function)
         def run(**values: Any) -> None:
-            with errors_in_one_line():
+            with errors_in_one_line(), stopped_by_signals():
+                for name, value in values.items():
+                    _check_finite(f"--{name.replace('_', '-')}", value)
+                need(*extras)
                 made = {
                     name: group.make(**{option: values[option] for option in group.options})
                     for name, group in groups.items()
                 }
-                function(**made, **{name: values[name] for name in own})
+                given = {name: value for name, value in values.items() if value != defaults[name]}
+                place = claimed(made["out"], function.__name__, given) if "out" in groups else nullcontext()
+                with place as folder:
+                    if folder is not None:
+                        made["out"] = folder
+                    function(**made, **{name: values[name] for name in own})
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
 
     return decorate
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(one)
+
+
+def _check_finite(name: str, value: Any) -> None:
+    for number in _numbers(value):
+        if not math.isfinite(number):
+            raise ValueError(f"{name}={number}: must be finite.")
+
+
+def results_in(default: str, text: str) -> Group:
+    """Return the option `--out` of a command that writes results: the group makes its `RunFolder`.
+
+    Args:
+        default: folder.
+        text: its help.
+    """
+    return Group(lambda out: out, {"out": Shared(Path, Path(default), text)})
 
 
 def options_of(given: list[str] | None) -> dict[str, Any]:
@@ -120,8 +165,9 @@ def options_of(given: list[str] | None) -> dict[str, Any]:
             raise ValueError(f"option={pair!r}: must be NAME=VALUE.")
         try:
             options[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             options[name] = value
+        _check_finite(f"option {pair!r}: {name}", options[name])
     return options
 
 

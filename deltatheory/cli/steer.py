@@ -5,18 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from deltatheory.cli.options import SETUP, TRAINING, Progress, command, with_prefix
+from deltatheory.cli.options import SETUP, TRAINING, Progress, command, results_in, with_prefix
 from deltatheory.cli.output import print_table, progress_bar, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from deltatheory.cli.runs import RunFolder
     from deltatheory.control.feedback import SteeringResult
     from deltatheory.problems import Setup
     from deltatheory.training import Training
 
 
 @command(
+    "models",
+    "report",
     setup=SETUP.only(
         "model", "task", "head", "train_examples", "test_examples", "max_length", "seed", "device"
     ).changed(help={"seed": "Of the draws and the disturbances."}),
@@ -25,11 +28,13 @@ if TYPE_CHECKING:
         default={"steps": 60, "learning_rate": 1e-2},
         help={"steps": "Of that training.", "learning_rate": "Of that training."},
     ),
+    out=results_in("runs/steer", "Folder for result.json, table.md and figure.svg."),
 )
 def steer(
     setup: "Setup",
     delta: tuple[str, dict[str, Any]],
     training: "Training",
+    out: "RunFolder",
     tuned: Annotated[
         Path | None, Option(help="delta.safetensors of a training run; trained here by default.")
     ] = None,
@@ -40,9 +45,6 @@ def steer(
     disturbance: Annotated[
         list[str] | None, Option(help="substitutions, typos, trigger, noise; all by default.")
     ] = None,
-    out: Annotated[Path, Option(help="Folder for result.json, table.md and figure.svg.")] = Path(
-        "runs/steer"
-    ),
     progress: Progress = True,
 ) -> None:
     """Disturb a tuned model and see what each controller gives back, at what energy and latency."""
@@ -58,9 +60,9 @@ def steer(
         result = steer(
             problem, value, controller, disturbances, protocol=protocol, on_row=lambda _: bar.update()
         )
-    result.save(out)
     print_table(_recovered(result))
-    print(f"Numbers: {out / result.FILE}")
+    result.save(out.own)
+    print(f"Numbers: {out.own / result.FILE}")
 
 
 def _recovered(result: "SteeringResult") -> "Table":

@@ -1,17 +1,22 @@
 """`deltatheory train`: one delta on one task."""
 
+import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from deltatheory.cli.options import DELTA, SETUP, TRAINING, Progress, command
-from deltatheory.cli.output import print_table, progress_bar, resumable, table_of
+from deltatheory.cli.extras import need
+from deltatheory.cli.options import DELTA, SETUP, TRAINING, Progress, command, results_in
+from deltatheory.cli.output import failed, print_table, progress_bar, resumable, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from deltatheory.cli.runs import RunFolder
     from deltatheory.problems import Problem, Setup
     from deltatheory.training import Training, TrainingResult
 
@@ -19,6 +24,8 @@ _SEED = "Of the data order, the draw of examples, and a random head."
 
 
 @command(
+    "models",
+    "report",
     setup=SETUP.changed(
         help={
             "head": "Of a classification task: label-words, prototypes, probe, random or verbalizer.",
@@ -33,18 +40,22 @@ _SEED = "Of the data order, the draw of examples, and a random head."
         },
     ),
     training=TRAINING,
+    out=results_in(
+        "runs/train", "Folder for result.json and delta.safetensors; a stopped run goes on from there."
+    ),
 )
 def train(
     setup: "Setup",
     delta: tuple[str, dict[str, Any]],
     training: "Training",
-    max_new_tokens: Annotated[int, Option(help="Longest target and answer of a generation task.")] = 16,
+    out: "RunFolder",
+    max_new_tokens: Annotated[
+        int, Option(min=1, help="Longest target and answer of a generation task.")
+    ] = 16,
     compare: Annotated[
         bool, Option(help="Also time five steps of full fine-tuning, and count what it tunes and keeps.")
     ] = True,
-    out: Annotated[
-        Path, Option(help="Folder for result.json and delta.safetensors; a stopped run goes on from there.")
-    ] = Path("runs/train"),
+    checkpoint_every: Annotated[int, Option(min=1, help="Steps between checkpoints.")] = 100,
     track: Annotated[
         str | None, Option(help="A project of trackio that gets loss and scores at every evaluation.")
     ] = None,
@@ -54,27 +65,45 @@ def train(
     from deltatheory.training import full_costs
     from deltatheory.training.parallel import is_first, join
 
+    if track is not None:
+        need("tracking")
     join(setup.device)
     problem = setup.problem(*delta, max_new_tokens=max_new_tokens)
-    with resumable(out):
-        result = _watched(problem, training, out, track if is_first() else None, progress and is_first())
+    checkpoint = _checkpoint(out, problem, training)
+    with resumable(checkpoint):
+        shown, project = progress and is_first(), track if is_first() else None
+        result = _watched(problem, training, checkpoint, checkpoint_every, project, shown)
         if is_first():
-            result.save(out)
-        if compare:
+            print(f"Status: {result.status}")
+            if result.test is not None:
+                print("Test: " + ", ".join(f"{name} {value:.3f}" for name, value in result.test.items()))
+            result.save(out.own)
+        if compare and result.test is not None:
             result = replace(result, full=full_costs(problem, training))
-    if not is_first():
-        return
-    result.save(out)
-    print_table(_summary(result))
-    print(f"Status: {result.status}")
-    if result.test is not None:
-        print("Test: " + ", ".join(f"{name} {value:.3f}" for name, value in result.test.items()))
-        print(f"Delta: {out / 'delta.safetensors'}")
-    print(f"Numbers: {out / 'result.json'}")
+        if is_first():
+            print_table(_summary(result))
+            result.save(out.own)
+            if result.test is not None:
+                print(f"Delta: {out.own / 'delta.safetensors'}")
+            print(f"Numbers: {out.own / result.FILE}")
+    if result.test is None:
+        failed(f"Training {result.status}")
+
+
+def _checkpoint(out: "RunFolder", problem: "Problem", training: "Training") -> Path:
+    """Return the run's checkpoint; where another run or version has left one of the same, its copy."""
+    from deltatheory.training.trainer import checkpoint_of
+
+    own, given = (folder / "checkpoint.safetensors" for folder in (out.own, out.given))
+    if not own.exists():
+        with suppress(ValueError), warnings.catch_warnings(action="ignore"):  # told when the copy is read
+            if checkpoint_of(problem, training, given).load({}):
+                copyfile(given, own)
+    return own
 
 
 def _watched(
-    problem: "Problem", training: "Training", out: Path, track: str | None, progress: bool
+    problem: "Problem", training: "Training", checkpoint: Path, every: int, track: str | None, progress: bool
 ) -> "TrainingResult":
     """Train with a bar (loss, score of the dev split, passes, time left), and what tracks the run."""
     from deltatheory.training import train
@@ -98,8 +127,14 @@ def _watched(
             score = f", {problem.metric} {scores[problem.metric]:.3f}"
             tracker.evaluation(scores)
 
-        checkpoint = out / "checkpoint.safetensors"
-        result = train(problem, training, checkpoint=checkpoint, on_step=step, on_evaluate=evaluation)
+        result = train(
+            problem,
+            training,
+            checkpoint=checkpoint,
+            checkpoint_every=every,
+            on_step=step,
+            on_evaluate=evaluation,
+        )
         if result.test is not None:
             tracker.evaluation({"step": len(result.losses), **result.test}, "test")
     return result

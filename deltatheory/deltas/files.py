@@ -47,6 +47,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict]
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})[_KEY])
+            if not isinstance(description, dict):
+                raise ValueError(f"its {_KEY!r} note is no object")
             # Copies: in the file a tensor begins at any byte, and the last bits of a product depend on that.
             return {name: file.get_tensor(name).clone() for name in file.keys()}, description  # noqa: SIM118
     except (SafetensorError, ValueError) as error:

@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from deltatheory._shapes import Float
 from deltatheory.problems import BACKWARD, FORWARD, NOT_FINITE, Problem
 
-__all__ = ["from_first", "is_first", "join", "loss_and_gradient", "processes"]
+__all__ = ["from_first", "is_first", "join", "largest", "loss_and_gradient", "processes"]
 
 T = TypeVar("T")
 
@@ -74,6 +74,15 @@ def from_first(work: Callable[[], T]) -> T:
     if found[1] is not None:
         raise found[1]
     return found[0]
+
+
+def largest(number: int, device: torch.device) -> int:
+    """Return the largest of the numbers that the processes have."""
+    if processes()[1] == 1:
+        return number
+    found = torch.tensor(number, device=device)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return int(found)
 
 
 def loss_and_gradient(

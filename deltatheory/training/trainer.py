@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from deltatheory.problems import Problem, epochs
 from deltatheory.results import provenance
 from deltatheory.training import parallel
 from deltatheory.training.checkpoint import Checkpoint
+from deltatheory.training.interrupts import held_back
 from deltatheory.training.result import TrainingResult
 
 try:
@@ -27,7 +29,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["Training", "settings_of", "train"]
+__all__ = ["Training", "checkpoint_of", "settings_of", "train"]
 
 _ALWAYS = ("steps", "batch_size", "learning_rate", "warmup", "seed")  # in a configuration also by default
 
@@ -75,12 +77,12 @@ class Training:
         }
         for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and not value >= low:
-                raise ValueError(f"{name}={value}: must be at least {low}.")
+            if value is not None and not low <= value < math.inf:
+                raise ValueError(f"{name}={value}: must be at least {low}, and finite.")
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value}: must be above 0.")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}={value}: must be finite and above 0.")
         for name in ("warmup", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1).")
@@ -149,6 +151,8 @@ def train(
 ) -> TrainingResult:
     """Train δ and evaluate it on the test split; the backbone is θ₀ again afterwards.
 
+    With a checkpoint SIGINT and SIGTERM take effect at the end of a step, once its state is kept.
+
     Called in all processes of a `torch.distributed` group, it shares every batch among them (data
     parallelism); the first one evaluates and writes the checkpoints, and all return the same δ.
 
@@ -158,7 +162,7 @@ def train(
         start: δ to start from; 0, the frozen backbone, by default.
         checkpoint: a file to write, and to go on from where it exists: on the CPU a run that was killed and
             started again ends in the same bits as one that was not.
-        checkpoint_every: steps between checkpoints; the end of the steps makes one too.
+        checkpoint_every: steps between checkpoints; SIGINT, SIGTERM and the end of the steps make one too.
         on_step: called with the step's number and loss, for progress bars.
         on_evaluate: called with the scores on the dev split.
 
@@ -174,9 +178,13 @@ def train(
     optimizer, best, log = training.make_optimizer(delta), delta, _Log()
     saved = None
     if checkpoint is not None:
-        saved = Checkpoint(checkpoint, _configuration(problem, training, start))
-        if found := saved.load():
-            tensors, log = found[0], _Log(**found[1])
+        saved = checkpoint_of(problem, training, checkpoint, start)
+        if found := saved.load(asdict(log)):
+            tensors, kept = found
+            shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+            if not _is_whole(kept) or {"best": tuple(delta.shape), **shapes} != _shapes_of(training, delta):
+                raise saved.damaged("what it holds does not fit together")
+            log = _Log(**kept)
             delta.copy_(tensors.pop("delta"))
             best = tensors.pop("best", delta).to(delta)
             # AdamW counts its steps in a tensor that stays on the CPU.
@@ -198,29 +206,33 @@ def train(
     test, status, final = None, "finished", delta
     problem.autocast = training.autocast
     try:
-        while log.step < training.steps and not stopped():
-            step_began = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = training.rate(log.step)
-            loss, accuracy, delta.grad = parallel.loss_and_gradient(problem, delta, next(order))
-            if training.clip is not None:
-                torch.nn.utils.clip_grad_norm_([delta], training.clip)
-            optimizer.step()
-            log.losses.append(loss)
-            log.accuracies.append(accuracy)
-            log.step_seconds.append(time.perf_counter() - step_began)
-            if on_step:
-                on_step(log.step, loss)
-            log.step += 1
-            if training.evaluates_after(log.step):
-                scores = parallel.from_first(partial(problem.evaluate, delta, problem.dev))
-                log.dev.append({"step": log.step, **scores})
-                if log.since_best(problem.metric) == 0:
-                    best = delta.clone()
-                if on_evaluate:
-                    on_evaluate(log.dev[-1])
-            if log.step % checkpoint_every == 0:
-                save()
+        with held_back(when=saved is not None) as signals:
+            while log.step < training.steps and not stopped():
+                step_began = time.perf_counter()
+                for group in optimizer.param_groups:
+                    group["lr"] = training.rate(log.step)
+                loss, accuracy, delta.grad = parallel.loss_and_gradient(problem, delta, next(order))
+                if training.clip is not None:
+                    torch.nn.utils.clip_grad_norm_([delta], training.clip)
+                optimizer.step()
+                log.losses.append(loss)
+                log.accuracies.append(accuracy)
+                log.step_seconds.append(time.perf_counter() - step_began)
+                if on_step:
+                    on_step(log.step, loss)
+                log.step += 1
+                if training.evaluates_after(log.step):
+                    scores = parallel.from_first(partial(problem.evaluate, delta, problem.dev))
+                    log.dev.append({"step": log.step, **scores})
+                    if log.since_best(problem.metric) == 0:
+                        best = delta.clone()
+                    if on_evaluate:
+                        on_evaluate(log.dev[-1])
+                arrived = saved is not None and signals.arrived(device)
+                if arrived or log.step % checkpoint_every == 0:
+                    save()
+                if arrived:
+                    signals.let_go()
         save()
         final = best if log.dev else delta
         test = parallel.from_first(partial(problem.evaluate, final, problem.test))
@@ -247,7 +259,7 @@ def train(
         tuned_parameters=problem.delta.size,
         optimizer_state_bytes=sum(x.nbytes for x in _state(optimizer, delta).values()),
         peak_memory=peak if memory is None or peak is None else peak - memory,
-        seconds_per_step=median(log.step_seconds) if log.step else None,
+        seconds_per_step=median(log.step_seconds) if log.step_seconds else None,
         full=None,
         settings=settings_of(problem, training),
         provenance={**provenance(), "task": {"name": problem.task.name, **problem.task.provenance}},
@@ -264,10 +276,35 @@ def settings_of(problem: Problem, training: Training) -> dict[str, Any]:
     }
 
 
-def _configuration(problem: Problem, training: Training, start: Tensor | None) -> dict:
-    """Return all that a checkpoint must agree with; a run may go on on another device."""
+def checkpoint_of(
+    problem: Problem, training: Training, path: str | os.PathLike[str], start: Tensor | None = None
+) -> Checkpoint:
+    """Return the checkpoint of a run, which must agree in all but the device."""
     origin = None if start is None else hashlib.sha256(start.detach().cpu().numpy().tobytes()).hexdigest()
-    return {**problem.identity(), "training": training.to_dict(), "start_sha256": origin}
+    configuration = {**problem.identity(), "training": training.to_dict(), "start_sha256": origin}
+    changed = [f"training.{f.name}" for f in fields(training) if f.name not in _ALWAYS]
+    return Checkpoint(path, configuration, ("delta.", "loss", *changed))
+
+
+def _is_whole(log: dict[str, Any]) -> bool:
+    """Return whether what a file has kept can be the log of a run that has begun."""
+    losses, accuracies = log["losses"], log["accuracies"]
+    try:
+        sum([log["passes"], log["seconds"], *losses, *accuracies, *log["step_seconds"]])
+        sum(sum(row.values()) for row in log["dev"])
+        return log["step"] == len(losses) == len(accuracies) > 0
+    except (TypeError, AttributeError):
+        return False
+
+
+def _shapes_of(training: Training, delta: Tensor) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what a checkpoint holds: δ, the best one, and the optimizer's state."""
+    probe = torch.zeros_like(delta[:1])
+    probe.grad = torch.zeros_like(probe)
+    optimizer = training.make_optimizer(probe)
+    optimizer.step()
+    state = {name: tuple(delta.shape) if x.shape else () for name, x in _state(optimizer, probe).items()}
+    return {"delta": tuple(delta.shape), "best": tuple(delta.shape), **state}
 
 
 def _state(optimizer: torch.optim.Optimizer, delta: Tensor) -> dict[str, Tensor]:

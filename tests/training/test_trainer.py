@@ -4,9 +4,11 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import warnings
 from itertools import islice
 from pathlib import Path
 
@@ -464,6 +466,58 @@ def test_a_checkpoint_of_an_older_version_is_read(tmp_path):
         else:
             with pytest.raises(ValueError, match=message):
                 train(problem, training, checkpoint=file)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda note: note["configuration"].update(precision="tf32"), "precision='tf32'"),
+        (lambda note: note["configuration"]["training"].update(dropout=0.1), "training.dropout=0.1"),
+        (lambda note: note["configuration"]["training"].pop("warmup"), "training.warmup=0.1 is not in it"),
+        (lambda note: note["configuration"].pop("suffix"), r"suffix=\[\] is not in it"),
+        (lambda note: note["log"].update(temperature=[1.0]), "log.temperature"),
+        (lambda note: note["log"].pop("step_seconds"), "log.step_seconds is not in it"),
+        (lambda note: note.update(machine="a"), None),
+    ],
+)
+def test_a_key_more_or_fewer_does_not_block_a_run(tmp_path, change, said):
+    file, training = tmp_path / "run.safetensors", Training(**LONG)
+    train(toy_problem("lora", r=2), training, checkpoint=file)
+    tensors, note = read_tensors(file)
+    change(note)
+    write_tensors(file, tensors, note)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        problem, done = toy_problem("lora", r=2), lambda *_: pytest.fail("trained again")
+        again = train(problem, training, checkpoint=file, on_step=done)
+    assert again.losses == note["log"]["losses"]
+    told = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    assert re.search(f"is of another version, .*{said}", *told) if said else not told
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, note: note["log"].pop("step"),
+        lambda tensors, note: note["log"].update(losses=["a"] * 14),
+        lambda tensors, note: note["log"].update(losses=note["log"]["losses"][:-1]),
+        lambda tensors, note: note["log"].update(dev=[3]),
+        lambda tensors, note: note.update(log=[]),
+        lambda tensors, note: note.pop("configuration"),
+        lambda tensors, note: tensors.pop("delta"),
+        lambda tensors, note: tensors.update(delta=torch.zeros(3)),
+        lambda tensors, note: tensors.update(exp_avg=torch.zeros(3)),
+        lambda tensors, note: tensors.pop("exp_avg"),
+    ],
+)
+def test_a_checkpoint_whose_content_cannot_be_right_is_refused(tmp_path, change):
+    file, training = tmp_path / "run.safetensors", Training(**LONG)
+    train(toy_problem("lora", r=2), training, checkpoint=file)
+    tensors, note = read_tensors(file)
+    change(tensors, note)
+    write_tensors(file, tensors, note)
+    with pytest.raises(ValueError, match=r"run.safetensors' is damaged .*: delete it to start over"):
+        train(toy_problem("lora", r=2), training, checkpoint=file)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):

@@ -1,0 +1,127 @@
+"""Where a command writes: a run has its files for itself, and its folder to itself while it is on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+__all__ = ["RunFolder", "claimed", "configuration_of"]
+
+CLAIM, LOCK = "run.json", ".lock"
+# Options that do not change what comes out: a run may go on on another device, or with another bar.
+_ASIDE = ("out", "progress", "track", "device", "compare", "checkpoint_every")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of one run go.
+
+    Attributes:
+        given: the folder that was asked for; logs in it are shared by all runs, which name each row.
+        own: of this run alone: the same folder, or one inside where another run came first.
+    """
+
+    given: Path
+    own: Path
+
+
+def configuration_of(command: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes a run of a command what it is, in JSON; files count by their content.
+
+    Args:
+        command: its name.
+        values: of its options, without those at their defaults: another version may have others.
+    """
+    arguments = {name: _told(value) for name, value in values.items() if name not in _ASIDE}
+    return {"command": command, "arguments": arguments}
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_told(one) for one in value]
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value)
+    with suppress(OSError, ValueError):  # a text that no file system takes as a name
+        if path.is_file():
+            with path.open("rb") as stream:
+                return {
+                    "file": str(path.resolve()),
+                    "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
+                }
+        if path.is_dir():
+            return str(path.resolve())
+    return str(value)
+
+
+@contextmanager
+def claimed(out: Path, command: str, values: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """Give a run its folder, and keep others out of it until the block ends.
+
+    The first run in a folder has it; one of another configuration, and any where results lie that do not say
+    whose they are, has a folder of its own inside, named by its configuration, and finds there what it has
+    left. What a run that was killed has half written is removed.
+
+    Args:
+        out: the folder that was asked for; made if absent.
+        command: its name.
+        values: of its options, as in `configuration_of`.
+
+    Raises:
+        ValueError: if another process is at the same run.
+        OSError: if nothing can be written there.
+    """
+    from deltatheory.results import configuration_hash, remove_temporaries, write_json
+
+    configuration = configuration_of(command, values)
+    inner = out / f"{command}-{configuration_hash(configuration)}"
+    if int(os.environ.get("RANK", 0)) > 0:  # of `accelerate launch`, where only the first process writes
+        yield RunFolder(out, inner if _taken(out, configuration) else out)
+        return
+    own, lock = out, _locked(out)
+    if lock is None and _claim(out) not in (None, configuration):
+        own, lock = inner, _locked(inner)
+    elif lock is not None and _taken(out, configuration):
+        lock.release()
+        own, lock = inner, _locked(inner)
+    if lock is None:
+        raise ValueError(f"out={str(out)!r}: another process is at this run; wait for it, or give another.")
+    with lock:
+        remove_temporaries(own, own / "adapter", own / "truncated")
+        write_json(own / CLAIM, configuration)
+        yield RunFolder(out, own)
+
+
+def _locked(folder: Path) -> FileLock | None:
+    """Return the lock of a folder, taken; `None` where another process has it."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock
+
+
+def _claim(folder: Path) -> Any:
+    try:
+        return json.loads((folder / CLAIM).read_bytes())
+    except (OSError, ValueError, RecursionError):  # none, or nothing that says whose the folder is
+        return None
+
+
+def _taken(folder: Path, configuration: Mapping[str, Any]) -> bool:
+    """Whether results of another run lie in a folder."""
+    left = [*folder.glob("*.json"), *folder.glob("*.safetensors")]
+    return any(path.name != CLAIM for path in left) and _claim(folder) != configuration

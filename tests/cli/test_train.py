@@ -1,0 +1,226 @@
+"""`deltatheory train`: numbers, a delta that loads, and a run that goes on where it was."""
+
+import json
+import re
+import signal
+import statistics
+import sys
+from pathlib import Path
+from shutil import copyfile
+
+import pytest
+from command_line import letters, quick, run
+
+from deltatheory.backbones import load_backbone
+from deltatheory.deltas.files import load_delta, read_tensors
+from deltatheory.training import Training
+
+
+def trained(folder: Path, *args: object):
+    return quick("train", "--out", folder, *args)
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_train_writes_numbers_and_a_delta_that_loads(bert, given, tmp_path):
+    how = '--option r=2 --option targets=["query"] --evaluate-every 4 --optimizer sgd --momentum 0.5'
+    done = trained(tmp_path / "out", *given, *how.split())
+    assert done.exit_code == 0, done.output
+    result = results(tmp_path / "out")
+    assert result["status"] == "finished"
+    assert result["settings"]["training"]["momentum"] == 0.5
+    assert result["settings"]["delta"]["r"] == 2
+    assert [row["step"] for row in result["dev"]] == [4, 8]
+    assert len(result["losses"]) == 8
+    backbone = load_backbone(str(bert))
+    delta, values = load_delta(tmp_path / "out" / "delta.safetensors", backbone)
+    assert delta.size == result["tuned_parameters"] == 2 * 2 * (16 + 16)
+    assert float(values.norm()) == pytest.approx(result["movement"])
+    assert result["full"]["tuned_parameters"] > 10 * delta.size
+    assert re.search(r"tuned parameters +128 +[0-9,]+ +0\.0", done.output)
+    assert f"accuracy {result['test']['accuracy']:.3f}" in done.output
+
+
+@pytest.fixture(scope="module")
+def whole(bert, task, tmp_path_factory):
+    """A run that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert trained(folder, "--model", bert, "--task", task, "--no-compare").exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Raise signals within a step, the first of them after `step` whole ones."""
+    rate = Training.rate
+
+    def stop(step: int, *signals: signal.Signals):
+        def rated(self, now):
+            for one in signals if now == step else ():
+                signal.raise_signal(one)
+            return rate(self, now)
+
+        monkeypatch.setattr(Training, "rate", rated)
+
+    return stop
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_the_step_that_is_on_and_says_where(given, tmp_path, stop_at, whole, number, code):
+    stop_at(5, number)
+    stopped = trained(tmp_path, *given, "--no-compare")
+    assert stopped.exit_code == code
+    file = tmp_path / "checkpoint.safetensors"
+    assert f"Stopped by {number.name}. What has finished is kept in {file}" in stopped.stderr
+    assert read_tensors(file)[1]["log"]["step"] == 6
+    assert not (tmp_path / "result.json").exists()
+    stop_at(5)
+    assert trained(tmp_path, *given, "--no-compare").exit_code == 0
+    assert (tmp_path / "delta.safetensors").read_bytes() == (whole / "delta.safetensors").read_bytes()
+    assert results(tmp_path)["losses"] == results(whole)["losses"]
+
+
+def test_a_second_signal_does_not_wait_for_the_step(given, tmp_path, stop_at):
+    stop_at(5, signal.SIGINT, signal.SIGINT)
+    stopped = trained(tmp_path, *given, "--checkpoint-every", 2)
+    assert stopped.exit_code == 130
+    assert read_tensors(tmp_path / "checkpoint.safetensors")[1]["log"]["step"] == 4
+
+
+def test_two_tasks_in_the_default_folder_and_each_again(bert, task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = letters(tmp_path / "other.jsonl", rows=50)
+    commands = [("--model", bert, "--task", name, "--no-compare") for name in (task, other)]
+    found = []
+    for given in [*commands, *commands]:
+        done = quick("train", *given)
+        assert done.exit_code == 0, done.output
+        found.append(Path(re.search(r"Numbers: (.*result.json)", done.output).group(1)))
+    assert found[0] == found[2] == Path("runs/train/result.json")
+    assert found[1] == found[3] != found[0]
+    first, second = (json.loads(path.read_text()) for path in found[:2])
+    assert first["settings"]["task"] != second["settings"]["task"]
+    assert first["losses"] != second["losses"]
+
+
+def test_what_has_finished_is_not_trained_again(given, whole, monkeypatch):
+    monkeypatch.setattr(Training, "rate", lambda *_: pytest.fail("trained again"))
+    assert trained(whole, *given, "--no-compare").exit_code == 0
+
+
+def test_a_folder_of_an_older_version_goes_on(given, tmp_path, whole, monkeypatch):
+    """It does not say whose it is, but its checkpoint does."""
+    for name in ("result.json", "checkpoint.safetensors"):
+        copyfile(whole / name, tmp_path / name)
+    monkeypatch.setattr(Training, "rate", lambda *_: pytest.fail("trained again"))
+    done = trained(tmp_path, *given, "--no-compare")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_run_that_diverges_exits_with_1(given, tmp_path):
+    done = quick("train", "--out", tmp_path, *given, "--learning-rate", "1e30", "--optimizer", "sgd")
+    assert done.exit_code == 1, done.output
+    assert "Training diverged" in done.stderr
+    assert results(tmp_path)["status"].startswith("diverged")
+    assert not (tmp_path / "delta.safetensors").exists()
+
+
+def test_train_takes_label_words_and_generation_tasks(gpt2, task, tmp_path):
+    words = f"--model {gpt2} --task {task} --head verbalizer --no-compare"
+    done = trained(tmp_path / "a", *words.split(), "--suffix", " o")
+    assert done.exit_code == 0, done.output
+    assert results(tmp_path / "a")["settings"]["head"] == "verbalizer"
+    targets = letters(tmp_path / "targets.jsonl", generation=True)
+    done = trained(tmp_path / "b", "--model", gpt2, "--task", targets, "--max-new-tokens", "3")
+    assert done.exit_code == 0, done.output
+    result = results(tmp_path / "b")
+    assert result["test"].keys() == {"exact_match", "rouge_l", "token_f1", "loss"}
+    assert result["settings"]["max_new_tokens"] == 3
+
+
+def test_the_bar_shows_loss_score_passes_and_time_left(given, tmp_path):
+    how = "--evaluate-every 2 --steps 6 --no-compare"
+    done = run("train", *given, *how.split(), "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"6/6 .*<.*loss \d\.\d+, accuracy \d\.\d+, \S+ passes", done.stderr)
+
+
+class FakeTrackio:
+    """What `deltatheory` uses of trackio, written down."""
+
+    def __init__(self):
+        self.runs, self.rows, self.finished = [], [], 0
+
+    def init(self, project, **settings):
+        self.runs.append((project, settings))
+        return self
+
+    def log(self, metrics, step):
+        self.rows.append((step, metrics))
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_run_is_tracked_where_that_is_asked_for(given, tmp_path, monkeypatch, asked):
+    fake = FakeTrackio()
+    monkeypatch.setitem(sys.modules, "trackio", fake if asked else None)
+    track = ("--track", "letters") if asked else ()
+    done = trained(tmp_path, *given, "--no-compare", "--evaluate-every", "4", *track)
+    assert done.exit_code == 0, done.output
+    result = results(tmp_path)
+    if not asked:
+        assert fake.runs == fake.rows == []
+        return
+    ((project, settings),) = fake.runs
+    assert project == "letters"
+    assert settings["config"] == result["settings"]
+    assert settings["resume"] == "allow"
+    assert settings["name"].startswith("lora-")
+    expected = [
+        (
+            row["step"],
+            {
+                "dev/accuracy": row["accuracy"],
+                "dev/loss": row["loss"],
+                "train/loss": statistics.mean(result["losses"][row["step"] - 4 : row["step"]]),
+            },
+        )
+        for row in result["dev"]
+    ]
+    expected.append((8, {f"test/{name}": value for name, value in result["test"].items()}))
+    assert fake.rows == expected
+    assert fake.finished == 1
+
+
+def test_tracking_without_trackio_names_the_extra(given, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)  # an import of it fails
+    done = trained(tmp_path, *given, "--track", "p")
+    assert done.exit_code == 2
+    assert done.stderr == "Error: trackio: not installed; pip install 'deltatheory[tracking]'\n"
+    assert not (tmp_path / "result.json").exists()
+
+
+BAD_TRAINING = [
+    (("--option", "r"), "option='r': must be NAME=VALUE"),
+    (("--option", "rank=2"), "option 'rank': the delta 'lora' has none of that name; it takes r, alpha"),
+    (("--delta", "lor"), "nearest: lora"),
+    (("--delta", "subspace"), "option 'd': the delta 'subspace' needs it"),
+    (("--clip", "0"), "clip=0.0"),
+    (("--patience", "2"), "needs evaluate_every"),
+    (("--autocast",), "autocast=True"),
+    (("--head", "verbalizer"), "take a causal checkpoint"),
+    (("--train-examples", "0"), "train_examples=0: must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("options", "named"), BAD_TRAINING)
+def test_bad_input_of_train_is_one_line(given, tmp_path, options, named):
+    done = trained(tmp_path / "out", *given, *options)
+    assert done.exit_code == 2, done.output
+    assert named in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("Error: ")
+    assert not (tmp_path / "out" / "result.json").exists()
