@@ -40,7 +40,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")
 PAGE = "report.html"
 LOCK = ".results.lock"
 T = TypeVar("T")
-_LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of file systems without locks
 
 
 @singledispatch
@@ -315,7 +315,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         try:
             held.enter_context(FileLock(Path(folder) / LOCK, is_singleton=True, poll_interval=0.01))
         except OSError as error:
-            if error.errno not in _LOCKLESS:
+            if error.errno not in LOCKLESS:
                 raise
         yield
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 if TYPE_CHECKING:
     from filelock import FileLock
 
@@ -95,15 +97,21 @@ def claimed(out: Path, command: str, values: Mapping[str, Any]) -> Iterator[RunF
         own, lock = inner, _locked(inner)
     if lock is None:
         raise ValueError(f"out={str(out)!r}: another process is at this run; wait for it, or give another.")
-    with lock:
+    try:
         remove_temporaries(own, own / "adapter", own / "truncated")
         write_json(own / CLAIM, configuration)
+        if own != out:
+            typer.secho(f"{out} holds another run; this one is kept in {own}.", err=True)
         yield RunFolder(out, own)
+    finally:
+        lock.release()
 
 
 def _locked(folder: Path) -> FileLock | None:
-    """Return the lock of a folder, taken; `None` where another process has it."""
+    """Return a folder's lock, taken if the file system has locks; `None` if another process has it."""
     from filelock import FileLock, Timeout
+
+    from deltatheory.results import LOCKLESS
 
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, blocking=False)
@@ -111,6 +119,9 @@ def _locked(folder: Path) -> FileLock | None:
         lock.acquire()
     except Timeout:
         return None
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise
     return lock
 
 

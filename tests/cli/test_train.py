@@ -98,6 +98,7 @@ def test_two_tasks_in_the_default_folder_and_each_again(bert, task, tmp_path, mo
         done = quick("train", *given)
         assert done.exit_code == 0, done.output
         found.append(Path(re.search(r"Numbers: (.*result.json)", done.output).group(1)))
+    assert f"runs/train holds another run; this one is kept in {found[1].parent}." in done.stderr
     assert found[0] == found[2] == Path("runs/train/result.json")
     assert found[1] == found[3] != found[0]
     first, second = (json.loads(path.read_text()) for path in found[:2])
