@@ -3,7 +3,8 @@
 from deltatheory.adapters.adapter import TrainedAdapter, open_adapter
 from deltatheory.adapters.explanation import Explanation, explain
 from deltatheory.adapters.exported import has_peft_form, to_peft
-from deltatheory.adapters.imported import PeftDelta, from_peft, load_adapter
+from deltatheory.adapters.imported import PeftDelta, from_peft
+from deltatheory.adapters.loaded import load_adapter
 
 __all__ = [
     "Explanation",

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from deltatheory._shapes import Float
-from deltatheory.adapters.imported import PeftDelta, load_adapter
+from deltatheory.adapters.imported import PeftDelta
+from deltatheory.adapters.loaded import load_adapter
 from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import Delta
 from deltatheory.deltas.files import load_delta, read_tensors

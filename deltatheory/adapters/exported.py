@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.adapters.imported import WEIGHTS, PeftDelta, peft_library
+from deltatheory.adapters.files import WEIGHTS, peft_library
+from deltatheory.adapters.imported import PeftDelta
 from deltatheory.backbones import Backbone
 from deltatheory.deltas import Delta
 from deltatheory.deltas.lora import LoRA
@@ -86,6 +87,10 @@ def _form(delta: Delta, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tenso
 
 @_form.register
 def _imported(delta: PeftDelta, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+    if len(active := delta.model.active_adapters) > 1:
+        raise ValueError(
+            f"the adapters {active} are active together: one folder holds one; set_adapter of one."
+        )
     with delta.written(values) as model:
         tensors = peft.get_peft_model_state_dict(
             model, adapter_name=model.active_adapter, save_embedding_layers=False

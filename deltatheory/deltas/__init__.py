@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from deltatheory.backbones import Backbone
 from deltatheory.deltas.adapter import Adapter
@@ -78,23 +81,24 @@ def make_delta(name: str, backbone: Backbone, **options: Any) -> Delta:
         options: the arguments of the class; where it joins deltas, each may be given as (name, options).
 
     Raises:
-        ValueError: for an unknown name or option, one that is missing, or a value that the class refuses.
+        ValueError: as `check_options`, or for a value that the class refuses.
     """
     check_options(name, options)
     if "deltas" in options:
-        parts = map(_part, options["deltas"])
+        parts = _parts(options["deltas"])
         options["deltas"] = [p if isinstance(p, Delta) else make_delta(p[0], backbone, **p[1]) for p in parts]
     try:
         return DELTAS[name](backbone, **options)
-    except TypeError as error:  # a text where the class computes with a number
-        raise ValueError(f"options={options} of delta={name!r}: {error}.") from error
+    except (TypeError, LookupError, RuntimeError, MemoryError) as error:  # what it meets in values so strange
+        cause = " ".join(str(error).split())
+        raise ValueError(f"options={options} of delta={name!r}: {cause}.") from error
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Say which options a delta takes, before anything is loaded.
 
     Raises:
-        ValueError: for an unknown name or option, or one that is missing.
+        ValueError: for an unknown name or option, one that is missing, or one of another type.
     """
     known = _options(name)
     allowed = ", ".join(known) or "no options"
@@ -104,6 +108,36 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         )
     if missing := [p.name for p in known.values() if p.default is p.empty and p.name not in options]:
         raise ValueError(f"option {missing[0]!r}: the delta {name!r} needs it; it takes {allowed}.")
+    kinds = get_type_hints(_kind(name).__init__)
+    for option, value in options.items():
+        if option != "deltas" and not _fits(value, kinds[option]):  # those may be (name, options)
+            kind = known[option].annotation
+            raise ValueError(f"option {option}={value!r}: the delta {name!r} takes {kind} (finite) there.")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value is of an annotated type; what is given as a text may be anything.
+
+    >>> [_fits(x, float | None) for x in (1, 0.5, None, "x", True, math.nan)]
+    [True, True, True, False, False, False]
+    >>> [_fits(x, Sequence[str]) for x in (["query"], "query", [3])]
+    [True, False, False]
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, Integral):
+        return kind in (int, float) and abs(int(value)) < 2**63  # what torch takes
+    if kind is float:
+        return isinstance(value, Real) and math.isfinite(value)
+    if isinstance(value, str):
+        return kind is str
+    if not isinstance(value, origin or kind):
+        return False
+    items = value.values() if isinstance(value, Mapping) else value if origin else ()
+    return all(_fits(item, inner[-1]) for item in items)
 
 
 def seeded(name: str, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -114,19 +148,21 @@ def seeded(name: str, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """
     chosen = {**({"seed": seed} if "seed" in _options(name) else {}), **options}
     if "deltas" in chosen:
-        parts = map(_part, chosen["deltas"])
+        parts = _parts(chosen["deltas"])
         chosen["deltas"] = [p if isinstance(p, Delta) else (p[0], seeded(p[0], p[1], seed)) for p in parts]
     return chosen
 
 
-def _part(part: Any) -> Any:
-    """Refuse what is neither a delta nor (name, options)."""
-    pair = isinstance(part, Sequence) and len(part) == 2
-    if not isinstance(part, Delta) and not (
-        pair and isinstance(part[0], str) and isinstance(part[1], Mapping)
-    ):
-        raise ValueError(f"deltas has {part!r}: give a delta, or (name, options).")
-    return part
+def _parts(deltas: Any) -> Sequence[Any]:
+    """Refuse what is no list of deltas or (name, options)."""
+    if not isinstance(deltas, Sequence) or isinstance(deltas, str):
+        raise ValueError(f"deltas={deltas!r}: give a list of deltas, or of (name, options).")
+    for part in deltas:
+        pair = isinstance(part, Sequence) and len(part) == 2
+        named = pair and isinstance(part[0], str) and isinstance(part[1], Mapping)
+        if not named and not isinstance(part, Delta):
+            raise ValueError(f"deltas has {part!r}: give a delta, or (name, options).")
+    return deltas
 
 
 def _options(name: str) -> dict[str, inspect.Parameter]:

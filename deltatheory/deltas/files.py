@@ -18,7 +18,7 @@ from deltatheory.backbones import Backbone
 from deltatheory.deltas import DELTAS, Delta, make_delta
 from deltatheory.results import write_atomically
 
-__all__ = ["load_delta", "read_tensors", "save_delta", "write_tensors"]
+__all__ = ["load_delta", "not_finite", "read_safetensors", "read_tensors", "save_delta", "write_tensors"]
 
 _KEY = "deltatheory"  # of the description in the file's metadata
 _FORMAT = "delta 1"
@@ -32,36 +32,65 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], d
     write_atomically(path, save(whole, {_KEY: json.dumps(description, allow_nan=False)}))
 
 
+def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file, on the CPU, and its notes.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a pipe, a device or a folder, for a pickle, or a damaged file.
+    """
+    from safetensors import safe_open
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"No file {str(path)!r}.")
+    if not path.is_file():  # before it is opened: a pipe would block for ever
+        raise ValueError(f"{str(path)!r} is no plain file: give a safetensors file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Copies: in the file a tensor begins at any byte, and the last bits of a product depend on that.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError:
+        raise
+    except Exception as error:  # whatever the library meets in damaged bytes
+        if _is_pickle(path):
+            raise ValueError(
+                f"{str(path)!r} is a pickle (torch.save), which runs code when opened: only safetensors is "
+                "read."
+            ) from None
+        cause = " ".join(str(error).split())
+        raise ValueError(f"{str(path)!r} is no whole safetensors file ({cause}): delete it.") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Tell what is no safetensors: that begins with a length, which may look like the start of a pickle."""
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    return start[8:] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict]:
     """Return what `write_tensors` wrote, on the CPU.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a pickle, a damaged file, or one without a description of this package.
+        ValueError: as `read_safetensors`, and for a file without a description of this package.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No file {str(path)!r}.")
+    tensors, notes = read_safetensors(path)
+    if _KEY not in notes:
+        raise ValueError(f"{str(path)!r} was not written by deltatheory: it has no {_KEY!r} note.")
     try:
-        with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {})[_KEY])
-            if not isinstance(description, dict):
-                raise ValueError(f"its {_KEY!r} note is no object")
-            # Copies: in the file a tensor begins at any byte, and the last bits of a product depend on that.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, description  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        with path.open("rb") as stream:  # only now: the length that safetensors begins with may look like it
-            start = stream.read(2)
-        if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-            raise ValueError(
-                f"{str(path)!r} is a pickle (torch.save), which runs code when opened: only safetensors is "
-                "read."
-            ) from None
-        raise ValueError(f"{str(path)!r} is no whole safetensors file ({error}): delete it.") from error
-    except KeyError:
-        raise ValueError(f"{str(path)!r} was not written by deltatheory: it has no {_KEY!r} note.") from None
+        description = json.loads(notes[_KEY])
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: its {_KEY!r} note is no JSON ({error}): delete it.") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"{str(path)!r}: its {_KEY!r} note must be an object: delete it.")
+    return tensors, description
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that has NaN or an infinity."""
+    return next((name for name, x in tensors.items() if not bool(x.isfinite().all())), None)
 
 
 def save_delta(path: str | os.PathLike[str], delta: Delta, values: Float[Tensor, " m"]) -> None:
@@ -93,24 +122,30 @@ def load_delta(path: str | os.PathLike[str], backbone: Backbone) -> tuple[Delta,
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a pickle, a damaged file, another kind of file, or another backbone.
+        ValueError: for a pickle, a damaged file, another kind of file, numbers that are not finite, or
+            another backbone.
     """
     tensors, note = read_tensors(path)
     if note.get("format") != _FORMAT:
         raise ValueError(f"{str(path)!r} holds {note.get('format')!r}: allowed is {_FORMAT!r}.")
-    here, there = backbone.provenance, note["backbone"]
+    there, specification = note.get("backbone"), note.get("specification")
+    if not (isinstance(there, dict) and isinstance(specification, dict) and "delta" in tensors):
+        raise ValueError(f"{str(path)!r} lacks the backbone, the specification or δ: it is no whole delta.")
+    if not_finite(tensors):
+        raise ValueError(f"{str(path)!r}: δ is not finite; its training diverged.")
+    here = backbone.provenance
     keys = ["architecture", "parameters", "weights_sha256"]
-    if not (here["weights_sha256"] and there["weights_sha256"]):  # a hub id is known by its commit
+    if not (here["weights_sha256"] and there.get("weights_sha256")):  # a hub id is known by its commit
         keys[2:] = ["name", "revision"]
     if "files_sha256" in here and "files_sha256" in there:  # older files do not name it
         keys.append("files_sha256")
     for key in keys:
-        if here[key] != there[key]:
+        if here[key] != there.get(key):
             raise ValueError(
-                f"{str(path)!r} was trained on another backbone: {key}={there[key]!r}, and that of "
-                f"{backbone.name!r} is {here[key]!r}. Load {there['name']!r}."
+                f"{str(path)!r} was trained on another backbone: {key}={there.get(key)!r}, and that of "
+                f"{backbone.name!r} is {here[key]!r}. Load {there.get('name')!r}."
             )
-    delta = _rebuilt(note["specification"], backbone)
+    delta = _rebuilt(specification, backbone)
     values = tensors["delta"].to(backbone.device, backbone.dtype)
     _check_size(values, delta)
     return delta, values
@@ -123,7 +158,7 @@ def _check_size(values: Tensor, delta: Delta) -> None:
 
 def _rebuilt(specification: dict, backbone: Backbone) -> Delta:
     """Make a delta of its specification, which holds the arguments of its class."""
-    name = specification["delta"]
+    name = str(specification.get("delta"))
     known = inspect.signature(DELTAS[name]).parameters if name in DELTAS else {}
     options = {key: value for key, value in specification.items() if key in known}
     delta = make_delta(name, backbone, **options)

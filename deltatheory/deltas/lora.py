@@ -14,6 +14,7 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
+from deltatheory.deltas.patterns import check_patterns
 from deltatheory.deltas.targets import linear_modules, matrix_shape
 
 __all__ = ["LoRA"]
@@ -110,7 +111,11 @@ class LoRA(Delta):
 
 
 def _ranks(targets: Sequence[str], r: int, pattern: Mapping[str, int]) -> dict[str, int]:
-    matched = {p: [n for n in targets if re.fullmatch(rf"(.*\.)?({p})", n)] for p in pattern}
+    check_patterns(pattern, targets, "rank_pattern")
+    try:
+        matched = {p: [n for n in targets if re.fullmatch(rf"(.*\.)?({p})", n)] for p in pattern}
+    except re.error as error:
+        raise ValueError(f"rank_pattern has {error.pattern!r}, no regular expression: {error}.") from error
     missed = [p for p, names in matched.items() if not names]
     if missed:
         raise ValueError(

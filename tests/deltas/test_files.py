@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from tiny_models import tiny
 from tiny_problems import toy_problem
 
+from deltatheory.backbones.load import _read_weights
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.files import load_delta, read_tensors, save_delta, write_tensors
 from deltatheory.results import write_json
+from deltatheory.training.checkpoint import Checkpoint
 
 CASES = [
     ("lora", {"r": 2, "alpha": 7.0, "targets": ["query"], "seed": 5}),
@@ -158,13 +163,84 @@ def test_a_specification_that_makes_another_delta_is_refused(tmp_path):
         load_delta(file, tiny("bert"))
 
 
-def test_a_file_whose_header_has_the_length_that_a_pickle_starts_with_is_read(tmp_path):
-    """A file begins with the length of its header: 896 is written as the bytes 80 03."""
-    file = tmp_path / "x.safetensors"
-    for extra in range(1000):
-        write_tensors(file, {"x": torch.ones(2)}, {"note": "a" * extra})
-        if file.read_bytes()[:2] == b"\x80\x03":
-            break
-    else:
-        pytest.fail("no header of 896 bytes")
+# A safetensors file begins with the length of its header: 640 as the bytes 80 02, 19280 as PK.
+PICKLE_LIKE = (640, 896, 1152, 1408, 19280)
+
+
+def padded(path, length: int) -> None:
+    """Write a file again with a header of that length."""
+    whole = path.read_bytes()
+    old = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + old])
+    spare = length - len(json.dumps(header | {"__metadata__": {**header.get("__metadata__", {}), "pad": ""}}))
+    header["__metadata__"] = {**header.get("__metadata__", {}), "pad": "a" * spare}
+    path.write_bytes(length.to_bytes(8, "little") + json.dumps(header).encode() + whole[8 + old :])
+
+
+@pytest.mark.parametrize("length", PICKLE_LIKE)
+def test_a_header_of_a_length_that_a_pickle_starts_with(tmp_path, length):
+    """Whoever reads: a delta, a checkpoint, a model."""
+    from safetensors.torch import save_file
+
+    file, backbone = tmp_path / "delta.safetensors", tiny("bert")
+    delta = make_delta("layernorm", backbone)
+    save_delta(file, delta, delta.initial() + 1)
+    if length > 1000:
+        padded(file, length)
+        assert torch.equal(load_delta(file, backbone)[1], delta.initial() + 1)
+    write_tensors(file, {"x": torch.ones(2)}, {})
+    padded(file, length)
+    assert file.read_bytes()[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
     assert torch.equal(read_tensors(file)[0]["x"], torch.ones(2))
+    file.write_bytes(file.read_bytes()[:-1])  # damaged, and no pickle for that
+    with pytest.raises(ValueError, match="is no whole safetensors file"):
+        read_tensors(file)
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", {"a": 1})
+    checkpoint.save({"x": torch.ones(2)}, {})
+    padded(checkpoint.path, length)
+    assert checkpoint.load({}) is not None
+    save_file({"x": torch.ones(2)}, file)
+    padded(file, length)
+    assert torch.equal(_read_weights([file])["x"], torch.ones(2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_delta_that_is_not_finite_is_refused(tmp_path, value):
+    file = tmp_path / "delta.safetensors"
+    delta, values = saved(file)
+    values[3] = value
+    save_delta(file, delta, values)
+    with pytest.raises(ValueError, match="δ is not finite; its training diverged"):
+        load_delta(file, tiny("bert"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbone": None},
+        {"backbone": []},
+        {"backbone": {}},
+        {"specification": None},
+        {"specification": {}},
+        {"specification": {"delta": ["lora"]}},
+        {"specification": {"delta": "lora", "r": "x"}},
+        {"specification": {"delta": "lora", "r": 10**30}},
+        {"specification": {"delta": "combined", "deltas": 3}},
+        {"format": None},
+    ],
+)
+def test_a_note_that_says_nothing_is_refused(tmp_path, change):
+    file = tmp_path / "delta.safetensors"
+    saved(file)
+    tensors, note = read_tensors(file)
+    write_tensors(file, tensors, {**note, **change})
+    with pytest.raises(ValueError, match=r"^.") as caught:
+        load_delta(file, tiny("bert"))
+    assert "\n" not in str(caught.value)
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ValueError, match="is no plain file"):
+            load_delta(path, tiny("bert"))
