@@ -136,8 +136,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return kind is str
     if not isinstance(value, origin or kind):
         return False
-    items = value.values() if isinstance(value, Mapping) else value if origin else ()
-    return all(_fits(item, inner[-1]) for item in items)
+    items = value.values() if isinstance(value, Mapping) else value
+    return not inner or all(_fits(item, inner[-1]) for item in items)
 
 
 def seeded(name: str, options: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -278,6 +278,10 @@ def test_a_prefix_or_prompt_beyond_the_context_is_refused(method):
         made(40)
 
 
+def states_of_a_text(backbone, delta):
+    return backbone.hidden_states(backbone.encode(TEXTS), delta.edit(delta.initial()))
+
+
 DORA = {"bert": ["query", "output.dense"], "gpt2": ["c_attn"], "llama": ["q_proj", "embed_tokens"]}
 
 
@@ -293,6 +297,7 @@ def test_the_derivative_of_dora_is_that_of_what_it_computes(family):
     backbone, delta = imported(model, family)
     problem = ClassificationProblem(backbone, toy_task(), delta, check=False)
     assert problem.check().passed
+    assert not states_of_a_text(backbone, delta).requires_grad
     after = model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
     torch.testing.assert_close(after, theirs, rtol=0, atol=1e-5)
 
