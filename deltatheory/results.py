@@ -363,19 +363,20 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
 
     Args:
         path: the file; its folder is made if absent. A symbolic link keeps pointing where it points.
-        content: text is written as UTF-8.
+        content: text is written as UTF-8; half of a surrogate pair, which has none, by its number.
 
     Raises:
         OSError: if it cannot be written; the old content stays.
 
     """
+    data = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")  # as `remove_temporaries` knows it
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            _write_all(descriptor, content.encode() if isinstance(content, str) else content)
+            _write_all(descriptor, data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -412,6 +413,26 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 
     """
     write_atomically(path, json.dumps(_json_value(obj, "obj"), indent=2) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read an object that is written as JSON.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: where it holds no such thing; the message names the file.
+        OSError: if it cannot be read.
+
+    """
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is not valid JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{str(path)!r} must hold an object, not {found!r:.40}")
+    return found
 
 
 def provenance() -> dict:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from deltatheory.cli.options import Group, Shared, command, options_of
-from deltatheory.cli.output import errors_in_one_line
-from deltatheory.results import ResultLog
+from deltatheory.cli.output import failed, resumable
+from deltatheory.results import ResultLog, locked
 from deltatheory.results import merge as merge_logs
 from deltatheory.tasks.task import Kind
 from experiments.environment import Environment
@@ -93,35 +93,42 @@ def run(
     budget: Annotated[float | None, typer.Option(help="Minutes after which no trial is started.")] = None,
     out: Out = RESULTS,
 ) -> None:
-    """Run what is missing of a study, and make its page."""
+    """Run what is missing of a study, and make its page; exit code 1 where a trial fails."""
     named = _named(name, scope)
     if isinstance(engine, Accelerated) and not engine.leads:
         return engine.follow(place)
+    place.check(scope.models)
     _save(scope, out)
-    for study in named:
-        typer.echo(f"{study}:")
-        left = run_study(
-            STUDIES[study],
-            scope,
-            out,
-            place,
-            engine,
-            minutes=budget,
-            say=lambda text: typer.echo(f"  {text}"),
-        )
-        typer.echo(f"  {left} trials are missing" if left else "  all trials have run")
+    faults = []
+    with resumable(out / LOG):
+        for study in named:
+            typer.echo(f"{study}:")
+            left = run_study(
+                STUDIES[study],
+                scope,
+                out,
+                place,
+                engine,
+                minutes=budget,
+                say=lambda text: typer.echo(f"  {text}"),
+            )
+            typer.echo(f"  {len(left)} trials are missing" if left else "  all trials have run")
+            known = Known.read(ResultLog(out / LOG))
+            if errors := [f"{trial}: {error}" for trial in left if (error := known.error(trial))]:
+                faults.append(f"{study}: {len(errors)} trials failed, the first of them {errors[0]}")
     if isinstance(engine, Accelerated):
         engine.dismiss()
-    _write_pages(named, out)
+    _write_pages(named, out, faults)
 
 
 @app.command()
+@command()
 def report(
     name: Annotated[str, typer.Argument(help="A study, or 'all' that have a page.")], out: Out = RESULTS
 ) -> None:
     """Make the page of a study, its table and its numbers, from the log alone."""
     if not (out / "scope.json").exists():
-        raise typer.BadParameter(f"out={str(out)!r}: holds no scope.json; nothing has been run there.")
+        raise ValueError(f"out={str(out)!r}: holds no scope.json; nothing has been run there.")
     named = _named(name, Scope.read(out / "scope.json"))
     if name == "all":
         named = [study for study in named if (out / study / "result.json").exists()]
@@ -129,12 +136,12 @@ def report(
 
 
 @app.command()
+@command()
 def merge(logs: list[Path], out: Out = RESULTS) -> None:
     """Unite the logs of several machines, and what each of them covered."""
-    with errors_in_one_line():
-        for log in logs:
-            if (other := log.parent / "scope.json").exists():
-                _save(Scope.read(other), out)
+    scopes = [Scope.read(path) for log in logs if (path := log.parent / "scope.json").exists()]
+    for scope in scopes:
+        _save(scope, out)
     typer.echo(f"{merge_logs(logs, out / LOG)} trials in {out / LOG}")
 
 
@@ -145,18 +152,25 @@ def list_studies() -> None:
         typer.echo(f"{name}: {study.CLAIM} ({study.SOURCE})")
 
 
-def _write_pages(named: Iterable[str], out: Path) -> None:
+def _write_pages(named: Iterable[str], out: Path, faults: Iterable[str] = ()) -> None:
+    """Write the pages that can be, and say at the end what has failed."""
     collect(out)
     scope, known = Scope.read(out / "scope.json"), Known.read(ResultLog(out / LOG))
+    faults = [*faults]
     for study in named:
-        typer.echo(f"{study}: {write_page(study, STUDIES[study], scope, known, out)}")
+        try:
+            typer.echo(f"{study}: {write_page(study, STUDIES[study], scope, known, out)}")
+        except ValueError as error:
+            faults.append(f"{study}: no page, {error}")
     write_overview(out)
+    if faults:
+        failed("\n".join(faults))
 
 
 def _named(name: str, scope: Scope) -> list[str]:
     known = list(studies_of(scope.tasks[0].kind))
     if name != "all" and name not in known:
-        raise typer.BadParameter(
+        raise ValueError(
             f"{name!r} is no study of {scope.tasks[0].kind} tasks; there are {', '.join(known)}, and 'all'."
         )
     return known if name == "all" else [name]
@@ -164,7 +178,8 @@ def _named(name: str, scope: Scope) -> list[str]:
 
 def _save(scope: Scope, out: Path) -> None:
     path = out / "scope.json"
-    (Scope.read(path).joined(scope) if path.exists() else scope).save(path)
+    with locked(out):
+        (Scope.read(path).joined(scope) if path.exists() else scope).save(path)
 
 
 if __name__ == "__main__":

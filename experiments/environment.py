@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,23 @@ class Environment:
     device: str = "cpu"
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads={self.threads}: must be at least 1.")
+
+    def check(self, models: Iterable[str]) -> None:
+        """Raise before any trial what all of one backbone would fail with.
+
+        Raises:
+            ValueError: for a backbone that is not to be had, or a device that is not there.
+            FileNotFoundError: as `backbone`.
+        """
+        from deltatheory.backbones.load import find_checkpoint, find_device
+
+        find_device(self.device)
+        for model in models:
+            find_checkpoint(_place_of(model))
+
     def start(self) -> None:
         """Prepare a process."""
         import torch
@@ -44,11 +62,7 @@ class Environment:
         Raises:
             FileNotFoundError: where this folder has its card alone, without its weights.
         """
-        folder = BACKBONES / name
-        if folder.is_dir() and not (folder / "model.safetensors").exists():
-            card = folder / "README.md"
-            raise FileNotFoundError(f"models={name!r}: not here; the command in {card} makes it.")
-        return _backbone(str(folder) if folder.is_dir() else name, self.device)
+        return _backbone(_place_of(name), self.device)
 
     def task(self, trial: Trial) -> Task:
         """Load the task of a trial, with the trial's numbers of examples, or all of them in their order.
@@ -57,10 +71,10 @@ class Environment:
         draws with the trial's seed.
         """
         path = trial.task
-        if "/" in path:
+        folder, slash, name = path.partition("/")
+        if slash:
             if self.data is None:
                 raise ValueError(f"task={trial.task!r}: name the folder it lies in (--data).")
-            folder, name = path.split("/")
             path = str(self.data / folder / "tasks" / f"{name}.jsonl.gz")
         given = trial.settings
         cut = (None, None) if given.get("own_draw") else (given.get("train"), given.get("test"))
@@ -90,6 +104,16 @@ class Environment:
         answers = {k: v for k, v in trial.settings.items() if k == "max_new_tokens"}
         options = trial.options if delta is None else {}
         return setup.problem(trial.delta if delta is None else delta, options, check=False, **answers)
+
+
+def _place_of(name: str) -> str:
+    folder = BACKBONES / name
+    if Path(name).is_absolute() or folder == BACKBONES or not folder.is_dir():
+        return name
+    if not (folder / "model.safetensors").exists():
+        card = folder / "README.md"
+        raise FileNotFoundError(f"models={name!r}: not here; the command in {card} makes it.")
+    return str(folder)
 
 
 _setups: dict[tuple, Setup] = {}  # its values keep alive what the keys number

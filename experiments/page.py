@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from deltatheory.report.page import render, style, svg
-from deltatheory.results import provenance, write_atomically, write_json
+from deltatheory.results import provenance, read_json, understood, write_atomically, write_json
 from experiments.scope import Scope
 from experiments.trial import Known
 
@@ -42,12 +45,26 @@ class Table:
 
     def body(self) -> str:
         """Return it as Markdown without its title."""
-        lines = [self.columns, ["---"] * len(self.columns), *self.texts()]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return _grid(*([as_text(cell) for cell in line] for line in (self.columns, *self.texts())))
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        return f"**{self.title}**\n\n{self.body()}\n"
+        return f"**{as_text(self.title)}**\n\n{self.body()}\n"
+
+
+def as_text(text: str) -> str:
+    r"""Return a text as Markdown shows it in a line or a cell: it ends no cell and begins no tag or link.
+
+    >>> print(as_text("a|b\n<img src=x> [c](d)"))
+    a\|b &lt;img src=x> [c]\(d)
+    """
+    text = " ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))
+    return re.sub(r"\](?=[(\[:])", r"]\\", text)
+
+
+def _grid(head: Sequence[str], *rows: Sequence[str]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 
 @contextmanager
@@ -85,7 +102,7 @@ def write_page(name: str, study: Any, scope: Scope, known: Known, folder: Path) 
     """Write report.html, table.md and result.json of a study into its folder, from what is known alone."""
     from markupsafe import Markup
 
-    findings: Findings = study.findings(scope, known)
+    findings: Findings = known.read_by(lambda: study.findings(scope, known))
     command = f"python -m experiments report {name} --out {folder.name}"
     result = {
         "study": name,
@@ -101,8 +118,8 @@ def write_page(name: str, study: Any, scope: Scope, known: Known, folder: Path) 
     parts = [
         f"# {name}: {findings.verdict}",
         f"Claim: {study.CLAIM} ({study.SOURCE})",
-        findings.ran,
-        "\n".join(f"- {sentence}" for sentence in findings.found),
+        as_text(findings.ran),
+        "\n".join(f"- {as_text(sentence)}" for sentence in findings.found),
         *([result["about"]] if result["about"] else []),
         *(table.markdown() for table in findings.tables),
     ]
@@ -121,16 +138,31 @@ def write_page(name: str, study: Any, scope: Scope, known: Known, folder: Path) 
     return findings.verdict
 
 
+@dataclass(frozen=True)
+class _Verdict:
+    """What the overview says of a study, from its result.json."""
+
+    study: str
+    claim: str
+    source: str
+    verdict: str
+    found: list[str]
+
+
 def write_overview(folder: Path) -> None:
     """Write README.md of a folder: the verdicts of all studies that have a page."""
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
-    rows = [
-        [f"[{r['study']}]({r['study']}/table.md)", r["claim"], r["source"], r["verdict"], r["found"][0]]
-        for r in results
-    ]
-    table = Table("Verdicts", ["study", "claim", "source", "verdict", "what was found"], rows)
+    rows = []
+    for path in sorted(folder.glob("*/result.json")):
+        try:
+            one = understood(_Verdict, read_json(path), str(path))
+        except ValueError as error:
+            warnings.warn(f"left out of the overview, {error}.", stacklevel=2)
+            continue
+        cells = [one.claim, one.source, one.verdict, *one.found[:1]]
+        rows.append([f"[{as_text(one.study)}]({quote(path.parent.name)}/table.md)", *map(as_text, cells)])
+    table = _grid(["study", "claim", "source", "verdict", "what was found"], *rows)
     text = "Every number here and on the pages comes from trials.jsonl: `python -m experiments report all`."
-    write_atomically(folder / "README.md", f"# The study\n\n{text}\n\n{table.markdown()}")
+    write_atomically(folder / "README.md", f"# The study\n\n{text}\n\n**Verdicts**\n\n{table}\n")
 
 
 def _without_nan(value: Any) -> Any:

@@ -33,6 +33,7 @@ from deltatheory.cli.options import Group, Shared, command
 from deltatheory.results import ResultLog, provenance, write_atomically
 from deltatheory.training.checkpoint import Checkpoint
 from experiments.corpus import CONTEXT, Corpus, load_corpus
+from experiments.page import as_text
 
 ABOUT = "public-domain English novels and textbooks by OpenStax, Rice University (CC BY 4.0)"
 VALIDATION_WINDOWS = 64
@@ -156,7 +157,7 @@ class Pretraining:
         self.step, self.seconds = 0, 0.0
 
     def _resume(self) -> None:
-        state = self.checkpoint.load()
+        state = self.checkpoint.load(self._progress())
         if state is None:
             return
         tensors, log = state
@@ -178,8 +179,11 @@ class Pretraining:
         for name, parameter in self.parameters.items():
             state = self.optimizer.state[parameter]
             tensors |= {f"{name}/{key}": state[key] for key in ("exp_avg", "exp_avg_sq")}
+        self.checkpoint.save(tensors, self._progress())
+
+    def _progress(self) -> dict[str, Any]:
         length = {"steps": self.recipe.steps, "fall": self.recipe.fall}
-        self.checkpoint.save(tensors, {"step": self.step, "seconds": self.seconds, **length})
+        return {"step": self.step, "seconds": self.seconds, **length}
 
     def _losses(self, stream: np.ndarray, starts: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Return the loss of every token after the first of some windows, in nats, and those tokens."""
@@ -288,7 +292,7 @@ class Pretraining:
         return (
             f"# gpt-{self.name}\n\nA small GPT-2, trained from scratch to study parameter-efficient tuning "
             "across scales. It is too small for anything else.\n\n| | |\n|---|---|\n"
-            + "".join(f"| {key} | {value} |\n" for key, value in rows.items())
+            + "".join(f"| {key} | {as_text(str(value))} |\n" for key, value in rows.items())
         )
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -45,7 +46,7 @@ def run(
     *,
     minutes: float | None = None,
     say: Callable[[str], None] = print,
-) -> int:
+) -> list[Trial]:
     """Run a study's trials that are not in the log of a folder, in waves, until no new one follows.
 
     Args:
@@ -58,8 +59,14 @@ def run(
         say: told of each wave.
 
     Returns:
-        How many trials are still missing; those that failed are among them.
+        The trials that are still missing; those that failed are among them.
+
+    Raises:
+        ValueError: for minutes that are no number of them, and as `Known.read_by`.
+        ChildProcessError: if a worker or a job ended before its trials; what had finished is kept.
     """
+    if minutes is not None and not 0 <= minutes < math.inf:
+        raise ValueError(f"minutes={minutes}: must be at least 0, and finite.")
     collect(folder)
     until = time.time() + 60 * minutes if minutes is not None else float("inf")
     log, tried = ResultLog(folder / LOG), set()
@@ -67,7 +74,7 @@ def run(
         missing = _missing(study, scope, log)
         wave = [trial for trial in missing if trial.hash not in tried]
         if not wave or time.time() >= until:
-            return len(missing)
+            return missing
         say(f"{len(wave)} trials to run")
         tried |= {trial.hash for trial in wave}
         engine(wave, folder, place, until)
@@ -75,7 +82,11 @@ def run(
 
 def _missing(study: Study, scope: Scope, log: ResultLog) -> list[Trial]:
     known = Known.read(log)
-    trials = {trial.hash: trial for trial in study.trials(scope, known) if known.get(trial) is None}
+
+    def asked() -> dict[str, Trial]:
+        return {trial.hash: trial for trial in study.trials(scope, known) if known.get(trial) is None}
+
+    trials = known.read_by(asked)
     return sorted(trials.values(), key=lambda trial: (trial.model, trial.task))  # they share what is loaded
 
 
@@ -128,6 +139,11 @@ class Local:
                 for future in as_completed(started):
                     if row := future.result():
                         yield started[future], row
+            except BrokenProcessPool as error:
+                raise ChildProcessError(
+                    f"workers={self.workers}: one was killed, as the system does when memory is short; what "
+                    f"has finished is in {log.path}, fewer workers need less."
+                ) from error
             except BaseException:  # interrupted: the pool would run all trials before it ends
                 for worker in active_children():
                     worker.terminate()
@@ -229,7 +245,7 @@ class Cluster:
         failed = [error for job in jobs if (error := job.exception())]
         collect(folder)
         if failed:
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"{len(failed)} of {len(jobs)} jobs failed; logs are in {folder / 'jobs'}: {failed[0]}"
             )
 

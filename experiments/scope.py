@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from deltatheory.results import write_json
+from deltatheory.results import read_json, understood, write_json
 from deltatheory.tasks import EMBEDDED
 from deltatheory.tasks.task import Kind
 
@@ -57,14 +58,23 @@ class Scope:
 
     models: tuple[str, ...]
     tasks: tuple[TaskInfo, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = (0,)
 
     @classmethod
     def read(cls, path: Path) -> Scope:
-        """Read what `save` wrote."""
-        values = json.loads(path.read_text())
-        tasks = tuple(TaskInfo(**task) for task in values["tasks"])
-        return cls(tuple(values["models"]), tasks, tuple(values["seeds"]))
+        """Read what `save` wrote; a warning says what of another version's is not understood.
+
+        Raises:
+            ValueError: where it is no scope; the message names the file and the place.
+        """
+        values = read_json(path)
+        if unknown := values.keys() - {f.name for f in fields(cls)}:
+            warnings.warn(f"{path}: {', '.join(sorted(unknown))} not understood.", stacklevel=2)
+        tasks = [asdict(task) for task in _understood(TaskInfo, values.get("tasks"), path)]
+        scope = understood(cls, {**values, "tasks": tasks}, str(path))
+        if not (scope.models and scope.tasks and scope.seeds):
+            raise ValueError(f"{path}: names no models, no tasks or no seeds.")
+        return scope
 
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""
@@ -97,21 +107,51 @@ class Scope:
         )
 
 
-def find_tasks(data: Path | None, kind: Kind = "classification") -> list[TaskInfo]:
-    """Return the tasks of a kind in a data folder (COLLECTION/index.json), or the embedded ones."""
-    if data is None and kind == "classification":
-        return [TaskInfo(name, "topic", name) for name in EMBEDDED]
-    if data is None:
-        raise ValueError(f"kind={kind!r}: no such task is embedded; name a folder of tasks (--data).")
-    found = []
+@dataclass(frozen=True)
+class _Entry:
+    """A task as COLLECTION/index.json has it; what it does not say keeps it out of the draw."""
+
+    kind: str
+    file: str
+    category: str
+    source_dataset: str
+    labels: list[Any] | None = None
+    mean_target_words: float = inf
+    mean_input_words: float = inf
+    n: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def handy(self) -> bool:
+        """Return whether it is drawn by lot: short texts, few classes or short targets, enough examples."""
+        if self.kind == "classification":
+            easy = self.labels is not None and len(self.labels) <= _CLASSES
+        else:
+            easy = self.mean_target_words <= _LONGEST_ANSWER
+        return (
+            easy
+            and self.mean_input_words <= _LONGEST
+            and self.n.get("train", 0) >= _LEAST_TRAIN
+            and self.n.get("test", 0) >= _LEAST_TEST
+        )
+
+
+def _understood(kind: type, entries: Any, path: Path) -> Iterator[Any]:
+    """Yield those of a file's tasks that are understood; a warning names the others."""
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: must have a list of tasks, not {entries!r:.40}.")
+    for number, entry in enumerate(entries):
+        try:
+            yield understood(kind, entry, f"tasks[{number}]")
+        except ValueError as error:
+            warnings.warn(f"{path}: a task is left out, {error}.", stacklevel=3)
+
+
+def _listed(data: Path, kind: Kind) -> Iterator[tuple[TaskInfo, _Entry]]:
     for index in sorted(data.glob("*/index.json")):
-        for entry in json.loads(index.read_text()).get("tasks", ()):
-            if entry.get("kind") == kind:
-                name = f"{index.parent.name}/{Path(entry['file']).name.split('.')[0]}"
-                found.append(TaskInfo(name, entry["category"], entry["source_dataset"], kind))
-    if not found:
-        raise ValueError(f"data={str(data)!r}: holds no COLLECTION/index.json with {kind} tasks.")
-    return found
+        for entry in _understood(_Entry, read_json(index).get("tasks", []), index):
+            if entry.kind == kind:
+                name = f"{index.parent.name}/{Path(entry.file).name.split('.')[0]}"
+                yield TaskInfo(name, entry.category, entry.source_dataset, kind), entry
 
 
 def choose_tasks(data: Path | None, asked: str, kind: Kind = "classification") -> tuple[TaskInfo, ...]:
@@ -126,7 +166,15 @@ def choose_tasks(data: Path | None, asked: str, kind: Kind = "classification") -
     Raises:
         ValueError: for a name that is not there, or a number below 1.
     """
-    found = find_tasks(data, kind)
+    if data is None and kind != "classification":
+        raise ValueError(f"kind={kind!r}: no such task is embedded; name a folder of tasks (--data).")
+    if data is None:
+        usable = found = [TaskInfo(name, "topic", name) for name in EMBEDDED]
+    else:
+        listed = list(_listed(data, kind))
+        found, usable = [task for task, _ in listed], [task for task, entry in listed if entry.handy]
+    if not found:
+        raise ValueError(f"data={str(data)!r}: holds no COLLECTION/index.json with {kind} tasks.")
     if asked == "all":
         return tuple(found)
     if not asked.isdigit():
@@ -136,24 +184,9 @@ def choose_tasks(data: Path | None, asked: str, kind: Kind = "classification") -
         return tuple(by_name[name] for name in asked.split(","))
     if int(asked) < 1:
         raise ValueError(f"tasks={asked}: must be at least 1, a list of names, or 'all'.")
-    usable = found if data is None else [task for task in found if _handy(data, task)]
+    if not usable:
+        raise ValueError(f"tasks={asked}: none of {str(data)!r} is short enough to be drawn; name some.")
     return tuple(_drawn(usable)[: int(asked)])
-
-
-def _handy(data: Path, task: TaskInfo) -> bool:
-    folder, name = task.name.split("/")
-    entries = json.loads((data / folder / "index.json").read_text())["tasks"]
-    entry = next(e for e in entries if Path(e["file"]).name.split(".")[0] == name)
-    if task.kind == "classification":
-        easy = len(entry["labels"]) <= _CLASSES
-    else:
-        easy = entry["mean_target_words"] <= _LONGEST_ANSWER
-    return (
-        easy
-        and entry["mean_input_words"] <= _LONGEST
-        and entry["n"]["train"] >= _LEAST_TRAIN
-        and entry["n"]["test"] >= _LEAST_TEST
-    )
 
 
 def _drawn(tasks: Sequence[TaskInfo]) -> list[TaskInfo]:

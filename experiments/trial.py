@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from deltatheory.results import ResultLog, configuration_hash, standing
 
@@ -45,6 +46,32 @@ class Trial:
         return " ".join(str(x) for x in (self.kind, self.model, self.task, self.delta, self.seed) if x != "")
 
 
+T = TypeVar("T")
+
+
+class _Result(dict[str, Any]):
+    """A result, or an object in one: asked for a key that it lacks it names its row."""
+
+    def __init__(self, values: Mapping[str, Any], row: str) -> None:
+        super().__init__({key: _named(value, row) for key, value in values.items()})
+        self.row = row
+
+    def __missing__(self, key: str) -> Any:
+        raise _OfAnotherVersion(self.row, key)
+
+
+class _OfAnotherVersion(KeyError):
+    """(hash, key): a row lacks what a study asks of it."""
+
+
+def _named(value: Any, row: str) -> Any:
+    if isinstance(value, dict):
+        return _Result(value, row)
+    if isinstance(value, list):
+        return [_named(item, row) if isinstance(item, dict | list) else item for item in value]
+    return value
+
+
 class Known:
     """The results of a log, looked up by trial; a trial that failed is not known.
 
@@ -53,13 +80,36 @@ class Known:
     """
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self._rows = {name: row["result"] for name, row in standing(rows).items()}
+        self._rows = {name: _Result(row["result"], name) for name, row in standing(rows).items()}
         self.derived: dict[Hashable, Any] = {}
 
     @classmethod
     def read(cls, log: ResultLog) -> Known:
         """Read a log."""
         return cls(log.rows())
+
+    def read_by(self, study: Callable[[], T]) -> T:
+        """Return what a study makes of these results.
+
+        A row that lacks what the study asks of it, as another version's may, is not known from here on; a
+        warning names it.
+
+        Args:
+            study: asks for results.
+
+        Raises:
+            ValueError: where results are of other types than the study expects.
+        """
+        while True:
+            try:
+                return study()
+            except _OfAnotherVersion as lacking:
+                row, key = lacking.args
+                warnings.warn(f"row {row} is passed over, it has no {key!r}.", stacklevel=2)
+                del self._rows[row]
+                self.derived.clear()
+            except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+                raise ValueError(f"rows are not understood, {type(error).__name__}: {error}") from error
 
     def get(self, trial: Trial) -> dict[str, Any] | None:
         """Return a trial's result, or `None` where it has not run or failed."""

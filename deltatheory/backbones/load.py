@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from deltatheory.backbones.backbone import Backbone, wrap_model
 from deltatheory.backbones.families import Attention, family_of
 
-__all__ = ["EMBEDDED", "load_backbone", "load_checkpoint"]
+__all__ = ["EMBEDDED", "find_checkpoint", "find_device", "load_backbone", "load_checkpoint"]
 
 ModelClass = Callable[[Any], type[nn.Module] | None]
 
@@ -237,7 +237,7 @@ def _sentence_length(folder: Path) -> int | None:
     return length
 
 
-def _device(device: torch.device | str) -> torch.device:
+def find_device(device: torch.device | str) -> torch.device:
     """Fail before anything is loaded, not after."""
     try:
         found = torch.empty(0, device=device).device
@@ -246,6 +246,22 @@ def _device(device: torch.device | str) -> torch.device:
     if found.type == "meta":
         raise ValueError(f"device={str(device)!r}: holds no numbers; allowed are 'cpu', 'cuda', ...")
     return torch.device(device)
+
+
+def find_checkpoint(name: str, *, revision: str | None = None) -> Path:
+    """Return the folder of a checkpoint, which is fetched if it lies on the hub; no weights are read.
+
+    Arguments and errors are those of `load_backbone` on names and files that are not there.
+    """
+    if not name.strip():
+        raise ValueError(f"name={name!r}: give an embedded name, a local folder, or a hub id")
+    if name in EMBEDDED:
+        folder, _ = _embedded_folder(name)
+    else:
+        folder = Path(name) if Path(name).is_dir() else _hub_folder(name, revision, download=True)[0]
+    _setting_files(folder)
+    _weight_files(folder)
+    return folder
 
 
 def load_checkpoint(
@@ -335,6 +351,6 @@ def load_backbone(
             none, a device that is not there, and as `wrap_model`.
         ImportError: without `transformers`.
     """
-    device = _device(device)
+    device = find_device(device)
     model, tokenizer, rest = load_checkpoint(name, revision=revision, attention=attention, dtype=dtype)
     return wrap_model(model, tokenizer, **rest).to(device)

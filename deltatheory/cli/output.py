@@ -122,5 +122,5 @@ def print_table(table: Table) -> None:
     from rich.console import Console
 
     console = Console()
-    # A pipe or a file has no width: give each row one line there.
-    Console(width=None if console.is_terminal else 200).print(table)
+    # A pipe or a file has no width: give each row one line there. Names in brackets are names, not styles.
+    Console(width=None if console.is_terminal else 200, markup=False).print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deltatheory.advice.result import Advice
-from deltatheory.report.page import COLOURS, new_figure, plain_svg, style
+from deltatheory.report.page import COLOURS, literal, new_figure, plain_svg, style
 from deltatheory.results import drawn, figure
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def advice_figure(advice: Advice) -> Figure:
             axes.plot(one.score, y, "o", alpha=alpha, color=COLOURS["predicted"])
         axes.axvline(advice.frozen, color="0.5", lw=1, ls=":", label="frozen model")
         axes.set(xlabel="predicted accuracy, with 90 % interval")
-        axes.set_yticks([y for y, _ in rows], [f"{one.label} ({one.parameters:,})" for _, one in rows])
+        axes.set_yticks(
+            [y for y, _ in rows], [literal(f"{one.label} ({one.parameters:,})") for _, one in rows]
+        )
         axes.legend(loc="lower right")
     return drawing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltatheory.report.page import COLOURS, new_figure, style
+from deltatheory.report.page import COLOURS, literal, new_figure, style
 from deltatheory.results import figure
 from deltatheory.testing.on_models import ModelChecks
 
@@ -29,6 +29,6 @@ def checks_figure(result: ModelChecks) -> Figure:
                 axes.plot(*zip(*part, strict=True), "o", color=COLOURS[colour], label=name)
         axes.axvline(1.0, color="0.5", lw=1, ls=":")
         axes.set(xlabel="tightness: the smaller side over the larger", xscale="log")
-        axes.set_yticks(range(len(rows)), [f"{row.id} {row.name}" for row in rows])
+        axes.set_yticks(range(len(rows)), [literal(f"{row.id} {row.name}") for row in rows])
         axes.legend(loc="lower right")
     return drawing

@@ -11,7 +11,17 @@ from deltatheory.control.reach.actuators import Ranking
 from deltatheory.control.reach.gramian import Gramian
 from deltatheory.control.reach.prompts import PromptReachability
 from deltatheory.control.solvers.base import Solution
-from deltatheory.report.page import COLOURS, command_line, flat, new_figure, plain_svg, render, style, svg
+from deltatheory.report.page import (
+    COLOURS,
+    command_line,
+    flat,
+    literal,
+    new_figure,
+    plain_svg,
+    render,
+    style,
+    svg,
+)
 from deltatheory.results import PAGE, drawn, figure
 
 if TYPE_CHECKING:
@@ -24,7 +34,7 @@ __all__ = ["control_figure", "control_page"]
 def control_figure(result: ControlResult) -> Figure:
     """Return the figure: objective against passes, Gramian spectrum; energy, costates, residuals by layer."""
     first, second = COLOURS["predicted"], COLOURS["measured"]
-    names = [layer.name.replace("block ", "") for layer in result.layers]
+    names = [literal(layer.name.replace("block ", "")) for layer in result.layers]
     places = range(len(names))
     with style():
         drawing = new_figure(9.0, 6.0)
@@ -84,8 +94,10 @@ def steering_figure(result: SteeringResult) -> Figure:
         axes = drawing.subplots()
         for i, controller in enumerate(result.settings):
             places = [k + (i - (len(result.settings) - 1) / 2) * width for k in range(len(names))]
-            axes.bar(places, [result.accuracy(controller, n) for n in names], width, label=controller)
-        axes.set(xticks=range(len(names)), xticklabels=names, ylabel="accuracy", ylim=(0, 1))
+            axes.bar(
+                places, [result.accuracy(controller, n) for n in names], width, label=literal(controller)
+            )
+        axes.set(xticks=range(len(names)), xticklabels=[*map(literal, names)], ylabel="accuracy", ylim=(0, 1))
         axes.legend(fontsize="small", ncols=len(result.settings), loc="lower center")
     return drawing
 
@@ -134,7 +146,7 @@ def gramian_figure(gramian: Gramian) -> Figure:
         left, right = drawing.subplots(1, 2)
         left.semilogy(range(1, rank + 1), gramian.eigenvalues[:rank].cpu(), ".-")
         left.set(xlabel="eigenvalue", title="Gramian spectrum")
-        right.barh(list(shares), list(shares.values()))
+        right.barh([*map(literal, shares)], list(shares.values()))
         right.set(xlabel="share of the trace")
         right.invert_yaxis()
     return drawing
@@ -158,7 +170,7 @@ def prompts_figure(found: PromptReachability) -> Figure:
 @figure.register(Ranking)
 def ranking_figure(ranking: Ranking) -> Figure:
     """Return the figure: predicted score and log-det gain of every place."""
-    names = [place.name for place in ranking.places]
+    names = [literal(place.name) for place in ranking.places]
     with style():
         drawing = new_figure(8.0, 0.3 * len(names) + 1.2)
         left, right = drawing.subplots(1, 2)

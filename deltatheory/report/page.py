@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "command_line",
     "count",
     "flat",
+    "literal",
     "new_figure",
     "plain_svg",
     "render",
@@ -97,6 +99,15 @@ def style() -> Iterator[None]:
         yield
 
 
+def literal(name: str) -> str:
+    r"""Return a name as a figure shows it as it is: no dollar begins a formula, half an emoji is its number.
+
+    >>> literal("US$ and $x^2$") == r"US\$ and \$x^2\$"
+    True
+    """
+    return name.encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, in inches; without pyplot there is no state to leave behind."""
     from matplotlib.figure import Figure
@@ -120,7 +131,7 @@ def svg(figure: Figure, label: str) -> str:
         text = text.replace(colour, f"var(--{name})")
     head, rest = text.split(">", 1)
     kept = [part for part in head.split('" ') if not part.startswith(("width=", "height="))]
-    return '" '.join(kept) + f' role="img" aria-label="{label}">' + rest
+    return '" '.join(kept) + f' role="img" aria-label="{escape(label)}">' + rest
 
 
 def render(template: str, folder: Path | None = None, **values: Any) -> str:

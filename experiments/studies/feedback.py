@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deltatheory.report.page import literal
 from experiments.page import Findings, Table, Verdict, drawing, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import data, joint
@@ -207,7 +208,7 @@ def _figure(of: dict[str, dict[str, dict]]) -> Any:
                 at = [k + 0.16 * (i - 2) for k in range(len(CONDITIONS))]
                 errors = [row["spread"][c] or 0.0 for c in CONDITIONS]
                 axes.bar(at, list(row["accuracy"].values()), 0.16, yerr=errors, label=name)
-            axes.set(title=task, ylim=(0, 1), ylabel="accuracy")
+            axes.set(title=literal(task), ylim=(0, 1), ylabel="accuracy")
             axes.set_xticks(range(len(CONDITIONS)), CONDITIONS, fontsize="small")
         panels[0].legend(fontsize="x-small", ncols=3)
     return figure

@@ -9,7 +9,7 @@ from itertools import product
 from statistics import mean, median
 from typing import Any
 
-from deltatheory.report.page import COLOURS
+from deltatheory.report.page import COLOURS, literal
 from experiments.page import Findings, Table, Verdict, drawing, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import data, joint
@@ -269,6 +269,11 @@ def _figure(cells: dict[tuple[str, int], dict[str, dict]]) -> Any:
                 if not label.startswith("adam"):
                     look = {"label": label, "lw": 1.5}
                 axes.plot(*zip(*run["curve"], strict=True), **look)
-            axes.set(title=task, xlabel="passes over the training set", ylabel="training loss", yscale="log")
+            axes.set(
+                title=literal(task),
+                xlabel="passes over the training set",
+                ylabel="training loss",
+                yscale="log",
+            )
             axes.legend(fontsize=6)
     return figure

@@ -5,14 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from squares import SCOPE, Squares, Study, pair, results
+from typer.testing import CliRunner
 
 from deltatheory.results import ResultLog, merge
 from experiments.__main__ import app
+from experiments.environment import Environment
 from experiments.kinds import KINDS
 from experiments.page import write_overview, write_page
 from experiments.runner import LOG, Cluster, Local, collect, run
@@ -51,9 +56,9 @@ def test_waves_follow_from_results(tmp_path, whole):
 
 
 def test_a_second_run_runs_only_what_failed(tmp_path):
-    assert finished(tmp_path) == 2
+    assert len(finished(tmp_path)) == 2
     before = len(ResultLog(tmp_path / LOG).rows())
-    assert finished(tmp_path) == 2
+    assert len(finished(tmp_path)) == 2
     assert len(ResultLog(tmp_path / LOG).rows()) == before + 2
     known = Known.read(ResultLog(tmp_path / LOG))
     assert "3 is not liked" in known.error(pair(SCOPE.tasks[3], 0, known)[0])
@@ -72,7 +77,7 @@ def test_a_worker_loads_what_its_trials_need_and_no_more():
 def test_a_budget_ends_before_the_next_trial(tmp_path):
     place = Squares()
     place.start()
-    assert run(Study(), SCOPE, tmp_path, place, Local(), minutes=0.0, say=lambda _: None) == 20
+    assert len(run(Study(), SCOPE, tmp_path, place, Local(), minutes=0.0, say=lambda _: None)) == 20
     assert not results(tmp_path)
 
 
@@ -198,6 +203,98 @@ def test_a_failure_does_not_make_a_result_unknown():
     assert Known({"hash": trial.hash, "result": r} for r in results_of).get(trial) == {"square": 1}
 
 
+def square_row(folder, result, number="1"):
+    trial = Trial("square", "line", number, settings={"pause": 0.0})
+    return ResultLog(folder / LOG).append(trial.config, result)["hash"]
+
+
+def test_a_row_that_lacks_what_a_study_asks_is_run_again(tmp_path):
+    name = square_row(tmp_path, {"cube": 1})
+    with pytest.warns(UserWarning, match=f"row {name} is passed over, it has no 'square'"):
+        assert len(finished(tmp_path)) == 2
+    assert len(results(tmp_path)) == 36
+    assert Known.read(ResultLog(tmp_path / LOG)).read_by(lambda: 5) == 5
+
+
+def test_what_lies_deep_in_a_row_names_it_too():
+    known = Known([{"hash": "h", "result": {"a": [{"b": {"c": 1}}], "of": 2}}])
+    known._rows["h"]["a"][0]["b"]["c"]
+    with pytest.warns(UserWarning, match="row h is passed over, it has no 'd'"):
+        assert known.read_by(lambda: [row["a"][0]["b"]["d"] for row in known._rows.values()]) == []
+
+
+def test_a_row_of_other_types_is_told_in_one_line(tmp_path):
+    square_row(tmp_path, {"square": "many"})
+    with pytest.raises(ValueError, match=r"rows are not understood, TypeError: .*int.*str"):
+        write_page("squares", Study(), SCOPE, Known.read(ResultLog(tmp_path / LOG)), tmp_path)
+
+
+@pytest.fixture
+def squares(monkeypatch):
+    """The command with the study of squares alone."""
+    Squares().start()
+    main = import_module("experiments.__main__")
+    monkeypatch.setattr(main, "STUDIES", {"squares": Study()})
+    monkeypatch.setattr(main, "studies_of", lambda kind: {"squares": Study()})
+    monkeypatch.setattr(main, "choose_tasks", lambda data, asked, kind: SCOPE.tasks)
+    monkeypatch.setattr(Environment, "check", lambda place, models: None)
+    return lambda *arguments: CliRunner().invoke(app, [str(word) for word in arguments])
+
+
+def test_trials_that_fail_are_told_and_the_exit_code_says_so(squares, tmp_path):
+    outcome = squares("run", "squares", "--models", "line", "--out", tmp_path)
+    assert outcome.exit_code == 1
+    assert (
+        "squares: 1 trials failed, the first of them square line 3 0: ValueError: 3 is not" in outcome.output
+    )
+    assert (tmp_path / "squares" / "report.html").exists()  # of what there is
+
+
+def test_a_log_that_is_not_understood_does_not_keep_the_others_from_a_page(squares, tmp_path, monkeypatch):
+    monkeypatch.setitem(import_module("experiments.__main__").STUDIES, "before", Study())
+    monkeypatch.setitem(import_module("experiments.__main__").STUDIES, "squares", STUDIES["tightness"])
+    monkeypatch.setattr(import_module("experiments.__main__"), "studies_of", lambda _: ["before", "squares"])
+    SCOPE.save(tmp_path / "scope.json")
+    square_row(tmp_path, {"square": "many"})
+    for name in ("before", "squares"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text("{")
+    with pytest.warns(
+        UserWarning, match="left out of the overview, .*before/result.json.* is not valid JSON"
+    ):
+        outcome = squares("report", "all", "--out", tmp_path)
+    assert outcome.exit_code == 1
+    assert "before: no page, rows are not understood" in outcome.output
+    assert "squares: undecided" in outcome.output
+
+
+def test_a_backbone_that_is_not_there_is_refused_before_the_work(tmp_path, monkeypatch):
+    def nowhere(*_, **__):
+        raise OSError("offline")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nowhere)
+    for model, said in {
+        "typo": "'typo'",
+        str(tmp_path): "config.json",
+        "gpt-16M": "gpt-16M",
+        "": "name=''",
+    }.items():
+        command = ["run", "performance", "--models", f"minilm,{model}", "--out", str(tmp_path / "out")]
+        outcome = CliRunner().invoke(app, command)
+        assert (outcome.exit_code, said in outcome.output) == (2, True), outcome.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path, monkeypatch):
+    class Deadly(Squares):
+        def start(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("experiments.runner.get_context", lambda _: get_context("fork"))
+    with pytest.raises(ChildProcessError, match=r"workers=2: one was killed.*trials\.jsonl"):
+        run(Study(), SCOPE, tmp_path, Deadly(), Local(workers=2), say=lambda _: None)
+
+
 def test_pages_come_from_the_log_alone(tmp_path):
     finished(tmp_path)
     known = Known.read(ResultLog(tmp_path / LOG))
@@ -275,19 +372,78 @@ def test_bad_arguments_name_themselves(data, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("\xff", "not valid JSON"),
+        ("[]", "must hold an object"),
+        ("{}", "must have a list of tasks"),
+        ('{"models": ["line"], "tasks": 3}', "must have a list of tasks"),
+        ('{"models": ["line"], "tasks": [], "seeds": [0]}', "names no"),
+        ('{"models": "line", "tasks": [], "seeds": [0]}', "['models'] is 'line'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*left out")
+def test_a_scope_that_is_none_is_told_in_one_line(tmp_path, text, said):
+    (tmp_path / "scope.json").write_text(text, encoding="latin-1")
+    run = ["run", "performance", "--models", "minilm", "--tasks", "all"]
+    for command in (["report", "performance"], run):
+        outcome = CliRunner().invoke(app, [*command, "--out", str(tmp_path)])
+        assert (outcome.exit_code, said in outcome.output) == (2, True), outcome.output
+        assert str(tmp_path) in outcome.output
+    assert (tmp_path / "scope.json").read_text(encoding="latin-1") == text
+
+
+def test_a_scope_of_another_version_is_read_as_far_as_it_is_understood(tmp_path):
+    path = tmp_path / "scope.json"
+    SCOPE.save(path)
+    values = json.loads(path.read_text())
+    values |= {"tasks": [{"name": "x"}, *({**task, "new": 1} for task in values["tasks"])], "folds": 3}
+    del values["tasks"][1]["kind"]
+    path.write_text(json.dumps(values))
+    with warnings.catch_warnings(record=True) as told:
+        assert Scope.read(path) == SCOPE
+    assert [str(one.message).split(": ", 1)[1] for one in told] == [
+        "folds not understood.",
+        "a task is left out, tasks[0] has no 'category'.",
+    ]
+
+
+def test_an_index_of_another_version_is_read_as_far_as_it_is_understood(data):
+    path = data / "some" / "index.json"
+    entries = json.loads(path.read_text())["tasks"]
+    entries[0] |= {"new": 1}
+    del entries[1]["category"], entries[2]["mean_input_words"], entries[3]["n"], entries[4]["labels"]
+    entries[5] = "tasks/t5.jsonl.gz"
+    path.write_text(json.dumps({"tasks": entries}))
+    with pytest.warns(UserWarning, match=r"tasks\[1\] has no 'category'|tasks\[5\] is 'tasks/t5"):
+        assert len(choose_tasks(data, "all")) == 7
+    with pytest.warns(UserWarning, match="left out"):
+        assert sorted(task.name for task in choose_tasks(data, "24")) == [f"some/t{i}" for i in (0, 6, 7, 8)]
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json' is not valid JSON"):
+        choose_tasks(data, "all")
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["report", "nothing"], "nothing"),
+        (["merge", "nowhere/trials.jsonl"], "nowhere"),
+        (["run", "performance", "--threads", "0"], "threads=0"),
+        (["run", "performance", "--device", "moon", "--tasks", "all"], "device='moon'"),
+        (["run", "performance", "--budget", "nan"], "--budget=nan"),
+        (["run", "performance", "--budget", "-1", "--models", "minilm", "--tasks", "all"], "minutes=-1"),
         (["report", "performance", "--out", "nowhere"], "scope.json"),
         (["run", "performance", "--data", "nowhere"], "index.json"),
         (["run", "performance", "--tasks", "0"], "tasks=0"),
         (["run", "performance", "--kind", "generation"], "kind='generation'"),
     ],
 )
-def test_bad_arguments_are_told_in_one_line(arguments, said):
-    from typer.testing import CliRunner
-
-    outcome = CliRunner().invoke(app, arguments)
+def test_bad_arguments_are_told_in_one_line(arguments, said, tmp_path):
+    out = [] if "--out" in arguments else ["--out", str(tmp_path)]
+    outcome = CliRunner().invoke(app, [*arguments, *out])
     assert outcome.exit_code == 2
     assert said in outcome.output
 

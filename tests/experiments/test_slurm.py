@@ -114,11 +114,16 @@ def test_jobs_of_a_real_controller_find_what_one_process_finds(tmp_path, slurm, 
 def test_the_command_runs_a_study_on_slurm(tmp_path, slurm):
     pytest.importorskip("submitit")
     command = [sys.executable, "-m", "experiments", "run", "efficiency", "--on", "slurm", "--workers", "2"]
-    scope = ["--models", "no-such-backbone", "--tasks", "stdlib-topics", "--job", "timeout_min=2"]
+    hollow = tmp_path / "hollow"  # it is there, and cannot be read
+    hollow.mkdir()
+    (hollow / "config.json").write_text("{}")
+    (hollow / "model.safetensors").touch()
+    scope = ["--models", str(hollow), "--tasks", "stdlib-topics", "--job", "timeout_min=2"]
     done = subprocess.run(
         [*command, *scope, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
     assert "trials are missing" in done.stdout, done.stderr
+    assert done.returncode == 1
     rows = ResultLog(tmp_path / LOG).rows()
     assert rows
-    assert all("no-such-backbone" in row["result"]["error"] for row in rows)  # the jobs ran, and said why not
+    assert all("hollow" in row["result"]["error"] for row in rows)  # the jobs ran, and said why not

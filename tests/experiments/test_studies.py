@@ -110,7 +110,7 @@ def folder(tmp_path_factory):
         rows = ResultLog(folder / LOG).rows()
         errors = [r["result"]["error"] for r in rows if "error" in r["result"]]
         assert not errors
-        assert set(left.values()) == {0}
+        assert not any(left.values())
         for name, study in STUDIES.items():
             write_page(name, study, scope_of(name), Known(rows), folder)
         yield folder
@@ -236,7 +236,7 @@ def test_studies_of_generation_are_judged_by_rouge(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "some/text", copy_task())
     scope = Scope(("gpt-1M",), (TaskInfo("some/text", "c", "f", "generation"),), (0,))
     for name, study in studies_of("generation").items():
-        assert run(study, scope, tmp_path, Tiny(), Local(), say=lambda _: None) == 0
+        assert not run(study, scope, tmp_path, Tiny(), Local(), say=lambda _: None)
         rows = ResultLog(tmp_path / LOG).rows()
         write_page(name, study, scope, Known(rows), tmp_path)
         assert json.loads((tmp_path / name / "result.json").read_text())["numbers"], name
