@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, ClassVar
 
 import numpy as np
@@ -80,9 +81,11 @@ class Explanation(Result):
     adapter: tuple[LoRA, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def save_beside(self, folder: Path) -> None:
-        """Write the truncated adapter, where there is one, as PEFT's `truncated/`."""
+        """Write the truncated adapter, where there is one, as PEFT's `truncated/`; else an older one goes."""
         if self.adapter is not None:
             to_peft(*self.adapter, folder / "truncated")
+        elif (folder / self.FILE).exists():
+            rmtree(folder / "truncated", ignore_errors=True)
 
 
 def explain(

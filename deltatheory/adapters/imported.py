@@ -40,10 +40,10 @@ class _WithNorm(nn.Module):
         with _Attached():
             return super().forward(*args, **kwargs)
 
-    def get_weight_norm(self, weight: Tensor, **others: Any) -> Tensor:
+    def get_weight_norm(self, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return ‖W + ΔW‖ by rows, of frozen weights: PEFT would take their transpose for a new parameter."""
         frozen = weight.data if isinstance(weight, nn.Parameter) else weight
-        return super().get_weight_norm(weight=frozen, **others)  # type: ignore[misc]
+        return super().get_weight_norm(frozen, *args, **kwargs)  # type: ignore[misc]
 
 
 class _Seen(Exception):

@@ -15,7 +15,7 @@ from deltatheory.advice.candidates import CANDIDATES, Candidate
 from deltatheory.advice.fits import KernelFit, fitted_delta, kernel_fits
 from deltatheory.advice.lora_ranks import adapter_config
 from deltatheory.advice.result import Advice, Estimate
-from deltatheory.deltas import Delta, LoRA
+from deltatheory.deltas import Delta, LoRA, check_options
 from deltatheory.linearization.error import linearization_error
 from deltatheory.linearization.ridge import FOLDS
 from deltatheory.problems import ClassificationProblem, Problem, Setup, folds
@@ -52,7 +52,7 @@ def advise(
     Args:
         setup: backbone, classification task, head, limits and seed (`Setup.of`). The seed is that of the
             deltas, the examples, the sketches and the bootstrap.
-        candidates: what to compare.
+        candidates: what to compare; of `CANDIDATES` those that have no place in the model are left out.
         max_parameters: budget of tuned numbers.
         max_minutes: budget of training time for `steps` steps.
         steps: of the training that is planned.
@@ -69,10 +69,12 @@ def advise(
     for name, value in {"max_parameters": max_parameters, "max_minutes": max_minutes, **counts}.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name}={value}: must be above 0.")
+    for candidate in candidates:
+        check_options(candidate.method, candidate.options)
     began = time.perf_counter()
     setup = Setup.of(setup)
     setup = setup.replace(train_examples=min(examples, len(setup.task.train)), test_examples=1)
-    deltas = [setup.delta(candidate.method, **candidate.options) for candidate in candidates]
+    candidates, deltas, left_out = _placed(setup, candidates)
     fits, passes = kernel_fits(setup, deltas, on_example)
 
     rng = np.random.default_rng(setup.seed)
@@ -104,7 +106,7 @@ def advise(
         frozen=float(start.solved(start.logits).double().mean()),
         winner=best and best.estimate.label,
         adapter_config=config,
-        findings=findings,
+        findings=findings + left_out,
         passes=passes + setup.head.passes,
         seconds=time.perf_counter() - began,
         provenance={
@@ -121,6 +123,25 @@ def advise(
             },
         },
     )
+
+
+def _placed(setup: Setup, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Delta], list[str]]:
+    """Return the candidates that have a place in the model, their deltas, and a sentence on each other one.
+
+    The usual ones are valid in themselves: what refuses one of them is the model (no biases, too narrow).
+    """
+    placed: list[tuple[Candidate, Delta]] = []
+    left_out = []
+    for candidate in candidates:
+        try:
+            placed.append((candidate, setup.delta(candidate.method, **candidate.options)))
+        except ValueError as error:
+            if candidate not in CANDIDATES:
+                raise
+            left_out.append(f"Left out: {candidate.label} has no place here: {error}")
+    if not placed:
+        raise ValueError(f"candidates: none has a place in {setup.backbone.name!r}. {' '.join(left_out)}")
+    return [candidate for candidate, _ in placed], [delta for _, delta in placed], left_out
 
 
 @dataclass(frozen=True, eq=False)

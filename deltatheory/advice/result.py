@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +12,8 @@ from deltatheory.advice.candidates import Candidate
 from deltatheory.results import Result, write_json
 
 __all__ = ["Advice", "Estimate"]
+
+_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,17 @@ class Advice(Result):
     provenance: dict[str, Any]
 
     def save_beside(self, folder: Path) -> None:
-        """Write `adapter_config.json` for a LoRA winner."""
+        """Write `adapter_config.json` for a LoRA winner; for another, that of older advice goes away."""
+        path = folder / _CONFIG
         if self.adapter_config:
-            write_json(folder / "adapter_config.json", self.adapter_config)
+            write_json(path, self.adapter_config)
+        elif path.exists() and _json(path) == (_json(folder / self.FILE) or {}).get("adapter_config"):
+            path.unlink()
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file; `None` where there is none."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_bytes())
+        return found if isinstance(found, dict) else None
+    return None

@@ -41,6 +41,8 @@ def advise(
     from deltatheory.advice import CANDIDATES, Candidate, advise
 
     given = [one.split() for one in candidate or []]
+    if [] in given:
+        raise ValueError("candidate='': name a delta, with its options, as in 'lora r=8'.")
     with progress_bar(progress, desc="kernels") as bar:
 
         def show(done: int, total: int) -> None:

@@ -388,3 +388,12 @@ def test_the_head_of_a_task_is_left_out_and_named(tmp_path):
     report = explain(at_hand(tmp_path, model=base(), check_name=False))
     assert [m.used for m in report.modules] == [2, 2]
     assert any(f.startswith("Left out: 2 trained tensors") for f in report.findings)
+
+
+def test_the_truncated_adapter_of_an_older_explanation_goes_with_it(tmp_path):
+    backbone = tiny("bert")
+    lora, norms = LoRA(backbone, r=2), make_delta("layernorm", backbone)
+    explain(TrainedAdapter(lora, random_point(lora))).save(tmp_path)
+    assert (tmp_path / "truncated").exists()
+    explain(TrainedAdapter(norms, random_point(norms))).save(tmp_path)
+    assert not (tmp_path / "truncated").exists()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny_models import tiny
 from tiny_problems import toy_task
 
-from deltatheory.advice import Advice, Candidate, advise, ranking
+from deltatheory.advice import CANDIDATES, Advice, Candidate, advise, ranking
 from deltatheory.advice.fits import kernel_fits
 from deltatheory.deltas import make_delta
 from deltatheory.problems import Setup
@@ -111,3 +112,39 @@ def test_a_lora_winner_comes_with_a_configuration_that_peft_loads(tmp_path):
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         advise(setup(16), **{"candidates": QUICK} | options)
+
+
+def test_a_usual_candidate_without_a_place_is_left_out_and_said():
+    """A model without biases, whose window is shorter than the longer prefix."""
+    norm, bitfit, long = (
+        c for c in CANDIDATES if c.method in ("bitfit", "layernorm") or 16 in c.options.values()
+    )
+    setup = Setup(tiny("mistral"), toy_task(2, train=16))
+    found = advise(setup, candidates=[bitfit, norm, long])
+    assert [e.label for e in found.ranked] == ["layernorm"]
+    said = [finding for finding in found.findings if finding.startswith("Left out: ")]
+    assert len(said) == 2
+    assert said[0].startswith("Left out: bitfit has no place here: backbone='tiny-mistral': has no bias;")
+    with pytest.raises(
+        ValueError, match=r"candidates: none has a place in 'tiny-mistral'\. Left out: bitfit"
+    ):
+        advise(setup, candidates=[bitfit])
+    with pytest.raises(ValueError, match="r=99: must lie in"):  # one that somebody chose is refused
+        advise(setup, candidates=[norm, Candidate("lora", {"r": 99})])
+
+
+def test_a_candidate_with_a_bad_option_is_refused_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="option r='x': the delta 'lora' takes int"):
+        advise({"model": "nothing/here"}, candidates=[Candidate("lora", {"r": "x"})])
+
+
+def test_the_configuration_of_older_advice_goes_with_it(tmp_path, result):
+    lora, other = replace(result, adapter_config={"r": 2}), replace(result, adapter_config=None)
+    path = tmp_path / "adapter_config.json"
+    lora.save(tmp_path)
+    other.save(tmp_path)
+    assert not path.exists()
+    lora.save(tmp_path)
+    path.write_text('{"r": 3}')  # somebody's own
+    other.save(tmp_path)
+    assert path.exists()
