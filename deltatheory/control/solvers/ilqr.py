@@ -32,6 +32,7 @@ _REMEDIES = {  # from the best to the worst
         "and give the controls a positive cost if the cost has no lower bound"
     ),
 }
+_ROUNDING = 1e-14  # the least tolerance
 _MOST = 1e12  # largest regularization, in its units; largest gain, in first costs
 
 
@@ -41,14 +42,18 @@ class SecondOrderShooting(Solver):
 
     The value is the controls (T, m), or (b, T, m) for b initial states; the rows of the history have the mean
     cost over them. `details`: states, costates and the gradient ∂J/∂u at the controls returned, the gains of
-    the feedback around them, the largest entry of the (projected) gradient, iterations and status of each
-    problem; with exact second derivatives also whether the (unconstrained) problem has a strict minimum
-    there: a saddle, such as a symmetric start leads to, has not.
+    the feedback around them, the stationarity (the largest entry of the projected derivative in a control
+    where those after it follow the gains), iterations and status of each problem; with exact second
+    derivatives also whether the (unconstrained) problem has a strict minimum there: a saddle, such as a
+    symmetric start leads to, has not.
 
     Attributes:
         steps: backward passes at most.
-        tolerance: a problem is done when its quadratic model promises to lower the cost by less than this
-            share of it, at no more than the first regularization.
+        tolerance: a problem is done when its quadratic model, at no more than the first regularization,
+            promises to lower the cost by less than this share of it: ½gᵀH⁻¹g, which bounds let out where
+            they hold. The cost counts as Σ|ℓ_t| + |Φ|, or as what its first two derivatives make of the
+            states and controls where that is less (an offset says nothing), both along the present
+            trajectory.
         step_sizes: how many steps 1, ½, ¼, ... are tried, all in one rollout.
         regularization: first weight μ of ½ μ |δu|², in units of the mean second derivative of the running
             cost in the controls; a factor of 10 down after a full step, up after none.
@@ -119,6 +124,7 @@ class _Trajectories:
                 self.X[t + 1] = system.advance(t, self.X[t], self.U[t])
             self.J = system.costs(self.X, self.U)
         self.first = np.abs(self.J)
+        self.relaxed = np.zeros(len(x0), dtype=bool)
         self.mu = np.full((len(settings._exact), len(x0)), settings.regularization)
         self.iterations = np.zeros(len(x0), dtype=int)
         self.finite = np.isfinite(self.X).all((0, 2)) & np.isfinite(self.J)
@@ -161,14 +167,17 @@ class _Trajectories:
         self.iterations[active] += 1
 
         promise = -0.5 * backward.values[0, ..., 0, 0]
-        small = promise <= np.maximum(
-            settings.tolerance * np.abs(J), settings.tolerance**2 * self.first[active]
-        )
-        done = (usable & small & (mu <= settings.regularization)).any(0)
+        tolerance, size = max(settings.tolerance, _ROUNDING), _size(model, X, U)
+        scale = np.minimum(self.system.magnitude(X, U), size) + tolerance * size
+        small = usable & (promise <= tolerance * scale)
+        done = (small & (mu <= settings.regularization)).any(0)
+        # Where so little is promised nothing may be left to lower: ask once at the first regularization.
+        resting = ~better & small.any(0) & ~done & ~self.relaxed[active]
+        self.relaxed[active] = (self.relaxed[active] | resting) & ~better
         lost = ~(np.isfinite(model.F).all((0, 2, 3)) & np.isfinite(model.hessian).all((0, 2, 3)))
         lost |= self.J[active] < -_MOST * (1 + self.first[active])  # unbounded below
         mu = np.where(lower & (step <= 1), mu / 10, np.where(lower & (step <= 3), mu, mu * 10))
-        mu = mu.clip(settings.regularization * 1e-3, _MOST)
+        mu = np.where(resting, settings.regularization, mu.clip(settings.regularization * 1e-3, _MOST))
         stuck = ~better & (mu >= _MOST).all(0)
         self.mu[:, active] = mu
         for where, status in (
@@ -193,9 +202,12 @@ class _Trajectories:
             gradient = model.gradient[..., self.n :]
             gradient = gradient + (costates[1:, :, None, :] @ model.F[..., self.n :])[..., 0, :]
             backward = self._backward(self.X, self.U, model, np.zeros_like(self.mu))
-        stalled, indefinite = self.status == Status.STALLED, ~np.all(backward.definite, axis=0).any(0)
-        self.status[stalled & indefinite] = Status.ILL_CONDITIONED
-        projected = self.U - self._clipped(self.U - gradient)
+        definite = np.all(backward.definite, axis=0)
+        self.status[(self.status == Status.STALLED) & ~definite.any(0)] = Status.ILL_CONDITIONED
+        # Where later controls follow the gains: the gradient's rounding grows as an unstable system does.
+        slope = backward.stages[:, definite.argmax(0), np.arange(len(self.J)), 0, 1 + self.n :]
+        slope = np.where(definite.any(0)[:, None], slope, gradient)
+        projected = self.U - self._clipped(self.U - slope)
         worst = max(self.status, key=list(_REMEDIES).index)
         failed = int((self.status != Status.CONVERGED).sum())
         remedy = _REMEDIES[worst]
@@ -271,6 +283,24 @@ class _Trajectories:
     def _clipped(self, U: ndarray) -> ndarray:
         limits = self.system.control_limits
         return U.copy() if limits is None else np.clip(U, *limits)
+
+
+def _size(model: Expansion, X: ndarray, U: ndarray) -> ndarray:
+    """Return Σ |∇ℓ|·z + ½ zᵀ|∇²ℓ|z and the same of Φ, (b,), at z = (|x|, |u|).
+
+    A state is no smaller than the terms that it is a sum of, |A||x| + |B||u|: one that is brought to 0 counts
+    as what rounding is relative to.
+    """
+    z = np.abs(np.concatenate([X[:-1], U], -1))
+    X = np.abs(X)
+    X[1:] = np.maximum(X[1:], (np.abs(model.F) @ z[..., None])[..., 0])
+    z[..., : X.shape[-1]] = X[:-1]
+
+    def total(z: ndarray, gradient: ndarray, hessian: ndarray) -> ndarray:
+        return (z * (np.abs(gradient) + 0.5 * (np.abs(hessian) @ z[..., None])[..., 0])).sum(-1)
+
+    running = total(z, model.gradient, model.hessian).sum(0)
+    return running + total(X[-1], model.terminal_gradient, model.terminal_hessian)
 
 
 def _costates(model: Expansion) -> ndarray:

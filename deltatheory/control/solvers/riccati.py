@@ -290,15 +290,18 @@ def _solve(H: ndarray, right: ndarray) -> ndarray:
     """Return H⁻¹ right; zero where H is singular or not finite (its pivots say so)."""
     if H.shape[-1] == 1:
         return np.divide(right, H, out=np.zeros_like(right), where=np.isfinite(H) & (H != 0))
-    usable = np.isfinite(H).all((-1, -2)) & (np.linalg.det(H) != 0)
-    H = np.where(usable[..., None, None], H, np.eye(H.shape[-1]))
-    return np.linalg.solve(H, np.where(usable[..., None, None], right, 0.0))
+    finite, identity = np.isfinite(H).all((-1, -2), keepdims=True), np.eye(H.shape[-1])
+    H = np.where(finite, H, identity)
+    sign = np.linalg.slogdet(H)[0]  # a determinant underflows
+    usable = finite & np.expand_dims(sign != 0, (-2, -1))
+    H = np.where(usable, H, identity)
+    return np.linalg.solve(H, np.where(usable, right, 0.0))
 
 
 def _bounded(stage: ndarray, n1: int, low: ndarray, high: ndarray) -> tuple[ndarray, ndarray]:
     """Return the gains [k K] of one stage under bounds, and the value matrix they lead to."""
     H, right = stage[..., n1:, n1:], stage[..., n1:, :n1]
-    k, free = box_qp(H, right[..., 0], low, high)
+    k, free = _box_qp(H, right[..., 0], low, high)
     gains = -_solve(_restricted(H, free), np.where(free[..., None], right, 0.0))
     gains[..., 0] = k
     closed = np.concatenate([np.broadcast_to(np.eye(n1), (*stage.shape[:-2], n1, n1)), gains], axis=-2)
@@ -321,9 +324,10 @@ def box_qp(
 ) -> tuple[Float[ndarray, "*b m"], Bool[ndarray, "*b m"]]:
     """Minimize ½uᵀHu + gᵀu over low ≤ u ≤ high for a batch, H positive definite, by projected Newton.
 
-    Newton steps in the free coordinates, projected on the box, with a line search along the projection
-    (Bertsekas, 1982; Tassa, Mansard & Todorov, 2014, section III-B). Finite: it stops when the set of free
-    coordinates is right and the step is exact.
+    Each iteration takes the lowest point on two projected paths, the Newton step's in the free coordinates
+    (Bertsekas, 1982; Tassa, Mansard & Todorov, 2014, section III-B) and the gradient's, which alone would
+    converge (Moré & Toraldo, 1991): every path is searched exactly, piece by piece. So only an optimum, or
+    rounding, ends it.
 
     >>> u, free = box_qp(np.eye(2), np.array([-3.0, 0.5]), np.full(2, -1.0), np.full(2, 1.0))
     >>> u.tolist(), free.tolist()  # the free minimum (3, -0.5), each coordinate brought into the box
@@ -334,28 +338,79 @@ def box_qp(
         g: gradients at u = 0.
         low: lowest u.
         high: highest u.
-        max_iterations: Newton steps.
+        max_iterations: pairs of paths; three to six are usual.
 
     Returns:
         u, and which coordinates are free of their bounds (bool).
+
+    Raises:
+        ValueError: for entries that are not finite, an H that is not positive definite, or a low above high.
     """
+    for name, value in (("H", H), ("g", g)):
+        _finite(name, value)
+    if not (np.linalg.eigvalsh(H)[..., 0] > 0).all():
+        raise ValueError("H: it is not positive definite, so that no u is the lowest.")
+    if not (low <= high).all():
+        raise ValueError("low: it is above high, so that no u lies between.")
+    return _box_qp(H, g, low, high, max_iterations)
+
+
+def _box_qp(
+    H: ndarray, g: ndarray, low: ndarray, high: ndarray, max_iterations: int = 50
+) -> tuple[ndarray, ndarray]:
+    """As `box_qp`; where H is not finite or not definite, u means nothing."""
     if H.shape[-1] == 1:
         u = np.clip(-g / H[..., 0], low, high)
         return u, (low < u) & (u < high)
-    sizes = 0.5 ** np.arange(10).reshape(-1, *[1] * g.ndim)
+    low, high = np.broadcast_to(low, g.shape), np.broadcast_to(high, g.shape)
     u = np.clip(-_solve(H, g[..., None])[..., 0], low, high)
-    for _ in range(max_iterations):
+    for iteration in range(max_iterations + 1):
         gradient = g + (H @ u[..., None])[..., 0]
         free = ~((u <= low) & (gradient > 0) | (u >= high) & (gradient < 0))
-        step = -_solve(_restricted(H, free), np.where(free, gradient, 0.0)[..., None])[..., 0]
-        points = np.clip(u + sizes * step, low, high)  # exactly on a bound, or a coordinate jams next to it
-        path = points - u
-        change = (path * (gradient + 0.5 * (H @ path[..., None])[..., 0])).sum(-1)
-        best = np.take_along_axis(points, change.argmin(0)[None, ..., None], 0)[0]
-        before, u = u, np.where((change.min(0) < 0)[..., None], best, u)
-        if (np.abs(u - before) <= 1e-14 * (1 + np.abs(u))).all():
+        if iteration == max_iterations:
             break
+        downhill = np.where(free, -gradient, 0.0)
+        newton = _solve(_restricted(H, free), downhill[..., None])[..., 0]
+        if not (np.abs(np.clip(u + newton, low, high) - u) > 1e-14 * (1 + np.abs(u))).any():
+            break
+        paths = [_lowest_on_path(H, gradient, u, step, low, high) for step in (newton, downhill)]
+        change, points = (np.stack(part) for part in zip(*paths, strict=True))
+        lowest = np.take_along_axis(points, change.argmin(0)[None, ..., None], 0)[0]
+        if not (lower := change.min(0) < 0).any():
+            break
+        u = np.where(lower[..., None], lowest, u)
     return u, free
+
+
+def _lowest_on_path(
+    H: ndarray, gradient: ndarray, u: ndarray, step: ndarray, low: ndarray, high: ndarray
+) -> tuple[ndarray, ndarray]:
+    """Return by how much ½uᵀHu + gᵀu changes to its lowest point on s ↦ clip(u + s step), and that point.
+
+    The path is straight between the sizes s at which a coordinate reaches its bound; on each piece the
+    minimum is that of a parabola.
+    """
+    wall = np.where(step > 0, high, low)
+    hits = np.divide(wall - u, step, out=np.full(u.shape, np.inf), where=step != 0)
+    sizes = np.concatenate([np.zeros((*hits.shape[:-1], 1)), np.sort(hits, -1)], -1)
+    sizes = np.where(np.isfinite(sizes), sizes, 0.0)  # a piece that does not exist is the first one again
+    moving = np.where(hits[..., None, :] > sizes[..., None], step[..., None, :], 0.0)
+    offsets = np.where(  # exactly on a bound, or a coordinate jams next to it
+        hits[..., None, :] > sizes[..., None], sizes[..., None] * step[..., None, :], (wall - u)[..., None, :]
+    )
+    slope = (moving * (gradient[..., None, :] + offsets @ H)).sum(-1)
+    curvature = (moving * (moving @ H)).sum(-1)
+    length = np.divide(-slope, curvature, out=np.zeros_like(slope), where=(slope < 0) & (curvature > 0))
+    points = np.clip(
+        u[..., None, :] + offsets + length[..., None] * moving, low[..., None, :], high[..., None, :]
+    )
+    path = points - u[..., None, :]
+    change = (path * (gradient[..., None, :] + 0.5 * path @ H)).sum(-1)
+    best = change.argmin(-1)[..., None]
+    return (
+        np.take_along_axis(change, best, -1)[..., 0],
+        np.take_along_axis(points, best[..., None], -2)[..., 0, :],
+    )
 
 
 def _finite(name: str, value: Any) -> ndarray:

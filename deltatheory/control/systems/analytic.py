@@ -155,6 +155,11 @@ class AnalyticSystem(System):
         running = self._running(self._times(controls.ndim - 1), states[:-1], controls)
         return running.sum(0) + self._terminal(states[-1])
 
+    def magnitude(self, states: ndarray, controls: ndarray) -> Any:
+        """Return Σ|ℓ_t| + |Φ| of each trajectory, as `costs`."""
+        running = self._running(self._times(controls.ndim - 1), states[:-1], controls)
+        return np.abs(running).sum(0) + np.abs(self._terminal(states[-1]))
+
     def expand(self, states: ndarray, controls: ndarray) -> Expansion:
         """Return the quadratic model along trajectories (T + 1, b, n), (T, b, m), all steps at once."""
         t = self._times(2)

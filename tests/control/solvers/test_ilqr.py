@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+import torch
+from scipy.optimize import lsq_linear, minimize
 
 from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.ilqr import DDP, ILQR
@@ -225,3 +226,193 @@ def test_each_step_is_reported():
     rows = []
     found = ILQR().solve(pendulum(horizon=10), on_step=rows.append)
     assert rows == found.history
+
+
+# Statuses that are true --------------------------------------------------------------------------------
+
+
+def linear(A, B, Q, R, r, x0, horizon, limit=np.inf) -> AnalyticSystem:
+    """x' = Ax + Bu at ½xᵀQx + ½uᵀRu + rᵀu a step and ½xᵀQx at the end, |u| <= limit, with its derivatives."""
+    n, m = B.shape
+    F, L, c = np.hstack([A, B]), np.zeros((n + m, n + m)), np.concatenate([np.zeros(n), r])
+    L[:n, :n], L[n:, n:] = Q, R
+
+    def running(t, x, u):
+        z = np.concatenate([x, u], -1)
+        return 0.5 * ((z @ L) * z).sum(-1) + z @ c
+
+    def of_running(t, x, u):
+        z = np.concatenate([x, u], -1)
+        return z @ L + c, np.broadcast_to(L, (*z.shape, n + m))
+
+    derivatives = Derivatives(
+        lambda t, x, u: np.broadcast_to(F, (*x.shape[:-1], *F.shape)),
+        of_running,
+        lambda x: (x @ Q, np.broadcast_to(Q, (*x.shape, n))),
+        lambda t, x, u, p: np.zeros((*x.shape[:-1], n + m, n + m)),
+    )
+    return AnalyticSystem(
+        lambda t, x, u: x @ A.T + u @ B.T,
+        running,
+        lambda x: 0.5 * ((x @ Q) * x).sum(-1),
+        x0,
+        horizon,
+        m,
+        derivatives=derivatives,
+        control_limits=(-limit, limit),
+    )
+
+
+def condensed(A, B, Q, R, r, x0, horizon, limit) -> float:
+    """The optimum of the same as one bounded least-squares problem in all controls, by scipy."""
+    n, m = B.shape
+    maps, free, x = np.zeros((horizon, n, horizon, m)), [], x0
+    for t in range(horizon):
+        x = A @ x
+        free.append(x)
+        for s in range(t + 1):
+            maps[t, :, s] = np.linalg.matrix_power(A, t - s) @ B
+    state, control = (np.kron(np.eye(horizon), np.linalg.cholesky(M).T) for M in (Q, R))
+    pull = np.linalg.solve(control.T, np.tile(r, horizon))
+    rows = np.vstack([state @ maps.reshape(horizon * n, horizon * m), control])
+    right = np.concatenate([-state @ np.concatenate(free), -pull])
+    found = lsq_linear(rows, right, (-limit, limit), "bvls", tol=1e-15, max_iter=10_000)
+    return found.cost + 0.5 * x0 @ Q @ x0 - 0.5 * pull @ pull
+
+
+def random_linear(seed):
+    """Unstable or not, stiff or not, correlated controls, over scales of states, controls and costs."""
+    rng = np.random.default_rng(seed)
+    n, m, horizon = (int(rng.integers(1, most)) for most in (4, 5, 7))
+
+    def definite(size, condition):
+        basis = np.linalg.qr(rng.standard_normal((size, size)))[0]
+        return (basis * condition ** -rng.uniform(0, 1, size)) @ basis.T
+
+    A = rng.choice([0.3, 1.0, 2.0]) * rng.standard_normal((n, n))
+    B = 10 ** rng.uniform(-2, 2) * rng.standard_normal((n, m))
+    R = 10 ** rng.uniform(-3, 3) * definite(m, rng.choice([1.0, 1e2, 1e4]))
+    r, x0 = (10 ** rng.uniform(-3, 2) * rng.standard_normal(size) for size in (m, n))
+    return A, B, definite(n, 1e2), R, r, x0, horizon, 10 ** rng.uniform(-2, 2)
+
+
+@pytest.mark.parametrize("solver", [ILQR(steps=100), DDP(steps=100)], ids=["ilqr", "ddp"])
+def test_converged_is_the_optimum_of_scipy(solver):
+    converged = 0
+    for seed in range(60):
+        data = random_linear(seed)
+        found = solver.solve(linear(*data))
+        if found.status is Status.CONVERGED:
+            assert found.cost == pytest.approx(condensed(*data), rel=1e-7), seed
+            converged += 1
+    assert converged >= 57
+
+
+@pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
+@pytest.mark.parametrize(("rate", "horizon"), [(1.2, 100), (2.0, 200)])
+def test_the_cost_of_an_unstable_start_is_no_scale(solver, rate, horizon):
+    """At u = 0 it is up to 1e120, of which a share of 1e-18 is far above the optimum."""
+    A, B, one = np.array([[rate, 0.1], [0.0, rate]]), np.array([[0.0], [1.0]]), np.ones(2)
+    found = solver.solve(linear(A, B, np.eye(2), np.eye(1), np.zeros(1), one, horizon))
+    exact = lqr(A, B, np.eye(2), np.eye(1), terminal=np.eye(2), horizon=horizon)
+    assert found.status is Status.CONVERGED
+    assert found.cost == pytest.approx(exact.cost(one), rel=1e-9)
+    assert found.details["stationarity"] < 1e-7  # its own derivative would be rounding times 2^200
+
+
+def joined(x, *columns):
+    return namespace(x).stack(columns, -1)
+
+
+def double_well():
+    return AnalyticSystem(
+        lambda t, x, u: joined(x, x[..., 0] + 0.1 * x[..., 1], x[..., 1] + 0.1 * u[..., 0]),
+        lambda t, x, u: 0.05 * u[..., 0] ** 2 + 0 * x[..., 0],
+        lambda x: 10 * (x[..., 0] ** 2 - 1) ** 2 + x[..., 1] ** 2 + 0.5 * x[..., 0],
+        [0.0, 0.0],
+        30,
+        1,
+    )
+
+
+def van_der_pol():
+    return AnalyticSystem(
+        lambda t, x, u: joined(
+            x,
+            x[..., 0] + 0.25 * ((1 - x[..., 1] ** 2) * x[..., 0] - x[..., 1] + u[..., 0]),
+            x[..., 1] + 0.25 * x[..., 0],
+        ),
+        lambda t, x, u: 0.25 * ((x * x).sum(-1) + u[..., 0] ** 2),
+        lambda x: 0 * x[..., 0],
+        [0.0, 1.0],
+        40,
+        1,
+        control_limits=(-1.0, 1.0),
+    )
+
+
+def reached_for_nothing():
+    """The cost at the optimum is 0: no share of it is positive."""
+    return AnalyticSystem(
+        lambda t, x, u: x + namespace(u).sin(u),
+        lambda t, x, u: 0 * u[..., 0],
+        lambda x: (x[..., 0] - 1.3) ** 2,
+        [0.0],
+        3,
+        1,
+    )
+
+
+def offset():
+    """A constant in the cost makes its share larger than all that there is to gain."""
+    return AnalyticSystem(
+        lambda t, x, u: x + u - 0.1 * x * x * x,
+        lambda t, x, u: 1e9 + 0.5 * (u * u).sum(-1),
+        lambda x: (x * x).sum(-1),
+        [0.01],
+        5,
+        1,
+    )
+
+
+@pytest.mark.parametrize("solver", [ILQR(steps=100), DDP(steps=100)], ids=["ilqr", "ddp"])
+@pytest.mark.parametrize("make", [double_well, van_der_pol, reached_for_nothing, offset])
+def test_an_optimum_is_not_called_stalled_nor_another_point_an_optimum(make, solver):
+    system = make()
+    found = solver.solve(system)
+    assert found.status is Status.CONVERGED
+    assert found.details["stationarity"] < 1e-5
+    again = solver.solve(system, start=found.value)
+    assert again.status is Status.CONVERGED
+    assert again.details["iterations"] == 1
+
+
+@pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
+def test_correlated_controls_at_their_bounds(solver):
+    """The box-constrained problem whose old solution had a projected gradient of .044."""
+    H = np.array(
+        [
+            [0.19599601, 0.08920346, 0.06931033],
+            [0.08920346, 0.76306521, 0.40141569],
+            [0.06931033, 0.40141569, 0.2568463],
+        ]
+    )
+    g = np.array([-0.47065938, -0.17281994, -0.1700147])
+
+    def running(t, x, u):
+        h, q = (torch.from_numpy(H), torch.from_numpy(g)) if isinstance(u, torch.Tensor) else (H, g)
+        return 0.5 * ((u @ h) * u).sum(-1) + (u * q).sum(-1)
+
+    system = AnalyticSystem(
+        lambda t, x, u: x + 0 * u[..., :1],
+        running,
+        lambda x: 0 * x[..., 0],
+        [0.0],
+        1,
+        3,
+        control_limits=(-1.0, 1.0),
+    )
+    found = solver.solve(system)
+    assert found.status is Status.CONVERGED
+    assert found.details["stationarity"] < 1e-12
+    np.testing.assert_allclose(found.value, [[1.0, -0.41647713, 1.0]], atol=1e-8)

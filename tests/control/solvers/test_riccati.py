@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import solve_discrete_are
+from scipy.optimize import lsq_linear
 
 from deltatheory import autodiff
 from deltatheory.control.solvers.base import Status
@@ -267,3 +268,45 @@ def test_box_qp_satisfies_the_optimality_conditions(m):
     clipped = np.clip(-np.linalg.solve(H, gradient[..., None])[..., 0], low, high)  # mutant: clip and be done
     slope = gradient + (H @ clipped[..., None])[..., 0]
     assert m == 1 or np.abs(clipped - np.clip(clipped - slope, low, high)).max() > 0.1
+
+
+def optimality(H, g, u, low, high):
+    """The largest derivative that neither vanishes nor points out of the box, relative to its terms."""
+    slope = g + (H @ u[..., None])[..., 0]
+    held = (u <= low) & (slope > 0) | (u >= high) & (slope < 0)
+    terms = np.abs(g) + (np.abs(H) @ np.abs(u)[..., None])[..., 0]
+    return np.where(held, 0, np.abs(slope)).max(-1) / terms.max(-1)
+
+
+@pytest.mark.parametrize(("m", "count"), [(3, 1500), (8, 400), (100, 2)])
+@pytest.mark.parametrize("condition", [1e1, 1e4, 1e8])
+def test_box_qp_with_correlated_controls(m, count, condition):
+    """A line search that ends before the first bound of the path leaves such problems where they are."""
+    rng = np.random.default_rng(m)
+    basis = np.linalg.qr(rng.standard_normal((count, m, m)))[0]
+    values = condition ** -rng.uniform(0, 1, (count, m))
+    H = (basis * values[:, None]) @ basis.swapaxes(-1, -2)
+    g = rng.standard_normal((count, m)) * np.exp(rng.uniform(-3, 1, (count, 1)))
+    low, high = -rng.uniform(0.5, 1, (count, m)), rng.uniform(0.5, 1, (count, m))
+    u, free = box_qp(H, g, low, high)
+    assert optimality(H, g, u, low, high).max() < 1e-13
+    assert (free == ((low < u) & (u < high))).all()
+    root = np.linalg.cholesky(H[0]).T
+    found = lsq_linear(root, np.linalg.solve(root.T, -g[0]), (low[0], high[0]), "bvls", tol=1e-14)
+    np.testing.assert_allclose(u[0], found.x, atol=1e-15 * condition + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"H": np.full((3, 3), np.nan)}, "H: it has NaN"),
+        ({"g": np.full(3, np.inf)}, "g: it has NaN or infinite"),
+        ({"H": -np.eye(3)}, "H: it is not positive definite"),
+        ({"low": np.ones(3)}, "low: it is above high"),
+        ({"low": np.full(3, np.nan)}, "low: it is above high"),
+    ],
+)
+def test_box_qp_of_no_problem_is_refused(changes, message):
+    problem = {"H": np.eye(3), "g": np.ones(3), "low": -np.ones(3), "high": np.zeros(3)}
+    with pytest.raises(ValueError, match=message):
+        box_qp(**problem | changes)
