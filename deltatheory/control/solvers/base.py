@@ -117,6 +117,7 @@ class SolverRun:
         exact: whether the last cost was exact.
         history: so far.
         details: for the solution.
+        scale: what residuals are measured by; `None` until the solver knows.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class SolverRun:
         self.value, self.cost, self.exact = value, math.inf, True
         self.history: list[dict[str, Any]] = []
         self.details: dict[str, Any] = {}
+        self.scale: float | None = None
         self._solver, self._posed, self._on_step, self._watch = solver, posed, on_step, watch
         self._before, self._began = posed.passes, time.perf_counter()
 

@@ -28,6 +28,7 @@ _RANK = 1e-10  # eigenvalues of W below this share of the largest count as zero
 _SHORTEST = 1e-6  # step of the line search
 _SUFFICIENT = 0.1  # least ratio of actual to predicted decrease
 _LARGEST_PENALTY = 1e6
+_CONE = 1e-8  # Clarabel's gap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ class MinimumEnergy(DeltaSolver):
 
     At δ_k with outputs y and rows J the linear problem min ½|δ|², y + J(δ - δ_k) = z has the solution
     δ = Jᵀα, W α = z - y + J δ_k with W = J Jᵀ, if that lies in the range of W (Kalman's minimum energy). A
-    line search on ½|δ|² + ρ Σ|y - z| makes steps safe. Converged where the largest miss and the change of δ
-    are both below `tolerance`, relative to 1 + |z| and 1 + |δ|.
+    line search on ½|δ|² + ρ Σ|y - z| makes steps safe. Converged where the largest miss is below `tolerance`
+    times 1 + |z| (outputs are in nats) and the change of δ below `tolerance` times |δ|.
 
     Attributes:
         targets: z, one number for all outputs or shape (n, k).
@@ -85,7 +86,9 @@ class MinimumEnergy(DeltaSolver):
                 stationarity=float((delta.double() - rows.T @ alpha).norm()),
                 miss=largest,
             )
-            small = float(step.norm()) <= self.tolerance * (1 + float(delta.norm()))
+            small = float(step.norm()) <= self.tolerance * max(
+                float(delta.norm()), float((delta + step).norm())
+            )
             if small and largest <= self.tolerance * (1 + float(targets.abs().max())):
                 return Status.CONVERGED, ""
             penalty = max(penalty, 2 * float(alpha.abs().max()))
@@ -195,8 +198,9 @@ class Constrained(DeltaSolver):
     every iterate. Only the span of the rows and the bounds' centres within each cell of coordinates that no
     bound separates can lower the objective, so the program is solved in those few directions.
 
-    Converged where the predicted decrease is below `tolerance` times 1 + merit; then a target that is missed
-    by more than √tolerance makes the problem infeasible, as far as linearizations tell.
+    Converged where the predicted decrease is below `tolerance` times the merit (½|δ|² plus the penalty), or
+    what the cone solver leaves; then a target that is missed by more than `tolerance` times 1 + |κ| makes the
+    problem infeasible, as far as linearizations tell.
 
     Attributes:
         margin: κ.
@@ -260,8 +264,8 @@ class Constrained(DeltaSolver):
             merit = price + penalty * float((self.margin - values).clamp(min=0).sum())
             inside = all(bound.excess(delta) <= self.tolerance * (1 + bound.radius) for bound in self.bounds)
             predicted = merit - promised
-            if inside and predicted <= self.tolerance * (1 + merit):
-                if short <= math.sqrt(self.tolerance):
+            if inside and predicted <= self.tolerance * merit + _CONE:
+                if short <= self.tolerance * (1 + abs(self.margin)):
                     return Status.CONVERGED, ""
                 if penalty < _LARGEST_PENALTY:
                     penalty *= 10

@@ -54,15 +54,14 @@ def descend(
         batch_size: examples a step; `None` for all.
         seed: of the order of mini-batches.
     """
-    count, norms = objective.examples, []
+    count = objective.examples
     recent: deque[tuple[float, float]] = deque(maxlen=1 if batch_size is None else -(-count // batch_size))
     for positions in batches(objective, batch_size, seed):
         cost, metric, gradient = objective.gradient(delta, positions)
         recent.append((cost, metric))
         cost, metric = (sum(column) / len(recent) for column in zip(*recent, strict=True))
         run.record(delta, cost, exact=positions is None, metric=metric)
-        norms.append(float(gradient.norm()))
-        if positions is None and (end := solver.settled(norms)):
+        if positions is None and (end := solver.settled(objective, run, float(gradient.norm()))):
             return end
         if solver.over(run):
             return Status.BUDGET, _SPENT
@@ -141,13 +140,14 @@ class LBFGS(Minimizer):
 
     def _descend(self, objective: Objective, run: SolverRun) -> tuple[Status, str]:
         delta = run.value.clone()
-        norms: list[float] = []
+        end: list[tuple[Status, str]] = []
 
         def closure() -> Tensor:
             cost, metric, delta.grad = objective.gradient(delta)
             run.record(delta, cost, metric=metric)
-            norms.append(float(delta.grad.norm()))
-            if self.settled(norms) or self.over(run):
+            if settled := self.settled(objective, run, float(delta.grad.norm())):
+                end.append(settled)
+            if end or self.over(run):
                 raise _RunOver
             return torch.tensor(cost, dtype=torch.float64)
 
@@ -163,5 +163,5 @@ class LBFGS(Minimizer):
         try:
             optimizer.step(closure)
         except _RunOver:
-            return self.settled(norms) or (Status.BUDGET, "raise the budget, or take another solver")
+            return end[0] if end else (Status.BUDGET, "raise the budget, or take another solver")
         return Status.STALLED, "the line search found nothing lower: take float64, or another solver"

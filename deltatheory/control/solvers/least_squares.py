@@ -138,7 +138,7 @@ class GaussNewton(Minimizer):
         if side == "auto":
             side = "primal" if len(run.value) <= count else "dual"
         base = trial = run.value
-        damping, growth, rejected, norms = 0.0, 2.0, 0, []
+        damping, growth, rejected = 0.0, 2.0, 0
         ratios: deque[float] = deque(maxlen=round(2 / share))
         for positions in batches(objective, self.batch_size, self.seed):
             chosen = torch.arange(count) if positions is None else torch.tensor(positions)
@@ -161,8 +161,8 @@ class GaussNewton(Minimizer):
             if rejected > _REJECTED:
                 return Status.STALLED, "no step lowers the objective: take float64, or an exact derivative"
             if positions is None:
-                norms.append(model.gradient_norm(base, self.energy_weight))
-                if end := self.settled(norms):
+                norm = model.gradient_norm(base, self.energy_weight)
+                if end := self.settled(objective, run, norm):
                     return end
             elif not damping > 0:  # NaN where no margin of the batch moves
                 return NO_GRADIENT

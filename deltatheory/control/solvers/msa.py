@@ -240,7 +240,9 @@ class SuccessiveApproximations(Solver):
 
     The value of a network is δ, that of another system its controls. `details["residuals"]` are those of
     `maximum_principle` at the value. Converged where the largest residual of stationarity is below
-    `tolerance` times that at the start.
+    `tolerance` times that at zero controls (at the start where that vanishes), and, under a running cost,
+    times |∂ℓ_t/∂u| + |Bᵀp|, the two terms that cancel in it: an unstable system is far from any optimum at
+    zero.
 
     Attributes:
         bounds: U, the lowest and highest value of every entry of u_t; `None` for no bounds. A start is
@@ -276,7 +278,12 @@ class SuccessiveApproximations(Solver):
         """Return the sweep at changed controls; `run` itself where no change is found."""
 
     def _solve(self, posed: System, run: SolverRun) -> tuple[Status, str]:
-        now = sweep(posed, [projected(u, self.bounds) for u in posed.split(run.value)])
+        start, zero = (
+            [projected(u, self.bounds) for u in u0] for u0 in (posed.split(run.value), posed.zero_controls())
+        )
+        now = sweep(posed, start)
+        if not all(map(torch.equal, start, zero)):
+            run.scale = max(self._residuals(posed, sweep(posed, zero)))
         memory: dict[str, Any] = {}
         while True:
             cost, residuals = float(now.trajectory.cost), self._residuals(posed, now)
@@ -288,20 +295,33 @@ class SuccessiveApproximations(Solver):
             run.record(posed.value_of(now.trajectory.controls), cost, residual=max(residuals), **memory)
             if posed.examples and run.history[0]["residual"] == 0:
                 return NO_GRADIENT
-            if end := self._end(run):
+            run.scale = run.scale or run.history[0]["residual"]
+            if end := self._end(posed, now, run):
                 return end
             previous, now = now, self._next(posed, now, memory)
             if now is previous:
                 return Status.STALLED, _STALLED
 
+    def _terms(self, system: System, run: Sweep) -> float:
+        """Return the largest |∂ℓ_t/∂u| + |Bᵀp|; infinity where no running cost pulls at a control."""
+        x, us = run.trajectory.states, run.trajectory.controls
+        own = [
+            autodiff.grad(lambda v, t=t: system.running_cost(t, x[t], v), u).detach()
+            for t, u in enumerate(us)
+        ]
+        if not any(bool(pull.any()) for pull in own):
+            return math.inf
+        return max(float(pull.norm() + (g - pull).norm()) for pull, g in zip(own, run.gradients, strict=True))
+
     def _residuals(self, system: System, run: Sweep) -> list[float]:
         pairs = zip(run.trajectory.controls, system.reduced(run.gradients), strict=True)
         return [float((u - projected(u - g, self.bounds)).norm()) for u, g in pairs]
 
-    def _end(self, run: SolverRun) -> tuple[Status, str] | None:
+    def _end(self, system: System, now: Sweep, run: SolverRun) -> tuple[Status, str] | None:
         first, last = run.history[0], run.history[-1]
         reached = self.target is not None and last["cost"] <= self.target
-        if reached or last["residual"] <= self.tolerance * first["residual"]:
+        small = last["residual"] <= self.tolerance * (run.scale or 0.0)
+        if reached or (small and last["residual"] <= self.tolerance * self._terms(system, now)):
             return Status.CONVERGED, ""
         if not run.spent:
             return None

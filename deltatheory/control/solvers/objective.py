@@ -184,8 +184,9 @@ class DeltaSolver(Solver):
 class Minimizer(DeltaSolver):
     """Minimizes F(δ) = mean loss + (w/2)|δ|².
 
-    Converged where F is at the target, or, with full batches, |∇F| is below `tolerance` times |∇F| at the
-    start, unless that is 0: there δ moves nothing, and the solution says so.
+    Converged where F is at the target, or, with full batches, |∇F| is below `tolerance` times |∇F(0)|, which
+    no start changes; where that vanishes, times |∇F| at the start. Where both do, δ moves nothing, and the
+    solution says so.
 
     Attributes:
         energy_weight: w.
@@ -210,11 +211,15 @@ class Minimizer(DeltaSolver):
     def _reached(self, cost: float) -> bool:
         return self.target is not None and cost <= self.target
 
-    def settled(self, norms: Sequence[float]) -> tuple[Status, str] | None:
-        """Return how a full-batch run ends, by |∇F| so far; `None` where it goes on."""
-        if norms[0] == 0:
+    def settled(self, objective: Objective, run: SolverRun, norm: float) -> tuple[Status, str] | None:
+        """Return how a full-batch run ends, by |∇F| at its last row; `None` where it goes on."""
+        if run.scale is None:
+            zero = objective.zero()
+            elsewhere = not torch.equal(run.value, zero)
+            run.scale = (float(objective.gradient(zero)[2].norm()) if elsewhere else 0.0) or norm
+        if run.scale == 0:
             return NO_GRADIENT
-        return (Status.CONVERGED, "") if norms[-1] <= self.tolerance * norms[0] else None
+        return (Status.CONVERGED, "") if norm <= self.tolerance * run.scale else None
 
     def over(self, run: SolverRun) -> bool:
         """Whether the budget is spent or the last row is at the target."""

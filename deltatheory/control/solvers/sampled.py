@@ -56,7 +56,7 @@ class SampledGaussNewton(Minimizer):
         base = trial = run.value
         largest = torch.zeros_like(base, dtype=torch.float64)
         gradient, cost, metric, predicted = largest, float("inf"), 0.0, 0.0
-        damping, growth, rejected, norms = 0.0, 2.0, 0, []
+        damping, growth, rejected = 0.0, 2.0, 0
         while True:
             loss, right, finish = fisher_rows(objective, trial, generator)
             new = loss + objective.price(trial)
@@ -73,8 +73,7 @@ class SampledGaussNewton(Minimizer):
             else:
                 damping, growth, rejected = damping * growth, 2 * growth, rejected + 1
             run.record(base, cost, metric=metric, damping=damping, ratio=ratio)
-            norms.append(float(gradient.norm()))
-            if end := self.settled(norms):
+            if end := self.settled(objective, run, float(gradient.norm())):
                 return end
             if self.over(run):
                 return Status.BUDGET, "raise the budget, or take another solver"

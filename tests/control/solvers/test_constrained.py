@@ -43,9 +43,9 @@ def affine(n=4, m=9, seed=0):
     return Affine(draw(n), draw(n, m)), draw(n)
 
 
-def run_on(solver, objective):
-    start = torch.zeros(objective.J.shape[1], dtype=torch.float64)
-    run = SolverRun(solver, objective, start)
+def run_on(solver, objective, start=None):
+    zero = torch.zeros(objective.J.shape[1], dtype=torch.float64)
+    run = SolverRun(solver, objective, zero if start is None else start)
     return *solver._solve(objective, run), run
 
 
@@ -205,6 +205,22 @@ def test_bounds_that_contradict():
     status, remedy, _ = run_on(Constrained(bounds=bounds), affine()[0])
     assert status is Status.INFEASIBLE
     assert "here, there" in remedy
+
+
+@pytest.mark.parametrize("kind", [Constrained, MinimumEnergy])
+def test_a_control_is_no_optimum_because_it_is_small(kind):
+    """Outputs that a small δ moves far: all energies lie below an absolute tolerance."""
+    objective, _ = affine()
+    objective.J *= 1e3
+    settings = {"margin": 0.5} if kind is Constrained else {"targets": 0.5}
+    best = run_on(kind(**settings), objective)[2]
+    across = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    across -= torch.linalg.pinv(objective.J) @ (objective.J @ across)  # moves no output
+    start = best.value + 3 * best.value.norm() / across.norm() * across
+    assert 0.5 * start.square().sum() > 5 * best.cost
+    status, _, run = run_on(kind(**settings), objective, start)
+    assert status is Status.CONVERGED
+    assert run.cost == pytest.approx(best.cost, rel=1e-2)
 
 
 # Bounds --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from tiny_problems import first, toy_problem, toy_task
 
 from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.first_order import LBFGS, SGD, Adam
+from deltatheory.control.solvers.least_squares import GaussNewton
 from deltatheory.control.solvers.objective import Objective
 from deltatheory.training.trainer import Training, train
 
@@ -69,6 +70,20 @@ def test_lbfgs_finds_the_optimum_of_scipy():
     assert solution.status is Status.CONVERGED
     assert solution.cost == pytest.approx(best.fun, abs=1e-8)
     assert Adam(energy_weight=0.2, budget=5.0).solve(problem).cost > best.fun + 1e-4
+
+
+@pytest.mark.parametrize("solver", [LBFGS(energy_weight=0.2), GaussNewton(energy_weight=0.2)])
+def test_an_optimum_is_one_wherever_the_run_started(solver):
+    """At the optimum no derivative is a share of the first; from afar a share of the first is no optimum."""
+    problem = prefix(6)
+    found = solver.solve(problem)
+    again = solver.solve(problem, start=found.value)
+    assert again.status is Status.CONVERGED
+    assert len(again.history) == 1
+    afar = solver.solve(problem, start=1e6 * torch.ones_like(found.value))
+    slope = Objective(problem, energy_weight=0.2).gradient(afar.value)[2].norm()
+    zero = Objective(problem, energy_weight=0.2).gradient(torch.zeros_like(found.value))[2].norm()
+    assert (afar.status is Status.CONVERGED) == bool(slope <= 1.01 * solver.tolerance * zero)
 
 
 @pytest.mark.parametrize("solver", [Adam(budget=6.0), LBFGS(budget=6.0), SGD(budget=6.0)])

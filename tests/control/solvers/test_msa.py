@@ -307,8 +307,28 @@ def test_other_ends():
     converged = MSA(step_size="argmin", bounds=(-1.0, 1.0)).solve(concave(0.5))  # u = 0 is stationary
     assert converged.status is Status.CONVERGED
     assert len(converged.history) == 1
-    beside = torch.tensor([np.nextafter(0.1, 1)])  # the float next to the optimum: nothing left to gain
-    assert EMSA().solve(overshoot(), start=beside[None]).status is Status.STALLED
+    beside = torch.tensor([np.nextafter(0.1, 1)])[None]  # the float next to the optimum: nothing left to gain
+    assert EMSA().solve(overshoot(), start=beside).status is Status.CONVERGED
+    assert EMSA(tolerance=1e-30).solve(overshoot(), start=beside).status is Status.STALLED
+
+
+def unstable(T: int) -> Formula:
+    """x' = 2x + u at ½x² + ½u²: at u = 0 J is 4^T, and its derivative as large."""
+    return Formula(
+        scalar(1.0),
+        [1] * T,
+        lambda t, x, u: 2 * x + u,
+        lambda x: 0.5 * x @ x,
+        lambda t, x, u: 0.5 * x @ x + 0.5 * u @ u,
+    )
+
+
+def test_what_zero_controls_leave_of_an_unstable_system_is_no_scale():
+    """A derivative that is a millionth of that at u = 0 is 1e12 still."""
+    nearly = -1.618 * 0.382 ** torch.arange(30, dtype=torch.float64)[:, None]  # the best: x' = .382 x
+    found = MSA(step_size=1e-30, steps=1).solve(unstable(30), start=nearly + 1e-6)
+    assert max(found.details["residuals"]) > 1e10
+    assert found.status is Status.BUDGET
 
 
 @pytest.mark.parametrize(
