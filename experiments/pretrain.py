@@ -246,7 +246,11 @@ class Pretraining:
             (Path(partial) / "generation_config.json").unlink()
             if card:
                 write_atomically(Path(partial) / "README.md", card)
+            readers = (
+                (Path(partial) / "config.json").stat().st_mode
+            )  # safetensors leaves its files to the owner
             for path in sorted(Path(partial).iterdir(), key=lambda p: p.name == "config.json"):
+                path.chmod(readers)
                 os.replace(path, folder / path.name)
 
     def finish(self) -> None:

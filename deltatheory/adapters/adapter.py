@@ -177,6 +177,15 @@ def _base(layer: Any) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in layer.get_base_layer().named_parameters()}
 
 
+def _named_in(path: Path) -> Backbone:
+    """Load the backbone that a file of `save_delta` names, if it is on this machine."""
+    there = read_tensors(path)[1].get("backbone")
+    if not isinstance(there, dict) or not isinstance(there.get("name"), str):
+        raise ValueError(f"{str(path)!r} names no backbone: it is no whole delta.")
+    revision = None if there.get("weights_sha256") else there.get("revision")  # a digest names it better
+    return load_backbone(there["name"], revision=revision and str(revision), download=False)
+
+
 def open_adapter(
     adapter: str | os.PathLike[str],
     model: str | Backbone | nn.Module | None = None,
@@ -189,9 +198,9 @@ def open_adapter(
 
     Args:
         adapter: a folder in PEFT's format or a hub id (`load_adapter`), or a file of `save_delta`.
-        model: what `load_backbone` takes; by default what the adapter names. At hand: a backbone for a file
-            of `save_delta`; for PEFT's format the `transformers` model, prepared in place, with its
-            tokenizer.
+        model: what `load_backbone` takes; by default what the adapter names, if it is on this machine. At
+            hand: a backbone for a file of `save_delta`; for PEFT's format the `transformers` model, prepared
+            in place, with its tokenizer.
         tokenizer: of a `transformers` model at hand.
         check_name: as in `load_adapter`.
         device: where to put the model; by default the CPU, or where a model at hand is.
@@ -210,8 +219,9 @@ def open_adapter(
                 "load_backbone and wrap_model."
             )
         if model is None:
-            model = str(read_tensors(path)[1].get("backbone", {}).get("name"))
-        backbone = load_backbone(model) if isinstance(model, str) else model
+            backbone = _named_in(path)
+        else:
+            backbone = load_backbone(model) if isinstance(model, str) else model
         return TrainedAdapter(*load_delta(path, backbone.to(device) if device else backbone))
     if isinstance(model, Backbone):
         raise ValueError(

@@ -115,6 +115,10 @@ def _hub_folder(name: str, revision: str | None, download: bool) -> tuple[Path, 
     return folder, folder.name  # .../snapshots/<commit>
 
 
+def _is_here(name: str) -> bool:
+    return name in EMBEDDED or Path(name).is_dir()
+
+
 def _json(folder: Path, name: str) -> dict[str, Any]:
     with _reading(folder, name):
         found = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -283,7 +287,7 @@ def load_checkpoint(
         revision: as there.
         attention: as there.
         dtype: as there.
-        download: whether a hub id that is not cached may be fetched.
+        download: as there.
         model_class: of the configuration, the class to build; `None` for the usual one. The head of a task
             that the checkpoint does not have is left random.
         labels: number of classes of such a head.
@@ -295,8 +299,11 @@ def load_checkpoint(
 
     if not name.strip():
         raise ValueError(f"name={name!r}: give an embedded name, a local folder, or a hub id")
+    if not Path(name).is_dir() and _is_here(name.partition("@")[0]):
+        name, _, named = name.partition("@")
+        revision = named or revision
     identity: dict[str, str] = {}
-    if name not in EMBEDDED and not Path(name).is_dir():
+    if not _is_here(name):
         folder, found = _hub_folder(name, revision, download)
         name = name.partition("@")[0]
         _setting_files(folder)
@@ -332,6 +339,7 @@ def load_backbone(
     attention: Attention = "eager",
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    download: bool = True,
 ) -> Backbone:
     """Load a frozen pretrained transformer, prepared for differentiation.
 
@@ -344,6 +352,7 @@ def load_backbone(
         attention: "eager" (all derivatives) or "sdpa" (no jvp).
         dtype: of the weights.
         device: where to put them.
+        download: whether a hub id that is not cached may be fetched.
 
     Raises:
         ValueError: for an unknown name, a missing package, weights that are not safetensors, missing or
@@ -352,5 +361,7 @@ def load_backbone(
         ImportError: without `transformers`.
     """
     device = find_device(device)
-    model, tokenizer, rest = load_checkpoint(name, revision=revision, attention=attention, dtype=dtype)
+    model, tokenizer, rest = load_checkpoint(
+        name, revision=revision, attention=attention, dtype=dtype, download=download
+    )
     return wrap_model(model, tokenizer, **rest).to(device)

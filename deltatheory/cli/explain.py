@@ -39,11 +39,13 @@ _TASK = SETUP.only("task", "head", "suffix", "max_length").changed(
 )
 def explain(
     adapter: Annotated[
-        str, typer.Argument(help="A folder in peft's format, a hub id, or a file of `train`.")
+        str, typer.Argument(help="A folder in peft's format, a hub id (ID@REVISION), or a file of `train`.")
     ],
     setup: dict[str, Any] | None,
     out: "RunFolder",
-    model: Annotated[str | None, Option(help="The base model, where the adapter does not name it.")] = None,
+    model: Annotated[
+        str | None, Option(help="The base model; by default what the adapter names, if it is here.")
+    ] = None,
     keep: Annotated[float, Option(help="Share of the effect to keep.")] = 0.99,
     examples: Annotated[int, Option(help="Examples of each split to use, at most.")] = 256,
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:1, ...")] = None,

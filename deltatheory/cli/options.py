@@ -185,10 +185,16 @@ def _delta(delta: str, option: list[str] | None) -> tuple[str, dict[str, Any]]:
     return delta, options_of(option)
 
 
+def _setup(model: str = "minilm", revision: str | None = None, **others: Any) -> Any:
+    make = lazy("deltatheory.problems.Setup")
+    return make(model if revision is None else f"{model}@{revision}", **others)
+
+
 SETUP = Group(
-    lazy("deltatheory.problems.Setup"),
+    _setup,
     {
         "model": Shared(str, "minilm", "minilm, a local folder, or a hub id."),
+        "revision": Shared(str | None, None, "Commit, tag or branch of a hub id; or write ID@REVISION."),
         "task": Shared(
             str,
             "stdlib-topics",

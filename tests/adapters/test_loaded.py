@@ -17,6 +17,7 @@ from tiny_models import tiny, tiny_model, tiny_tokenizer
 from deltatheory.adapters import explain, from_peft, load_adapter, open_adapter, to_peft
 from deltatheory.adapters.files import CONFIG, WEIGHTS
 from deltatheory.deltas import make_delta, patterns
+from deltatheory.deltas.files import save_delta, write_tensors
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
@@ -461,6 +462,28 @@ def test_a_base_that_an_adapter_names_is_not_fetched_unasked(folder, monkeypatch
     assert asked == [("org/base", True, None), ("org/base", False, "v2"), ("org/adapter", False, "v1")]
     with pytest.raises(ValueError, match="revision='v2': adapter='org/adapter@v1' says another"):
         load_adapter("org/adapter@v1", revision="v2")
+
+
+def test_a_base_that_a_delta_names_is_not_fetched_unasked(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(name, *, local_files_only, revision, **_options):
+        asked.append((name, local_files_only, revision))
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    backbone = replace(tiny("bert"), name="org/base")
+    backbone.provenance.update(name="org/base", revision="0123")
+    delta = make_delta("layernorm", backbone)
+    save_delta(tmp_path / "delta.safetensors", delta, delta.initial())
+    with pytest.raises(ValueError, match=r"nobody asked for it by name: give name='org/base', or --model"):
+        open_adapter(tmp_path / "delta.safetensors")
+    with pytest.raises(ValueError, match="was not found"):
+        open_adapter(tmp_path / "delta.safetensors", "org/base@v2")
+    assert asked == [("org/base", True, "0123"), ("org/base", False, "v2")]
+    write_tensors(tmp_path / "delta.safetensors", {"delta": torch.zeros(3)}, {"backbone": ["org/base"]})
+    with pytest.raises(ValueError, match="names no backbone: it is no whole delta"):
+        open_adapter(tmp_path / "delta.safetensors")
 
 
 def test_written_files_follow_the_umask(tmp_path):

@@ -128,6 +128,9 @@ def test_hub_id_records_the_resolved_commit(tmp_path, monkeypatch):
         load_backbone("org/model@main", revision="v2")
     load_checkpoint("org/model", download=False)
     assert asked["local_files_only"]
+    for here in ("minilm", str(folder)):
+        with pytest.raises(ValueError, match="revision='v2' is only for hub ids"):
+            load_backbone(f"{here}@v2")
 
 
 def test_unknown_names_say_what_is_allowed(monkeypatch):

@@ -202,6 +202,12 @@ def test_the_folder_is_a_backbone(finished):
     assert f"{finished.log.rows()[-1]['result']['nats_per_token']:.3f} nats a token" in card
 
 
+def test_all_of_the_folder_is_for_the_same_readers(finished):
+    """safetensors leaves its files to the owner alone, whatever the umask says."""
+    files = [finished.out / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
+    assert len({path.stat().st_mode for path in files}) == 1
+
+
 def test_snapshots_stand_at_doubled_steps(finished):
     folders = sorted((finished.out / "snapshots").iterdir())
     assert [f.name for f in folders] == ["step-000002", "step-000004"]
