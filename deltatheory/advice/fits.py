@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Bool, Float
-from deltatheory.deltas import Delta, LoRA, make_delta
+from deltatheory.deltas import Delta
+from deltatheory.linearization.factors import tangent_kernels
 from deltatheory.linearization.outputs import LinearizationStart
 from deltatheory.linearization.ridge import FOLDS, cross_fitted_logits, fit_path
-from deltatheory.linearization.tangent import joint_tangent_rows
 from deltatheory.problems import ClassificationProblem, Setup, folds
 
 __all__ = ["KernelFit", "fitted_delta", "kernel_fits"]
@@ -54,47 +53,22 @@ def kernel_fits(
 ) -> tuple[list[KernelFit], float]:
     """Return every candidate's kernels over all training examples, and what they cost.
 
-    Deltas that are the frozen model at 0 share one pass; each of the others has a reference point of its own.
-
     Args:
         setup: of a classification task.
         deltas: on its backbone.
         on_example: called with (done, total), for progress bars.
     """
-    exact = [i for i, delta in enumerate(deltas) if delta.exact_zero]
-    groups = [exact] * bool(exact) + [[i] for i in range(len(deltas)) if i not in exact]
-    fits: dict[int, KernelFit] = {}
-    passes = 0.0
-    for group in groups:
-        joined = make_delta("combined", setup.backbone, deltas=[deltas[i] for i in group])
-        problem = setup.classification(joined)
-        parts = {i: _modules(deltas[i]) for i in group}
-        features = joint_tangent_rows(
-            problem,
-            [size for modules in parts.values() for size in modules.values()],
-            train=len(problem.train),
-            test=0,
-            outputs="contrast",
-            sketch=_SKETCH,
-            seed=setup.seed,
-            on_example=on_example,
-        )
-        start, pieces = features[0].start.double(), iter(features)
-        for i, modules in parts.items():
-            fits[i] = KernelFit({name: next(pieces).kernel().cpu() for name in modules}, start)
-        passes += problem.passes
-    return [fits[i] for i in range(len(deltas))], passes
-
-
-def _modules(delta: Delta) -> dict[str, int]:
-    """Return the lengths of the parts of δ whose kernels are kept apart: the modules of a LoRA."""
-    if not isinstance(delta, LoRA):
-        return {"": delta.size}
-    sizes: dict[str, int] = {}
-    for name, shape in delta.coordinates.shapes.items():
-        module = name.rsplit(".", 1)[0]
-        sizes[module] = sizes.get(module, 0) + math.prod(shape)
-    return sizes
+    problem = setup.classification(deltas[0])
+    kernels = tangent_kernels(
+        problem,
+        deltas,
+        train=len(problem.train),
+        test=0,
+        outputs="contrast",
+        sketch=_SKETCH,
+        on_example=on_example,
+    )
+    return [KernelFit(found.parts, found.start.double()) for found in kernels], kernels[0].passes
 
 
 def fitted_delta(problem: ClassificationProblem, fit: KernelFit) -> Float[Tensor, " m"]:

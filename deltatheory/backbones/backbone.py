@@ -166,6 +166,11 @@ class Backbone:
             raise ValueError(f"part={part!r}: {self.name!r} has no such module of its own in its blocks.")
         return f"{self._family.layers}.{t}.{name}"
 
+    def block_of(self, name: str) -> int | None:
+        """Return the number of the block that a module or parameter of the model lies in, if it does."""
+        start = f"{self._family.layers}."
+        return int(name[len(start) :].partition(".")[0]) if name.startswith(start) else None
+
     @property
     def attention_modules(self) -> dict[int, nn.Module]:
         """The attention module of every block."""

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from deltatheory._shapes import Float
 
-__all__ = ["Attend", "AttentionEdit", "Edit", "editing", "with_prefix"]
+__all__ = ["AddedAttention", "Attend", "AttentionEdit", "Edit", "editing", "with_prefix"]
 
 # (query, key, value, mask) ↦ output; shapes (B, heads, T, e), (B, kv_heads, S, e) twice, (B, 1, T, S), and
 # (B, T, heads, e) of the output.
@@ -71,6 +71,24 @@ class Edit:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class AddedAttention:
+    """The edit attention(q, K, V) + term(q, K, V).
+
+    Behind another edit the term still stands on the frozen attention: were it given the edited one, what that
+    one adds would be added again.
+
+    Attributes:
+        term: what is added, as an edit.
+    """
+
+    term: AttentionEdit
+
+    def __call__(self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Return the sum."""
+        return attend(q, k, v, mask) + self.term(attend, q, k, v, mask)
+
+
 def with_prefix(key: Float[Tensor, "*b h k e"], value: Float[Tensor, "*b h k e"]) -> AttentionEdit:
     """Return attention(q, [P_K; K], [P_V; V]), the prefix seen by all tokens (Li & Liang 2021, eq. 3).
 
@@ -102,6 +120,8 @@ def _merged(first: Mapping, second: Mapping, join: Callable[[Any, Any], Any]) ->
 
 
 def _nested(first: AttentionEdit, second: AttentionEdit) -> AttentionEdit:
+    if isinstance(second, AddedAttention):
+        return lambda attend, *qkvm: first(attend, *qkvm) + second.term(attend, *qkvm)
     return lambda attend, *qkvm: second(lambda *inner: first(attend, *inner), *qkvm)
 
 

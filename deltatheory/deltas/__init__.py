@@ -23,6 +23,7 @@ from deltatheory.deltas.ladder import LadderSide
 from deltatheory.deltas.layerwise import LayerwiseSubspace
 from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.parallel_adapter import ParallelAdapter
+from deltatheory.deltas.places import EditPlace, Place, WeightPlace
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning
 from deltatheory.deltas.selected import BitFit, LastLayers, LayerNormOnly, Modules, RandomModules
@@ -34,7 +35,10 @@ from deltatheory.deltas.vera import VeRA
 __all__ = [
     "DELTAS",
     "Delta",
+    "EditPlace",
     "InPlaceDelta",
+    "Place",
+    "WeightPlace",
     "check_options",
     "make_delta",
     "parameter_counts",

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.backbones import Backbone
+from deltatheory.backbones import Backbone, Edit
 from deltatheory.deltas.base import Options
 from deltatheory.deltas.bottleneck import SerialBottleneck, fixed_normal
 from deltatheory.deltas.coordinates import Coordinates
+from deltatheory.deltas.places import EditPlace, Place
 
 __all__ = ["Adapter"]
 
@@ -68,6 +69,22 @@ class Adapter(SerialBottleneck):
         return {
             name: (start + pieces[f"{name}.D"], pieces[f"{name}.U"]) for name, start in self._start.items()
         }
+
+    def tangent_places(self) -> list[Place]:
+        """Return the adapters, one by one."""
+        return [self._place(name, start) for name, start in self._start.items()]
+
+    def _place(self, name: str, start: Tensor) -> EditPlace:
+        width, bottleneck = self.backbone.hidden_size, self.bottleneck
+        own = Coordinates(
+            {"D": (bottleneck, width), "b_d": (bottleneck,), "U": (width, bottleneck), "b_u": (width,)}
+        )
+
+        def edit(d: Tensor) -> Edit:
+            at = own.split(d)
+            return Edit(outputs={name: self._behind(start + at["D"], at["b_d"], at["U"], at["b_u"])})
+
+        return EditPlace(edit, own.size)
 
     def specification(self) -> dict:
         """Width, placement, blocks left out, activation and seed."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
+from deltatheory.deltas.places import Place
 
 __all__ = ["Delta", "InPlaceDelta", "Options"]
 
@@ -61,6 +62,13 @@ class Delta(ABC):
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return the changed entries of `backbone.model.named_parameters()`, differentiable in δ."""
         return {}
+
+    def tangent_places(self) -> list[Place] | None:
+        """Return where δ acts at δ = 0, every coordinate that acts once, or `None` where that is not said.
+
+        J Jᵀ is then the sum of what the places add, and `linearization.tangent_kernels` needs no row of J.
+        """
+        return None
 
     @abstractmethod
     def specification(self) -> dict:

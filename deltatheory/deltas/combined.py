@@ -12,6 +12,7 @@ from torch import Tensor
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
 from deltatheory.deltas.base import Delta, Options
+from deltatheory.deltas.places import Place
 
 __all__ = ["Combined", "Stage"]
 
@@ -69,6 +70,11 @@ class Combined(Delta):
         sums = {n: first.parameters[n] + (second.parameters[n] - origin(n).detach()) for n in both}
         kept = {n: p for n, p in first.parameters.items() if n not in both}
         return replace(first, parameters=kept).then(replace(second, parameters={**second.parameters, **sums}))
+
+    def tangent_places(self) -> list[Place] | None:
+        """Return those of the parts: at δ = 0 their effects add up."""
+        parts = [part.tangent_places() for part in self.deltas]
+        return None if None in parts else [place for places in parts for place in places or []]
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return the parameters of the whole edit."""

@@ -12,6 +12,7 @@ from deltatheory.backbones import Backbone
 from deltatheory.deltas.base import Options
 from deltatheory.deltas.bottleneck import SerialBottleneck, at_least_one, fixed_normal
 from deltatheory.deltas.coordinates import Coordinates
+from deltatheory.deltas.places import EditPlace, Place
 
 __all__ = ["Compacter"]
 
@@ -81,6 +82,10 @@ class Compacter(SerialBottleneck):
             return torch.einsum("iab,icd->acbd", factors["A"], small).flatten(2).flatten(0, 1)
 
         return {name: (total(f"{name}.D"), total(f"{name}.U")) for name in self.places}
+
+    def tangent_places(self) -> list[Place]:
+        """Return all adapters as one place: they share A."""
+        return [EditPlace(self.edit, self.size)]
 
     def specification(self) -> dict:
         """Sizes and seed."""

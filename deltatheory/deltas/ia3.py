@@ -12,6 +12,7 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
 from deltatheory.deltas.base import Delta
 from deltatheory.deltas.coordinates import Coordinates
+from deltatheory.deltas.places import EditPlace, Place
 from deltatheory.deltas.targets import matrix_shape, name_of
 
 __all__ = ["IA3"]
@@ -86,6 +87,10 @@ class IA3(Delta):
     @staticmethod
     def _after(scale: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda _, y: y * scale
+
+    def tangent_places(self) -> list[Place]:
+        """Return all factors as one place."""
+        return [EditPlace(self.edit, self.size)]
 
     def specification(self) -> dict:
         """Only the name: there is nothing to choose."""

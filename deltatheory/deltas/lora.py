@@ -15,6 +15,7 @@ from deltatheory.backbones import Backbone
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.patterns import check_patterns
+from deltatheory.deltas.places import Place, WeightPlace
 from deltatheory.deltas.targets import linear_modules, matrix_shape
 
 __all__ = ["LoRA"]
@@ -97,6 +98,10 @@ class LoRA(Delta):
             change = self.scaling(name) * b @ a
             changed[f"{name}.weight"] = weight + (change.T if transposed else change)
         return changed
+
+    def tangent_places(self) -> list[Place]:
+        """Return the targets, whose weights move by δ_B (α/r) A₀; δ_A acts in the second order."""
+        return [WeightPlace(name, self.scaling(name) * start) for name, _, start, _ in self._factors]
 
     def specification(self) -> dict:
         """Ranks, α, targets and seed."""

@@ -14,6 +14,7 @@ from deltatheory.backbones import Backbone, Edit
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.bottleneck import ACTIVATIONS, PLACEMENTS, at_least_one, fixed_normal, one_of
 from deltatheory.deltas.coordinates import Coordinates
+from deltatheory.deltas.places import EditPlace, Place
 from deltatheory.deltas.targets import name_of
 
 __all__ = ["ParallelAdapter"]
@@ -100,6 +101,20 @@ class ParallelAdapter(Delta):
             return y + self.scale * F.linear(self._sigma(F.linear(held.pop(), down)), up)
 
         return keep, add
+
+    def tangent_places(self) -> list[Place]:
+        """Return the adapters, one by one."""
+        return [self._place(*place) for place in self._places]
+
+    def _place(self, entry: str, end: str, start: Tensor) -> EditPlace:
+        own = Coordinates({"D": tuple(start.shape), "U": tuple(start.shape[::-1])})
+
+        def edit(d: Tensor) -> Edit:
+            at = own.split(d)
+            keep, add = self._beside(start + at["D"], at["U"])
+            return Edit(inputs={entry: keep}, outputs={end: add})
+
+        return EditPlace(edit, own.size)
 
     def specification(self) -> dict:
         """Width, placement, scale, activation and seed."""

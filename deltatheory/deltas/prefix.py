@@ -13,9 +13,10 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
-from deltatheory.backbones.edit import Attend, AttentionEdit, with_prefix
+from deltatheory.backbones.edit import AddedAttention, Attend, AttentionEdit, with_prefix
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
+from deltatheory.deltas.places import EditPlace, Place
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
 
 __all__ = ["GATES", "PrefixTuning"]
@@ -161,17 +162,37 @@ class PrefixTuning(Delta):
     def edit(self, delta: Float[Tensor, " m"]) -> Edit:
         """Let every chosen block attend to its prefix."""
         pieces = self.coordinates.split(delta)
-
-        def change(t: int, key: Tensor, value: Tensor) -> AttentionEdit:
-            if self.gate == "none":
-                return with_prefix(key, value)
-            factor = (
-                torch.tanh(pieces[f"{t}.gate"]) if self.gate == "zero" else torch.ones_like(value[:1, 0, 0])
-            )
-            return _beside(key, value, factor)
-
-        attention = {t: change(t, key, value) for t, (key, value) in self.keys_values(delta).items()}
+        attention = {
+            t: self._change(key, value, pieces.get(f"{t}.gate"))
+            for t, (key, value) in self.keys_values(delta).items()
+        }
         return Edit(attention=attention, shift=self.length if self.shift else 0)
+
+    def _change(self, key: Tensor, value: Tensor, gate: Tensor | None) -> AttentionEdit:
+        if self.gate == "none":
+            return with_prefix(key, value)
+        return _beside(key, value, torch.ones_like(value[:1, 0, 0]) if gate is None else torch.tanh(gate))
+
+    def tangent_places(self) -> list[Place] | None:
+        """Return the blocks one by one, all as one behind an MLP, `None` for a prefix that acts at δ = 0."""
+        if self.gate == "none":
+            return None
+        if self.hidden is not None:
+            return [EditPlace(self.edit, self.size)]
+        return [self._place(t) for t in self.blocks]
+
+    def _place(self, t: int) -> EditPlace:
+        key, value = self._prefix[t]
+        named = {f"{t}.{part}": part for part in ("key", "value", "gate")}
+        own = Coordinates(
+            {part: self.coordinates.shapes[n] for n, part in named.items() if n in self.coordinates.shapes}
+        )
+
+        def edit(d: Tensor) -> Edit:
+            at = own.split(d)
+            return Edit(attention={t: self._change(key + at["key"], value + at["value"], at.get("gate"))})
+
+        return EditPlace(edit, own.size)
 
     def specification(self) -> dict:
         """Length, gate, blocks, shift, hidden width and seed."""
@@ -226,9 +247,9 @@ def _mlp(pieces: Mapping[str, Tensor]) -> Float[Tensor, "k out"]:
 def _beside(key: Tensor, value: Tensor, factor: Tensor) -> AttentionEdit:
     """Return attention(q, K, V) + factor · attention(q, P_K, P_V), one factor a head or one for all."""
 
-    def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def term(attend: Attend, q: Tensor, k: Tensor, _v: Tensor, mask: Tensor) -> Tensor:
         own_k, own_v = (x.expand(len(k), -1, -1, -1) for x in (key, value))
         open_mask = mask.new_zeros(*mask.shape[:-1], key.shape[1])
-        return attend(q, k, v, mask) + factor[:, None] * attend(q, own_k, own_v, open_mask)
+        return factor[:, None] * attend(q, own_k, own_v, open_mask)
 
-    return change
+    return AddedAttention(term)

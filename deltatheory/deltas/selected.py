@@ -13,6 +13,7 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
+from deltatheory.deltas.places import Place, parameter_places
 from deltatheory.deltas.subspace import scope_names
 
 __all__ = ["BitFit", "LastLayers", "LayerNormOnly", "Modules", "RandomModules", "Selected"]
@@ -40,6 +41,10 @@ class Selected(Delta):
         """Return θ₀_S + δ."""
         pieces = self.coordinates.split(delta)
         return {name: origin + pieces[name] for name, origin in self._origin.items()}
+
+    def tangent_places(self) -> list[Place] | None:
+        """Return S, matrix by matrix and what else is in it block by block."""
+        return parameter_places(self.backbone, list(self._origin))
 
     def specification(self) -> dict:
         """Name."""

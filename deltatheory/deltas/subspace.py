@@ -12,6 +12,7 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
 from deltatheory.deltas.base import InPlaceDelta, Options
 from deltatheory.deltas.flat import FlatParameters, flatten_parameters
+from deltatheory.deltas.places import Place, parameter_places
 from deltatheory.projections import Projection, make_projection
 
 __all__ = ["SCOPES", "FlatOrigin", "FullFineTuning", "Subspace", "project", "scope_names"]
@@ -186,6 +187,10 @@ class FullFineTuning(Subspace):
     def __init__(self, backbone: Backbone, *, scope: str = "blocks") -> None:
         D = FlatOrigin.of(backbone, scope).theta0.numel()
         super().__init__(backbone, d=D, projection="identity", scope=scope)
+
+    def tangent_places(self) -> list[Place] | None:
+        """Return the scope, matrix by matrix and what else is in it block by block."""
+        return parameter_places(self.backbone, self.origin.flat.names)
 
     def specification(self) -> dict:
         """Name and scope."""

@@ -21,7 +21,7 @@ from deltatheory.linearization.outputs import LinearizationStart, Outputs, outpu
 from deltatheory.problems import ClassificationProblem
 from deltatheory.projections import Projection, make_projection
 
-__all__ = ["TangentRows", "joint_tangent_rows", "tangent_rows"]
+__all__ = ["TangentRows", "check_counts", "joint_tangent_rows", "start_of", "tangent_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +151,9 @@ def joint_tangent_rows(
     Raises:
         ValueError: for sizes that do not add up to the delta's, and as `tangent_rows`.
     """
-    _check_sizes(problem, sizes, train=train, test=test, sketch=sketch)
+    if sum(sizes) != problem.delta.size or min(sizes, default=0) < 1:
+        raise ValueError(f"sizes={list(sizes)}: must be at least 1 and add up to {problem.delta.size}.")
+    check_counts(problem, train=train, test=test, sketch=sketch)
     of_logits, count = output_map(outputs, problem.loss_function, problem.task.num_classes, seed)
     began, before = time.perf_counter(), problem.passes
     projections = [
@@ -178,7 +180,7 @@ def joint_tangent_rows(
         if projection:
             out *= (size / out.shape[-1]) ** 0.5  # E[S Sᵀ] = (s/m) I for S with orthonormal columns
     problem.count(len(labels), forward=1.0, backward=float(count))
-    start = _start(problem, logits, labels, train, outputs)
+    start = start_of(problem, logits, labels, train, outputs)
     passes, seconds = problem.passes - before, time.perf_counter() - began
     return [
         TangentRows(out, start, train, size, projection, passes, seconds)
@@ -186,9 +188,12 @@ def joint_tangent_rows(
     ]
 
 
-def _check_sizes(problem: ClassificationProblem, sizes: Sequence[int], **counts: int) -> None:
-    if sum(sizes) != problem.delta.size or min(sizes, default=0) < 1:
-        raise ValueError(f"sizes={list(sizes)}: must be at least 1 and add up to {problem.delta.size}.")
+def check_counts(problem: ClassificationProblem, **counts: int) -> None:
+    """Refuse more examples than there are, and too few.
+
+    Raises:
+        ValueError: for one of `train`, `test` and `sketch` outside its limits.
+    """
     limits = {"train": (2, len(problem.train)), "test": (0, len(problem.test)), "sketch": (1, None)}
     for name, value in counts.items():
         least, most = limits[name]
@@ -197,9 +202,10 @@ def _check_sizes(problem: ClassificationProblem, sizes: Sequence[int], **counts:
             raise ValueError(f"{name}={value}: must be at least {least}{limit}.")
 
 
-def _start(
+def start_of(
     problem: ClassificationProblem, logits: Tensor, labels: Tensor, train: int, outputs: Outputs
 ) -> LinearizationStart:
+    """Return where the linearized network starts, from the logits of the first `train` and other examples."""
     loss = problem.loss_function
     if outputs == "logits":
         return LinearizationStart(logits, labels, torch.zeros_like(logits), loss)

@@ -202,3 +202,16 @@ def test_zero_is_as_exact_as_that_of_the_parts():
     assert make_delta("unified-subspace", backbone, deltas=PARTS, d=2).exact_zero
     assert not make_delta("combined", backbone, deltas=raw).exact_zero
     assert not make_delta("unified-subspace", backbone, deltas=raw, d=2).exact_zero
+
+
+def test_prefixes_side_by_side_add_up():
+    """What the first adds to attention does not come again in the term of the second."""
+    backbone = tiny("bert", dtype=torch.float64)
+    batch = backbone.encode(["a b c", "d e"])
+    parts = [make_delta("prefix", backbone, length=k, gate="values", seed=k) for k in (2, 3)]
+    joined = make_delta("combined", backbone, deltas=parts)
+    steps = [1e-4 * torch.randn(p.size, dtype=torch.float64) for p in parts]
+    origin = backbone.hidden_states(batch)
+    alone = [backbone.hidden_states(batch, p.edit(d)) - origin for p, d in zip(parts, steps, strict=True)]
+    both = backbone.hidden_states(batch, joined.edit(torch.cat(steps))) - origin
+    torch.testing.assert_close(both, sum(alone), rtol=1e-2, atol=1e-9)

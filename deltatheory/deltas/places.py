@@ -1,0 +1,86 @@
+"""Where a delta acts at δ = 0, to first order: what `linearization.factors` needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from deltatheory._shapes import Float
+from deltatheory.backbones import Backbone, Edit
+from deltatheory.deltas.coordinates import Coordinates
+
+__all__ = ["EditPlace", "Place", "WeightPlace", "parameter_places"]
+
+
+@dataclass(frozen=True, eq=False)
+class WeightPlace:
+    """The weight of a module moves by D M, with coordinates in D, so that J has the rows Σ_t b_t ⊗ M a_t.
+
+    Attributes:
+        module: name of a linear map or an embedding, with inputs a_t (one-hot for an embedding).
+        matrix: M, shape (r, in); `None` is the identity.
+        scale: what the module multiplies its product with, as some embeddings do.
+    """
+
+    module: str
+    matrix: Float[Tensor, "r in"] | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class EditPlace:
+    """Coordinates d that act as `edit(d)`, which changes nothing at d = 0.
+
+    A change may use what its own module gets, and what the same edit has kept of modules before it.
+
+    Attributes:
+        edit: d ↦ what the forward pass does differently; parameters are those of modules that run once.
+        size: number of coordinates.
+    """
+
+    edit: Callable[[Tensor], Edit]
+    size: int
+
+
+Place = WeightPlace | EditPlace
+
+
+def parameter_places(backbone: Backbone, names: Sequence[str]) -> list[Place] | None:
+    """Return the places of whole parameters: matrices one by one, all others of a block together.
+
+    `None` where one is a matrix of a module that is no plain product, such as OPT's positions.
+
+    Args:
+        backbone: whose parameters they are.
+        names: entries of `backbone.model.named_parameters()`, each tuned as it is.
+    """
+    matrices: list[Place] = []
+    others: dict[int | None, list[str]] = {}
+    for name in names:
+        module = name.rpartition(".")[0]
+        owner = backbone.model.get_submodule(module)
+        if backbone.model.get_parameter(name).ndim < 2:
+            others.setdefault(backbone.block_of(name), []).append(name)
+        elif _is_product(owner):
+            matrices.append(WeightPlace(module, scale=float(getattr(owner, "embed_scale", 1.0))))
+        else:
+            return None
+    return [*matrices, *(_shifted(backbone, group) for group in others.values())]
+
+
+def _is_product(module: nn.Module) -> bool:
+    """Whether a module gives W a of its first argument a, with a bias perhaps."""
+    scaled = isinstance(module, nn.Embedding) and hasattr(module, "embed_scale")
+    return scaled or type(module) in (nn.Linear, nn.Embedding) or type(module).__name__ == "Conv1D"
+
+
+def _shifted(backbone: Backbone, names: Sequence[str]) -> EditPlace:
+    origin = {name: backbone.model.get_parameter(name).detach() for name in names}
+    coordinates = Coordinates({name: tuple(p.shape) for name, p in origin.items()})
+
+    def edit(d: Tensor) -> Edit:
+        return Edit(parameters={name: origin[name] + x for name, x in coordinates.split(d).items()})
+
+    return EditPlace(edit, coordinates.size)

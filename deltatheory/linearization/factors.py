@@ -1,0 +1,474 @@
+"""Tangent kernels K = J Jᵀ at δ = 0 by factors: no gradient in a large weight matrix is formed.
+
+Where y = W a is a linear map, and b the gradient of an output of the network in y, the row of J for W is
+Σ_t b_t ⊗ a_t over the tokens, so two examples have the product Σ_ts (a_it · a_js)(b_it · b_js). The factors
+a and b come from the frozen network, batch by batch, and serve every delta: all of W, or the D M of a LoRA,
+whose inputs are M a. What else a delta does acts in one place of one block, and its rows of J are those of
+that place under b. The blocks are passed from the last to the first, each run again from its stored input,
+so that the factors of one block are held at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deltatheory._shapes import Float
+from deltatheory.autodiff import functional_call, per_example
+from deltatheory.backbones import Batch, Edit
+from deltatheory.deltas import Delta, EditPlace, Place, WeightPlace
+from deltatheory.linearization.outputs import LinearizationStart, Outputs, output_map
+from deltatheory.linearization.tangent import check_counts, start_of, tangent_rows
+from deltatheory.problems import ClassificationProblem
+
+__all__ = ["TangentKernel", "tangent_kernels"]
+
+_CHUNK = 32  # examples of a pass
+_SLICE = 1 << 26  # numbers of those rows of J that are formed at once
+
+
+@dataclass(frozen=True, eq=False)
+class TangentKernel:
+    """K of one delta, as the sum of what its places add.
+
+    Attributes:
+        parts: name of a linear map or embedding ↦ what its weight adds; "" ↦ what all else adds. Shape
+            (no, no), ordered by example, then output, in float64 on the CPU.
+        start: the logits at δ = 0, the labels, and what judges an example.
+        train: the first `train` examples are training examples, the others are held out.
+        passes: forward-equivalents spent on all kernels of the call, in passes over single examples.
+        seconds: time taken by all of them.
+    """
+
+    parts: dict[str, Float[Tensor, "no no"]]
+    start: LinearizationStart
+    train: int
+    passes: float
+    seconds: float
+
+    def kernel(self) -> Float[Tensor, "no no"]:
+        """Return K."""
+        return torch.stack(list(self.parts.values())).sum(0)
+
+
+def tangent_kernels(
+    problem: ClassificationProblem,
+    deltas: Sequence[Delta],
+    *,
+    train: int,
+    test: int,
+    outputs: Outputs = "logits",
+    sketch: int = 4096,
+    on_example: Callable[[int, int], None] | None = None,
+) -> list[TangentKernel]:
+    """Compute the kernels of several deltas at δ = 0 over the first examples of the train and test splits.
+
+    Deltas that say where they act (`Delta.tangent_places`) share two forward passes over each example and one
+    backward pass for each output, through the activations alone. The kernel of another is that of its rows.
+
+    Args:
+        problem: on whose backbone, examples and head; its own delta plays no part.
+        deltas: on its backbone.
+        train: number of training examples.
+        test: number of held-out examples.
+        outputs: "logits" (C-1 rows an example), "margin" or "contrast" (one).
+        sketch: longest row to keep of a delta that does not say where it acts.
+        on_example: called with (done, total) examples, for progress bars.
+
+    Raises:
+        ValueError: for no delta, more examples than there are, or fewer than 2 training examples.
+    """
+    if not deltas:
+        raise ValueError(f"deltas={list(deltas)!r}: give at least one.")
+    began = time.perf_counter()
+    known = {i: own for i, delta in enumerate(deltas) if (own := _places_of(problem, delta)) is not None}
+    found: dict[int, tuple[dict[str, Tensor], LinearizationStart]] = {}
+    passes = 0.0
+    if known:
+        shared: Any = problem.with_delta(deltas[0])
+        sweep = _Sweep(shared, train, test, outputs)
+        grams = iter(sweep.grams([place for own in known.values() for place in own], on_example))
+        for i, own in known.items():
+            parts: dict[str, Tensor] = {}
+            for place in own:
+                name = place.module if isinstance(place, WeightPlace) else ""
+                parts[name] = parts.get(name, 0) + next(grams)
+            found[i] = parts, sweep.start
+        passes = sweep.problem.passes
+    for i, delta in enumerate(deltas):
+        if i not in known:
+            of_rows: Any = problem.with_delta(delta)
+            rows = tangent_rows(
+                of_rows,
+                train=train,
+                test=test,
+                outputs=outputs,
+                sketch=sketch,
+                seed=problem.seed,
+                on_example=on_example,
+            )
+            found[i], passes = ({"": rows.kernel().cpu()}, rows.start), passes + of_rows.passes
+    seconds = time.perf_counter() - began
+    return [TangentKernel(*found[i], train, passes, seconds) for i in range(len(deltas))]
+
+
+def _places_of(problem: ClassificationProblem, delta: Delta) -> list[Place] | None:
+    """Return where a delta acts, if it says so and the head is not among it: `lm_head` may be tied."""
+    places, head = delta.tangent_places(), problem.backbone.lm_head
+    if places is None or head is None:
+        return places
+    of_head = {id(p) for p in head.parameters()}
+    named = problem.backbone.model.named_modules()
+    tied = {name for name, module in named if any(id(p) in of_head for p in module.parameters(recurse=False))}
+    return None if any(isinstance(p, WeightPlace) and p.module in tied for p in places) else places
+
+
+class _Site(NamedTuple):
+    """Where something is changed: what a module gets or gives, by its name, or a block's attention."""
+
+    kind: Literal["input", "output", "attention"]
+    name: str | int
+
+
+class _Factors(NamedTuple):
+    """What a site had before it in the frozen network, and the gradients of the outputs behind it.
+
+    `before` is (x,) of an input, (x, y) of an output and (attend, q, k, v, mask) of attention; `after` is
+    what comes behind, or the gradients in it, shape (B, outputs, ...), when they are there.
+    """
+
+    before: tuple[Any, ...]
+    after: Tensor
+
+
+@dataclass(eq=False)
+class _Chunk:
+    """Some examples: their numbers, texts and classes, what the blocks receive, and the costate λ behind one.
+
+    Attributes:
+        rows: their numbers.
+        batch: their texts.
+        labels: their classes.
+        states: x_0, ..., x_t, to the block that is next on the way back.
+        costate: the gradient of each output in x_{t+1}, shape (outputs, B, T, H).
+    """
+
+    rows: list[int]
+    batch: Batch
+    labels: Tensor
+    states: list[Tensor] = field(default_factory=list)
+    costate: Tensor | None = None
+
+
+class _Sweep:
+    """One way forward through the blocks and one back, on which the factors come up block by block."""
+
+    def __init__(self, problem: ClassificationProblem, train: int, test: int, outputs: Outputs) -> None:
+        check_counts(problem, train=train, test=test)
+        self.problem, self.backbone, self.examples = problem, problem.backbone, train + test
+        classes = problem.task.num_classes
+        self.of_logits, self.outputs = output_map(outputs, problem.loss_function, classes, problem.seed)
+        self.chunks = list(self._chunks(train, test))
+        labels = torch.cat([problem.train.labels[:train], problem.test.labels[:test]])
+        logits = torch.empty(len(labels), classes, device=self.backbone.device, dtype=self.backbone.dtype)
+        with torch.no_grad():
+            for chunk in self.chunks:
+                x = self.backbone.embed(chunk.batch)
+                for t in range(len(self.backbone.layers)):
+                    chunk.states.append(x)
+                    x = self.backbone.step(t, x, chunk.batch)
+                chunk.states.append(x)
+                logits[chunk.rows] = self._logits(x, chunk.batch)
+        problem.count(len(labels), forward=1.0)
+        self.start = start_of(problem, logits, labels, train, outputs)
+
+    def _chunks(self, train: int, test: int) -> Iterator[_Chunk]:
+        for split, count, first in ((self.problem.train, train, 0), (self.problem.test, test, train)):
+            order = np.argsort(split.lengths[:count], kind="stable").tolist()
+            for chosen in (order[i : i + _CHUNK] for i in range(0, count, _CHUNK)):
+                yield _Chunk([first + i for i in chosen], *self.problem.batch(split, chosen))
+
+    def _logits(self, x: Tensor, batch: Batch) -> Tensor:
+        pooled = self.backbone.pool(self.backbone.readout(x), batch)
+        return self.problem.head(pooled, {}).to(self.backbone.dtype)
+
+    def grams(
+        self, places: Sequence[Place], on_example: Callable[[int, int], None] | None
+    ) -> list[Float[Tensor, "no no"]]:
+        """Return what each place adds to K, in their order."""
+        blocks = len(self.backbone.layers)
+        sums = [_gram_of(place, self.examples * self.outputs, self) for place in places]
+        lowest = min(min(gram.stages) for gram in sums)
+        stages = range(blocks, lowest - 1, -1)
+        for done, stage in enumerate(stages, 1):
+            here = [gram for gram in sums if stage in gram.stages]
+            sites = {site for gram in here for site in gram.sites}
+            for chunk in self.chunks:
+                factors = self._back(stage, chunk, sites)
+                for gram in here:
+                    gram.see(chunk.rows, factors)
+            for gram in here:
+                gram.leave(stage)
+            if on_example:
+                on_example(self.examples * done // len(stages), self.examples)
+        self.problem.count(self.examples, forward=1.0, backward=0.5 * self.outputs)
+        return [gram.total for gram in sums]
+
+    def stages_of(self, site: _Site) -> set[int]:
+        """Return which stages may hold a site: a block's number, or before (-1) and behind all of them."""
+        if site.kind == "attention":
+            return {int(site.name)}
+        block = self.backbone.block_of(str(site.name))
+        return {-1, len(self.backbone.layers)} if block is None else {block}
+
+    def _back(self, stage: int, chunk: _Chunk, sites: set[_Site]) -> dict[_Site, _Factors]:
+        """Run a stage of a chunk again, take the costate through it, and return the factors of its sites."""
+        blocks, texts = len(self.backbone.layers), len(chunk.rows)
+        seen: dict[_Site, _Factors] = {}
+        x = chunk.states.pop().detach().requires_grad_() if stage >= 0 else None
+        attention = {int(s.name): partial(_attend, seen, s) for s in sites if s.kind == "attention"}
+        with _watching(self.backbone.model, sites, seen):
+            if x is None:
+                y = self.backbone.embed(chunk.batch)
+            elif stage < blocks:
+                y = self.backbone.step(stage, x, chunk.batch, Edit(attention=attention))
+            else:
+                logits = self._logits(x, chunk.batch)
+                values = [self.of_logits(z, c).reshape(-1) for z, c in zip(logits, chunk.labels, strict=True)]
+                y = torch.stack(values)
+                chunk.costate = torch.eye(self.outputs).to(y)[:, None].expand(-1, len(y), -1)
+        assert chunk.costate is not None
+        wanted = ([] if x is None else [x]) + [factors.after for factors in seen.values()]
+        each = []
+        for c, costate in enumerate(chunk.costate):
+            keep = c < self.outputs - 1
+            each.append(torch.autograd.grad(y, wanted, costate, retain_graph=keep, allow_unused=True))
+        of = [
+            torch.stack([torch.zeros_like(to) if g is None else g for g in gradients])
+            for to, gradients in zip(wanted, zip(*each, strict=True), strict=True)
+        ]
+        if x is not None:
+            chunk.costate = of.pop(0)
+        return {
+            site: _Factors(
+                tuple(_by_text(x.detach() if isinstance(x, Tensor) else x, texts) for x in factors.before),
+                torch.stack([_by_text(g, texts) for g in gradients], 1),
+            )
+            for (site, factors), gradients in zip(seen.items(), of, strict=True)
+        }
+
+
+def _by_text(x: Any, texts: int) -> Any:
+    """Return a tensor by text where a module gets the tokens of all texts in one row (OPT's FFN)."""
+    if not isinstance(x, Tensor) or x.shape[0] == texts:
+        return x
+    return x.unflatten(0, (texts, -1))
+
+
+@contextmanager
+def _watching(root: nn.Module, sites: set[_Site], seen: dict[_Site, _Factors]) -> Iterator[None]:
+    """Let modules note what they get and give, with a graph from there on."""
+    with ExitStack() as stack:
+        for site in sites:
+            if site.kind == "input":
+                hook = root.get_submodule(str(site.name)).register_forward_pre_hook
+                stack.callback(hook(partial(_before, seen, site), with_kwargs=True).remove)
+            elif site.kind == "output":
+                hook = root.get_submodule(str(site.name)).register_forward_hook
+                stack.callback(hook(partial(_behind, seen, site), with_kwargs=True).remove)
+        yield
+
+
+def _noted(seen: dict[_Site, _Factors], site: _Site, before: tuple[Any, ...], after: Tensor) -> Tensor:
+    if site in seen:
+        raise ValueError(f"module {site.name!r} runs twice in a pass: take `tangent_rows` of this model.")
+    after = after if after.requires_grad else after.detach().requires_grad_()
+    seen[site] = _Factors(before, after)
+    return after
+
+
+def _before(
+    seen: dict[_Site, _Factors], site: _Site, _: nn.Module, args: tuple, kwargs: dict
+) -> tuple[tuple, dict]:
+    if args:
+        return (_noted(seen, site, args[:1], args[0]), *args[1:]), kwargs
+    x = kwargs["hidden_states"]
+    return args, {**kwargs, "hidden_states": _noted(seen, site, (x,), x)}
+
+
+def _behind(
+    seen: dict[_Site, _Factors], site: _Site, _: nn.Module, args: tuple, kwargs: dict, out: Any
+) -> Any:
+    x = args[0] if args else kwargs["hidden_states"]
+    if isinstance(out, tuple):
+        return (_noted(seen, site, (x, out[0]), out[0]), *out[1:])
+    return _noted(seen, site, (x, out), out)
+
+
+def _attend(seen: dict[_Site, _Factors], site: _Site, attend: Any, *qkvm: Tensor) -> Tensor:
+    return _noted(seen, site, (attend, *qkvm), attend(*qkvm))
+
+
+def _gram_of(place: Place, size: int, sweep: _Sweep) -> _WeightGram | _EditGram:
+    return (
+        _WeightGram(place, size, sweep) if isinstance(place, WeightPlace) else _EditGram(place, size, sweep)
+    )
+
+
+class _WeightGram:
+    """Σ_ts (M a_it · M a_js)(b_it · b_js): by pairs of tokens, or by rows of J where that costs less."""
+
+    def __init__(self, place: WeightPlace, size: int, sweep: _Sweep) -> None:
+        self.place = place
+        self.sites = {_Site("output", place.module)}
+        self.stages = set.union(*map(sweep.stages_of, self.sites))
+        self.total = torch.zeros(size, size, dtype=torch.float64)
+        self.outputs = sweep.outputs
+        self._held: list[tuple[list[int], Tensor, Tensor]] = []
+
+    def see(self, rows: list[int], factors: Mapping[_Site, _Factors]) -> None:
+        """Keep a and b of a chunk, shapes (B, T, in) and (B, outputs, T, out)."""
+        for site in self.sites & factors.keys():
+            a, b = factors[site].before[0], factors[site].after
+            if self.place.scale != 1:
+                b = self.place.scale * b
+            if self.place.matrix is not None:
+                a = a @ self.place.matrix.T
+            self._held.append((rows, a, b))
+
+    def leave(self, stage: int) -> None:
+        """Add what the stage's factors give, and drop them."""
+        if not self._held:
+            return
+        numbers = [_numbers(rows, self.outputs) for rows, _, _ in self._held]
+        order, tokens = torch.cat(numbers), sum(a.shape[:2].numel() for _, a, _ in self._held)
+        if not self._held[0][1].is_floating_point() or self._by_pairs(tokens, len(order)):
+            for i, (_, a, b) in enumerate(self._held):
+                for j, (_, other_a, other_b) in enumerate(self._held[: i + 1]):
+                    gram = _pairs(a, b, other_a, other_b).double().cpu()
+                    self.total[numbers[i][:, None], numbers[j]] += gram
+                    if j < i:
+                        self.total[numbers[j][:, None], numbers[i]] += gram.T
+        else:
+            for part in self._rows(len(order)):
+                self.total[order[:, None], order] += (part @ part.T).double().cpu()
+        self._held = []
+
+    def _by_pairs(self, tokens: int, rows: int) -> bool:
+        *_, width = self._held[0][1].shape
+        *_, out = self._held[0][2].shape
+        pairs = tokens**2 * (width + self.outputs**2 * out)
+        return pairs < (tokens * self.outputs + rows**2) * width * out
+
+    def _rows(self, count: int) -> Iterator[Tensor]:
+        """Yield the rows of J, for a slice of the module's outputs at a time."""
+        *_, width = self._held[0][1].shape
+        *_, out = self._held[0][2].shape
+        step = max(1, _SLICE // (count * width))
+        for low in range(0, out, step):
+            yield torch.cat(
+                [
+                    (b[..., low : low + step].mT @ a[:, None]).flatten(2).flatten(0, 1)
+                    for _, a, b in self._held
+                ]
+            )
+
+
+def _numbers(rows: Sequence[int], outputs: int) -> Tensor:
+    """Return the rows of K of some examples."""
+    return (torch.tensor(rows)[:, None] * outputs + torch.arange(outputs)).flatten()
+
+
+def _pairs(a: Tensor, b: Tensor, other_a: Tensor, other_b: Tensor) -> Float[Tensor, "bo co"]:
+    """Return Σ_ts (a_it · a_js)(b_it · b_js) of two chunks; token numbers a are one-hot vectors."""
+    (n, length), (m, other) = a.shape[:2], other_a.shape[:2]
+    if a.is_floating_point():
+        of_inputs = a.flatten(0, 1) @ other_a.flatten(0, 1).T
+    else:
+        of_inputs = (a.reshape(-1, 1) == other_a.reshape(1, -1)).to(b)
+    gram = b.new_empty(n, b.shape[1], m, other_b.shape[1])
+    for c in range(b.shape[1]):
+        for d in range(other_b.shape[1]):
+            product = of_inputs * (b[:, c].flatten(0, 1) @ other_b[:, d].flatten(0, 1).T)
+            gram[:, c, :, d] = product.view(n, length, m, other).sum((1, 3))
+    return gram.flatten(2).flatten(0, 1)
+
+
+class _EditGram:
+    """R Rᵀ, with rows Σ over sites of (∂ change / ∂d)ᵀ b, at what the site gets in the frozen network."""
+
+    def __init__(self, place: EditPlace, size: int, sweep: _Sweep) -> None:
+        self.place, self.modules = place, dict(sweep.backbone.model.named_modules())
+        edit = place.edit(sweep.problem.delta.initial().new_zeros(place.size))
+        owners = {name.rpartition(".")[0] for name in edit.parameters}
+        self.sites = {
+            *(_Site("input", name) for name in edit.inputs),
+            *(_Site("output", name) for name in {*edit.outputs, *owners}),
+            *(_Site("attention", t) for t in edit.attention),
+        }
+        self._left = set.union(*map(sweep.stages_of, self.sites))
+        self.stages = frozenset(self._left)
+        self.total = torch.zeros(size, size, dtype=torch.float64)
+        self.outputs = sweep.outputs
+        self._rows: Tensor | None = None
+
+    def see(self, rows: list[int], factors: Mapping[_Site, _Factors]) -> None:
+        """Add the rows of a chunk."""
+        here = {site: factors[site] for site in self.sites & factors.keys()}
+        if not here:
+            return
+        data: list[Tensor] = []
+        slots: dict[_Site, slice] = {}
+        attend = {}
+        for site, (before, after) in here.items():
+            tensors = [x for x in before if isinstance(x, Tensor)]
+            if site.kind == "attention":
+                attend[site] = before[0]
+            slots[site] = slice(len(data), len(data) + len(tensors) + 1)
+            data += [*tensors, after]
+
+        def outputs(d: Tensor, *one: Tensor) -> tuple[Tensor, Tensor]:
+            edit = self.place.edit(d)
+            total = d.new_zeros(self.outputs)
+            for site in sorted(here, key=lambda s: s.kind):
+                *before, gradients = one[slots[site]]
+                changed = self._changed(edit, site, [x[None] for x in before], attend.get(site))
+                total = total + (gradients * changed).flatten(1).sum(1)
+            return total, total.detach()
+
+        origin = data[0].new_zeros(self.place.size, dtype=data[-1].dtype)
+        *_, jacobian = per_example(outputs, origin, data)
+        if self._rows is None:
+            self._rows = data[-1].new_zeros(len(self.total), self.place.size)
+        self._rows[_numbers(rows, self.outputs)] += jacobian().flatten(0, 1)
+
+    def _changed(self, edit: Edit, site: _Site, before: list[Tensor], attend: Any) -> Tensor:
+        if site.kind == "attention":
+            return edit.attention[int(site.name)](attend, *before)
+        name = str(site.name)
+        if site.kind == "input":
+            return edit.inputs[name](*before)
+        x, y = before
+        own = {
+            leaf.rpartition(".")[2]: p
+            for leaf, p in edit.parameters.items()
+            if leaf.rpartition(".")[0] == name
+        }
+        if own:
+            y = functional_call(self.modules[name], own, (x,))
+        return edit.outputs[name](x, y) if name in edit.outputs else y
+
+    def leave(self, stage: int) -> None:
+        """Add R Rᵀ when no stage is left, and drop R."""
+        self._left.discard(stage)
+        if not self._left and self._rows is not None:
+            self.total += (self._rows @ self._rows.T).double().cpu()
+            self._rows = None
