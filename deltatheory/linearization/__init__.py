@@ -1,6 +1,7 @@
 """The network linearized at δ = 0: rows of its Jacobian, kernels, ridge fits and runs in subspaces."""
 
 from deltatheory.linearization.error import linearization_error, relative_error
+from deltatheory.linearization.factors import TangentKernel, tangent_kernels
 from deltatheory.linearization.outputs import (
     LinearizationStart,
     Outputs,
@@ -23,6 +24,7 @@ __all__ = [
     "LinearizedRun",
     "Outputs",
     "Selection",
+    "TangentKernel",
     "TangentRows",
     "cross_fitted_logits",
     "differences",
@@ -35,6 +37,7 @@ __all__ = [
     "random_contrast",
     "random_subspaces",
     "relative_error",
+    "tangent_kernels",
     "tangent_rows",
     "train_linearized",
 ]

@@ -33,6 +33,7 @@ __all__ = ["TangentKernel", "tangent_kernels"]
 
 _CHUNK = 32  # examples of a pass
 _SLICE = 1 << 26  # numbers of those rows of J that are formed at once
+_ROW_COST = 3  # of a multiplication in rows of J, which pass through memory, in those of pairs of tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,7 +367,7 @@ class _WeightGram:
         *_, width = self._held[0][1].shape
         *_, out = self._held[0][2].shape
         pairs = tokens**2 * (width + self.outputs**2 * out)
-        return pairs < (tokens * self.outputs + rows**2) * width * out
+        return pairs < _ROW_COST * (tokens * self.outputs + rows**2) * width * out
 
     def _rows(self, count: int) -> Iterator[Tensor]:
         """Yield the rows of J, for a slice of the module's outputs at a time."""
