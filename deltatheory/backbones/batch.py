@@ -11,9 +11,20 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 
-__all__ = ["Batch", "Pooling", "additive_mask", "pool"]
+__all__ = ["Batch", "Pooling", "additive_mask", "pool", "read_position"]
 
 Pooling = Literal["mean", "last", "cls"]
+
+
+def read_position(mask: Float[Tensor, "B T"], pooling: Literal["last", "cls"]) -> Int[Tensor, " B"]:
+    """Return where the last real token of each text is, or the first, padding on either side.
+
+    >>> mask = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> read_position(mask, "last").tolist(), read_position(mask, "cls").tolist()
+    ([1, 2], [0, 2])
+    """
+    real = mask.long()
+    return real.argmax(1) if pooling == "cls" else real.shape[1] - 1 - real.flip(1).argmax(1)
 
 
 def pool(
@@ -23,7 +34,7 @@ def pool(
 
     Args:
         hidden: their states.
-        mask: 1 for real tokens, 0 for padding on the right.
+        mask: 1 for real tokens, 0 for padding.
         pooling: "mean" over real tokens, "last" of them, or "cls", the first.
 
     >>> import torch
@@ -31,11 +42,9 @@ def pool(
     >>> [float(pool(hidden, mask, pooling)) for pooling in ("mean", "last", "cls")]
     [2.0, 3.0, 1.0]
     """
-    if pooling == "cls":
-        return hidden[:, 0]
+    if pooling != "mean":
+        return hidden[torch.arange(len(mask), device=mask.device), read_position(mask, pooling)]
     lengths = mask.long().sum(1)  # as integers: bfloat16 counts only to 256
-    if pooling == "last":
-        return hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]
     return (hidden * mask.to(hidden.dtype)[:, :, None]).sum(1) / lengths[:, None]
 
 

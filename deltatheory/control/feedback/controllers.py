@@ -128,7 +128,7 @@ def steered(
     """Let a controller act behind every block while the context is open; the hooks are removed at its end.
 
     Args:
-        model: any `transformers` model, called with its attention mask by name.
+        model: any `transformers` model, called with its attention mask (`watching`).
         layers: its blocks, in order.
         controller: for these blocks.
         pooling: how states are measured, that of the controller's nominal states.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatheory._shapes import Float
-from deltatheory.backbones.batch import Pooling
+from deltatheory.backbones.batch import Pooling, read_position
 
 __all__ = ["spread", "watching"]
 
@@ -24,15 +25,18 @@ def watching(
     """Call act(t, x, mask) behind every block, and let what it returns replace the block's output x.
 
     Args:
-        model: any `transformers` model that is called with its attention mask, 2-D or additive 4-D, by name;
-            without one all tokens are real.
+        model: any `transformers` model, called with its attention mask, 2-D or 4-D, padding on either side;
+            without one all tokens are real. In `generate` the T tokens of a pass are those that the cache
+            does not hold.
         layers: its blocks, in order.
         act: t, shapes (B, T, H) and (B, T) ↦ the new state, or `None` to leave it as it is.
     """
     given: list[Tensor | None] = [None]
+    signature = inspect.signature(model.forward)
 
-    def note(_module: nn.Module, _args: tuple, kwargs: dict) -> None:
-        given[0] = kwargs.get("attention_mask")
+    def note(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        mask = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
+        given[0] = mask.get("full_attention") if isinstance(mask, Mapping) else mask
 
     def behind(t: int) -> Callable:
         def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
@@ -54,11 +58,15 @@ def watching(
 
 
 def _real_tokens(mask: Tensor | None, x: Float[Tensor, "B T H"]) -> Float[Tensor, "B T"]:
+    """Return 1 where a token of x is real; the mask is also of what a cache holds before them."""
     if mask is None:
         return x.new_ones(x.shape[:2])
+    tokens, end = x.shape[1], mask.shape[-1]
     if mask.dim() == 4:  # the last query's row: it sees all real tokens, also where the future is hidden
-        mask = mask[:, 0, -1] == 0
-    return mask.to(x.dtype)
+        mask = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] == 0
+        if end > tokens:  # a cache may be longer than the text: the last query sees itself, and nothing later
+            end = int(read_position(mask.to(x.dtype), "last").max()) + 1
+    return mask[:, end - tokens : end].to(x.dtype)
 
 
 def spread(
@@ -67,7 +75,6 @@ def spread(
     """Return the state with u added to the tokens that z = pool(x) is read from, so that z moves by u."""
     if pooling == "mean":
         return x + u[:, None]
-    position = mask.long().sum(1) - 1 if pooling == "last" else torch.zeros_like(mask[:, 0]).long()
     x = x.clone()
-    x[torch.arange(len(mask), device=mask.device), position] += u
+    x[torch.arange(len(mask), device=mask.device), read_position(mask, pooling)] += u
     return x

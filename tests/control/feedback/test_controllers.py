@@ -100,6 +100,81 @@ def test_states_are_those_of_the_backbone_on_wrapped_and_plain_models(family):
             torch.testing.assert_close(z, right, atol=1e-5 if family == "llama" else 1e-10, rtol=0)
 
 
+def last_states(model, run, **inputs):
+    """The state behind the last block that "last" reads, pass by pass."""
+    seen, base = [], model.base_model
+    blocks = getattr(base, "h", None) or base.layers
+
+    def act(t, x, mask):
+        if t == 1:
+            seen.append(pool(x, mask, "last"))
+
+    with torch.no_grad(), watching(model, blocks, act):
+        run(**{name: torch.tensor(value) for name, value in inputs.items()})
+    return seen
+
+
+SHORT, LONG = [4, 5, 6], [7, 8, 9, 10, 11]
+PADDED = {
+    "right": ([[*SHORT, 0, 0], LONG], [[1, 1, 1, 0, 0], [1] * 5]),
+    "left": ([[0, 0, *SHORT], LONG], [[0, 0, 1, 1, 1], [1] * 5]),
+}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("side", PADDED)
+def test_the_last_token_is_that_of_the_mask_whatever_side_is_padded(family, side):
+    model = tiny_model(family).double().eval()
+    ids, mask = PADDED[side]
+    places = (np.cumsum(mask, 1) - 1).clip(0).tolist()
+    (padded,) = last_states(model, model, input_ids=ids, attention_mask=mask, position_ids=places)
+    for text, state in zip((SHORT, LONG), padded, strict=True):
+        (alone,) = last_states(model, model, input_ids=[text], attention_mask=[[1] * len(text)])
+        torch.testing.assert_close(state, alone[0], atol=1e-5, rtol=0)
+    if family == "llama":  # whose second argument the mask is
+        by_name = last_states(model, model, input_ids=ids, attention_mask=mask)[0]
+        by_place = last_states(model, lambda ids, mask: model(ids, mask), ids=ids, mask=mask)[0]
+        torch.testing.assert_close(by_place, by_name, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("cache", ["none", "dynamic", "static"])
+def test_each_pass_of_padded_generation_reads_the_newest_token(family, cache):
+    model = tiny_model(family).double().eval()
+    ids, mask = PADDED["left"]
+    how = {"use_cache": False} if cache == "none" else {"cache_implementation": cache}
+    texts = []
+
+    def run(**inputs):
+        options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "disable_compile": True}
+        texts.extend(model.generate(**inputs, **options, **how)[:, :-1].tolist())
+
+    seen = last_states(model, run, input_ids=ids, attention_mask=mask)
+    assert len(seen) == 3
+    for k, states in enumerate(seen):
+        for text, state, padding in zip(texts, states, (2, 0), strict=True):
+            known = text[padding : 5 + k]
+            (alone,) = last_states(model, model, input_ids=[known], attention_mask=[[1] * len(known)])
+            torch.testing.assert_close(state, alone[0], atol=1e-5, rtol=0)
+
+
+def test_control_moves_the_newest_token_of_padded_generation():
+    model, u = tiny_model("llama").double().eval(), torch.linspace(-1, 1, 16).double()
+    ids, mask = (torch.tensor(rows) for rows in PADDED["left"])
+    head, alone = model.lm_head, torch.tensor([SHORT])
+    with torch.no_grad(), steered(model, model.base_model.layers, Push(1, u), "last"):
+        moved = model(input_ids=ids, attention_mask=mask).logits[0, -1]
+        model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=2, do_sample=False)
+    hidden = model.base_model.layers[1].register_forward_hook(lambda m, a, out: states.append(out))
+    states: list = []
+    with torch.no_grad():
+        model(input_ids=alone, attention_mask=torch.ones_like(alone))
+    hidden.remove()
+    state = states[0][0] if isinstance(states[0], tuple) else states[0]
+    expected = head(model.base_model.norm(state[0, -1] + u))
+    torch.testing.assert_close(moved, expected.detach(), atol=1e-5, rtol=0)
+
+
 def hook_count(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
