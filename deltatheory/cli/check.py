@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument
 
 from deltatheory.cli.options import DELTA, SETUP, Progress, command, results_in
-from deltatheory.cli.output import print_table, progress_bar, table_of
+from deltatheory.cli.output import failed, print_table, progress_bar, table_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +38,8 @@ def check(
         result = check_on_model(problem, wanted, seed=setup.seed, on_row=lambda _: bar.update())
     print_table(_rows(result))
     print(f"Numbers: {result.save(out.own)}")
+    if violated := [row.id for row in result.rows if row.holds is False]:
+        failed(f"Violated beyond rounding: {', '.join(violated)}.")
 
 
 def _rows(result: "ModelChecks") -> "Table":

@@ -21,7 +21,8 @@ from deltatheory.theorems.theorem import Sides
 __all__ = ["MEASURES"]
 
 _LINEARISED = "met by the linearised loss in 12 random directions of δ; constants exact"
-_LOCAL = "local: constants measured at 5 points of the segment"
+_LOCAL = "local: constants measured at {} points of the segment"
+_POINTS = (5, 17, 65)
 _DRAWS = 200
 
 
@@ -43,11 +44,11 @@ def _fresh(probe: Probe) -> Measurement:
 # ---- The loss itself ----
 
 
-def _curvature(probe: Probe, direction: torch.Tensor, length: float) -> float:
-    """Return the largest |vᵀHv|/‖v‖² at five points along a direction from δ = 0."""
+def _curvature(probe: Probe, direction: torch.Tensor, length: float, points: int) -> float:
+    """Return the largest |vᵀHv|/‖v‖² at so many points along a direction from δ = 0."""
     v = direction / direction.norm()
-    points = [probe.origin + s * length * v for s in np.linspace(0, 1, 5)]
-    return max(abs(float(v @ autodiff.hvp(probe.loss, point, v))) for point in points)
+    places = [probe.origin + s * length * v for s in np.linspace(0, 1, points)]
+    return max(abs(float(v @ autodiff.hvp(probe.loss, place, v))) for place in places)
 
 
 def _captured(probe: Probe) -> torch.Tensor:
@@ -57,35 +58,48 @@ def _captured(probe: Probe) -> torch.Tensor:
     return S @ (S.T @ probe.gradient)
 
 
-def _step(probe: Probe, part: torch.Tensor) -> tuple[float, float, float]:
-    """Return (loss before, loss after a step 1/L along -part, L), L measured on that segment."""
-    L = max(_curvature(probe, -part, 0.0), 1e-12)
-    L = max(_curvature(probe, -part, float(part.norm()) / L), L)
+def _step(probe: Probe, part: torch.Tensor) -> tuple[float, float, float, str]:
+    """Return the loss before and after a step 1/L along -part, what is promised, and how L was measured.
+
+    A largest value over points lies below L: where the promise is not kept there are more points.
+    """
     with torch.no_grad():
-        return float(probe.loss(probe.origin)), float(probe.loss(probe.origin - part / L)), L
+        before = float(probe.loss(probe.origin))
+    L = max(_curvature(probe, -part, 0.0, 1), 1e-12)
+    for points in _POINTS:
+        L = max(_curvature(probe, -part, float(part.norm()) / L, points), L)
+        promised = float(part @ part) / (2 * L)
+        with torch.no_grad():
+            after = float(probe.loss(probe.origin - part / L))
+        if before - after >= promised - probe.rounding * abs(before):
+            break
+    return before, after, promised, _LOCAL.format(points)
 
 
 def _descent(probe: Probe) -> Measurement:
-    part = _captured(probe)
-    before, after, L = _step(probe, part)
-    return Measurement(Sides(after, before - float(part @ part) / (2 * L)), _LOCAL)
+    before, after, promised, text = _step(probe, _captured(probe))
+    return Measurement(Sides(after, before - promised), text, rounding=probe.rounding * abs(before))
 
 
 def _gap_below(probe: Probe) -> Measurement:
-    across = probe.gradient - _captured(probe)
-    before, after, L = _step(probe, across)
-    known = "; inf f replaced by the loss after one step, so the true left side is larger"
-    return Measurement(Sides(before - after, float(across @ across) / (2 * L)), _LOCAL + known)
+    before, after, promised, text = _step(probe, probe.gradient - _captured(probe))
+    text += "; inf f replaced by the loss after one step, so the true left side is larger"
+    return Measurement(Sides(before - after, promised), text, rounding=probe.rounding * abs(before))
 
 
 def _transfer(probe: Probe) -> Measurement:
     v = probe.tensor(len(probe.origin))
     v = v / v.norm()
-    points = [probe.origin + s * v for s in np.linspace(0, 1, 5)]
-    L = max(float(autodiff.grad(probe.loss, point).norm()) for point in points)
     with torch.no_grad():
-        moved = abs(float(probe.loss(points[-1])) - float(probe.loss(points[0])))
-    return Measurement(Sides(moved, L), f"{_LOCAL}; a random step of length 1")
+        first, last = (float(probe.loss(probe.origin + s * v)) for s in (0, 1))
+    rounding = probe.rounding * abs(first)
+    for points in _POINTS:
+        places = [probe.origin + s * v for s in np.linspace(0, 1, points)]
+        L = max(float(autodiff.grad(probe.loss, place).norm()) for place in places)
+        if abs(last - first) <= L + rounding:
+            break
+    text = f"{_LOCAL.format(points)}; a random step of length 1"
+    return Measurement(Sides(abs(last - first), L), text, rounding=rounding)
 
 
 # ---- Random projections of real gradients ----

@@ -137,7 +137,7 @@ def _row(id: str, probe: Probe) -> ModelCheck:
         found = ON_MODELS[id](probe)
     except ValueError as error:
         return ModelCheck(*about, f"not applicable: {error}", math.nan, math.nan, math.nan, None, False)
-    result = theorem.compare(found.sides)
+    result = theorem.compare(found.sides, rounding=found.rounding)
     vacuous = theorem.kind != "identity" and result.ratio < _SAYS_NOTHING
     if found.trivial is not None:
         vacuous = vacuous or result.right >= found.trivial

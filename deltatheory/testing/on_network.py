@@ -68,7 +68,8 @@ def _first(probe: Probe) -> Measurement:
     change, gradient, A = _first_step(probe)
     scale = float(gradient.norm())
     sides = Sides(_array(change[:8] / scale), _array(-4 * gradient[:8] @ A.T @ A / scale))
-    return Measurement(sides, "met: query weight, B = 0, rate 1, scale 2; 8 rows in units of the gradient")
+    text = "met: query weight, B = 0, rate 1, scale 2; 8 rows in units of the gradient"
+    return Measurement(sides, text, rounding=probe.rounding * 4 * float(torch.linalg.matrix_norm(A, 2)) ** 2)
 
 
 def _best_rank(probe: Probe) -> Measurement:
@@ -77,7 +78,7 @@ def _best_rank(probe: Probe) -> Measurement:
     M = M * float((E * M).sum() / (M * M).sum())
     tail = float((np.linalg.svd(E, compute_uv=False)[4:] ** 2).sum())
     text = "met: E = minus the gradient of the query weight, M = LoRA's first step of rank 4, best scaled"
-    return Measurement(Sides(float(((E - M) ** 2).sum()), tail), text)
+    return Measurement(Sides(float(((E - M) ** 2).sum()), tail), text, rounding=probe.rounding * tail)
 
 
 # ---- Attention of one head ----
@@ -213,8 +214,8 @@ def _adjoint(probe: Probe) -> Measurement:
     scale = float(direct.norm())
     error = float((costate - direct).norm()) / scale
     hypotheses = f"met: costates of one text, block by block; they differ by {error:.1e} of the norm"
-    digits = 5 if direct.dtype == torch.float32 else 12  # what rounding leaves of the difference
-    return Measurement(Sides(round(error, digits), 0.0), hypotheses)
+    sides = Sides(_array(costate / scale).ravel(), _array(direct / scale).ravel())
+    return Measurement(sides, hypotheses, rounding=probe.rounding)
 
 
 def _drift(probe: Probe) -> Measurement:
@@ -236,7 +237,7 @@ def _drift(probe: Probe) -> Measurement:
     hypotheses = (
         "local: K_t are norms of the Jacobians at the frozen states, by power iteration; a random δ of 1/10"
     )
-    return Measurement(Sides(left, drift), hypotheses)
+    return Measurement(Sides(left, drift), hypotheses, rounding=probe.rounding * float(x.norm()))
 
 
 _ONE_HEAD = "met: first head of the middle layer, one text"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory.backbones import Edit
+from deltatheory.deltas.targets import name_of
 from deltatheory.linearization.tangent import tangent_rows
 from deltatheory.problems import ClassificationProblem
 from deltatheory.theorems.loss_functions import Quadratic
@@ -21,6 +23,7 @@ from deltatheory.theorems.theorem import Sides
 __all__ = ["Measurement", "Probe", "operator_norm"]
 
 _EXAMPLES = 16  # rows of the Jacobian, one margin each
+_SAFETY = 16  # a step of a network is several sums, and their rounding errors do not all cancel
 _DIRECTIONS = 12  # of δ, fewer than the rows, so that the linearised loss is strongly convex
 
 
@@ -32,11 +35,14 @@ class Measurement:
         sides: in floats.
         hypotheses: which hold, and whose constants were measured where.
         trivial: what is known without the bound (a probability is at most 1); `None` where nothing is.
+        rounding: by how much the sides may be off, where the network computed them each in another way; 0
+            where the theorem is evaluated in float64 on numbers that the network gave.
     """
 
     sides: Sides
     hypotheses: str
     trivial: float | None = None
+    rounding: float = 0.0
 
 
 class Probe:
@@ -104,6 +110,34 @@ class Probe:
         x |= {"x": at, "lowest": f.minimum_on(x["x0"], A), "z1": np.ones(d), "z2": np.zeros(d)}
         shifts = [np.roll(np.eye(D), k, axis=1)[:, :d] for k in range(D)]  # every axis equally often
         return x | {"a2": 1.0, "s2": 1.0, "bases": shifts}
+
+    @cached_property
+    def rounding(self) -> float:
+        """The share by which rounding in the network may move a state, a loss or a gradient.
+
+        The unit of the dtype for every step, times the condition of the gradient: its relative change by that
+        of the word embeddings, measured at a change that stands out of the rounding.
+
+        Raises:
+            ValueError: where that leaves no digit to compare.
+        """
+        unit = torch.finfo(self.origin.dtype).eps
+        words = name_of(self.backbone, self.backbone.model.get_input_embeddings())  # type: ignore[operator]
+        size = math.sqrt(unit)
+
+        def slope(change: float) -> Tensor:
+            moved = Edit(outputs={words: lambda _, y: y * (1 + change * self.tensor(*y.shape))})
+            return autodiff.grad(
+                lambda d: self.loss_of(self.problem.delta.edit(d).then(moved)), self.origin
+            ).detach()
+
+        still = slope(0.0)
+        condition = float((slope(size) - still).norm() / (size * still.norm()).clamp(min=unit))
+        share = _SAFETY * unit * (len(self.backbone.layers) + 2) * max(1.0, condition)
+        if not share < 0.1:
+            kind = str(self.origin.dtype).removeprefix("torch.")
+            raise ValueError(f"rounding in {kind} leaves no digits to compare; compute in a wider type.")
+        return share
 
     def loss(self, delta: Tensor) -> Tensor:
         """Return the loss on a few training examples."""

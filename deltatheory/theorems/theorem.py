@@ -223,14 +223,23 @@ class Bound:
                     raise ValueError(f"{self.label}: the {name} side is {value}; it must be a number.")
         return Sides(left, right)
 
-    def compare(self, sides: Sides, *, exact: bool = False, unmet: tuple[str, ...] = ()) -> Check:
-        """Return the check of two sides that were evaluated, or measured, before."""
+    def compare(
+        self, sides: Sides, *, exact: bool = False, unmet: tuple[str, ...] = (), rounding: float = 0.0
+    ) -> Check:
+        """Return the check of two sides that were evaluated, or measured, before.
+
+        Args:
+            sides: of one shape.
+            exact: decide without a tolerance.
+            unmet: names of hypotheses that the instance breaks.
+            rounding: by how much the sides may be off where they were measured in less than float64.
+        """
         pairs = list(zip(np.ravel(sides.left), np.ravel(sides.right), strict=True))
-        verdicts = [_holds(self.kind, a, b, exact) for a, b in pairs]
+        verdicts = [_holds(self.kind, a, b, exact, rounding) for a, b in pairs]
         holds = False if False in verdicts else None if None in verdicts else True
         floats = [(float(a), float(b)) for a, b in pairs]
         a, b = max(floats, key=lambda pair: _violation(self.kind, *pair))
-        ratio = max(_ratio(self.kind, *pair) for pair in floats)
+        ratio = max(_ratio(self.kind, *pair, rounding) for pair in floats)
         violation = _violation(self.kind, a, b)
         status = getattr(self, "status", None)
         return Check(self.label, status, self.kind, a, b, violation, ratio, holds, exact, unmet)
@@ -277,11 +286,11 @@ class Theorem(Bound):
         return f"{self.label} [{self.status}]: {self.words}"
 
 
-def _holds(kind: Kind, a: Any, b: Any, exact: bool) -> bool | None:
+def _holds(kind: Kind, a: Any, b: Any, exact: bool, rounding: float = 0.0) -> bool | None:
     if kind == "lower":
-        return _holds("upper", b, a, exact)
+        return _holds("upper", b, a, exact, rounding)
     if not exact:
-        room = TOLERANCE * max(1.0, abs(a), abs(b))
+        room = max(TOLERANCE * max(1.0, abs(a), abs(b)), rounding)
         return bool(abs(a - b) <= room if kind == "identity" else a <= b + room)
     # Fractions are compared as they are: an interval would round their ends.
     (low, high), (floor, ceiling) = _ends(a), _ends(b)
@@ -300,10 +309,10 @@ def _violation(kind: Kind, a: float, b: float) -> float:
     return abs(a - b) if kind == "identity" else b - a if kind == "lower" else a - b
 
 
-def _ratio(kind: Kind, a: float, b: float) -> float:
+def _ratio(kind: Kind, a: float, b: float, rounding: float) -> float:
     small, large = (b, a) if kind == "lower" else (a, b)
     if kind == "identity":
-        if _holds(kind, a, b, exact=False):
+        if _holds(kind, a, b, False, rounding):
             return 1.0
         large, small = sorted((abs(a), abs(b)))
     if small == large:

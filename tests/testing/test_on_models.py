@@ -12,7 +12,8 @@ import torch
 from tiny_problems import toy_problem
 from typer.testing import CliRunner
 
-from deltatheory.testing import on_models
+from deltatheory import autodiff
+from deltatheory.testing import on_models, on_network
 from deltatheory.testing.on_models import ON_MODELS, check_on_model, measured
 from deltatheory.testing.probe import Probe, operator_norm
 from deltatheory.theorems import THEOREMS
@@ -61,6 +62,59 @@ def test_a_wrong_theorem_does_not_hold_on_the_model(monkeypatch) -> None:
     wrong = {id: replace(THEOREMS[id], kind=kind) for id, kind in turned.items()}
     monkeypatch.setattr(on_models, "get_theorem", lambda id: wrong[id])
     assert all(row.holds is False for row in check_on_model(problem, list(turned)).rows)
+
+
+NETWORK_DTYPE = ("T29", "T31", "T15", "T40", "T04b", "T05a", "T17a")  # both sides are computed in it
+
+
+@pytest.mark.parametrize(("family", "seeds"), [("bert", 1), ("llama", 3)])
+def test_rounding_of_the_network_violates_nothing(family, seeds) -> None:
+    for seed in range(seeds):
+        problem = toy_problem("lora", family=family, dtype=torch.float32, r=1)
+        for row in check_on_model(problem, NETWORK_DTYPE, seed=seed).rows:
+            assert row.holds is True, row
+
+
+def test_a_violation_that_is_no_rounding_is_seen_in_float32(monkeypatch) -> None:
+    problem = toy_problem("lora", dtype=torch.float32, r=1)
+    first_step, grad = on_network._first_step, autodiff.grad
+
+    def longer(probe):
+        change, *rest = first_step(probe)
+        return 1.01 * change, *rest
+
+    monkeypatch.setattr(on_network, "_first_step", longer)
+    assert check_on_model(problem, ["T29"]).rows[0].holds is False
+    probe = Probe(problem)
+    assert probe.rounding < 1e-3  # measured with the right gradients
+    monkeypatch.setattr(Probe, "rounding", probe.rounding)
+    monkeypatch.setattr(autodiff, "grad", lambda f, x: 1.01 * grad(f, x))
+    assert check_on_model(problem, ["T31"]).rows[0].holds is True  # all the same factor: no mistake of one
+    vjp = autodiff.vjp
+    monkeypatch.setattr(autodiff, "vjp", lambda f, x: (vjp(f, x)[0], lambda v: 1.01 * vjp(f, x)[1](v)))
+    assert check_on_model(problem, ["T31"]).rows[0].holds is False
+
+
+def test_a_type_without_digits_measures_nothing() -> None:
+    problem = toy_problem("lora", dtype=torch.bfloat16, r=1)
+    (row,) = check_on_model(problem, ["T29"]).rows
+    assert row.holds is None
+    assert "bfloat16" in row.hypotheses
+
+
+def test_the_command_ends_with_1_where_a_theorem_is_violated(monkeypatch, tmp_path) -> None:
+    from deltatheory.cli import app
+
+    problem = toy_problem("lora", dtype=torch.float64, r=1)
+    monkeypatch.setattr("deltatheory.problems.Setup.classification", lambda *_: problem)
+    command = ["check", "T43a", "--out", str(tmp_path), "--no-progress"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0
+    monkeypatch.setattr(on_models, "get_theorem", lambda id: replace(THEOREMS[id], kind="lower"))
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert "Violated beyond rounding: T43a" in done.stderr
+    assert json.loads((tmp_path / "check.json").read_text())["rows"][0]["holds"] is False
 
 
 def test_what_a_model_does_not_have_is_said() -> None:
