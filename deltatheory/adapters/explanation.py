@@ -31,7 +31,7 @@ from deltatheory.problems import FORWARD, Setup
 from deltatheory.results import Result, provenance
 from deltatheory.tasks import Task
 
-__all__ = ["Explanation", "ModuleUse", "explain"]
+__all__ = ["Explanation", "ModuleUse", "check_limits", "explain"]
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,7 @@ def explain(
         ValueError: for keep or examples out of range, an adapter that does not change a parameter or changes
             nothing, and as `open_adapter` and `Setup`.
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep={keep}: must lie in (0, 1].")
-    if examples < 1:
-        raise ValueError(f"examples={examples}: must be at least 1.")
+    check_limits(keep, examples)
     began = time.perf_counter()
     asked = Setup.of(setup)
     if isinstance(adapter, TrainedAdapter):
@@ -204,6 +201,18 @@ def explain(
         },
         adapter=truncated,
     )
+
+
+def check_limits(keep: float, examples: int) -> None:
+    """Refuse what `explain` cannot keep, before anything is loaded.
+
+    Raises:
+        ValueError: for a share outside (0, 1], or no examples.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep={keep}: must lie in (0, 1].")
+    if examples < 1:
+        raise ValueError(f"examples={examples}: must be at least 1.")
 
 
 class _Trial:

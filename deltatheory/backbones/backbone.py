@@ -20,7 +20,7 @@ from deltatheory.backbones.batch import Batch, Pooling, additive_mask, pool
 from deltatheory.backbones.edit import Edit, editing
 from deltatheory.backbones.families import Attention, Family, Kind, Part, family_of, prepare
 
-__all__ = ["Backbone", "wrap_model"]
+__all__ = ["Backbone", "find_device", "wrap_model"]
 
 
 def as_edit(edit: Edit | Mapping[str, Tensor] | None) -> Edit:
@@ -28,6 +28,21 @@ def as_edit(edit: Edit | Mapping[str, Tensor] | None) -> Edit:
     if isinstance(edit, Edit):
         return edit
     return Edit(parameters=edit or {})
+
+
+def find_device(device: torch.device | str) -> torch.device:
+    """Return a device by name, after a look whether tensors can be there.
+
+    Raises:
+        ValueError: if they cannot.
+    """
+    try:
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown name, and for no CUDA
+        raise ValueError(f"device={str(device)!r}: not to be had here; 'cpu' always is") from error
+    if found.type == "meta":
+        raise ValueError(f"device={str(device)!r}: holds no numbers; allowed are 'cpu', 'cuda', ...")
+    return torch.device(device)
 
 
 class _Reached(Exception):
@@ -98,7 +113,12 @@ class Backbone:
         return next(self.model.parameters()).dtype
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backbone:
-        """Move or cast the weights in place (this undoes `flatten_parameters`) and return self."""
+        """Move or cast the weights in place (this undoes `flatten_parameters`) and return self.
+
+        Raises:
+            ValueError: for a device that is not there.
+        """
+        device = None if device is None else find_device(device)
         for module in (self.model, self.lm_head):
             if module is not None:
                 module.to(device=device, dtype=dtype)

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltatheory.backbones.backbone import Backbone, wrap_model
+from deltatheory.backbones.backbone import Backbone, find_device, wrap_model
 from deltatheory.backbones.families import Attention, family_of
 
-__all__ = ["EMBEDDED", "find_checkpoint", "find_device", "load_backbone", "load_checkpoint"]
+__all__ = ["EMBEDDED", "find_checkpoint", "load_backbone", "load_checkpoint"]
 
 ModelClass = Callable[[Any], type[nn.Module] | None]
 
@@ -241,17 +241,6 @@ def _sentence_length(folder: Path) -> int | None:
     return length
 
 
-def find_device(device: torch.device | str) -> torch.device:
-    """Fail before anything is loaded, not after."""
-    try:
-        found = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown name, and for no CUDA
-        raise ValueError(f"device={str(device)!r}: not to be had here; 'cpu' always is") from error
-    if found.type == "meta":
-        raise ValueError(f"device={str(device)!r}: holds no numbers; allowed are 'cpu', 'cuda', ...")
-    return torch.device(device)
-
-
 def find_checkpoint(name: str, *, revision: str | None = None) -> Path:
     """Return the folder of a checkpoint, which is fetched if it lies on the hub; no weights are read.
 
@@ -360,7 +349,7 @@ def load_backbone(
             none, a device that is not there, and as `wrap_model`.
         ImportError: without `transformers`.
     """
-    device = find_device(device)
+    device = find_device(device)  # before anything is loaded, not after
     model, tokenizer, rest = load_checkpoint(
         name, revision=revision, attention=attention, dtype=dtype, download=download
     )

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
+from deltatheory.cli.extras import need
 from deltatheory.cli.options import SETUP, Progress, command, options_of, results_in, with_prefix
 from deltatheory.cli.output import print_table, progress_bar, table_of
 
@@ -48,7 +49,13 @@ def control(
 ) -> None:
     """Solve for the controller of a frozen model on a task, and see what each layer does and can do."""
     from deltatheory.control import design_controller
+    from deltatheory.control.solvers import make_solver
+    from deltatheory.problems import ClassificationProblem
 
+    settings, weight = options_of(setting), {"energy_weight": energy} if energy else {}
+    make_solver(solver, ClassificationProblem, settings | weight)  # a typo is told before anything is loaded
+    if solver == "constrained":
+        need("control")
     problem = setup.classification(*delta)
     with progress_bar(progress, desc=solver, unit="iteration") as bar:
 
@@ -56,7 +63,6 @@ def control(
             bar.update()
             bar.set_postfix(objective=f"{row['cost']:.4f}", passes=f"{row['passes']:.0f}")
 
-        settings = options_of(setting)
         result = design_controller(problem, solver, settings, energy_weight=energy, on_step=show)
     print_table(_layers(result))
     print(f"Status: {result.status}{'. ' + result.remedy if result.remedy else ''}")
@@ -95,7 +101,9 @@ def diagnose(
 ) -> None:
     """Say why a prefix, or any other delta, does not train, and write one that is warm-started."""
     from deltatheory.control import diagnose
+    from deltatheory.control.diagnosis import check_run
 
+    check_run(learning_rate, steps)
     problem = setup.classification(*delta)
     with progress_bar(progress, total=5, unit="check") as bar:
         found = diagnose(

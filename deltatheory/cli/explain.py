@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def _verified_on(task: str | None, **about: Any) -> dict[str, Any] | None:
-    return None if task is None else {"task": task, **about}
+    """Return the arguments of a setup without its model, with the task loaded, or `None` without a task."""
+    from deltatheory.problems import Setup
+    from deltatheory.tasks import load_task
+
+    Setup(**about)  # what is wrong is wrong without a task too
+    return None if task is None else {"task": load_task(task), **about}
 
 
 _TASK = SETUP.only("task", "head", "suffix", "max_length").changed(
@@ -52,6 +57,9 @@ def explain(
 ) -> None:
     """Say what a trained adapter uses: ranks, movement, and the smallest ranks that keep its effect."""
     from deltatheory.adapters import explain, open_adapter
+    from deltatheory.adapters.explanation import check_limits
+
+    check_limits(keep, examples)
 
     found = explain(open_adapter(adapter, model, device=device), setup, keep=keep, examples=examples)
     print_table(_modules(found))

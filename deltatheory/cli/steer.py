@@ -50,10 +50,14 @@ def steer(
     """Disturb a tuned model and see what each controller gives back, at what energy and latency."""
     from deltatheory.control.feedback.disturbances import DISTURBANCES
     from deltatheory.control.feedback.steering import SteeringProtocol, check_names, steer, tuned_delta
+    from deltatheory.deltas.files import read_tensors
 
     disturbances = disturbance or list(DISTURBANCES)
     check_names(controller or (), disturbances)  # a typo is told before anything is loaded
+    if tuned is not None:
+        read_tensors(tuned)
     problem = setup.classification(*delta)
+    check_names(controller or (), disturbances, problem)
     value = tuned_delta(problem, tuned, training)
     with progress_bar(progress, unit="row") as bar:
         protocol = SteeringProtocol(seed=setup.seed)

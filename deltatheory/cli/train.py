@@ -67,6 +67,7 @@ def train(
 
     if track is not None:
         need("tracking")
+    training.check_device(setup.device)
     join(setup.device)
     problem = setup.problem(*delta, max_new_tokens=max_new_tokens)
     checkpoint = _checkpoint(out, problem, training)

@@ -28,7 +28,7 @@ from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import Result, provenance
 
-__all__ = ["Diagnosis", "Finding", "diagnose"]
+__all__ = ["Diagnosis", "Finding", "check_run", "diagnose"]
 
 _LEAK = 1e-3  # relative change of an output that must not change; rounding stays far below
 _OUT_OF_REACH = 0.1  # share of the examples that no control of linear size brings right
@@ -147,12 +147,9 @@ def diagnose(
     origin = problem.delta.initial() if delta is None else delta
     if origin.shape != (problem.delta.size,):
         raise ValueError(f"delta.shape={tuple(origin.shape)}: must be ({problem.delta.size},).")
-    if steps < 1 or not 2 <= examples <= len(problem.train):
-        raise ValueError(
-            f"steps={steps}, examples={examples}: at least 1 step, and 2..{len(problem.train)} examples."
-        )
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate={learning_rate}: must be finite and above 0.")
+    check_run(learning_rate, steps)
+    if not 2 <= examples <= len(problem.train):
+        raise ValueError(f"examples={examples}: must lie in 2..{len(problem.train)}.")
     began, before = time.perf_counter(), problem.passes
     batch, _ = problem.batch(problem.train, range(examples))
     with torch.no_grad():
@@ -193,6 +190,18 @@ def diagnose(
         delta=problem.delta,
         warm_start=solve(problem, "gauss-newton", budget=_WARM) if warm_start else None,
     )
+
+
+def check_run(learning_rate: float, steps: int) -> None:
+    """Refuse what no run has, before anything is loaded.
+
+    Raises:
+        ValueError: for a learning rate or a number of steps out of range.
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps}: must be at least 1.")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate}: must be finite and above 0.")
 
 
 def _finding(fault: str, number: float, limit: float, says: str, remedy: str) -> Finding:

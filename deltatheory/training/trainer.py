@@ -93,6 +93,15 @@ class Training:
         if self.patience and not self.evaluate_every:
             raise ValueError(f"patience={self.patience}: needs evaluate_every.")
 
+    def check_device(self, device: torch.device | str) -> None:
+        """Refuse a device on which a run cannot be.
+
+        Raises:
+            ValueError: for autocast on any but CUDA.
+        """
+        if self.autocast and str(device).partition(":")[0] != "cuda":
+            raise ValueError(f"autocast=True: bfloat16 is for CUDA devices; the backbone is on {device}.")
+
     def rate(self, step: int) -> float:
         """Return the learning rate of step 0 .. steps - 1.
 
@@ -170,8 +179,7 @@ def train(
         ValueError: for autocast on the CPU, or a checkpoint that is damaged or of another configuration.
     """
     device = problem.backbone.device
-    if training.autocast and device.type != "cuda":
-        raise ValueError(f"autocast=True: bfloat16 is for CUDA devices; the backbone is on {device}.")
+    training.check_device(device)
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every={checkpoint_every}: must be at least 1.")
     delta = (problem.delta.initial() if start is None else start.clone()).requires_grad_(False)

@@ -52,13 +52,27 @@ __all__ = [
 CLEAN = "clean"
 
 
-def check_names(controllers: Iterable[str], disturbances: Iterable[str | Disturbance]) -> None:
+def check_names(
+    controllers: Sequence[str],
+    disturbances: Iterable[str | Disturbance],
+    problem: ClassificationProblem | None = None,
+) -> None:
     """Refuse a name that is no controller's or no disturbance's, before anything is run.
+
+    Args:
+        controllers: names.
+        disturbances: names, or disturbances.
+        problem: whose delta must take the controllers, if it is known already.
 
     Raises:
         ValueError: for such a name; it says which there are.
     """
     check_policies(controllers)
+    if problem is not None and (unfit := set(controllers) - set(policies_of(problem))):
+        raise ValueError(
+            f"controller={min(unfit)!r}: the delta {problem.delta.name!r} does not take it; allowed are "
+            f"{', '.join(policies_of(problem))}."
+        )
     for name in disturbances:
         if isinstance(name, str) and name not in DISTURBANCES:
             raise ValueError(f"disturbance={name!r}: allowed are {', '.join(DISTURBANCES)}.")
@@ -356,7 +370,7 @@ def steer(
     chosen_split: Split = problem.test if split is None else split
     protocol = protocol or SteeringProtocol()
     controllers = policies_of(problem) if controllers is None else controllers
-    check_names(controllers, disturbances)
+    check_names(controllers, disturbances, problem)
     names = [TUNED, *(name for name in controllers if name != TUNED)]
     chosen = {name: dict((settings or {}).get(name, {})) for name in names}
     size = protocol.batch_size

@@ -104,20 +104,21 @@ def make_solver(solver: str, problem: Any, settings: Mapping[str, Any]) -> Solve
 
     Args:
         solver: a key of `SOLVERS`.
-        problem: that is to be solved.
+        problem: that is to be solved, or its class.
         settings: of the solver.
 
     Raises:
         ValueError: as `solve`.
     """
+    takes = problem if isinstance(problem, type) else type(problem)
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r}: allowed are {', '.join(SOLVERS)}.")
     kind = SOLVERS[solver]
-    if not isinstance(problem, kind.takes):
-        fitting = [name for name, other in SOLVERS.items() if isinstance(problem, other.takes)]
+    if not issubclass(takes, kind.takes):
+        fitting = [name for name, other in SOLVERS.items() if issubclass(takes, other.takes)]
         raise ValueError(
             f"solver={solver!r}: takes {' and '.join(one.__name__ for one in kind.takes)}; "
-            f"allowed for {type(problem).__name__} are {', '.join(fitting)}."
+            f"allowed for {takes.__name__} are {', '.join(fitting)}."
         )
     known = [field.name for field in fields(kind)]
     if unknown := sorted(settings.keys() - set(known)):
