@@ -38,7 +38,8 @@ from deltatheory.cli import app
 from deltatheory.control import SOLVERS
 from deltatheory.control.feedback.disturbances import DISTURBANCES
 from deltatheory.control.feedback.policies import POLICIES
-from deltatheory.deltas import DELTAS
+from deltatheory.control.solvers import GaussNewton
+from deltatheory.deltas import DELTAS, LoRA
 from deltatheory.problems.heads import HEADS
 from deltatheory.projections import PROJECTIONS
 
@@ -53,7 +54,7 @@ SHORTEST = {
     "explain": "DELTA --model MODEL --examples 8",
     "control": f"{_PREFIX} --examples 6 --setting budget=2.0",
     "diagnose": f"{_PREFIX} --examples 6 --steps 3",
-    "steer": f"{_PREFIX} --steps 2 --train-examples 6 --test-examples 6 --disturbance typos",
+    "steer": f"{_GIVEN} --delta lora:2 --steps 8 --learning-rate .05 --train-examples 32 --disturbance noise",
     "check": f"T31 {_GIVEN} --delta lora:2",
     "deltas": "--model MODEL",
 }
@@ -67,6 +68,10 @@ READERS = {
     "RUN": ("train", _TRAINED),
 }
 COMMANDS = {one.callback.__name__: signature(one.callback).parameters for one in app.registered_commands}
+FLAGS = {
+    name: {one.name: one.opts[0] for one in command.params}
+    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+}
 LONG = {
     "steps",
     "batch_size",
@@ -110,9 +115,12 @@ NAMES = {
     "ids": ["T02", "T39"],
     "device": ["cpu"],
 }
-OPTIONS = sorted(
-    {name for kind in (*DELTAS.values(), *SOLVERS.values()) for name in signature(kind).parameters}
-)
+OPTIONS = {
+    name: sorted({key for kind in kinds for key in signature(kind).parameters} - {"backbone", "deltas"})
+    for name, kinds in {"setting": SOLVERS.values(), "option": DELTAS.values()}.items()
+}
+NEAR = {"setting": GaussNewton, "option": LoRA}  # what the shortest command lines have, mostly
+NEAR = {name: sorted(signature(kind).parameters.keys() - {"backbone"}) for name, kind in NEAR.items()}
 
 
 @dataclass(frozen=True)
@@ -194,41 +202,39 @@ def numbers(name: str, whole: bool) -> st.SearchStrategy[tuple[str, bool]]:
     wrong = ["nan", "inf", "-inf", "1e999", "", "x", "0x10", "NaN", "1,5", "\udc80"] + ["1.5"] * whole
     right = ["0", "-1", "1", "2", "3"] + ([] if whole else ["0.5", "-0.0", "1e-300"])
     large = [] if name in LONG else ["10" + "0" * 30] + ([] if whole else ["1e300"])
-    return st.one_of(
-        st.tuples(st.sampled_from(wrong), st.just(True)),
-        st.tuples(st.sampled_from([*right, *large]), st.just(False)),
-    )
+    fine = st.tuples(st.sampled_from([*right, *large]), st.just(False))
+    return st.one_of(st.tuples(st.sampled_from(wrong), st.just(True)), fine, fine)
 
 
-def pairs() -> st.SearchStrategy[str]:
-    """NAME=VALUE, of names that there are and of others."""
-    name = st.one_of(st.sampled_from(OPTIONS), st.sampled_from(OPTIONS), TEXTS)
-    value = st.one_of(TEXTS, JSON.map(json.dumps))
-    return st.one_of(TEXTS, st.tuples(name, value).map("=".join))
+def pairs(kind: str) -> st.SearchStrategy[str]:
+    """NAME=VALUE, of names that an "option" of a delta or a "setting" of a solver has, and of others."""
+    name = st.one_of(*[st.sampled_from(NEAR[kind])] * 4, st.sampled_from(OPTIONS[kind]), TEXTS)
+    value = st.one_of(TEXTS, *[JSON.map(json.dumps)] * 3)
+    return st.one_of(TEXTS, *[st.tuples(name, value).map("=".join)] * 5)
 
 
 @st.composite
 def changed(draw: Callable, command: str) -> tuple[str, list[str], bool]:
     """An option of a command with a value: its name, the arguments, and whether none may be accepted."""
     name = draw(st.sampled_from(sorted(options(command))))
-    kind, flag = options(command)[name], "--" + name.replace("_", "-")
+    kind, flag = options(command)[name], FLAGS[command].get(name, "")
     if kind is bool:
         return name, [flag if draw(st.booleans()) else flag.replace("--", "--no-", 1)], False
     if {int, float} & {kind, *get_args(kind)}:
         text, refused = draw(numbers(name, float not in (kind, *get_args(kind))))
         return name, [flag, text], refused
     if name in ("option", "setting"):
-        return name, [flag, draw(pairs())], False
+        return name, [flag, draw(pairs(name))], False
     if name == "candidate":
-        two = st.tuples(st.sampled_from(sorted(DELTAS)), pairs()).map(" ".join)
+        two = st.tuples(st.sampled_from(sorted(DELTAS)), pairs("option")).map(" ".join)
         text = draw(st.one_of(st.sampled_from(NAMES[name]), two, TEXTS))
         return name, [flag, text], False
     if name in ("model", "task", "tuned"):
         there = ["MODEL", "TASK", "DELTA", "ADAPTER", "RUN", "MODEL/config.json", "hub:", "hub:@"]
-        return name, [flag, draw(st.one_of(st.sampled_from(there), TEXTS))], False
+        return name, [flag, draw(st.one_of(*[st.sampled_from(there)] * 2, TEXTS))], False
     known = st.sampled_from(NAMES.get(name, ["a"])).map(lambda text: (text, False))
     odd = TEXTS.map(lambda text: (text, name in NAMES and text.partition(":")[0] not in "".join(NAMES[name])))
-    text, refused = draw(st.one_of(known, odd))
+    text, refused = draw(st.one_of(known, known, odd))
     return name, [text] if name == "ids" else [flag, text], refused
 
 

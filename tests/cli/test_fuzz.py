@@ -5,7 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-few = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,11 @@ def test_a_command_line_ends_as_it_should(inputs, line):
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused(inputs, data):
     fuzz.check(data.draw(fuzz.readings(inputs)), inputs)
+
+
+@pytest.mark.parametrize("command", fuzz.SHORTEST)
+def test_what_is_changed_is_right_at_first(inputs, command):
+    assert fuzz.check(fuzz.Line(command, tuple(fuzz.SHORTEST[command].split())), inputs) == 0
 
 
 def test_the_fuzz_sees_what_it_looks_for(inputs, monkeypatch):

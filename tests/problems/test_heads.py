@@ -20,11 +20,6 @@ POOLED = [kind for kind in HEADS if kind != "verbalizer"]  # that take an encode
 
 
 @pytest.fixture(scope="module")
-def backbone():
-    return tiny("bert")
-
-
-@pytest.fixture(scope="module")
 def task():
     return toy_task(CLASSES, train=40)
 

@@ -11,11 +11,6 @@ from deltatheory.problems import ClassificationProblem, CrossEntropy, Generation
 from deltatheory.problems import setup as names
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return tiny("bert")
-
-
 def test_nothing_is_loaded_before_it_is_asked_for_and_then_once(monkeypatch, backbone):
     loaded = []
     monkeypatch.setattr(names, "load_backbone", lambda name, device: loaded.append(name) or backbone)

@@ -1,8 +1,8 @@
 """One δ trained by two processes is the one that a single process trains."""
 
 import os
-import subprocess
-import sys
+import socket
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,24 @@ import torch
 from shared_batches import PROBLEMS, main
 from squares import results
 
-HERE = Path(__file__).parents[1]
-PATHS = os.pathsep.join([str(HERE.parent), str(HERE)])
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def be_one_of_two(rank: int, port: int, folder: Path) -> None:
+    """Run in a process of its own, as a launcher would have started it."""
+    given = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    os.environ |= {name: str(value) for name, value in given.items()}
+    main(folder)
 
 
 @pytest.fixture(scope="module")
@@ -21,24 +37,16 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     for name in ("one", "two"):
         (folder / name).mkdir()
+    start = get_context("forkserver")
+    start.set_forkserver_preload(["shared_batches"])  # torch is imported once, not once a process
+    port = free_port()
+    two = [start.Process(target=be_one_of_two, args=(rank, port, folder / "two")) for rank in range(2)]
+    for process in two:
+        process.start()
     main(folder / "one")
-    # the address of this host itself: what its name resolves to is not the test's concern
-    several = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            *several,
-            str(HERE / "shared_batches.py"),
-            str(folder / "two"),
-        ],
-        env={**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr[-5000:]
+    for process in two:
+        process.join(300)
+    assert [process.exitcode for process in two] == [0, 0]
     return folder
 
 

@@ -1,0 +1,7 @@
+import pytest
+from tiny_models import tiny
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny("bert")
