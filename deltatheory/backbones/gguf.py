@@ -1,0 +1,67 @@
+"""Models in a GGUF file: configuration, tokenizer and weights in one, dequantized where need be."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from deltatheory.backbones.families import family_of
+
+__all__ = ["find_gguf", "read_gguf"]
+
+_INSTALL = "pip install --no-deps gguf==0.19.0"
+
+
+def find_gguf(folder: Path) -> Path | None:
+    """Return the GGUF file of a folder that has one and no config.json.
+
+    Raises:
+        ValueError: for several of them, or without the package that reads them.
+    """
+    files = [] if (folder / "config.json").exists() else sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise ValueError(f"{str(folder)!r} holds {names}: leave one GGUF file in a folder of its own")
+    if not files:
+        return None
+    if importlib.util.find_spec("gguf") is None:
+        raise ImportError(f"{files[0].name} needs the package gguf: {_INSTALL}")
+    return files[0]
+
+
+def read_gguf(file: Path, attention: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    """Return the model, with its `lm_head`, and the tokenizer.
+
+    The model is built from its configuration as one that was never quantized, so that it can be saved. A
+    length that the tokenizer does not know is the model's.
+
+    Raises:
+        ValueError: for an architecture that is no causal family here.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(file.parent, **place)
+    family = family_of(SimpleNamespace(**config.to_dict()))
+    if family.kind != "causal":
+        raise ValueError(f"{str(file)!r}: model_type={config.model_type!r} is no causal language model")
+    read: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
+    config = read.config
+    del config.quantization_config
+    config._attn_implementation = attention
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with torch.device("meta"):
+        model = kind(config)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
+    for name, buffer in read.named_buffers():  # rotary frequencies are in no state
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    return model.eval(), tokenizer
