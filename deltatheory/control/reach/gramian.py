@@ -367,7 +367,7 @@ def estimate_lipschitz(
 ) -> JacobianLipschitz:
     """Estimate the Lipschitz constant of the Jacobian near δ = 0, from below.
 
-    The points are 0 and random ones in the range of Jᵀ, where the controls of the certified ball move: in
+    The points are 0 and random ones in the range of Jᵀ, where the controls of the ball move: in
     thousands of dimensions other directions hardly bend the outputs.
 
     Args:
@@ -412,27 +412,30 @@ def estimate_lipschitz(
 class ReachabilityBall:
     """A ball of outputs around y_0 all of which some control reaches, in the network itself.
 
+    Radii are rounded down, so that they hold of W as it is given. A W of a network has the rounding of its
+    dtype in it: no number here is a certificate.
+
     Attributes:
         radius: of the ball; 0 where nothing is promised.
         control_radius: ρ: the controls that reach it have ‖u‖ <= ρ.
         smallest: s, the smallest singular value of J.
         lipschitz: M.
-        certified: whether M was given as a constant; False where it was estimated.
-        remedy: what to do where the radius is 0, or where it is not certified.
+        estimated: whether M or W is an estimate: then the ball is one too.
+        remedy: what to do where the radius is 0, or where it is an estimate.
     """
 
     radius: float
     control_radius: float
     smallest: float
     lipschitz: float
-    certified: bool
+    estimated: bool
     remedy: str
 
 
 def reachability_ball(
     gramian: Gramian, lipschitz: float | JacobianLipschitz, *, limit: float = math.inf
 ) -> ReachabilityBall:
-    """Return the ball of outputs that controls of norm ρ are sure to reach: radius sρ - Mρ²/2.
+    """Return the ball of outputs that controls of norm ρ reach: radius sρ - Mρ²/2.
 
     Let F be C¹ on the ball of radius ρ with F' M-Lipschitz there, s = σ_min(F'(0)) > 0 and ρ <= s/M. Then F
     maps it onto a set that contains the ball of radius sρ - Mρ²/2 around F(0), at best s²/(2M) (Graves 1950,
@@ -440,7 +443,7 @@ def reachability_ball(
 
     >>> gramian = Gramian(total=4 * torch.eye(1).double(), start=torch.zeros(1).double())
     >>> ball = reachability_ball(gramian, 0.5)
-    >>> ball.radius, ball.control_radius  # s = 2, M = 1/2: s²/(2M) at s/M
+    >>> round(ball.radius, 9), round(ball.control_radius, 9)  # s = 2, M = 1/2: s²/(2M) at s/M
     (4.0, 4.0)
 
     Args:
@@ -451,23 +454,27 @@ def reachability_ball(
     Raises:
         ValueError: for an M or a limit that is not positive.
     """
-    certified = not isinstance(lipschitz, JacobianLipschitz)
     constant = lipschitz.value if isinstance(lipschitz, JacobianLipschitz) else float(lipschitz)
+    remedies = [] if gramian.exact else ["W is sketched: raise sketch above the size of δ"]
     if isinstance(lipschitz, JacobianLipschitz):
         limit = min(limit, lipschitz.radius)
-    for name, value in (("lipschitz", constant), ("limit", limit)):
-        if not value > 0:
-            raise ValueError(f"{name}={value}: must be above 0.")
+        remedies.append("M is a lower bound from sampled points: give a number that you can prove")
+    if not 0 < constant < math.inf:
+        raise ValueError(f"lipschitz={constant}: must be above 0 and finite.")
+    if not limit > 0:
+        raise ValueError(f"limit={limit}: must be above 0.")
     outputs = len(gramian.start)
     if gramian.rank() < outputs:
         remedy = (
-            f"W has rank {gramian.rank()} of {outputs}: J is not onto, so nothing is certified; take fewer "
+            f"W has rank {gramian.rank()} of {outputs}: J is not onto, so nothing is promised; take fewer "
             "examples, or tune more coordinates."
         )
-        return ReachabilityBall(0.0, 0.0, 0.0, constant, certified, remedy)
-    s = math.sqrt(float(gramian.eigenvalues[-1]))
-    rho = min(s / constant, limit)
-    remedy = "" if certified else "estimated, not certified: M is a lower bound from sampled points."
-    return ReachabilityBall(
-        s * rho - constant * rho**2 / 2, rho, s, constant, certified and gramian.exact, remedy
-    )
+        return ReachabilityBall(0.0, 0.0, 0.0, constant, bool(remedies), remedy)
+    unit = torch.finfo(torch.float64).eps
+    # Eigenvalues are off by a few units of the largest for each row; rank says that this is far above.
+    least = float(gramian.eigenvalues[-1]) - 16 * outputs * unit * float(gramian.eigenvalues[0])
+    s = (1 - 4 * unit) * math.sqrt(least)
+    rho = min((1 - 4 * unit) * s / constant, limit)
+    radius = (1 - 8 * unit) * (s - constant * rho / 2) * rho
+    remedy = f"an estimate: {', and '.join(remedies)}." if remedies else ""
+    return ReachabilityBall(radius, rho, s, constant, bool(remedies), remedy)

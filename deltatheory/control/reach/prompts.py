@@ -354,23 +354,37 @@ class PrefixBound:
     """What k prefix tokens of bounded norm can do to one output of one attention head.
 
     Attributes:
-        output: shape (e,), o: the head's output without prefix.
+        output: shape (e,), o: the head's output without prefix, in float64.
         share: λ_max, the most attention that the prefix can take.
         radius: λ_max σ_max(W_v) M: the component orthogonal to o of an output is at most this long.
+        rounding: error per unit roundoff: an output that the head computes in a type of unit u, and this
+            bound in float64, are together off by less than u times this.
     """
 
     output: Float[Tensor, " e"]
     share: float
     radius: float
+    rounding: float
 
     def ratio(self, target: Float[Tensor, " e"]) -> float:
-        """Return ‖y_⊥‖ / radius, y_⊥ the component of a target orthogonal to o; above 1 is unreachable."""
-        along = self.output / self.output.norm().clamp(min=torch.finfo(self.output.dtype).tiny)
-        return float((target - (target @ along) * along).norm()) / self.radius
+        """Return ‖y_⊥‖ / radius, y_⊥ the component of a target orthogonal to o; no output has more than 1."""
+        return self._across(target) / self.radius
 
     def unreachable(self, target: Float[Tensor, " e"]) -> bool:
-        """Return whether the bound rules the target out; False says nothing."""
-        return self.ratio(target) > 1
+        """Return whether the bound rules the target out, beyond what rounding may do; False says nothing.
+
+        The target counts as computed in its own dtype, as the head would.
+        """
+        unit = torch.finfo(target.dtype).eps
+        own = len(target) * float(target.double().norm())
+        return self._across(target) > self.radius + unit * (self.rounding + own)
+
+    def _across(self, target: Float[Tensor, " e"]) -> float:
+        y, o = target.double(), self.output.double()
+        if y.shape != o.shape or not y.isfinite().all():
+            raise ValueError(f"target: allowed are {len(o)} finite numbers, its shape is {tuple(y.shape)}.")
+        o = o / o.norm().clamp(min=torch.finfo(o.dtype).tiny)
+        return float((y - (y @ o) * o).norm())
 
 
 def prefix_reach_bound(
@@ -406,15 +420,26 @@ def prefix_reach_bound(
         norm: M.
 
     Raises:
-        ValueError: for a length below 1, or a norm that is not positive.
+        ValueError: for a length below 1, a norm that is not positive and finite, or entries that are not
+            finite.
     """
     if length < 1:
         raise ValueError(f"length={length}: must be at least 1.")
-    if not norm > 0:
-        raise ValueError(f"norm={norm}: must be above 0.")
-    root = math.sqrt(len(query))
-    scores = keys @ query / root
-    alpha = float((key_weight.T @ query).norm()) * norm / root
-    share = float(torch.sigmoid(math.log(length) + alpha - scores.double().logsumexp(0)))
-    radius = share * float(torch.linalg.matrix_norm(value_weight, 2)) * norm
-    return PrefixBound(scores.softmax(0) @ values, share, radius)
+    if not 0 < norm < math.inf:
+        raise ValueError(f"norm={norm}: must be above 0 and finite.")
+    given = {"query": query, "keys": keys, "values": values}
+    for name, part in (given | {"key_weight": key_weight, "value_weight": value_weight}).items():
+        if not part.isfinite().all():
+            raise ValueError(f"{name}: it has NaN or infinite entries.")
+    q, K, V, Wk, Wv = (part.double() for part in (query, keys, values, key_weight, value_weight))
+    root = math.sqrt(len(q))
+    scores = K @ q / root
+    alpha = float((Wk.T @ q).norm()) * norm / root
+    share = float(torch.sigmoid(math.log(length) + alpha - scores.logsumexp(0)))
+    radius = share * float(torch.linalg.matrix_norm(Wv, 2)) * norm
+    # A sum of m products is off by m units of its terms, and with a score s its weight by s m; twice, for the
+    # bound.
+    terms = len(q) + Wk.shape[1] + len(K) + len(Wv) + length + 8
+    largest = float(q.norm()) / root * max(float(K.norm(dim=1).max()), float(Wk.norm()) * norm)
+    rounding = 2 * terms * (3 + 2 * largest) * max(float(V.norm(dim=1).max()), float(Wv.norm()) * norm)
+    return PrefixBound(scores.softmax(0) @ V, share, radius, rounding)

@@ -93,7 +93,7 @@ def _weights(constants: StepConstants, costates: Sequence[Tensor]) -> np.ndarray
         raise ValueError(
             f"costates: there are {len(costates)}; the constants are of {len(constants.lipschitz)} steps."
         )
-    norms = [float(p.norm()) for p in costates[1:]]
+    norms = [float(p.double().norm()) for p in costates[1:]]
     return np.array([p * k for p, k in zip(norms, constants.curvature, strict=True)] + [constants.terminal])
 
 
@@ -108,12 +108,13 @@ def _shifts(constants: StepConstants) -> np.ndarray:
 
 
 def certified_rho(constants: StepConstants, costates: Sequence[Tensor]) -> float:
-    """Return max(1, 2C), with which no E-MSA step from the trajectory of these costates raises J.
+    """Return max(1, 2C), rounded up, with which no E-MSA step from the trajectory of these costates raises J.
 
     Of one step M = (0, 1)ᵀ, and 2C is the terminal constant.
 
-    >>> certified_rho(StepConstants((5.0,), (7.0,), terminal=4.0), [torch.zeros(1), torch.ones(1)])
-    4.0
+    >>> rho = certified_rho(StepConstants((5.0,), (7.0,), terminal=4.0), [torch.zeros(1), torch.ones(1)])
+    >>> round(rho, 9), rho >= 4
+    (4.0, True)
 
     Args:
         constants: of the system, over the controls that are allowed.
@@ -125,7 +126,8 @@ def certified_rho(constants: StepConstants, costates: Sequence[Tensor]) -> float
     weights = _weights(constants, costates)
     weights[:-1] += 1.0
     M = _shifts(constants)
-    return max(1.0, float(np.linalg.eigvalsh(M.T @ (weights[:, None] * M))[-1]))
+    largest = float(np.linalg.eigvalsh(M.T @ (weights[:, None] * M))[-1])
+    return max(1.0, (1 + 16 * len(weights) * torch.finfo(torch.float64).eps) * largest)
 
 
 def change_bound(system: System, run: Sweep, controls: Sequence[Tensor], constants: StepConstants) -> float:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -264,20 +265,35 @@ def test_quadratic_maps_reach_the_certified_ball(seed):
     assert u.norm() <= ball.control_radius
 
 
-def test_what_is_not_certified_is_called_so():
+def test_what_is_an_estimate_is_called_so():
     _, gramian, _ = linear(3, 6)
     guessed = reachability_ball(gramian, JacobianLipschitz(2.0, 0.05, 10))
-    assert not guessed.certified
-    assert "estimated, not certified" in guessed.remedy
+    assert guessed.estimated
+    assert guessed.remedy.startswith("an estimate: M is a lower bound")
     assert guessed.control_radius <= 0.05
-    assert reachability_ball(gramian, 2.0).certified
-    assert not reachability_ball(replace(gramian, exact=False), 2.0).certified
+    given = reachability_ball(gramian, 2.0)
+    assert (given.estimated, given.remedy) == (False, "")
+    sketched = reachability_ball(replace(gramian, exact=False), 2.0)
+    assert sketched.estimated
+    assert "W is sketched" in sketched.remedy
     deficient = reachability_ball(linear(5, 9, rank=2)[1], 2.0)
     assert (deficient.radius, deficient.control_radius) == (0, 0)
     assert "rank 2 of 5" in deficient.remedy
-    for bad in ({"lipschitz": 0.0}, {"lipschitz": 1.0, "limit": 0.0}):
+    for bad in ({"lipschitz": 0.0}, {"lipschitz": math.inf}, {"lipschitz": 1.0, "limit": 0.0}):
         with pytest.raises(ValueError, match="must be above 0"):
             reachability_ball(gramian, **bad)
+
+
+def test_a_ball_is_rounded_down():
+    """Against the same in fractions: W = diag(1, w) with M whole, s²/(2M) at s/M."""
+    for k in range(1, 400):
+        w, M = k / 401, 1 + k % 7
+        gramian = Gramian(torch.diag(torch.tensor([1.0, w], dtype=torch.float64)), torch.zeros(2).double())
+        ball = reachability_ball(gramian, float(M))
+        assert Fraction(ball.smallest) ** 2 <= Fraction(w)
+        assert Fraction(ball.control_radius) <= Fraction(ball.smallest) / M
+        assert Fraction(ball.radius) <= Fraction(w) / (2 * M)
+        assert ball.radius == pytest.approx(w / (2 * M), rel=1e-10)
 
 
 def test_the_lipschitz_estimate_is_a_lower_bound_that_finds_curvature():

@@ -236,6 +236,35 @@ def test_no_prefix_of_600_searched_ones_passes_the_bound_and_some_come_close():
     assert max(mutants) > 1  # the bound of one token fewer is false
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_what_a_prefix_reaches_is_not_ruled_out_by_rounding(dtype):
+    """The bound is attained: one prefix along the key that draws most, values across the present output."""
+    ruled_out = []
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: B023, E731
+        query, key_weight, across, output = draw(4), draw(4, 4), draw(4), draw(4)
+        u = key_weight.T @ query
+        u *= (0.1 + 2 * float(torch.rand(1, generator=generator))) / u.norm()
+        value_weight = torch.outer(across, u) / u.norm()
+        output -= (output @ across) / (across @ across) * across
+        parts = [x.to(dtype) for x in (query, draw(1, 4), output[None], key_weight, value_weight)]
+        bound = prefix_reach_bound(*parts, length=1, norm=float(u.norm()))
+        reached = with_prefix(parts, u.to(dtype)[None, None])[0]
+        assert bound.ratio(reached) > 0.9
+        ruled_out.append(bound.unreachable(reached))
+    assert not any(ruled_out)
+    beyond = bound.output + (1.001 if dtype == torch.float64 else 3) * bound.radius * across / across.norm()
+    assert bound.unreachable(beyond.to(dtype)) or dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(4), torch.full((5,), torch.nan)])
+def test_a_target_that_is_no_output_is_refused(bad):
+    bound = prefix_reach_bound(*head(3, aligned=False), length=2, norm=0.7)
+    with pytest.raises(ValueError, match="target: allowed are 5 finite numbers"):
+        bound.unreachable(bad.double())
+
+
 def test_the_prefix_bound_is_what_its_parts_are():
     parts = head(3, aligned=False)
     query, keys, _, key_weight, value_weight = parts

@@ -137,7 +137,7 @@ def test_a_rho_below_the_certified_one_can_raise_the_cost():
     system = overshoot()
     run = sweep(system, system.zero_controls())
     rho = certified_rho(StepConstants((0.0,), (0.0,), 1.0), run.costates)
-    assert rho == 1.0
+    assert rho == pytest.approx(1.0)
     new = minimize_hamiltonian(system, run, rho=rho, bounds=(-1.0, 1.0))
     assert float(new[0]) == pytest.approx(0.1)
     short = minimize_hamiltonian(system, run, rho=rho / 20, bounds=(-1.0, 1.0))
