@@ -56,7 +56,7 @@ def load_adapter(
     Args:
         adapter: a folder with adapter_config.json and adapter_model.safetensors, or a hub id.
         model: the base model, changed in place; by default the one that adapter_config.json names.
-        tokenizer: of `model`.
+        tokenizer: of `model`; of one that is named, instead of its own.
         name: of `model`, where it is not what its configuration says.
         revision: of a hub id.
         check_name: whether the last part of the base model's name must be the one in adapter_config.json.
@@ -73,13 +73,17 @@ def load_adapter(
     if model is None:
         if not (name or there):
             raise ValueError(f"{str(adapter)!r} names no base model: give model and tokenizer.")
-        model, tokenizer, found = load_checkpoint(
+        model, own_tokenizer, found = load_checkpoint(
             name or there,
             revision=None if name else config.revision,
             download=name is not None,
             model_class=partial(_class_for, config),
             labels=_labels(tensors),
         )
+        if tokenizer is None:
+            tokenizer = own_tokenizer
+        else:  # files do not name a model with another tokenizer
+            found = {key: found[key] for key in ("name", "attention", "max_length")}
         options = found | options
         name = options.pop("name")
     elif tokenizer is None:

@@ -464,6 +464,16 @@ def test_a_base_that_an_adapter_names_is_not_fetched_unasked(folder, monkeypatch
         load_adapter("org/adapter@v1", revision="v2")
 
 
+def test_a_tokenizer_that_is_given_is_taken_and_counts_in_the_name(folder):
+    own, _ = load_adapter(folder)
+    other = tiny_tokenizer("bert")
+    backbone, _ = load_adapter(folder, tokenizer=other)
+    assert backbone.tokenizer is other
+    assert own.provenance["weights_sha256"]
+    assert backbone.provenance["weights_sha256"] is None
+    assert "contents_sha256" in backbone.provenance
+
+
 def test_a_base_that_a_delta_names_is_not_fetched_unasked(tmp_path, monkeypatch):
     asked = []
 
