@@ -116,7 +116,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     for option, value in options.items():
         if option != "deltas" and not _fits(value, kinds[option]):  # those may be (name, options)
             kind = known[option].annotation
-            raise ValueError(f"option {option}={value!r}: the delta {name!r} takes {kind} (finite) there.")
+            raise ValueError(
+                f"option {option}={value!r}: the delta {name!r} takes {kind}; numbers are finite, of 64 bits."
+            )
 
 
 def _fits(value: Any, kind: Any) -> bool:
