@@ -262,17 +262,20 @@ def _appending(folder: Path, who: int, first: int, count: int) -> tuple[int, int
     return child, reader
 
 
-def contention(folder: Path, rows: int, seed: int, between: float = 2.0) -> Counter[str]:
-    """Let four processes append so many rows in all, collect and merge; count what is lost, and kills."""
+def contention(folder: Path, rows: int, seed: int, between: int = 500) -> Counter[str]:
+    """Let four processes append so many rows in all, collect and merge; count what is lost, and kills.
+
+    One of them is killed after so many rows on average, and goes on after the last row it has told of.
+    """
     lot, found = random.Random(seed), Counter(rows=0, kills=0, failed=0)
     each, told = -(-rows // PROCESSES), dict.fromkeys(range(PROCESSES), b"")
     running = {who: _appending(folder, who, 0, each) for who in told}
-    next_kill = time.monotonic() + between
+    next_kill = between
     while running:
         time.sleep(0.01)
-        if time.monotonic() > next_kill:
+        if sum(said.count(b"\n") for said in told.values()) >= next_kill:
             os.kill(running[lot.choice(list(running))][0], signal.SIGKILL)
-            next_kill += lot.uniform(0, 2 * between)
+            next_kill += lot.randint(1, 2 * between)
         for who, (child, reader) in list(running.items()):
             code = ended(child, 0.003)
             while said := _read(reader):

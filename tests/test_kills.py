@@ -32,6 +32,6 @@ def test_what_a_run_leaves_is_compared(tmp_path):
 
 
 def test_four_processes_on_one_folder_lose_no_row(tmp_path):
-    found = kills.contention(tmp_path, rows=200, seed=0, between=0.3)
+    found = kills.contention(tmp_path, rows=200, seed=0, between=40)
     assert (found["rows"], found["lost"], found["failed"]) == (200, 0, 0)
     assert found["kills"] > 0
