@@ -38,6 +38,7 @@ _RESIZE = (
     "If the vocabulary was resized for training, resize_token_embeddings of the model in the same way, and "
     "give model and tokenizer."
 )
+_ANY_SIZE = 4096  # what is asked for may go unused, within reason
 _HEAD = re.compile(r"(.*\.)?(classifier|score|classifier\.out_proj)(\.lora_B)?\.weight")
 
 
@@ -150,6 +151,11 @@ def _wrapped(model: nn.Module, config: Any, tensors: Mapping[str, Tensor]) -> An
             f"it trains the token {beyond[0]}, and the model has {len(words.weight)} word embeddings. "
             f"{_RESIZE}"
         )
+    largest = max((n for x in tensors.values() for n in x.shape), default=0)
+    if huge := [n for n in _sizes_of(config) if n > max(largest, _ANY_SIZE)]:  # before memory is taken for it
+        raise ValueError(
+            f"it asks for {huge[0]} ranks or tokens, and no tensor in its file is larger than {largest}."
+        )
     config.inference_mode = config.is_prompt_learning  # which PEFT loads for inference only
     wrapped = peft.get_peft_model(model, config)
     config.base_model_name_or_path = name
@@ -177,6 +183,13 @@ def _wrapped(model: nn.Module, config: Any, tensors: Mapping[str, Tensor]) -> An
 
 def _few(names: Sequence[str]) -> str:
     return f"{len(names)}, such as {names[0]!r}" if names else "0"
+
+
+def _sizes_of(config: Any) -> list[int]:
+    """Return the ranks and numbers of virtual tokens that a configuration asks for."""
+    ranks = getattr(config, "rank_pattern", None)
+    given = [getattr(config, "r", 0), getattr(config, "num_virtual_tokens", 0)]
+    return [n for n in [*given, *(ranks.values() if isinstance(ranks, dict) else ())] if isinstance(n, int)]
 
 
 def _tokens_of(config: Any) -> list[int]:

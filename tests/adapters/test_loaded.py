@@ -342,6 +342,9 @@ def test_what_is_no_configuration_is_one_line(folder, content):
         {"r": 3},
         {"r": None},
         {"r": [2]},
+        {"r": 10**9},
+        {"rank_pattern": {"query": 10**9}},
+        {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 10**12},
         {"lora_alpha": "x"},
         {"lora_alpha": 1e400},
         {"lora_alpha": 1e39},
@@ -390,6 +393,17 @@ def test_a_damaged_file_of_weights_is_one_line(folder):
     torch.save({}, folder / WEIGHTS)
     with pytest.raises(ValueError, match="is a pickle"):
         load_adapter(folder)
+
+
+def test_a_header_of_a_length_that_a_pickle_starts_with(folder):
+    tensors, seen = load_file(folder / WEIGHTS), set()
+    for extra in range(0, 900, 8):
+        save_file(tensors, folder / WEIGHTS, {"format": "pt", "note": "a" * extra})
+        start = (folder / WEIGHTS).read_bytes()[:2]
+        if start in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and start not in seen:
+            load_adapter(folder)
+            seen.add(start)
+    assert len(seen) >= 3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
