@@ -211,15 +211,16 @@ AUTO = {
     "CAUSAL_LM": transformers.AutoModelForCausalLM,
 }
 TASKS = [
-    *(("bert", t) for t in AUTO if t != "CAUSAL_LM"),
-    *(("roberta", t) for t in ("SEQ_CLS", "TOKEN_CLS")),
-    *(("gpt2", t) for t in ("SEQ_CLS", "FEATURE_EXTRACTION", "CAUSAL_LM")),
-    *(("llama", t) for t in ("SEQ_CLS", "TOKEN_CLS", "FEATURE_EXTRACTION", "CAUSAL_LM")),
+    *(("bert", task, True) for task in AUTO if task != "CAUSAL_LM"),
+    *(("roberta", task, True) for task in ("SEQ_CLS", "TOKEN_CLS")),
+    *(("gpt2", task, True) for task in ("SEQ_CLS", "FEATURE_EXTRACTION")),
+    *(("llama", task, True) for task in ("SEQ_CLS", "TOKEN_CLS", "FEATURE_EXTRACTION", "CAUSAL_LM")),
+    *((family, "SEQ_CLS", False) for family in ("bert", "llama")),
+    ("gpt2", "CAUSAL_LM", False),
 ]
 
 
-@pytest.mark.parametrize(("family", "task"), TASKS)
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("family", "task", "named"), TASKS)
 def test_an_adapter_of_every_task_by_the_name_of_its_base(tmp_path, family, task, named):
     """Without a task, PEFT's configuration names the class."""
     saved(tiny_model(family), tmp_path / "base", family)
