@@ -177,7 +177,7 @@ def choose_tasks(data: Path | None, asked: str, kind: Kind = "classification") -
         raise ValueError(f"data={str(data)!r}: holds no COLLECTION/index.json with {kind} tasks.")
     if asked == "all":
         return tuple(found)
-    if not asked.isdigit():
+    if not asked.isdecimal():
         by_name = {task.name: task for task in found}
         if missing := [name for name in asked.split(",") if name not in by_name]:
             raise ValueError(f"tasks={asked!r}: there is no {', '.join(missing)}; known: {sorted(by_name)}.")

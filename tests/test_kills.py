@@ -12,10 +12,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 def test_signals_at_random_moments_change_nothing_that_a_run_leaves(tmp_path, monkeypatch):
     kills.quicken(monkeypatch.setattr)
     wanted = {signal.SIGKILL: 1, signal.SIGTERM: 1}
-    found = kills.kills(tmp_path, wanted, seed=0, names=["train"])
+    found = kills.kills(tmp_path, wanted, seed=245, names=["train"])
     assert (found["SIGKILL"] >= 1, found["SIGTERM"] >= 1, found["differences"]) == (True, True, 0)
     rows = (tmp_path / "kills.jsonl").read_bytes()
-    assert kills.kills(tmp_path, wanted, seed=0, names=["train"]) == found  # from what it has written
+    assert kills.kills(tmp_path, wanted, seed=245, names=["train"]) == found  # from what it has written
     assert (tmp_path / "kills.jsonl").read_bytes() == rows
 
 

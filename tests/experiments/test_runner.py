@@ -438,6 +438,7 @@ def test_an_index_of_another_version_is_read_as_far_as_it_is_understood(data):
         (["report", "performance", "--out", "nowhere"], "scope.json"),
         (["run", "performance", "--data", "nowhere"], "index.json"),
         (["run", "performance", "--tasks", "0"], "tasks=0"),
+        (["run", "performance", "--tasks", "²"], "there is no ²"),
         (["run", "performance", "--kind", "generation"], "kind='generation'"),
     ],
 )
