@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from command_line import run
+from typer.testing import CliRunner
 
 import deltatheory.dimension
 from deltatheory import __version__
 from deltatheory.autodiff import DerivativeError
+from deltatheory.cli import app
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("dimension", "train", "advise", "explain", "tasks", "deltas", "projections")
@@ -81,3 +83,15 @@ def test_what_the_library_says_of_bad_input_is_one_line(monkeypatch, tmp_path, e
 def test_a_fault_of_the_library_keeps_its_traceback(monkeypatch, tmp_path):
     fail_with(monkeypatch, RuntimeError("a bug"))
     assert isinstance(run("dimension", "--out", tmp_path).exception, RuntimeError)
+
+
+def test_a_terminal_without_unicode_gets_numbers_for_signs():
+    done = CliRunner(charset="ascii").invoke(app, ["deltas"])
+    assert done.exit_code == 0, done.output
+    assert r"\u03b8" in done.stdout  # θ
+
+
+def test_a_text_that_is_none_is_refused_by_name(tmp_path):
+    done = run("train", "--task", "\udc80", "--model", tmp_path, "--out", tmp_path / "out")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert r"\udc80" in done.stderr
