@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 few = settings(
-    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -27,14 +27,9 @@ def test_a_damaged_file_is_read_or_refused(inputs, data):
     fuzz.check(data.draw(fuzz.readings(inputs)), inputs)
 
 
-@pytest.mark.parametrize("command", fuzz.SHORTEST)
-def test_what_is_changed_is_right_at_first(inputs, command):
-    assert fuzz.check(fuzz.Line(command, tuple(fuzz.SHORTEST[command].split())), inputs) == 0
-
-
 def test_the_fuzz_sees_what_it_looks_for(inputs, monkeypatch):
     right = fuzz.Line("deltas", ("--model", "MODEL"))
-    fuzz.check(right, inputs)
+    assert fuzz.check(right, inputs) == 0
     with pytest.raises(fuzz.Fault, match="accepts '--model MODEL'"):
         fuzz.check(fuzz.Line("deltas", right.arguments, refused="--model MODEL"), inputs)
 
