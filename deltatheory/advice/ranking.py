@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deltatheory._numbers import check_number
 from deltatheory.advice.candidates import CANDIDATES, Candidate
 from deltatheory.advice.fits import KernelFit, fitted_delta, kernel_fits
 from deltatheory.advice.lora_ranks import adapter_config
@@ -65,10 +66,17 @@ def advise(
     """
     if not candidates:
         raise ValueError("candidates=(): give at least one.")
-    counts = {"steps": steps, "batch_size": batch_size, "examples": examples}
-    for name, value in {"max_parameters": max_parameters, "max_minutes": max_minutes, **counts}.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}={value}: must be above 0.")
+    counts = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "examples": examples,
+        "max_parameters": max_parameters,
+    }
+    for name, value in counts.items():
+        if value is not None:
+            check_number(name, value, whole=True, above=0)
+    if max_minutes is not None:
+        check_number("max_minutes", max_minutes, above=0)
     for candidate in candidates:
         check_options(candidate.method, candidate.options)
     began = time.perf_counter()

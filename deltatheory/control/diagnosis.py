@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.adapters import has_peft_form, to_peft
 from deltatheory.backbones import Batch
@@ -198,10 +199,8 @@ def check_run(learning_rate: float, steps: int) -> None:
     Raises:
         ValueError: for a learning rate or a number of steps out of range.
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps}: must be at least 1.")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate={learning_rate}: must be finite and above 0.")
+    check_number("steps", steps, whole=True, least=1)
+    check_number("learning_rate", learning_rate, above=0)
 
 
 def _finding(fault: str, number: float, limit: float, says: str, remedy: str) -> Finding:

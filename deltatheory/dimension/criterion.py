@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from deltatheory._numbers import check_number
+
 __all__ = ["Criterion", "DimensionEstimate"]
 
 
@@ -25,10 +27,9 @@ class Criterion:
     corrected: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction={self.fraction}: must lie in (0, 1].")
-        if self.baseline is not None and not 0 < self.baseline <= 1:
-            raise ValueError(f"baseline={self.baseline}: must lie in (0, 1]; None is full fine-tuning.")
+        check_number("fraction", self.fraction, above=0, most=1)
+        if self.baseline is not None:
+            check_number("baseline", self.baseline, above=0, most=1)
 
     def level(self, baseline: float, chance: float) -> float:
         """Return the score to reach.

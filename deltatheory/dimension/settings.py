@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deltatheory._numbers import check_number
 from deltatheory.deltas.subspace import SCOPES
 from deltatheory.projections import make_projection
 from deltatheory.training.trainer import Training
@@ -39,13 +40,13 @@ class DimensionSettings:
 
     def __post_init__(self) -> None:
         make_projection(self.projection, 1, 1, seed=0)
-        self.training(seed=0)
         if self.scope not in SCOPES:
             raise ValueError(f"scope={self.scope!r}: allowed are {', '.join(SCOPES)}.")
-        if not self.precision > 0:
-            raise ValueError(f"precision={self.precision}: must be above 0.")
-        if self.burn_in < 0:
-            raise ValueError(f"burn_in={self.burn_in}: must be at least 0.")
+        for name in ("steps", "batch_size"):
+            check_number(name, getattr(self, name), whole=True, least=1)
+        check_number("runs", self.runs, above=0)
+        check_number("precision", self.precision, above=0)
+        check_number("burn_in", self.burn_in, whole=True, least=0)
 
     def training(self, seed: int) -> Training:
         """Return the budget of one run; its learning rate is found."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 
 __all__ = ["Selection", "greedy_log_det", "log_det_gain"]
@@ -77,14 +78,15 @@ def greedy_log_det(
     >>> greedy_log_det(W, 2).chosen
     ['strong', 'weak']
     """
+    check_number("count", count, whole=True)
+    if epsilon is not None:
+        check_number("epsilon", epsilon, above=0)
     if not 1 <= count <= len(gramians):
         raise ValueError(f"count={count}: must lie in 1..{len(gramians)}, the number of places.")
     if epsilon is None:
         epsilon = _EPSILON * float(torch.stack([w.diagonal().mean() for w in gramians.values()]).sum())
         if epsilon == 0:
             raise ValueError("gramians: are all 0; no place moves an output.")
-    if not epsilon > 0:
-        raise ValueError(f"epsilon={epsilon}: must be above 0.")
     names = list(gramians)
     bounds = [(-math.inf, k) for k in range(len(names))]  # the order of the places breaks ties
     fresh = [-1] * len(names)  # for how many chosen places a bound was computed

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.deltas import InPlaceDelta
@@ -197,6 +198,7 @@ def check_counts(problem: ClassificationProblem, **counts: int) -> None:
     limits = {"train": (2, len(problem.train)), "test": (0, len(problem.test)), "sketch": (1, None)}
     for name, value in counts.items():
         least, most = limits[name]
+        check_number(name, value, whole=True)
         if value < least or (most is not None and value > most):
             limit = "" if most is None else f" and at most {most}, the examples there are"
             raise ValueError(f"{name}={value}: must be at least {least}{limit}.")

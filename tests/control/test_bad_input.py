@@ -8,21 +8,27 @@ import json
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from tiny_problems import first, toy_problem, toy_task
 
+from deltatheory.advice import advise
 from deltatheory.control.design import design_controller
 from deltatheory.control.diagnosis import diagnose
 from deltatheory.control.feedback.disturbances import find_trigger
 from deltatheory.control.feedback.policies import policies_of
-from deltatheory.control.feedback.steering import steer, tuned_delta
-from deltatheory.control.reach.gramian import estimate_lipschitz
-from deltatheory.control.solvers import solve
+from deltatheory.control.feedback.steering import SteeringProtocol, steer, tuned_delta
+from deltatheory.control.reach.gramian import Gramian, estimate_lipschitz, reachability_ball
+from deltatheory.control.reach.prompts import PromptSearch, prefix_reach_bound
+from deltatheory.control.solvers import SOLVERS, solve
 from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.constrained import Constrained
 from deltatheory.control.solvers.ilqr import DDP, ILQR
 from deltatheory.control.solvers.msa import MSA
 from deltatheory.control.systems.analytic import AnalyticSystem
 from deltatheory.control.systems.layered import LayeredSystem
+from deltatheory.dimension import Criterion, DimensionSettings
+from deltatheory.linearization.selection import greedy_log_det
+from deltatheory.linearization.tangent import tangent_rows
 from deltatheory.training.trainer import Training
 
 IN_DELTA = ["gauss-newton", "adam", "sgd", "l-bfgs", "minimum-energy", "constrained"]
@@ -168,6 +174,94 @@ def test_steering_refuses_unknown_names_and_says_that_training_diverged(monkeypa
     monkeypatch.setattr(type(problem), "logits", lambda *_: pytest.fail("computed"))
     with pytest.raises(ValueError, match="controller='bang-bang'"):
         steer(problem, problem.delta.initial(), ["bang-bang"])
+
+
+def worked(*_, **__):
+    raise AssertionError("a pass was run before the arguments were checked")
+
+
+def verbs(problem):
+    """Of each verb, what it is called by and the arguments that are numbers above 0."""
+    gramian = Gramian(torch.eye(2).double(), torch.zeros(2).double())
+    one = torch.ones(1, 2)
+    head = {
+        "query": one[0],
+        "keys": one,
+        "values": one,
+        "key_weight": one.T @ one,
+        "value_weight": one.T @ one,
+    }
+    zero = problem.delta.initial()
+
+    def steering(name, key):
+        return lambda value: steer(problem, zero, [name], settings={name: {key: value}})
+
+    def run(verb, name, **given):
+        return lambda value: verb(**given | {name: value})
+
+    yield from (
+        (f"{kind.__name__}.{name}", run(kind, name))
+        for kind, names in (
+            (Criterion, ("fraction", "baseline")),
+            (DimensionSettings, ("steps", "batch_size", "runs", "precision")),
+            (SteeringProtocol, ("examples", "batch_size", "timed")),
+            (PromptSearch, ("steps", "rate", "restarts", "chunk")),
+            *((kind, ("budget", "steps", "tolerance", *kind.positive)) for kind in SOLVERS.values()),
+        )
+        for name in names
+        if name in {field.name for field in dataclasses.fields(kind)}
+    )
+    for name in ("max_parameters", "max_minutes", "steps", "batch_size", "examples"):
+        yield f"advise.{name}", run(advise, name, setup=problem)
+    for name in ("learning_rate", "steps", "examples"):
+        yield f"diagnose.{name}", run(diagnose, name, problem=problem)
+    for name in ("examples", "radius", "draws"):
+        yield f"estimate_lipschitz.{name}", run(estimate_lipschitz, name, problem=problem, **_NEAR)
+    for name in ("train", "sketch"):
+        yield f"tangent_rows.{name}", run(tangent_rows, name, problem=problem, train=2, test=0)
+    for name in ("count", "epsilon"):
+        yield f"greedy_log_det.{name}", run(greedy_log_det, name, gramians={"a": gramian.total}, count=1)
+    for name in ("length", "norm"):
+        yield f"prefix_reach_bound.{name}", run(prefix_reach_bound, name, **head, length=1, norm=1.0)
+    yield "reachability_ball.lipschitz", run(reachability_ball, "lipschitz", gramian=gramian)
+    yield "lqr.control_weight", steering("lqr", "control_weight")
+    for name in ("learning_rate", "iterations", "blocks"):
+        yield f"robust-prefix.{name}", steering("robust-prefix", name)
+
+
+_NEAR = {"examples": 2, "radius": 1.0}
+_NONE = (float("nan"), float("inf"), -float("inf"), -1.0, -1, 0, True)
+
+
+def test_numbers_that_are_none_are_refused_before_the_work(monkeypatch):
+    """Wherever they come in from Python: nan, infinities, numbers below 1, and True for a number."""
+    problem = prefix()
+    monkeypatch.setattr(type(problem.backbone), "hidden_states", worked)
+    count = 0
+    for name, call in verbs(problem):
+        argument = name.rpartition(".")[2]
+        for value in _NONE:
+            with pytest.raises((ValueError, TypeCheckError), match=argument):  # tests check annotations too
+                call(value)
+            count += 1
+    assert count > 400
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"pid": {"proportional": float("nan")}}, "proportional=nan: must be finite"),
+        ({"pid": {"proportionnal": 1.0}}, "'pid' has no such setting; they are setpoint, proportional"),
+        ({"pid": {"setpoint": "classes"}}, "setpoint='classes': allowed are population"),
+        ({"tuned": {"gain": 1.0}}, "'tuned' has no such setting; it has none"),
+        ({"lqr": {}}, "settings: has 'lqr'; the controllers are tuned, pid"),
+    ],
+)
+def test_settings_of_controllers_are_refused_before_the_work(settings, said, monkeypatch):
+    problem = prefix()
+    monkeypatch.setattr(type(problem.backbone), "hidden_states", worked)
+    with pytest.raises(ValueError, match=said):
+        steer(problem, problem.delta.initial(), ["pid"], ["noise"], settings=settings)
 
 
 def test_robust_prefix_tuning_is_not_offered_to_other_deltas():

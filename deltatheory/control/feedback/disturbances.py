@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.problems import ClassificationProblem, Split
@@ -45,6 +46,9 @@ class Disturbance:
     name: ClassVar[str] = "clean"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_number("seed", self.seed, whole=True, least=0)
+
     def texts(self, examples: Examples) -> Examples:
         """Return the examples with their texts (and pairs) disturbed."""
         return examples
@@ -70,7 +74,8 @@ class Typos(Disturbance):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_share("rate", self.rate)
+        super().__post_init__()
+        check_number("rate", self.rate, least=0, most=1)
 
     def texts(self, examples: Examples) -> Examples:
         """Return the examples misspelt."""
@@ -102,7 +107,8 @@ class Substitutions(Disturbance):
     rate: float = 0.3
 
     def __post_init__(self) -> None:
-        _check_share("rate", self.rate)
+        super().__post_init__()
+        check_number("rate", self.rate, least=0, most=1)
 
     def tokens(self, batch: Batch, backbone: Backbone, index: int) -> Batch:
         """Return the batch with tokens replaced."""
@@ -143,8 +149,8 @@ class ActivationNoise(Disturbance):
     scale: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.scale >= 0:
-            raise ValueError(f"scale={self.scale}: must be at least 0.")
+        super().__post_init__()
+        check_number("scale", self.scale, least=0)
 
     @contextmanager
     def acting(self, layers: nn.ModuleList) -> Iterator[None]:
@@ -293,8 +299,7 @@ def find_trigger(
         )
     counts = {"length": length, "rounds": rounds, "candidates": candidates, "examples": examples}
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1.")
+        check_number(name, value, whole=True, least=1)
     backbone, rng = problem.backbone, np.random.default_rng(seed)
     chosen = rng.permutation(len(problem.train))[:examples].tolist()
     batch, labels = problem.batch(problem.train, chosen)
@@ -335,8 +340,3 @@ def _at(offset: Float[Tensor, "k H"], first: int, like: Float[Tensor, "B T H"]) 
     """Return the offsets at the trigger's places and zeros elsewhere."""
     behind = like.shape[1] - first - len(offset)
     return torch.nn.functional.pad(offset, (0, 0, first, behind))
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value}: must lie in [0, 1].")

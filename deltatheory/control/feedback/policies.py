@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.control.feedback.controllers import PID, Controller, LQRFeedback, lqr_gains, steered
 from deltatheory.control.feedback.robust_prefix import RobustPrefix, principal_bases
-from deltatheory.control.feedback.setpoints import NominalStates, Setpoint, make_setpoint
+from deltatheory.control.feedback.setpoints import NominalStates, Setpoint, check_setpoint, make_setpoint
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.problems import ClassificationProblem
 
-__all__ = ["GRIDS", "POLICIES", "TUNED", "Policy", "check_policies", "make_policy", "policies_of"]
+__all__ = [
+    "GRIDS",
+    "POLICIES",
+    "TUNED",
+    "Policy",
+    "check_policies",
+    "check_policy",
+    "make_policy",
+    "policies_of",
+]
 
 TUNED = "tuned"
 
@@ -121,6 +131,17 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "lqr": _lqr,
 }
 
+# What each may be told, and which numbers are allowed.
+_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "pid": {"setpoint": {}, "proportional": {}, "integral": {}, "derivative": {}},
+    "lqr": {"setpoint": {}, "control_weight": {"above": 0}},
+    "robust-prefix": {
+        "learning_rate": {"above": 0},
+        "iterations": {"whole": True, "least": 1},
+        "blocks": {"whole": True, "least": 1},
+    },
+}
+
 # What `tune` tries: as many settings for each.
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "robust-prefix": [{"learning_rate": rate} for rate in (0.003, 0.01, 0.03)],
@@ -155,7 +176,7 @@ def make_policy(
     Raises:
         ValueError: for an unknown name, or settings out of range.
     """
-    check_policies([name])
+    check_policy(name, settings)
     return POLICIES[name](problem, delta, nominal, **settings)
 
 
@@ -168,6 +189,24 @@ def check_policies(names: Iterable[str]) -> None:
     for name in names:
         if name not in POLICIES:
             raise ValueError(f"controller={name!r}: allowed are {', '.join(POLICIES)}.")
+
+
+def check_policy(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse an unknown policy, settings that are not its own, and what is out of range.
+
+    Raises:
+        ValueError: with the first, and what is allowed.
+    """
+    check_policies([name])
+    known = _SETTINGS.get(name, {})
+    for key, value in settings.items():
+        if key not in known:
+            there = f"they are {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"{key}={value!r}: {name!r} has no such setting; {there}.")
+        if key == "setpoint":
+            check_setpoint(value)
+        else:
+            check_number(key, value, **known[key])
 
 
 def policies_of(problem: ClassificationProblem) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.backbones.batch import pool
@@ -82,10 +83,8 @@ class RobustPrefix:
             )
         if not 1 <= self.blocks <= len(self.bases):
             raise ValueError(f"blocks={self.blocks}: must lie in 1..{len(self.bases)}.")
-        if self.iterations < 1:
-            raise ValueError(f"iterations={self.iterations}: must be at least 1.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate}: must be above 0.")
+        check_number("iterations", self.iterations, whole=True, least=1)
+        check_number("learning_rate", self.learning_rate, above=0)
 
     def excess(self, delta: Float[Tensor, " m"], batch: Batch) -> Float[Tensor, ""]:
         """Return what lies outside the subspaces, summed over the measured blocks; differentiable in δ."""

@@ -10,10 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones.batch import Pooling, pool
 from deltatheory.control.feedback.hooks import watching
@@ -26,6 +28,7 @@ __all__ = [
     "PopulationSetpoint",
     "Setpoint",
     "SubspaceSetpoint",
+    "check_setpoint",
     "make_setpoint",
     "nominal_states",
 ]
@@ -162,10 +165,8 @@ class ClassSetpoint(Setpoint):
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.shrinkage <= 1:
-            raise ValueError(f"shrinkage={self.shrinkage}: must lie in (0, 1].")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature}: must be above 0.")
+        check_number("shrinkage", self.shrinkage, above=0, most=1)
+        check_number("temperature", self.temperature, above=0)
 
     @cached_property
     def _discriminants(self) -> tuple[Float[Tensor, "L H C"], Float[Tensor, "L 1 C"]]:
@@ -235,8 +236,15 @@ def make_setpoint(setpoint: str | Setpoint, nominal: NominalStates) -> Setpoint:
     Raises:
         ValueError: for an unknown name.
     """
-    if isinstance(setpoint, Setpoint):
-        return setpoint
-    if setpoint not in SETPOINTS:
+    check_setpoint(setpoint)
+    return setpoint if isinstance(setpoint, Setpoint) else SETPOINTS[setpoint](nominal)
+
+
+def check_setpoint(setpoint: Any) -> None:
+    """Refuse what is neither a setpoint nor the name of one.
+
+    Raises:
+        ValueError: with what is allowed.
+    """
+    if not isinstance(setpoint, Setpoint) and setpoint not in SETPOINTS:
         raise ValueError(f"setpoint={setpoint!r}: allowed are {', '.join(SETPOINTS)}.")
-    return SETPOINTS[setpoint](nominal)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.control.feedback.disturbances import (
@@ -26,6 +27,7 @@ from deltatheory.control.feedback.policies import (
     TUNED,
     Policy,
     check_policies,
+    check_policy,
     make_policy,
     policies_of,
 )
@@ -335,6 +337,10 @@ class SteeringProtocol:
     timed: int = 8
     clock: Callable[[], float] = time.perf_counter
 
+    def __post_init__(self) -> None:
+        for name, least in (("examples", 1), ("batch_size", 1), ("seed", 0), ("timed", 1)):
+            check_number(name, getattr(self, name), whole=True, least=least)
+
 
 def steer(
     problem: ClassificationProblem,
@@ -372,14 +378,18 @@ def steer(
     controllers = policies_of(problem) if controllers is None else controllers
     check_names(controllers, disturbances, problem)
     names = [TUNED, *(name for name in controllers if name != TUNED)]
+    if unused := sorted(set(settings or {}) - set(names)):
+        raise ValueError(f"settings: has {unused[0]!r}; the controllers are {', '.join(names)}.")
     chosen = {name: dict((settings or {}).get(name, {})) for name in names}
+    for name in names:
+        check_policy(name, chosen[name])
     size = protocol.batch_size
-    nominal = nominal_states(problem, delta, examples=protocol.examples, batch_size=size)
-    policies = {name: make_policy(name, problem, delta, nominal, **chosen[name]) for name in names}
     acting = [
         one if isinstance(one, Disturbance) else make_disturbance(one, problem, delta, seed=protocol.seed)
         for one in disturbances
     ]
+    nominal = nominal_states(problem, delta, examples=protocol.examples, batch_size=size)
+    policies = {name: make_policy(name, problem, delta, nominal, **chosen[name]) for name in names}
     rows = []
     clean = disturbed_batches(problem, chosen_split, Disturbance(), size)
     for disturbance in (Disturbance(), *acting):

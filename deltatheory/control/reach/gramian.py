@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float, Int
 from deltatheory.control.solvers.base import Status
 from deltatheory.control.systems.layered import LayeredSystem
@@ -382,9 +383,9 @@ def estimate_lipschitz(
         ValueError: for a radius that is not positive, fewer than one draw, or a Jacobian of 0 at δ = 0.
         FloatingPointError: if a Jacobian is not finite.
     """
-    for name, value in (("radius", radius), ("draws", draws)):
-        if not value > 0:
-            raise ValueError(f"{name}={value}: must be above 0.")
+    check_number("examples", examples, whole=True, least=2)
+    check_number("radius", radius, above=0)
+    check_number("draws", draws, whole=True, above=0)
 
     def jacobian(at: Tensor) -> Tensor:
         size = problem.delta.size
@@ -459,8 +460,7 @@ def reachability_ball(
     if isinstance(lipschitz, JacobianLipschitz):
         limit = min(limit, lipschitz.radius)
         remedies.append("M is a lower bound from sampled points: give a number that you can prove")
-    if not 0 < constant < math.inf:
-        raise ValueError(f"lipschitz={constant}: must be above 0 and finite.")
+    check_number("lipschitz", constant, above=0)
     if not limit > 0:
         raise ValueError(f"limit={limit}: must be above 0.")
     outputs = len(gramian.start)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from deltatheory._numbers import check_number
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.backbones.edit import with_prefix
@@ -73,9 +74,11 @@ class PromptSearch:
     def __post_init__(self) -> None:
         if self.kind not in ("prompt", "prefix"):
             raise ValueError(f"kind={self.kind!r}: allowed are 'prompt' and 'prefix'.")
-        for name in ("steps", "rate", "restarts", "chunk"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be above 0.")
+        for name in ("steps", "restarts", "chunk"):
+            check_number(name, getattr(self, name), whole=True, above=0)
+        check_number("rate", self.rate, above=0)
+        check_number("margin", self.margin)
+        check_number("seed", self.seed, whole=True, least=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -423,10 +426,8 @@ def prefix_reach_bound(
         ValueError: for a length below 1, a norm that is not positive and finite, or entries that are not
             finite.
     """
-    if length < 1:
-        raise ValueError(f"length={length}: must be at least 1.")
-    if not 0 < norm < math.inf:
-        raise ValueError(f"norm={norm}: must be above 0 and finite.")
+    check_number("length", length, whole=True, least=1)
+    check_number("norm", norm, above=0)
     given = {"query": query, "keys": keys, "values": values}
     for name, part in (given | {"key_weight": key_weight, "value_weight": value_weight}).items():
         if not part.isfinite().all():

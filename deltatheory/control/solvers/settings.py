@@ -8,6 +8,8 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from deltatheory._numbers import check_number
+
 __all__ = ["check_settings"]
 
 _NUMBERS = {float: (Real, "a number"), int: (Integral, "a whole number")}
@@ -20,7 +22,8 @@ def check_settings(solver: Any, positive: Iterable[str] = ()) -> None:
 
     Args:
         solver: an instance of a dataclass.
-        positive: names of settings that must be above 0 where they are numbers.
+        positive: names of settings that must be above 0 where they are numbers; an energy weight must be at
+            least 0, and all must be finite.
 
     Raises:
         ValueError: for the first setting that does not fit; it says what is allowed.
@@ -30,8 +33,9 @@ def check_settings(solver: Any, positive: Iterable[str] = ()) -> None:
         name, value = field.name, getattr(solver, field.name)
         if not _fits(value, hints[name]):
             raise ValueError(f"{name}={value!r}: allowed is {_text(hints[name])}.")
-        if name in positive and isinstance(value, Real) and not float(value) > 0:
-            raise ValueError(f"{name}={value}: must be above 0.")
+        if isinstance(value, Real) and not isinstance(value, bool):
+            above, least = (0 if name in positive else None), (0 if name == "energy_weight" else None)
+            check_number(name, value, above=above, least=least)
 
 
 def _fits(value: Any, hint: Any) -> bool:
