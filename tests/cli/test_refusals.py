@@ -12,7 +12,7 @@ BEFORE_LOADING = [
     ("control --energy nan", "--energy=nan: must be finite"),
     ("control --setting budget=NaN", "budget=nan: must be finite"),
     ("diagnose --steps 0", "steps=0: must be at least 1"),
-    ("diagnose --learning-rate 0", "learning_rate=0.0: must be finite and above 0"),
+    ("diagnose --learning-rate 0", "learning_rate=0.0: must be above 0"),
     ("steer --controller pdi", "controller='pdi'"),
     ("steer --disturbance typo", "disturbance='typo'"),
     ("steer --tuned nothing.safetensors", "No file 'nothing.safetensors'"),
