@@ -134,8 +134,8 @@ class Local:
                 yield trial, execute(trial, place, log)
             return
         with ProcessPoolExecutor(self.workers, get_context("spawn"), _start_worker, (place,)) as pool:
-            started = {pool.submit(_in_time, trial, place, log, until): trial for trial in trials}
             try:
+                started = {pool.submit(_in_time, trial, place, log, until): trial for trial in trials}
                 for future in as_completed(started):
                     if row := future.result():
                         yield started[future], row

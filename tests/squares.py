@@ -1,5 +1,6 @@
 """A study of squares, for tests of the runner: quick trials in two waves, of which one fails."""
 
+import os
 import signal
 import sys
 import time
@@ -35,6 +36,13 @@ class Squares(Environment):
 
     def start(self):
         KINDS.update(square=SimpleNamespace(run=square), root=SimpleNamespace(run=root))
+
+
+class Deadly(Squares):
+    """A place whose processes are killed at once."""
+
+    def start(self):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def pair(task, seed, known, pause=0.0):

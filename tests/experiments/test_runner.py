@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from squares import SCOPE, Squares, Study, pair, results
+from squares import SCOPE, Deadly, Squares, Study, pair, results
 from typer.testing import CliRunner
 
 from deltatheory.results import ResultLog, merge
@@ -286,10 +286,6 @@ def test_a_backbone_that_is_not_there_is_refused_before_the_work(tmp_path, monke
 
 
 def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path, monkeypatch):
-    class Deadly(Squares):
-        def start(self):
-            os.kill(os.getpid(), signal.SIGKILL)
-
     monkeypatch.setattr("experiments.runner.get_context", lambda _: get_context("fork"))
     with pytest.raises(ChildProcessError, match=r"workers=2: one was killed.*trials\.jsonl"):
         run(Study(), SCOPE, tmp_path, Deadly(), Local(workers=2), say=lambda _: None)
