@@ -5,10 +5,15 @@ One module a command. Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
-import typer
-from typer import Option
+try:
+    import typer
+    from typer import Option
+except ModuleNotFoundError as error:  # the script is there without what it needs
+    print(f"Error: {error.name}: not installed; pip install 'deltatheory[cli]'", file=sys.stderr)
+    raise SystemExit(2) from None
 
 from deltatheory import __version__
 from deltatheory.cli import advise, check, control, dimension, explain, lists, steer, train

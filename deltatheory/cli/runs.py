@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder", "claimed", "configuration_of"]
 
 CLAIM, LOCK = "run.json", ".lock"
+_READ = ("model", "task", "adapter", "tuned")  # options that may name files
 # Options that do not change what comes out: a run may go on on another device, or with another bar.
 _ASIDE = ("out", "progress", "track", "device", "compare", "checkpoint_every")
 
@@ -37,32 +38,33 @@ class RunFolder:
 
 
 def configuration_of(command: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what makes a run of a command what it is, in JSON; files count by their content.
+    """Return what makes a run of a command what it is, in JSON; files and folders count by their content.
 
     Args:
         command: its name.
         values: of its options, without those at their defaults: another version may have others.
     """
-    arguments = {name: _told(value) for name, value in values.items() if name not in _ASIDE}
+    arguments = {
+        name: _content(value) if name in _READ else str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+        if name not in _ASIDE
+    }
     return {"command": command, "arguments": arguments}
 
 
-def _told(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_told(one) for one in value]
-    if not isinstance(value, str | Path):
-        return value
-    path = Path(value)
+def _content(name: str | Path) -> Any:
+    """Return where a file or a folder lies and what it holds; of any other name the name."""
+    path = Path(name)
     with suppress(OSError, ValueError):  # a text that no file system takes as a name
-        if path.is_file():
-            with path.open("rb") as stream:
-                return {
-                    "file": str(path.resolve()),
-                    "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
-                }
-        if path.is_dir():
-            return str(path.resolve())
-    return str(value)
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        digests = {}
+        for file in files:
+            if file.is_file() and not file.name.startswith("."):
+                with file.open("rb") as stream:
+                    digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digests:
+            return {"path": str(path.resolve()), "sha256": digests}
+    return str(name)
 
 
 @contextmanager

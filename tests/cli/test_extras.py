@@ -1,5 +1,6 @@
 """Missing packages name their extra, all of them, before the work."""
 
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -10,7 +11,8 @@ from packaging.requirements import Requirement
 
 from deltatheory.cli.extras import EXTRAS, extra_of, need
 
-PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMES = {"python_flint": "flint"}  # of what is imported, where it is not the distribution's
 
 
@@ -50,3 +52,12 @@ def test_an_import_that_fails_later_names_its_extra_too(monkeypatch, tmp_path):
     done = run("train", "--task", tmp_path / "a.parquet", "--out", tmp_path / "out")
     assert done.exit_code == 2
     assert "'deltatheory[data]'" in done.stderr
+
+
+def test_the_script_without_its_own_extra_is_one_line():
+    code = "import sys; sys.modules['typer'] = None; import deltatheory.cli"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "Error: typer: not installed; pip install 'deltatheory[cli]'\n",
+    )

@@ -81,17 +81,26 @@ def test_what_a_kill_has_half_written_is_removed(tmp_path):
     assert all(path.exists() for path in kept)
 
 
-def test_files_count_by_their_content_and_folders_by_their_place(tmp_path, monkeypatch):
-    file = tmp_path / "task.csv"
+def test_files_and_folders_count_by_their_content(tmp_path, monkeypatch):
+    file, model = tmp_path / "task.csv", tmp_path / "model"
     file.write_text("a")
-    one = configuration_of("train", {"task": str(file), "model": str(tmp_path), "steps": 3})
+    model.mkdir()
+    (model / "config.json").write_text("a")
+    one = configuration_of("train", {"task": str(file), "model": str(model), "steps": 3})
     monkeypatch.chdir(tmp_path)
-    assert configuration_of("train", {"task": "task.csv", "model": ".", "steps": 3, "progress": False}) == one
-    file.write_text("b")
-    assert configuration_of("train", {"task": "task.csv", "model": ".", "steps": 3}) != one
-    assert configuration_of("train", {"task": "x" * 5000, "candidate": ["a\0"]})["arguments"][
-        "candidate"
-    ] == ["a\0"]
+    given = {"task": "task.csv", "model": "model", "steps": 3}
+    assert configuration_of("train", {**given, "progress": False}) == one
+    for changed in (file, model / "config.json"):
+        changed.write_text("b")
+        assert configuration_of("train", given) != one
+        changed.write_text("a")
+    assert configuration_of("train", given) == one
+    odd = {
+        "task": "x" * 5000,
+        "model": "a\0",
+        "candidate": ["model"],
+    }  # what no file system takes, and no file
+    assert configuration_of("train", odd)["arguments"] == odd
 
 
 def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path):
