@@ -42,14 +42,15 @@ def check_number(
     """
     bounds = (("above", above), ("at least", least), ("at most", most))
     limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+    number: Any = value if isinstance(value, Integral if whole else Real) else None
+    if number is None or isinstance(value, bool):
         allowed = ", ".join(part for part in ("a whole number" if whole else "a number", limits) if part)
-    elif not math.isfinite(value):
+    elif not math.isfinite(number):
         allowed = ", and ".join(part for part in (limits, "finite") if part)
     elif (
-        (above is not None and not value > above)
-        or (least is not None and not value >= least)
-        or (most is not None and not value <= most)
+        (above is not None and not number > above)
+        or (least is not None and not number >= least)
+        or (most is not None and not number <= most)
     ):
         allowed = limits
     else:
