@@ -248,6 +248,8 @@ class _Sweep:
                 chunk.costate = torch.eye(self.outputs).to(y)[:, None].expand(-1, len(y), -1)
         assert chunk.costate is not None
         wanted = ([] if x is None else [x]) + [factors.after for factors in seen.values()]
+        if not wanted:  # before the blocks, where a place lies behind them
+            return {}
         each = []
         for c, costate in enumerate(chunk.costate):
             keep = c < self.outputs - 1

@@ -38,9 +38,11 @@ def test_every_delta(case):
 
 
 @pytest.mark.parametrize("family", TINY)
-@pytest.mark.parametrize("delta", ["full scope=all", "prefix", "ia3"])
+@pytest.mark.parametrize("delta", ["full scope=all", "prefix", "ia3", "bitfit"])
 def test_every_family(family, delta):
     name, options = CASES[delta]
+    if delta == "bitfit" and not any(n.endswith("bias") for n, _ in tiny(family).model.named_parameters()):
+        pytest.skip("no bias")
     agree(toy_problem(name, family=family, dtype=torch.float64, task=toy_task(CLASSES), **options))
 
 
