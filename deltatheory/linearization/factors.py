@@ -430,28 +430,28 @@ class _EditGram:
             return
         data: list[Tensor] = []
         slots: dict[_Site, slice] = {}
-        attend = {}
         for site, (before, after) in here.items():
             tensors = [x for x in before if isinstance(x, Tensor)]
-            if site.kind == "attention":
-                attend[site] = before[0]
             slots[site] = slice(len(data), len(data) + len(tensors) + 1)
             data += [*tensors, after]
-
-        def outputs(d: Tensor, *one: Tensor) -> tuple[Tensor, Tensor]:
-            edit = self.place.edit(d)
-            total = d.new_zeros(self.outputs)
-            for site in sorted(here, key=lambda s: s.kind):
-                *before, gradients = one[slots[site]]
-                changed = self._changed(edit, site, [x[None] for x in before], attend.get(site))
-                total = total + (gradients * changed).flatten(1).sum(1)
-            return total, total.detach()
-
-        origin = data[0].new_zeros(self.place.size, dtype=data[-1].dtype)
-        *_, jacobian = per_example(outputs, origin, data)
+        attend = {site: before[0] for site, (before, _) in here.items() if site.kind == "attention"}
+        origin = data[-1].new_zeros(self.place.size)
+        *_, jacobian = per_example(partial(self._paired, slots, attend), origin, data)
         if self._rows is None:
             self._rows = data[-1].new_zeros(len(self.total), self.place.size)
         self._rows[_numbers(rows, self.outputs)] += jacobian().flatten(0, 1)
+
+    def _paired(
+        self, slots: Mapping[_Site, slice], attend: Mapping[_Site, Any], d: Tensor, *one: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return Σ over sites of what the sites of one example give at d, times the gradients in it."""
+        edit = self.place.edit(d)
+        total = d.new_zeros(self.outputs)
+        for site in sorted(slots, key=lambda s: s.kind):  # an edit may keep inputs for its outputs
+            *before, gradients = one[slots[site]]
+            changed = self._changed(edit, site, [x[None] for x in before], attend.get(site))
+            total = total + (gradients * changed).flatten(1).sum(1)
+        return total, total.detach()
 
     def _changed(self, edit: Edit, site: _Site, before: list[Tensor], attend: Any) -> Tensor:
         if site.kind == "attention":

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from tiny_models import tiny
 from tiny_problems import copy_task, toy_task
 
@@ -96,24 +97,30 @@ def shorten(patch):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The log of all studies."""
-    folder = tmp_path_factory.mktemp("study")
+def folder(tmp_path_factory, worker_id):
+    """The log and the pages of all studies, made by the first process of the tests that asks."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "study"
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
         patch.setattr(import_module("deltatheory.dimension.predict"), "FOLDS", 3)
         patch.setattr(methods, "FAMILY", "no family")  # label words: a fitted probe leaves little to gain
-        left = {
-            name: run(study, scope_of(name), folder, Tiny(), Local(), say=lambda _: None)
-            for name, study in STUDIES.items()
-        }
-        rows = ResultLog(folder / LOG).rows()
-        errors = [r["result"]["error"] for r in rows if "error" in r["result"]]
-        assert not errors
-        assert not any(left.values())
-        for name, study in STUDIES.items():
-            write_page(name, study, scope_of(name), Known(rows), folder)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                run_all(folder)
         yield folder
+
+
+def run_all(folder):
+    left = {
+        name: run(study, scope_of(name), folder, Tiny(), Local(), say=lambda _: None)
+        for name, study in STUDIES.items()
+    }
+    rows = ResultLog(folder / LOG).rows()
+    assert not [r["result"]["error"] for r in rows if "error" in r["result"]]
+    assert not any(left.values())
+    for name, study in STUDIES.items():
+        write_page(name, study, scope_of(name), Known(rows), folder)
 
 
 @pytest.mark.parametrize("name", STUDIES)
