@@ -105,13 +105,15 @@ def with_prefix(key: Float[Tensor, "*b h k e"], value: Float[Tensor, "*b h k e"]
     >>> float(with_prefix(one[0], 3 * one[0])(attend, one, one, one, mask))
     2.0
     """
+    return partial(_behind_prefix, key, value)
 
-    def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        own_k, own_v = (x.to(k.dtype).expand(len(k), -1, -1, -1) for x in (key, value))
-        longer = pad(mask, (key.shape[-2], 0))
-        return attend(q, torch.cat([own_k, k], 2), torch.cat([own_v, v], 2), longer)
 
-    return change
+def _behind_prefix(
+    key: Tensor, value: Tensor, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
+) -> Tensor:
+    own_k, own_v = (x.to(k.dtype).expand(len(k), -1, -1, -1) for x in (key, value))
+    longer = pad(mask, (key.shape[-2], 0))
+    return attend(q, torch.cat([own_k, k], 2), torch.cat([own_v, v], 2), longer)
 
 
 def _merged(first: Mapping, second: Mapping, join: Callable[[Any, Any], Any]) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -246,10 +247,12 @@ def _mlp(pieces: Mapping[str, Tensor]) -> Float[Tensor, "k out"]:
 
 def _beside(key: Tensor, value: Tensor, factor: Tensor) -> AttentionEdit:
     """Return attention(q, K, V) + factor · attention(q, P_K, P_V), one factor a head or one for all."""
+    return AddedAttention(partial(_attention_to_prefix, key, value, factor))
 
-    def term(attend: Attend, q: Tensor, k: Tensor, _v: Tensor, mask: Tensor) -> Tensor:
-        own_k, own_v = (x.expand(len(k), -1, -1, -1) for x in (key, value))
-        open_mask = mask.new_zeros(*mask.shape[:-1], key.shape[1])
-        return factor[:, None] * attend(q, own_k, own_v, open_mask)
 
-    return AddedAttention(term)
+def _attention_to_prefix(
+    key: Tensor, value: Tensor, factor: Tensor, attend: Attend, q: Tensor, k: Tensor, _v: Tensor, mask: Tensor
+) -> Tensor:
+    own_k, own_v = (x.expand(len(k), -1, -1, -1) for x in (key, value))
+    open_mask = mask.new_zeros(*mask.shape[:-1], key.shape[1])
+    return factor[:, None] * attend(q, own_k, own_v, open_mask)

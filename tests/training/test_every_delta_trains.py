@@ -62,14 +62,14 @@ def setting() -> Setting:
     return Setting(backbone, task, make_head("random", backbone, task), majority)
 
 
-def training_of(problem: ClassificationProblem, steps: int = STEPS) -> Training:
+def training_of(problem: ClassificationProblem, steps: int = STEPS, batch_size: int = 16) -> Training:
     """Return the recipe with that rate: Adam's first step is the rate times the signs of the gradient."""
     loss, _, gradient = problem.loss_and_gradient(
-        problem.delta.initial(), *problem.batch(problem.train, range(64))
+        problem.delta.initial(), *problem.batch(problem.train, range(4 * batch_size))
     )
     problem.restore()
     rate = SHARE * loss / float(gradient.abs().sum())
-    return Training(steps=steps, batch_size=16, learning_rate=rate)
+    return Training(steps=steps, batch_size=batch_size, learning_rate=rate)
 
 
 def killed_in_a_child(problem: ClassificationProblem, training: Training, at: int, **checkpoint) -> int:
@@ -102,7 +102,7 @@ def test_it_beats_the_majority(setting, name):
 @pytest.mark.parametrize("name", DELTAS)
 def test_it_comes_back_after_a_kill(setting, tmp_path, name):
     problem = replace(setting, task=setting.task.limited(None, 16, 0)).problem(name, DELTAS[name].examples[0])
-    training = training_of(problem, KILLED)
+    training = training_of(problem, KILLED, batch_size=4)
     whole = train(problem, training)
 
     at = random.Random(name).randrange(BETWEEN, KILLED)
