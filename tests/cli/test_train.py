@@ -55,6 +55,7 @@ def whole(bert, task, tmp_path_factory):
 def stop_at(monkeypatch):
     """Raise signals within a step, the first of them after `step` whole ones."""
     rate = Training.rate
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
     def stop(step: int, *signals: signal.Signals):
         def rated(self, now):
@@ -64,7 +65,8 @@ def stop_at(monkeypatch):
 
         monkeypatch.setattr(Training, "rate", rated)
 
-    return stop
+    yield stop
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
