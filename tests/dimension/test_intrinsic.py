@@ -220,7 +220,8 @@ def test_a_kill_in_mid_search_loses_no_finished_run(finished, tmp_path):
     resumed = intrinsic_dimension(quick_setup(), settings=QUICK, log=log)
     assert log.rows()[: len(kept)] == kept
     assert [row["hash"] for row in log.rows()] == [row["hash"] for row in finished[1].rows()]
-    assert resumed.to_dict()["d90"] == finished[0].to_dict()["d90"]
+    for name, d90 in finished[0].to_dict()["d90"].items():  # with as many threads as the tests have
+        assert resumed.to_dict()["d90"][name] == pytest.approx(d90, rel=1e-5)
 
 
 def test_a_level_the_frozen_model_reaches_gives_zero(tmp_path):
