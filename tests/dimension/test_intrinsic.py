@@ -220,8 +220,13 @@ def test_a_kill_in_mid_search_loses_no_finished_run(finished, tmp_path):
     resumed = intrinsic_dimension(quick_setup(), settings=QUICK, log=log)
     assert log.rows()[: len(kept)] == kept
     assert [row["hash"] for row in log.rows()] == [row["hash"] for row in finished[1].rows()]
-    for name, d90 in finished[0].to_dict()["d90"].items():  # with as many threads as the tests have
-        assert resumed.to_dict()["d90"][name] == pytest.approx(d90, rel=1e-5)
+    for found, whole in zip(
+        (resumed.predicted, resumed.measured), (finished[0].predicted, finished[0].measured), strict=True
+    ):  # the whole run has as many threads as the tests have
+        assert found.status == whole.status
+        for part in ("value", "low", "high"):
+            before, after = getattr(whole, part), getattr(found, part)
+            assert after == before or after == pytest.approx(before, rel=1e-5), part
 
 
 def test_a_level_the_frozen_model_reaches_gives_zero(tmp_path):
