@@ -75,10 +75,7 @@ class Adapter(SerialBottleneck):
         return [self._place(name, start) for name, start in self._start.items()]
 
     def _place(self, name: str, start: Tensor) -> EditPlace:
-        width, bottleneck = self.backbone.hidden_size, self.bottleneck
-        own = Coordinates(
-            {"D": (bottleneck, width), "b_d": (bottleneck,), "U": (width, bottleneck), "b_u": (width,)}
-        )
+        own = Coordinates({x: self.coordinates.shapes[f"{name}.{x}"] for x in ("D", "b_d", "U", "b_u")})
 
         def edit(d: Tensor) -> Edit:
             at = own.split(d)

@@ -107,7 +107,7 @@ class ParallelAdapter(Delta):
         return [self._place(*place) for place in self._places]
 
     def _place(self, entry: str, end: str, start: Tensor) -> EditPlace:
-        own = Coordinates({"D": tuple(start.shape), "U": tuple(start.shape[::-1])})
+        own = Coordinates({x: self.coordinates.shapes[f"{end}.{x}"] for x in ("D", "U")})
 
         def edit(d: Tensor) -> Edit:
             at = own.split(d)
