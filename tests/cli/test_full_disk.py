@@ -8,10 +8,10 @@ import pytest
 import torch
 from command_line import run
 
-import deltatheory.results
 from deltatheory.backbones import load_backbone
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.files import save_delta
+from deltatheory.results import files
 
 SMALL = {
     "advise": "--candidate layernorm --examples 12",
@@ -43,7 +43,7 @@ def adapter(bert, tmp_path):
 
 @pytest.mark.parametrize("command", SMALL)
 def test_a_full_disk_is_told_after_the_answer(command, given, adapter, tmp_path, monkeypatch):
-    out, write = tmp_path / "out", deltatheory.results._write_all
+    out, write = tmp_path / "out", files.write_all
 
     def full(descriptor: int, data: bytes) -> None:
         if b'"arguments"' in data:  # the claim of the folder, before the work
@@ -51,7 +51,7 @@ def test_a_full_disk_is_told_after_the_answer(command, given, adapter, tmp_path,
         os.write(descriptor, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(deltatheory.results, "_write_all", full)
+    monkeypatch.setattr(files, "write_all", full)
     given = (adapter, "--model", given[1]) if command == "explain" else given
     bar = () if command == "explain" else ("--no-progress",)
     done = run(command, *given, *SMALL[command].split(), "--out", out, *bar)
@@ -67,7 +67,7 @@ def test_a_full_disk_before_the_work_is_told_then(given, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(deltatheory.results, "_write_all", full)
+    monkeypatch.setattr(files, "write_all", full)
     done = run("train", *given, "--out", tmp_path / "out", "--no-progress")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert f"{tmp_path / 'out' / 'run.json'}" in done.stderr

@@ -9,32 +9,25 @@ import secrets
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deltatheory import __version__, results
+import deltatheory.results
+from deltatheory import __version__
 from deltatheory.results import (
-    PAGE,
-    Result,
     ResultLog,
     configuration_hash,
-    drawn,
-    figure,
+    files,
     locked,
     merge,
     plain,
     provenance,
     understood,
-    write_atomically,
-    write_json,
 )
 
 json_values = st.recursive(
@@ -46,7 +39,7 @@ configs = st.dictionaries(st.text(), json_values, max_size=5)
 
 
 def run_python(code: str, *argv: str) -> subprocess.Popen:
-    root = str(Path(results.__file__).resolve().parents[1])
+    root = str(Path(deltatheory.results.__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": root}
     command = [sys.executable, "-c", code, *argv]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -62,82 +55,10 @@ filelock.FileLock = refuse
 """
 
 
-class Colour(StrEnum):
-    RED = "red"
-
-
 @dataclass(frozen=True)
 class Part:
     name: str
     values: Any
-
-
-@dataclass(frozen=True)
-class Sample(Result):
-    """A result with everything that one may have."""
-
-    parts: list[Part]
-    pair: tuple[int, float]
-    colour: Colour
-    weights: Any = field(repr=False, compare=False)
-
-    BESIDE: ClassVar[tuple[str, ...]] = ("weights",)
-
-    def save_beside(self, folder):
-        write_atomically(folder / "weights.txt", str(self.weights))
-
-
-@dataclass(frozen=True)
-class Drawn(Result):
-    FILE: ClassVar[str] = "numbers.json"
-    value: float = 1.0
-
-
-@figure.register(Drawn)
-def _(result):
-    return f"a figure of {result.value}"
-
-
-@drawn.register(Drawn)
-def _(result):
-    return {PAGE: f"<p>{result.value}</p>", "more.svg": "<svg/>"}
-
-
-class TestResult:
-    sample = Sample([Part("a", np.arange(2.0)), Part("b", torch.ones(1, 2))], (1, 0.5), Colour.RED, "W")
-
-    def test_is_written_as_json_without_what_has_a_file_of_its_own(self, tmp_path):
-        path = self.sample.save(tmp_path / "new" / "folder")
-        assert path == tmp_path / "new" / "folder" / "result.json"
-        assert json.loads(path.read_text()) == {
-            "parts": [{"name": "a", "values": [0.0, 1.0]}, {"name": "b", "values": [[1.0, 1.0]]}],
-            "pair": [1, 0.5],
-            "colour": "red",
-        }
-        assert (path.parent / "weights.txt").read_text() == "W"
-
-    def test_its_figure_and_pages_are_found_by_its_class(self, tmp_path):
-        assert Drawn().plot() == "a figure of 1.0"
-        assert Drawn().save(tmp_path) == tmp_path / PAGE
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["more.svg", "numbers.json", PAGE]
-        assert (tmp_path / PAGE).read_text() == "<p>1.0</p>"
-
-    def test_one_without_a_figure_says_so(self):
-        with pytest.raises(TypeError, match="Sample: has no figure"):
-            self.sample.plot()
-
-    def test_a_number_that_json_does_not_have_leaves_the_old_file(self, tmp_path):
-        Drawn().save(tmp_path)
-        with pytest.raises(ValueError, match="value"):
-            Drawn(float("nan")).save(tmp_path)
-        assert json.loads((tmp_path / "numbers.json").read_text()) == {"value": 1.0}
-
-    def test_a_result_in_a_result_says_itself(self):
-        assert plain({"inner": [Drawn(2.0)], "at": Path("a/b")}) == {"inner": [{"value": 2.0}], "at": "a/b"}
-
-    def test_results_stay_as_they_were(self):
-        with pytest.raises(AttributeError):
-            self.sample.pair = (2, 0.5)  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -310,7 +231,7 @@ class TestResultLog:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(results.os, "write", full)
+            patch.setattr(files.os, "write", full)
             with pytest.raises(
                 OSError, match=r"could not be written \(No space left.*earlier rows are intact"
             ) as info:
@@ -448,9 +369,9 @@ class TestMerge:
     @pytest.mark.parametrize("order", [1, -1])
     def test_the_latest_of_two_results_stays_with_a_warning(self, tmp_path, monkeypatch, order):
         one, two = ResultLog(tmp_path / "one.jsonl"), ResultLog(tmp_path / "two.jsonl")
-        monkeypatch.setattr(results, "_now", lambda: "2025-02-01T00:00:00.000+00:00")
+        monkeypatch.setattr("deltatheory.results.log.now", lambda: "2025-02-01T00:00:00.000+00:00")
         one.append({"d": 1}, {"x": "new"})
-        monkeypatch.setattr(results, "_now", lambda: "2025-01-01T00:00:00.000+00:00")
+        monkeypatch.setattr("deltatheory.results.log.now", lambda: "2025-01-01T00:00:00.000+00:00")
         row = two.append({"d": 1}, {"x": "old"})
         out = ResultLog(tmp_path / "out.jsonl")
         with pytest.warns(UserWarning, match=f"{row['hash']} has several results"):
@@ -532,77 +453,3 @@ class TestMerge:
     def test_a_missing_log_is_an_error(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"absent\.jsonl"):
             merge([tmp_path / "absent.jsonl"], tmp_path / "out.jsonl")
-
-
-class TestWriting:
-    def test_text_and_bytes(self, tmp_path):
-        write_atomically(tmp_path / "a" / "x.txt", "é\n")
-        assert (tmp_path / "a" / "x.txt").read_bytes() == "é\n".encode()
-        write_atomically(tmp_path / "a" / "x.txt", b"\x00")
-        assert (tmp_path / "a" / "x.txt").read_bytes() == b"\x00"
-
-    def test_a_failure_leaves_the_old_content_and_no_rest(self, tmp_path, monkeypatch):
-        path = tmp_path / "x.txt"
-        write_atomically(path, "old")
-
-        def full(descriptor, data):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(results.os, "write", full)
-            with pytest.raises(OSError, match="No space left"):
-                write_atomically(path, "new")
-        assert path.read_text() == "old"
-        assert list(tmp_path.iterdir()) == [path]
-
-    @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and links")
-    def test_keeps_links_and_ordinary_permissions(self, tmp_path):
-        plain = tmp_path / "plain"
-        plain.write_text("")
-        (tmp_path / "link").symlink_to(tmp_path / "real")
-        write_atomically(tmp_path / "link", "x")
-        assert (tmp_path / "link").is_symlink()
-        assert (tmp_path / "real").read_text() == "x"
-        assert (tmp_path / "real").stat().st_mode == plain.stat().st_mode
-
-    def test_write_json(self, tmp_path):
-        write_json(tmp_path / "x.json", {"a": [1, 2.5, None, "δ"]})
-        assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, "δ"]}
-        with pytest.raises(ValueError, match=r"obj\['a'\]\[0\] is inf"):
-            write_json(tmp_path / "x.json", {"a": [float("inf")]})
-        assert json.loads((tmp_path / "x.json").read_text())["a"][0] == 1
-
-
-class TestProvenance:
-    def test_is_json_and_names_versions(self, monkeypatch):
-        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/deltatheory", "measure", "--d", "4"])
-        monkeypatch.delitem(sys.modules, "transformers", raising=False)
-        said = provenance()
-        json.dumps(said, allow_nan=False)
-        assert said["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
-        assert "deltatheory" in said["versions"]
-        assert "transformers" not in said["versions"]
-        assert said["command"] == ["deltatheory", "measure", "--d", "4"]
-
-    def test_commit_of_a_checkout(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(results, "__file__", str(tmp_path / "deltatheory" / "results.py"))
-        assert provenance()["commit"] is None
-        results._commit.cache_clear()
-
-        def git(*command):
-            identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-            done = subprocess.run(
-                ["git", *identity, *command], cwd=tmp_path, capture_output=True, text=True, check=True
-            )
-            return done.stdout.strip()
-
-        git("init", "-q")
-        (tmp_path / "x").write_text("1")
-        git("add", "x")
-        git("commit", "-qm", "x")
-        git("tag", "-a", "v1", "-m", "x")
-        assert provenance()["commit"] == git("rev-parse", "HEAD")
-        (tmp_path / "x").write_text("2")
-        assert provenance()["commit"] == git("rev-parse", "HEAD")  # what this process has started from
-        results._commit.cache_clear()
-        assert provenance()["commit"] == git("rev-parse", "HEAD") + "-dirty"
