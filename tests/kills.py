@@ -140,6 +140,7 @@ def begun(command: Command, out: Path) -> int:
     code = 70
     try:
         os.setpgid(0, 0)
+        torch.set_num_threads(1)  # the threads that the parent's OpenMP has are not there after a fork
         code = called(command, out)
     finally:
         os._exit(code)
