@@ -44,8 +44,9 @@ def advise(
 ) -> Advice:
     """Predict, before training, the score of every candidate, and rank them.
 
-    All deltas are joined into one, so one forward and one backward pass an example give every Jacobian J_i at
-    δ = 0, of a contrast of the logits by lot (`linearization/outputs.py`). With each K_i = J_i J_iᵀ the
+    Two forward passes over each example and one backward pass through the activations give the kernels
+    K_i = J_i J_iᵀ of all deltas at δ = 0 (`linearization/factors.py`), of a contrast of the logits by lot
+    (`linearization/outputs.py`). With each the
     linearized logits z_c = z⁰_c + ½Kα_c are fitted by ridge-regularized logistic regression and judged on
     held-out folds; the best ridge stands for the best learning rate and number of steps. With two classes
     that is exact; with more, K stands for the kernels of all their differences.
@@ -212,15 +213,14 @@ def _errors(winner: ClassificationProblem, best: _Ranked) -> list[str]:
 
 
 def _seconds_per_step(problem: ClassificationProblem, batch_size: int) -> float:
-    """Return the time of a training step: the shorter of two, the first one warms up."""
-    delta = problem.delta.initial()
-    batch, labels = problem.batch(problem.train, range(min(batch_size, len(problem.train))))
-    seconds = []
-    for _ in range(3):
+    """Return the time of a training step; a step of one example before it warms up."""
+    delta, seconds = problem.delta.initial(), 0.0
+    for count in (1, min(batch_size, len(problem.train))):
+        batch, labels = problem.batch(problem.train, range(count))
         began = time.perf_counter()
         problem.loss_and_gradient(delta, batch, labels)
         if problem.backbone.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds = time.perf_counter() - began
     problem.restore()
-    return min(seconds[1:])
+    return seconds

@@ -5,8 +5,12 @@ One module a command. Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
+
+# Before torch is loaded: threads that wait for each other leave the core to other work, or to each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 try:
     import typer

@@ -73,7 +73,7 @@ def fit_prompt_subspace(prompts: Float[Tensor, "tasks k H"], d: int) -> PromptSu
 
     >>> import torch
     >>> fitted = fit_prompt_subspace(torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]], [[4.0, 0.0]]]), d=1)
-    >>> fitted.centre.tolist(), fitted.basis.abs().tolist(), fitted.explained
+    >>> fitted.centre.tolist(), fitted.basis.abs().tolist(), round(fitted.explained, 12)
     ([[2.0, 0.0]], [[[1.0, 0.0]]], 1.0)
     """
     flat = prompts.detach().double().cpu().flatten(1)

@@ -11,7 +11,7 @@ so that the factors of one block are held at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +32,7 @@ from deltatheory.problems import ClassificationProblem
 __all__ = ["TangentKernel", "tangent_kernels"]
 
 _CHUNK = 32  # examples of a pass
+_BLOCK = 64  # rows and columns of a Gram matrix that are formed together
 _SLICE = 1 << 26  # numbers of those rows of J that are formed at once
 _ROW_COST = 3  # of a multiplication in rows of J, which pass through memory, in those of pairs of tokens
 
@@ -361,8 +362,7 @@ class _WeightGram:
                     if j < i:
                         self.total[numbers[j][:, None], numbers[i]] += gram.T
         else:
-            for part in self._rows(len(order)):
-                self.total[order[:, None], order] += (part @ part.T).double().cpu()
+            self.total[order[:, None], order] += _gram(self._rows(len(order)))
         self._held = []
 
     def _by_pairs(self, tokens: int, rows: int) -> bool:
@@ -383,6 +383,18 @@ class _WeightGram:
                     for _, a, b in self._held
                 ]
             )
+
+
+def _gram(parts: Iterable[Tensor]) -> Float[Tensor, "n n"]:
+    """Return Σ R Rᵀ over parts of the columns, from its blocks on and below the diagonal."""
+    total: Any = 0.0
+    for part in parts:
+        gram = part.new_zeros(len(part), len(part))
+        for low in range(0, len(part), _BLOCK):
+            high = low + _BLOCK
+            gram[low:high, :high] = part[low:high] @ part[:high].T
+        total = total + gram.double().cpu()
+    return total.tril() + total.tril(-1).T
 
 
 def _numbers(rows: Sequence[int], outputs: int) -> Tensor:
@@ -473,5 +485,5 @@ class _EditGram:
         """Add R Rᵀ when no stage is left, and drop R."""
         self._left.discard(stage)
         if not self._left and self._rows is not None:
-            self.total += (self._rows @ self._rows.T).double().cpu()
+            self.total += _gram([self._rows])
             self._rows = None

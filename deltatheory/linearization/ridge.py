@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from deltatheory._shapes import Float
+from deltatheory._threads import one_thread
 from deltatheory.linearization.outputs import LinearizationStart
 from deltatheory.problems.folds import folds
 
@@ -37,6 +38,7 @@ def cross_fitted_logits(kernel: Float[Tensor, "n n"], start: LinearizationStart)
     return logits
 
 
+@one_thread()
 def fit_path(kernel: Float[Tensor, "n n"], start: LinearizationStart) -> Float[Tensor, "r n C"]:
     """Return α of min Σ ℓ(z⁰ + ½Kα) + λ/4 Σ_c α_cᵀKα_c for each of `RIDGES`, by L-BFGS from the last.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
+from deltatheory._threads import one_thread
 from deltatheory.linearization.outputs import LinearizationStart
 from deltatheory.linearization.tangent import TangentRows
 from deltatheory.problems import epochs
@@ -54,6 +55,7 @@ def random_subspaces(
     return torch.stack(draws).view(seeds, *root.shape[:2], d) / size**0.5
 
 
+@one_thread()
 @torch.no_grad()
 def train_linearized(
     start: LinearizationStart,

@@ -140,7 +140,7 @@ def test_modules_that_are_taken_out_of_the_targets(tmp_path, options):
     model.save_pretrained(tmp_path / "adapter")
     backbone, delta = load_adapter(tmp_path / "adapter")
     ours, batch = states(backbone, delta)
-    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("tokens", [[4, 5], [17, 18], [19]])
@@ -149,7 +149,7 @@ def test_trainable_tokens_wherever_they_are(tokens):
     model = perturbed(peft.get_peft_model(tiny_model("llama"), config))
     backbone, delta = from_peft(model, tokenizer=tiny_tokenizer("llama"), name="x")
     ours, batch = states(backbone, delta, [4, 17, 19, 18])
-    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=5e-5)
 
 
 def test_trained_tokens_are_held_to_peft():
@@ -190,7 +190,7 @@ def test_an_adapter_trained_after_the_vocabulary_was_resized(tmp_path, kind, tie
     model = perturbed(peft.get_peft_model(resized(), RESIZED[kind]))
     model.save_pretrained(tmp_path / "adapter")
     ours, batch = states(*load(resized()), [4, 5, ROWS, ROWS + 1])
-    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=5e-5)
     for other in (None, transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")):
         with pytest.raises(
             ValueError, match="If the vocabulary was resized for training, resize_token_embedd"
@@ -232,7 +232,7 @@ def test_an_adapter_of_every_task_by_the_name_of_its_base(tmp_path, family, task
     backbone, delta = load_adapter(tmp_path / "adapter")
     ours, batch = states(backbone, delta)
     theirs = of_peft(model, batch)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)
     assert (backbone.lm_head is not None) == (task == "CAUSAL_LM")
     assert bool(delta.left_out) == bool(named and (labels or task == "QUESTION_ANS"))
     to_peft(delta, delta.initial(), tmp_path / "again")
@@ -247,7 +247,7 @@ def test_two_adapters_that_act_together_are_not_written_as_one(tmp_path):
     model.base_model.set_adapter(["A", "B"])
     backbone, delta = from_peft(model, tokenizer=tiny_tokenizer("llama"), name="x")
     ours, batch = states(backbone, delta)
-    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=5e-5)
     with pytest.raises(ValueError, match=r"\['A', 'B'\] are active together: one folder holds one"):
         to_peft(delta, delta.initial(), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -272,7 +272,7 @@ def test_a_model_and_an_adapter_in_one_folder(tmp_path):
     model.save_pretrained(tmp_path)
     backbone, delta = load_adapter(tmp_path)
     ours, batch = states(backbone, delta)
-    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=5e-5)
     assert explain(str(tmp_path)).total_rank == 2 * 2
 
 
@@ -302,7 +302,7 @@ def test_a_base_without_lm_head(tmp_path, task):
     perturbed(peft.get_peft_model(model, config)).save_pretrained(tmp_path / "adapter")
     backbone, delta = load_adapter(tmp_path / "adapter")
     ours, batch = states(backbone, delta)
-    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, of_peft(model, batch), rtol=0, atol=5e-5)
     assert backbone.lm_head is None
 
 
