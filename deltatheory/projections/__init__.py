@@ -12,11 +12,12 @@ from deltatheory.projections.gaussian import Gaussian
 from deltatheory.projections.hashed import Hashed, HashedPlain
 from deltatheory.projections.identity import Identity
 from deltatheory.projections.kronecker import Kronecker
+from deltatheory.projections.segments import PartialAdjoint, Segments
 from deltatheory.projections.sparse import Sparse
 from deltatheory.projections.srdct import SRDCT
 from deltatheory.projections.srht import SRHT
 
-__all__ = ["PROJECTIONS", "Projection", "make_projection"]
+__all__ = ["PROJECTIONS", "PartialAdjoint", "Projection", "Segments", "make_projection"]
 
 PROJECTIONS: dict[str, type[Projection]] = {
     "hashed": Hashed,

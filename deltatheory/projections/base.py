@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from deltatheory._shapes import Float
+from deltatheory.projections.segments import PartialAdjoint, Segments
 
 __all__ = ["Projection"]
 
@@ -104,6 +105,49 @@ class Projection(ABC):
         self._check("gradient", gradient, self.D, gradient)
         return self._gather(gradient.contiguous())
 
+    @torch.no_grad()
+    def segments(self, delta: Float[Tensor, " d"]) -> Segments:
+        """P delta to be read a segment at a time, for parameters that are never one vector.
+
+        Args:
+            delta: shape (d,), float32 or float64; not to be changed while the segments are in use.
+
+        Raises:
+            ValueError: a wrong shape or dtype.
+
+        >>> import torch
+        >>> from deltatheory.projections import make_projection
+        >>> projection = make_projection("hashed", 2, 1000, seed=0)
+        >>> delta = torch.tensor([3.0, 4.0])
+        >>> bool((projection.segments(delta).read(70, 90) == projection.apply(delta)[70:90]).all())
+        True
+        """
+        self._check("delta", delta, self.d, delta)
+        return self._segments(delta.contiguous())
+
+    def partial_adjoint(self, rows: int, like: Tensor) -> PartialAdjoint:
+        """P^T of gradients of which a segment at a time is known: `add` the segments, then take the `total`.
+
+        Args:
+            rows: number of gradients, each a vector of R^D.
+            like: float32 or float64; the sums get its dtype and device.
+
+        Raises:
+            ValueError: a wrong dtype.
+
+        >>> import torch
+        >>> from deltatheory.projections import make_projection
+        >>> projection = make_projection("identity", 3, 3, seed=0)
+        >>> sums = projection.partial_adjoint(1, torch.zeros(1))
+        >>> sums.add(1, torch.tensor([[5.0, 7.0]]))
+        >>> sums.total()
+        tensor([[0., 5., 7.]])
+        """
+        self._check("like", like.view(-1), like.numel(), like)
+        if rows < 1:
+            raise ValueError(f"rows={rows}: at least 1.")
+        return self._partial_adjoint(rows, like)
+
     def lift(self, delta: Float[Tensor, " d"], larger: Projection) -> Float[Tensor, " larger_d"]:
         """Find the delta' with P_larger delta' = P delta: a run goes on in a larger subspace where it stood.
 
@@ -147,6 +191,18 @@ class Projection(ABC):
     @abstractmethod
     def _gather(self, gradient: Tensor) -> Tensor:
         """`adjoint` on a checked argument."""
+
+    def _segments(self, delta: Tensor) -> Segments:
+        """`segments` on a checked argument; P delta is made whole unless a construction overrides this."""
+        return Segments(self.apply(delta))
+
+    def _partial_adjoint(self, rows: int, like: Tensor) -> PartialAdjoint:
+        """`partial_adjoint` on checked arguments; the gradients are kept whole unless this is overridden."""
+        return PartialAdjoint(like.new_zeros(rows, self.D), self.D, self._gather_rows)
+
+    def _gather_rows(self, gradients: Tensor) -> Tensor:
+        """P^T of every row; shape (rows, D) to (rows, d)."""
+        return torch.stack([self._gather(gradient) for gradient in gradients])
 
     def _lift(self, delta: Tensor, larger: Any) -> Tensor:
         """`lift` once everything but d is known to agree. Nested constructions define it."""

@@ -49,7 +49,7 @@ class BlockedHash(WindowHash):
 
     def _gather(self, gradient: Tensor) -> Tensor:
         tables = self._tables(gradient.device)
-        sums = gradient.new_zeros(len(tables.starts), RUN)
+        sums = gradient.new_zeros(2 * (len(tables.entries) // RUN), RUN)
         tail = gradient.new_zeros(0)
         for block, length in self._pieces(gradient.device):
             values = self._transpose(gradient[block].view(-1, length)).reshape(-1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from deltatheory.projections.hadamard import hadamard
+from deltatheory.projections.segments import PartialAdjoint, Segments
 from deltatheory.projections.windows import GROUP, RUN, WindowHash
 
 __all__ = ["Hashed", "HashedPlain"]
@@ -33,14 +34,82 @@ class _RunHash(WindowHash):
         out[cut:] = tail if base is None else base[cut:] + tail
 
     def _gather(self, gradient: Tensor) -> Tensor:
-        tables = self._tables(gradient.device)
-        cut = len(tables.rows) * RUN
+        cut = len(self._tables(gradient.device).rows) * RUN
         if cut:
             # Sums the runs of each window: three times as fast as adding run after run into the table.
-            sums = embedding_bag(tables.runs, gradient[:cut].view(-1, RUN), tables.starts, mode="sum")
+            runs, starts = self._ordered_runs(gradient.device)
+            sums = embedding_bag(runs, gradient[:cut].view(-1, RUN), starts, mode="sum")
         else:
             sums = gradient.new_zeros(0, RUN)
         return self._fold(sums, gradient[cut:])
+
+    def _segments(self, delta: Tensor) -> Segments:
+        return _RunSegments(self, delta)
+
+    def _partial_adjoint(self, rows: int, like: Tensor) -> PartialAdjoint:
+        return _RunSums(self, rows, like)
+
+
+class _RunSegments(Segments):
+    """Segments made from the table of windows when they are read."""
+
+    def __init__(self, projection: _RunHash, delta: Tensor) -> None:
+        self._length = projection.D
+        self._rows = projection._tables(delta.device).rows
+        self._windows, self._tail = projection._spread(delta)
+
+    def _read(self, start: int, stop: int) -> Tensor:
+        # Whole runs, to be cut.
+        first, last = start // RUN, -(-stop // RUN)
+        values = self._windows.index_select(0, self._rows[first:last]).view(-1)
+        if last > len(self._rows):
+            values = torch.cat([values, self._tail])
+        return values[start - first * RUN : stop - first * RUN]
+
+
+class _RunSums(PartialAdjoint):
+    """Sums of the runs of each window, with their signs, folded at the end."""
+
+    def __init__(self, projection: _RunHash, rows: int, like: Tensor) -> None:
+        tables = projection._tables(like.device)
+        windows = len(tables.entries) // RUN
+        super().__init__(like.new_zeros(rows, windows, RUN), projection.D, self._fold)
+        self._hash, self._runs = projection, tables.rows
+        self._tail = like.new_zeros(rows, projection.D % RUN)
+        self._step = projection._blocks(like.device, RUN).step // RUN
+
+    def clear(self) -> None:
+        super().clear()
+        self._tail.zero_()
+
+    def _add(self, start: int, gradients: Tensor) -> None:
+        stop, cut = start + gradients.shape[1], len(self._runs) * RUN
+        if stop > cut:
+            self._tail[:, max(start - cut, 0) : stop - cut] += gradients[:, max(cut - start, 0) :]
+            stop = max(cut, start)
+        # Parts of a run at the ends, and the whole runs between them.
+        first, last = min(-(-start // RUN) * RUN, stop), stop // RUN * RUN
+        for a, b in ((start, first), (first, last), (max(first, last), stop)):
+            if a < b:
+                self._add_runs(a, gradients[:, a - start : b - start])
+
+    def _add_runs(self, start: int, gradients: Tensor) -> None:
+        """Add whole runs, or a part of one."""
+        offset, length = start % RUN, min(gradients.shape[1], RUN)
+        first, count, windows = start // RUN, gradients.shape[1] // length, self._sums.shape[1]
+        signed = self._runs[first : first + count]
+        chosen = (signed % windows).long()
+        turns = torch.where(signed < windows, 1.0, -1.0)[:, None]
+        # One gradient after another, and a part of it: runs and sums stay in cache.
+        for sums, gradient in zip(self._sums[:, :, offset : offset + length], gradients, strict=True):
+            runs = gradient.unflatten(0, (count, length))
+            for a in range(0, count, self._step):
+                part = slice(a, a + self._step)
+                sums.index_add_(0, chosen[part], runs[part] * turns[part])
+
+    def _fold(self, sums: Tensor) -> Tensor:
+        rows = zip(sums, self._tail, strict=True)
+        return torch.stack([self._hash._fold_unsigned(windows, tail) for windows, tail in rows])
 
 
 class Hashed(_RunHash):

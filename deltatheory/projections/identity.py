@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deltatheory.projections.base import Projection
+from deltatheory.projections.segments import Segments
 
 __all__ = ["Identity"]
 
@@ -40,3 +41,9 @@ class Identity(Projection):
 
     def _gather(self, gradient: Tensor) -> Tensor:
         return gradient
+
+    def _segments(self, delta: Tensor) -> Segments:
+        return Segments(delta)
+
+    def _gather_rows(self, gradients: Tensor) -> Tensor:
+        return gradients

@@ -5,6 +5,7 @@ The common part of the hashed and of the blocked constructions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ __all__ = ["GROUP", "RUN", "WindowHash"]
 RUN = 64  # parameters that copy one window of the table
 GROUP = 64  # windows that are used together
 _SLOTS = (1 << 14, 1 << 16)  # least and most slots delta is spread over, where d and D allow
+_PART = 1 << 20  # runs that are drawn at once
 _TABLE = 1 << 18  # at most so many entries in all permuted copies of the slots: they stay in a core's cache
 
 
@@ -28,8 +30,6 @@ class _Tables(NamedTuple):
         Tensor  # int32: signed coordinate in every entry of the windows, then of the D mod 64 last parameters
     )
     rows: Tensor  # (D // 64,) int32: signed window every run copies
-    runs: Tensor  # (D // 64,) int32: the runs ordered by window, for the adjoint
-    starts: Tensor  # (2 windows,) int32: where each signed window begins in `runs`
     scale: Tensor  # (d,) float64: 1 / length of a column before scaling
 
 
@@ -56,6 +56,7 @@ class WindowHash(Projection):
     def __init__(self, d: int, D: int, *, seed: int, weighted: bool, **options: Any) -> None:
         super().__init__(d, D, seed=seed, **options)
         self._weighted = weighted
+        self._order: tuple[Tensor, Tensor] | None = None
         # A power of two near D / 16, so that it is the same for all d up to it; at most one slot a parameter.
         slots = min(max(_SLOTS[0], 1 << max(0, D.bit_length() - 5)), _SLOTS[1])
         self._slots = min(D, max(slots, 1 << (d - 1).bit_length()))
@@ -89,9 +90,13 @@ class WindowHash(Projection):
 
     def _fold(self, windows: Tensor, tail: Tensor) -> Tensor:
         """Apply the transpose of `_spread`; overwrites the windows."""
-        tables = self._tables(tail.device)
         windows, negative = windows.chunk(2)
         windows -= negative
+        return self._fold_unsigned(windows, tail)
+
+    def _fold_unsigned(self, windows: Tensor, tail: Tensor) -> Tensor:
+        """`_fold` of windows that have their signs in the values, (windows, 64)."""
+        tables = self._tables(tail.device)
         self._mix(windows)
         if self._weighted:
             weights = _squared_weights().sqrt().to(tail)
@@ -128,45 +133,58 @@ class WindowHash(Projection):
         coordinates = bucket[order]
         minus = signs(seed, "slot signs", 0, len(order), device) < 0
 
-        windows, rows = len(order) // RUN, self._rows(shared // RUN, device)
-        signed_rows = rows + windows * (signs(seed, "run signs", 0, len(rows), device) < 0)
-        lengths = torch.bincount(signed_rows, minlength=2 * windows)
-
-        used = torch.bincount(rows, minlength=windows).double()
+        windows = len(order) // RUN
+        rows = self._signed_rows(windows, shared // RUN, device)
+        used = torch.bincount(rows, minlength=2 * windows).view(2, windows).sum(0).double()
         weights = _squared_weights().to(device)
         if not self._weighted:
             weights = torch.ones_like(weights)
         # Multiples of 1 / 512: these sums are exact, so the order a GPU adds in does not matter.
         squares = torch.cat([(used[:, None] * weights).flatten(), weights[: self.D % RUN]])
         total = torch.zeros(self.d, dtype=torch.float64, device=device).index_add_(0, coordinates, squares)
-        return _Tables(
-            entries=(coordinates + self.d * minus).int(),
-            rows=signed_rows.int(),
-            runs=torch.argsort(signed_rows, stable=True).int(),
-            starts=(lengths.cumsum(0) - lengths).int(),
-            scale=total.rsqrt(),
-        )
+        return _Tables((coordinates + self.d * minus).int(), rows, total.rsqrt())
 
-    def _rows(self, width: int, device: torch.device) -> Tensor:
-        """Window every run copies; `width` windows make one permutation of the slots."""
+    def _signed_rows(self, windows: int, width: int, device: torch.device) -> Tensor:
+        """Signed window every run copies, int32; the first `width` windows use every slot once, and so on."""
+        parts, start = [], 0
+        for rows in self._rows(width, device):
+            turned = signs(self.seed, "run signs", start, len(rows), device) < 0
+            parts.append((rows + windows * turned).int())
+            start += len(rows)
+        return torch.cat(parts)
+
+    def _rows(self, width: int, device: torch.device) -> Iterator[Tensor]:
+        """Window of every run, in parts of whole stretches: what is sorted at once is small beside R^D."""
         whole = self.D // (GROUP * RUN)  # groups of runs
-        groups = torch.arange(whole, device=device)
-        stretch = groups // max(1, width // GROUP)
-        chosen = _shuffled(groups, stretch, self.seed, "groups") % max(1, width // GROUP)
-        chosen += stretch % self._copies * (width // GROUP)
-        runs = torch.arange(whole * GROUP, device=device)
-        rows = (
-            chosen.repeat_interleave(GROUP) * GROUP
-            + _shuffled(runs, runs // GROUP, self.seed, "runs") % GROUP
-        )
-        own = torch.arange(self.D // RUN - whole * GROUP, device=device)
-        return torch.cat([rows, own + self._copies * width])
+        stretch = max(1, width // GROUP)  # groups that use every slot once
+        step = max(1, _PART // (GROUP * stretch)) * stretch
+        for start in range(0, whole, step):
+            stop = min(start + step, whole)
+            groups = torch.arange(start, stop, device=device)
+            chosen = _shuffled(start, stop, stretch, self.seed, "groups", device)
+            chosen += groups // stretch % self._copies * stretch
+            within = _shuffled(start * GROUP, stop * GROUP, GROUP, self.seed, "runs", device)
+            yield chosen.repeat_interleave(GROUP) * GROUP + within
+        yield torch.arange(self.D // RUN - whole * GROUP, device=device) + self._copies * width
+
+    def _ordered_runs(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Sort the runs by signed window, and say where each begins; made where first needed."""
+        if self._order is None or self._order[0].device != device:
+            tables = self._tables(device)
+            lengths = torch.bincount(tables.rows, minlength=2 * (len(tables.entries) // RUN))
+            runs = torch.argsort(tables.rows, stable=True).int()
+            self._order = runs, (lengths.cumsum(0) - lengths).int()
+        return self._order
 
 
-def _shuffled(items: Tensor, stretch: Tensor, seed: int, stream: str) -> Tensor:
-    """Shuffle the items 0, 1, ... within each stretch, by one sort of (stretch, random word)."""
-    words = (uniform_bits(seed, stream, 0, len(items), items.device) >> 24) & ((1 << 40) - 1)
-    return torch.argsort((stretch << 40) | words, stable=True)
+def _shuffled(start: int, stop: int, stretch: int, seed: int, stream: str, device: torch.device) -> Tensor:
+    """Shuffle 0 .. stretch - 1 for each stretch of start .. stop - 1, by one sort of (stretch, random word).
+
+    Both ends are multiples of `stretch`, but for the end of all: the last stretch may be shorter.
+    """
+    words = (uniform_bits(seed, stream, start, stop - start, device) >> 24) & ((1 << 40) - 1)
+    number = torch.arange(stop - start, device=device) // stretch
+    return torch.argsort((number << 40) | words, stable=True) % stretch
 
 
 def _squared_weights() -> Tensor:
