@@ -29,7 +29,7 @@ from deltatheory.linearization.outputs import LinearizationStart, Outputs, outpu
 from deltatheory.linearization.tangent import check_counts, start_of, tangent_rows
 from deltatheory.problems import ClassificationProblem
 
-__all__ = ["TangentKernel", "tangent_kernels"]
+__all__ = ["TangentKernel", "places_of", "tangent_kernels"]
 
 _CHUNK = 32  # examples of a pass
 _BLOCK = 64  # rows and columns of a Gram matrix that are formed together
@@ -42,9 +42,11 @@ class TangentKernel:
     """K of one delta, as the sum of what its places add.
 
     Attributes:
-        parts: name of a linear map or embedding ↦ what its weight adds; "" ↦ what all else adds. Shape
-            (no, no), ordered by example, then output, in float64 on the CPU.
+        parts: name ↦ what the places of that name add, shape (no, no), ordered by example, then output, in
+            float64 on the CPU. By module the names are those of linear maps and embeddings, and "" of all
+            that is no weight of one; by layer "embedding", "block 0", ..., "head" and "several layers".
         start: the logits at δ = 0, the labels, and what judges an example.
+        exact: False where long rows were sketched, so that K is an unbiased estimate.
         train: the first `train` examples are training examples, the others are held out.
         passes: forward-equivalents spent on all kernels of the call, in passes over single examples.
         seconds: time taken by all of them.
@@ -52,6 +54,7 @@ class TangentKernel:
 
     parts: dict[str, Float[Tensor, "no no"]]
     start: LinearizationStart
+    exact: bool
     train: int
     passes: float
     seconds: float
@@ -68,6 +71,7 @@ def tangent_kernels(
     train: int,
     test: int,
     outputs: Outputs = "logits",
+    by: Literal["module", "layer"] = "module",
     sketch: int = 4096,
     on_example: Callable[[int, int], None] | None = None,
 ) -> list[TangentKernel]:
@@ -82,6 +86,7 @@ def tangent_kernels(
         train: number of training examples.
         test: number of held-out examples.
         outputs: "logits" (C-1 rows an example), "margin" or "contrast" (one).
+        by: what the parts of a kernel are; that of rows is one part, "".
         sketch: longest row to keep of a delta that does not say where it acts.
         on_example: called with (done, total) examples, for progress bars.
 
@@ -91,8 +96,8 @@ def tangent_kernels(
     if not deltas:
         raise ValueError(f"deltas={list(deltas)!r}: give at least one.")
     began = time.perf_counter()
-    known = {i: own for i, delta in enumerate(deltas) if (own := _places_of(problem, delta)) is not None}
-    found: dict[int, tuple[dict[str, Tensor], LinearizationStart]] = {}
+    known = {i: own for i, delta in enumerate(deltas) if (own := places_of(problem, delta)) is not None}
+    found: dict[int, tuple[dict[str, Tensor], LinearizationStart, bool]] = {}
     passes = 0.0
     if known:
         shared: Any = problem.with_delta(deltas[0])
@@ -100,10 +105,11 @@ def tangent_kernels(
         grams = iter(sweep.grams([place for own in known.values() for place in own], on_example))
         for i, own in known.items():
             parts: dict[str, Tensor] = {}
-            for place in own:
-                name = place.module if isinstance(place, WeightPlace) else ""
-                parts[name] = parts.get(name, 0) + next(grams)
-            found[i] = parts, sweep.start
+            for place, gram in zip(own, grams, strict=False):
+                module = place.module if isinstance(place, WeightPlace) else ""
+                name = module if by == "module" else sweep.layer(gram.acted)
+                parts[name] = parts.get(name, 0) + gram.total
+            found[i] = parts, sweep.start, True
         passes = sweep.problem.passes
     for i, delta in enumerate(deltas):
         if i not in known:
@@ -117,12 +123,13 @@ def tangent_kernels(
                 seed=problem.seed,
                 on_example=on_example,
             )
-            found[i], passes = ({"": rows.kernel().cpu()}, rows.start), passes + of_rows.passes
+            found[i] = {"": rows.kernel().cpu()}, rows.start, rows.sketch is None
+            passes += of_rows.passes
     seconds = time.perf_counter() - began
     return [TangentKernel(*found[i], train, passes, seconds) for i in range(len(deltas))]
 
 
-def _places_of(problem: ClassificationProblem, delta: Delta) -> list[Place] | None:
+def places_of(problem: ClassificationProblem, delta: Delta) -> list[Place] | None:
     """Return where a delta acts, if it says so and the head is not among it: `lm_head` may be tied."""
     places, head = delta.tangent_places(), problem.backbone.lm_head
     if places is None or head is None:
@@ -204,7 +211,7 @@ class _Sweep:
 
     def grams(
         self, places: Sequence[Place], on_example: Callable[[int, int], None] | None
-    ) -> list[Float[Tensor, "no no"]]:
+    ) -> list[_WeightGram | _EditGram]:
         """Return what each place adds to K, in their order."""
         blocks = len(self.backbone.layers)
         sums = [_gram_of(place, self.examples * self.outputs, self) for place in places]
@@ -216,13 +223,22 @@ class _Sweep:
             for chunk in self.chunks:
                 factors = self._back(stage, chunk, sites)
                 for gram in here:
-                    gram.see(chunk.rows, factors)
+                    if gram.sites & factors.keys():
+                        gram.acted.add(stage)
+                        gram.see(chunk.rows, factors)
             for gram in here:
                 gram.leave(stage)
             if on_example:
                 on_example(self.examples * done // len(stages), self.examples)
         self.problem.count(self.examples, forward=1.0, backward=0.5 * self.outputs)
-        return [gram.total for gram in sums]
+        return sums
+
+    def layer(self, stages: set[int]) -> str:
+        """Return the name of the layer that acts in these stages, as those of a `LayeredSystem`."""
+        if len(stages) != 1:
+            return "several layers"
+        (stage,) = stages
+        return {-1: "embedding", len(self.backbone.layers): "head"}.get(stage, f"block {stage}")
 
     def stages_of(self, site: _Site) -> set[int]:
         """Return which stages may hold a site: a block's number, or before (-1) and behind all of them."""
@@ -335,6 +351,7 @@ class _WeightGram:
         self.sites = {_Site("output", place.module)}
         self.stages = set.union(*map(sweep.stages_of, self.sites))
         self.total = torch.zeros(size, size, dtype=torch.float64)
+        self.acted: set[int] = set()
         self.outputs = sweep.outputs
         self._held: list[tuple[list[int], Tensor, Tensor]] = []
 
@@ -432,14 +449,13 @@ class _EditGram:
         self._left = set.union(*map(sweep.stages_of, self.sites))
         self.stages = frozenset(self._left)
         self.total = torch.zeros(size, size, dtype=torch.float64)
+        self.acted: set[int] = set()
         self.outputs = sweep.outputs
         self._rows: Tensor | None = None
 
     def see(self, rows: list[int], factors: Mapping[_Site, _Factors]) -> None:
         """Add the rows of a chunk."""
         here = {site: factors[site] for site in self.sites & factors.keys()}
-        if not here:
-            return
         data: list[Tensor] = []
         slots: dict[_Site, slice] = {}
         for site, (before, after) in here.items():

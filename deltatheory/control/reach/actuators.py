@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from deltatheory._shapes import Int
-from deltatheory.control.reach.gramian import NOWHERE, coordinate_groups, part_tangent_rows
+from deltatheory.control.reach.gramian import NOWHERE, coordinate_groups, part_kernels
+from deltatheory.linearization.factors import TangentKernel
 from deltatheory.linearization.ridge import cross_fitted_logits
 from deltatheory.linearization.selection import Selection, greedy_log_det, log_det_gain
-from deltatheory.linearization.tangent import TangentRows
 from deltatheory.problems import ClassificationProblem
 from deltatheory.results import Result
 
@@ -70,46 +69,40 @@ class Ranking(Result):
         return self.places[0].name
 
 
-def rank_layers(features: Mapping[str, TangentRows], *, epsilon: float | None = None) -> Ranking:
-    """Rank places from the columns of the margins' Jacobian that belong to each.
+def rank_layers(kernel: TangentKernel, sizes: Mapping[str, int], *, epsilon: float | None = None) -> Ranking:
+    """Rank places from what each adds to the kernel of the margins.
 
     For each place alone the linearized margins m₀ + W_i α are fitted by ridge-regularized logistic regression
     and judged on held-out folds (`ridge.cross_fitted_logits`). With more than two classes the scores are
-    optimistic, as `tangent.py` says of margins: they serve to compare places on the same examples.
+    optimistic, as `outputs.py` says of margins: they serve to compare places on the same examples.
 
     Args:
-        features: name ↦ J_i over the same training examples, as `part_tangent_rows` or `joint_tangent_rows`
-            return them with outputs="margin".
+        kernel: with a part for each place, as `part_kernels` returns it with outputs="margin".
+        sizes: name ↦ number of coordinates.
         epsilon: ε of the log det, as in `greedy_log_det`.
 
     Raises:
-        ValueError: for no place, features of logits, or of different examples.
+        ValueError: for no place, or a kernel of logits.
     """
-    if not features:
-        raise ValueError("features={}: give at least one place.")
-    first = next(iter(features.values()))
-    if first.start.logits[:, 0].any():
-        raise ValueError("features: are of logits; compute them with outputs='margin'.")
-    for name, part in features.items():
-        if not torch.equal(part.start.logits, first.start.logits):
-            raise ValueError(f"features[{name!r}]: have other examples, or another δ_0, than the first.")
-    used = slice(first.train)
-    gramians = {n: f.rows[used].flatten(0, 1).double() for n, f in features.items()}
-    gramians = {name: rows @ rows.T for name, rows in gramians.items()}
+    if not kernel.parts:
+        raise ValueError("kernel.parts={}: give at least one place.")
+    if kernel.start.logits[:, 0].any():
+        raise ValueError("kernel: is of logits; compute it with outputs='margin'.")
+    used = kernel.train
+    gramians = {name: part[:used, :used].cpu() for name, part in kernel.parts.items()}
     selection = greedy_log_det(gramians, len(gramians), epsilon=epsilon)
-    frozen = first.start.subset(range(first.train)).double()
+    frozen = kernel.start.subset(range(used)).double()
     pull = frozen.residual()[:, 1]
     places = []
     for name, gramian in gramians.items():
-        kernel = gramian.cpu()
-        fitted = cross_fitted_logits(kernel, frozen)
+        fitted = cross_fitted_logits(gramian, frozen)
         losses = frozen.loss.values(fitted, frozen.labels.expand(fitted.shape[:-1]))
         places.append(
             ActuatorScore(
                 name=name,
-                size=features[name].size,
+                size=sizes[name],
                 gain=log_det_gain(gramians, [name], selection.epsilon),
-                energy=float(pull @ kernel @ pull),
+                energy=float(pull @ gramian @ pull),
                 score=float(frozen.solved(fitted).double().mean(1).max()),
                 loss=float(losses.mean(1).min()),
             )
@@ -118,8 +111,8 @@ def rank_layers(features: Mapping[str, TangentRows], *, epsilon: float | None = 
         places=sorted(places, key=lambda place: place.loss),
         selection=selection,
         frozen=float(frozen.solved(frozen.logits).double().mean()),
-        passes=first.passes,
-        seconds=first.seconds,
+        passes=kernel.passes,
+        seconds=kernel.seconds,
     )
 
 
@@ -135,14 +128,15 @@ def rank_actuators(
 ) -> Ranking:
     """Rank the places of a problem's delta: where to act, if not everywhere.
 
-    One forward and one backward pass an example give the Jacobians of all places.
+    Two forward passes and one backward pass through the activations give the kernels of all places, or one
+    forward and one backward pass the rows of a delta that does not say where it acts.
 
     Args:
         problem: its delta acts at every place in question (a LoRA on all layers, say).
         groups: "layer", "module", or names ↦ coordinates as in `part_tangent_rows`.
         examples: training examples, at most those there are.
         epsilon: ε of the log det, as in `greedy_log_det`.
-        sketch: longest row to keep of each run of coordinates.
+        sketch: longest row to keep of each run of coordinates, where the kernels take rows.
         seed: of the sketches.
         on_example: called with (done, total).
 
@@ -150,15 +144,18 @@ def rank_actuators(
         ValueError: as `coordinate_groups` and `part_tangent_rows`.
     """
     examples = min(examples, len(problem.train))
-    chosen = coordinate_groups(problem, groups, examples=examples) if isinstance(groups, str) else groups
-    features = part_tangent_rows(
+    by, chosen = None, groups
+    if isinstance(groups, str):
+        by, chosen = groups, coordinate_groups(problem, groups, examples=examples)
+    kernel = part_kernels(
         problem,
         chosen,
+        by=by,
         train=examples,
         outputs="margin",
         sketch=sketch,
         seed=seed,
         on_example=on_example,
     )
-    features.pop(NOWHERE, None)
-    return rank_layers(features, epsilon=epsilon)
+    kernel.parts.pop(NOWHERE, None)
+    return rank_layers(kernel, {name: len(group) for name, group in chosen.items()}, epsilon=epsilon)

@@ -22,6 +22,8 @@ from deltatheory._numbers import check_number
 from deltatheory._shapes import Float, Int
 from deltatheory.control.solvers.base import Status
 from deltatheory.control.systems.layered import LayeredSystem
+from deltatheory.deltas import WeightPlace
+from deltatheory.linearization.factors import TangentKernel, places_of, tangent_kernels
 from deltatheory.linearization.tangent import TangentRows, joint_tangent_rows, tangent_rows
 from deltatheory.problems import ClassificationProblem
 from deltatheory.results import Result
@@ -35,6 +37,7 @@ __all__ = [
     "estimate_lipschitz",
     "minimum_energy",
     "output_gramian",
+    "part_kernels",
     "part_tangent_rows",
     "reachability_ball",
 ]
@@ -208,6 +211,68 @@ def part_tangent_rows(
     return features
 
 
+def part_kernels(
+    problem: ClassificationProblem,
+    groups: Mapping[str, Int[Tensor, " g"]],
+    *,
+    by: Literal["layer", "module"] | None = None,
+    train: int,
+    outputs: Literal["logits", "margin"] = "logits",
+    sketch: int | None = None,
+    seed: int = 0,
+    at: Tensor | None = None,
+    on_example: Callable[[int, int], None] | None = None,
+) -> TangentKernel:
+    """Return the kernel J_g J_gᵀ of each group of coordinates.
+
+    By factors (`tangent_kernels`), hence exactly, for the groups of `by` at δ = 0 of a delta that says where
+    it acts, there alone; else by rows.
+
+    Args:
+        problem: whose delta is tuned.
+        groups: as in `part_tangent_rows`.
+        by: what `coordinate_groups` made them by, if it did.
+        train: number of training examples.
+        outputs: "logits" or "margin".
+        sketch: longest row to keep, where there are rows.
+        seed: of the sketches.
+        at: the δ to differentiate at; δ = 0 by default.
+        on_example: called with (done, total).
+
+    Raises:
+        ValueError: as `part_tangent_rows`.
+    """
+    places = places_of(problem, problem.delta) if by and at is None else None
+    apart = SEVERAL not in groups if by == "layer" else all(isinstance(p, WeightPlace) for p in places or ())
+    if by and places and apart:
+        (found,) = tangent_kernels(
+            problem, [problem.delta], train=train, test=0, outputs=outputs, by=by, on_example=on_example
+        )
+        problem.passes += found.passes
+        still = torch.zeros_like(found.kernel())  # of coordinates that move nothing at δ = 0
+        return replace(found, parts={name: found.parts.get(name, still) for name in groups})
+    features = part_tangent_rows(
+        problem,
+        groups,
+        train=train,
+        outputs=outputs,
+        sketch=sketch,
+        seed=seed,
+        at=at,
+        on_example=on_example,
+    )
+    first = next(iter(features.values()))
+    kept = sum(part.rows.shape[-1] for part in features.values())
+    return TangentKernel(
+        parts={name: part.kernel() for name, part in features.items()},
+        start=first.start,
+        exact=kept == problem.delta.size,
+        train=train,
+        passes=first.passes,
+        seconds=first.seconds,
+    )
+
+
 def output_gramian(
     problem: ClassificationProblem,
     *,
@@ -229,7 +294,8 @@ def output_gramian(
         examples: n; W has n outputs (margins) or n (C - 1) (differences of logits).
         groups: "layer", "module", or names ↦ coordinates as in `part_tangent_rows`.
         outputs: "logits" or "margin".
-        sketch: longest row to keep of each run of coordinates; `None` for the exact W.
+        sketch: longest row to keep of each run of coordinates, where W takes rows of J; `None` for all of
+            them.
         seed: of the sketches.
         at: the δ_0 to linearize at; δ = 0 by default.
         on_example: called with (done, total).
@@ -238,10 +304,13 @@ def output_gramian(
         ValueError: as `coordinate_groups` and `part_tangent_rows`.
         FloatingPointError: if the Jacobian is not finite.
     """
-    chosen = coordinate_groups(problem, groups, examples=examples) if isinstance(groups, str) else groups
-    features = part_tangent_rows(
+    by, chosen = None, groups
+    if isinstance(groups, str):
+        by, chosen = groups, coordinate_groups(problem, groups, examples=examples)
+    found = part_kernels(
         problem,
         chosen,
+        by=by,
         train=examples,
         outputs=outputs,
         sketch=sketch,
@@ -249,16 +318,13 @@ def output_gramian(
         at=at,
         on_example=on_example,
     )
-    first = next(iter(features.values()))
-    parts = {name: part.kernel() for name, part in features.items()}
-    total = torch.stack(list(parts.values())).sum(0)
     return Gramian(
-        total=_finite(total),
-        start=(first.start.logits[:, 1:] - first.start.logits[:, :1]).flatten().double(),
-        parts=parts,
-        exact=sum(part.rows.shape[-1] for part in features.values()) == problem.delta.size,
-        passes=first.passes,
-        seconds=first.seconds,
+        total=_finite(found.kernel()),
+        start=(found.start.logits[:, 1:] - found.start.logits[:, :1]).flatten().double(),
+        parts=found.parts,
+        exact=found.exact,
+        passes=found.passes,
+        seconds=found.seconds,
     )
 
 
