@@ -307,7 +307,7 @@ class SelfCheck:
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum(dtype=torch.float64))
+    return float((a * b).detach().sum(dtype=torch.float64))
 
 
 def _norm(a: Tensor) -> float:

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.autodiff import functional_call, per_example
 from deltatheory.backbones import Batch, Edit
 from deltatheory.deltas import Delta, EditPlace, Place, WeightPlace
 from deltatheory.linearization.outputs import LinearizationStart, Outputs, output_map
+from deltatheory.linearization.sites import EditRows, Factors, Site, attend, by_text, watching, weight_rows
 from deltatheory.linearization.tangent import check_counts, start_of, tangent_rows
 from deltatheory.problems import ClassificationProblem
 
@@ -140,24 +139,6 @@ def places_of(problem: ClassificationProblem, delta: Delta) -> list[Place] | Non
     return None if any(isinstance(p, WeightPlace) and p.module in tied for p in places) else places
 
 
-class _Site(NamedTuple):
-    """Where something is changed: what a module gets or gives, by its name, or a block's attention."""
-
-    kind: Literal["input", "output", "attention"]
-    name: str | int
-
-
-class _Factors(NamedTuple):
-    """What a site had before it in the frozen network, and the gradients of the outputs behind it.
-
-    `before` is (x,) of an input, (x, y) of an output and (attend, q, k, v, mask) of attention; `after` is
-    what comes behind, or the gradients in it, shape (B, outputs, ...), when they are there.
-    """
-
-    before: tuple[Any, ...]
-    after: Tensor
-
-
 @dataclass(eq=False)
 class _Chunk:
     """Some examples: their numbers, texts and classes, what the blocks receive, and the costate λ behind one.
@@ -240,20 +221,20 @@ class _Sweep:
         (stage,) = stages
         return {-1: "embedding", len(self.backbone.layers): "head"}.get(stage, f"block {stage}")
 
-    def stages_of(self, site: _Site) -> set[int]:
+    def stages_of(self, site: Site) -> set[int]:
         """Return which stages may hold a site: a block's number, or before (-1) and behind all of them."""
         if site.kind == "attention":
             return {int(site.name)}
         block = self.backbone.block_of(str(site.name))
         return {-1, len(self.backbone.layers)} if block is None else {block}
 
-    def _back(self, stage: int, chunk: _Chunk, sites: set[_Site]) -> dict[_Site, _Factors]:
+    def _back(self, stage: int, chunk: _Chunk, sites: set[Site]) -> dict[Site, Factors]:
         """Run a stage of a chunk again, take the costate through it, and return the factors of its sites."""
         blocks, texts = len(self.backbone.layers), len(chunk.rows)
-        seen: dict[_Site, _Factors] = {}
+        seen: dict[Site, Factors] = {}
         x = chunk.states.pop().detach().requires_grad_() if stage >= 0 else None
-        attention = {int(s.name): partial(_attend, seen, s) for s in sites if s.kind == "attention"}
-        with _watching(self.backbone.model, sites, seen):
+        attention = {int(s.name): partial(attend, seen, s) for s in sites if s.kind == "attention"}
+        with watching(self.backbone.model, sites, seen):
             if x is None:
                 y = self.backbone.embed(chunk.batch)
             elif stage < blocks:
@@ -278,63 +259,12 @@ class _Sweep:
         if x is not None:
             chunk.costate = of.pop(0)
         return {
-            site: _Factors(
-                tuple(_by_text(x.detach() if isinstance(x, Tensor) else x, texts) for x in factors.before),
-                torch.stack([_by_text(g, texts) for g in gradients], 1),
+            site: Factors(
+                tuple(by_text(x.detach() if isinstance(x, Tensor) else x, texts) for x in factors.before),
+                torch.stack([by_text(g, texts) for g in gradients], 1),
             )
             for (site, factors), gradients in zip(seen.items(), of, strict=True)
         }
-
-
-def _by_text(x: Any, texts: int) -> Any:
-    """Return a tensor by text where a module gets the tokens of all texts in one row (OPT's FFN)."""
-    if not isinstance(x, Tensor) or x.shape[0] == texts:
-        return x
-    return x.unflatten(0, (texts, -1))
-
-
-@contextmanager
-def _watching(root: nn.Module, sites: set[_Site], seen: dict[_Site, _Factors]) -> Iterator[None]:
-    """Let modules note what they get and give, with a graph from there on."""
-    with ExitStack() as stack:
-        for site in sites:
-            if site.kind == "input":
-                hook = root.get_submodule(str(site.name)).register_forward_pre_hook
-                stack.callback(hook(partial(_before, seen, site), with_kwargs=True).remove)
-            elif site.kind == "output":
-                hook = root.get_submodule(str(site.name)).register_forward_hook
-                stack.callback(hook(partial(_behind, seen, site), with_kwargs=True).remove)
-        yield
-
-
-def _noted(seen: dict[_Site, _Factors], site: _Site, before: tuple[Any, ...], after: Tensor) -> Tensor:
-    if site in seen:
-        raise ValueError(f"module {site.name!r} runs twice in a pass: take `tangent_rows` of this model.")
-    after = after if after.requires_grad else after.detach().requires_grad_()
-    seen[site] = _Factors(before, after)
-    return after
-
-
-def _before(
-    seen: dict[_Site, _Factors], site: _Site, _: nn.Module, args: tuple, kwargs: dict
-) -> tuple[tuple, dict]:
-    if args:
-        return (_noted(seen, site, args[:1], args[0]), *args[1:]), kwargs
-    x = kwargs["hidden_states"]
-    return args, {**kwargs, "hidden_states": _noted(seen, site, (x,), x)}
-
-
-def _behind(
-    seen: dict[_Site, _Factors], site: _Site, _: nn.Module, args: tuple, kwargs: dict, out: Any
-) -> Any:
-    x = args[0] if args else kwargs["hidden_states"]
-    if isinstance(out, tuple):
-        return (_noted(seen, site, (x, out[0]), out[0]), *out[1:])
-    return _noted(seen, site, (x, out), out)
-
-
-def _attend(seen: dict[_Site, _Factors], site: _Site, attend: Any, *qkvm: Tensor) -> Tensor:
-    return _noted(seen, site, (attend, *qkvm), attend(*qkvm))
 
 
 def _gram_of(place: Place, size: int, sweep: _Sweep) -> _WeightGram | _EditGram:
@@ -348,14 +278,14 @@ class _WeightGram:
 
     def __init__(self, place: WeightPlace, size: int, sweep: _Sweep) -> None:
         self.place = place
-        self.sites = {_Site("output", place.module)}
+        self.sites = {Site("output", place.module)}
         self.stages = set.union(*map(sweep.stages_of, self.sites))
         self.total = torch.zeros(size, size, dtype=torch.float64)
         self.acted: set[int] = set()
         self.outputs = sweep.outputs
         self._held: list[tuple[list[int], Tensor, Tensor]] = []
 
-    def see(self, rows: list[int], factors: Mapping[_Site, _Factors]) -> None:
+    def see(self, rows: list[int], factors: Mapping[Site, Factors]) -> None:
         """Keep a and b of a chunk, shapes (B, T, in) and (B, outputs, T, out)."""
         for site in self.sites & factors.keys():
             a, b = factors[site].before[0], factors[site].after
@@ -394,12 +324,7 @@ class _WeightGram:
         *_, out = self._held[0][2].shape
         step = max(1, _SLICE // (count * width))
         for low in range(0, out, step):
-            yield torch.cat(
-                [
-                    (b[..., low : low + step].mT @ a[:, None]).flatten(2).flatten(0, 1)
-                    for _, a, b in self._held
-                ]
-            )
+            yield torch.cat([weight_rows(a, b, low, low + step).flatten(0, 1) for _, a, b in self._held])
 
 
 def _gram(parts: Iterable[Tensor]) -> Float[Tensor, "n n"]:
@@ -435,71 +360,28 @@ def _pairs(a: Tensor, b: Tensor, other_a: Tensor, other_b: Tensor) -> Float[Tens
 
 
 class _EditGram:
-    """R Rᵀ, with rows Σ over sites of (∂ change / ∂d)ᵀ b, at what the site gets in the frozen network."""
+    """R Rᵀ of the rows of an edit."""
 
     def __init__(self, place: EditPlace, size: int, sweep: _Sweep) -> None:
-        self.place, self.modules = place, dict(sweep.backbone.model.named_modules())
-        edit = place.edit(sweep.problem.delta.initial().new_zeros(place.size))
-        owners = {name.rpartition(".")[0] for name in edit.parameters}
-        self.sites = {
-            *(_Site("input", name) for name in edit.inputs),
-            *(_Site("output", name) for name in {*edit.outputs, *owners}),
-            *(_Site("attention", t) for t in edit.attention),
-        }
+        self.rows = EditRows(place, sweep.backbone.model, sweep.problem.delta.initial())
+        self.sites = self.rows.sites
         self._left = set.union(*map(sweep.stages_of, self.sites))
         self.stages = frozenset(self._left)
         self.total = torch.zeros(size, size, dtype=torch.float64)
         self.acted: set[int] = set()
         self.outputs = sweep.outputs
-        self._rows: Tensor | None = None
+        self._held: Tensor | None = None
 
-    def see(self, rows: list[int], factors: Mapping[_Site, _Factors]) -> None:
+    def see(self, rows: list[int], factors: Mapping[Site, Factors]) -> None:
         """Add the rows of a chunk."""
-        here = {site: factors[site] for site in self.sites & factors.keys()}
-        data: list[Tensor] = []
-        slots: dict[_Site, slice] = {}
-        for site, (before, after) in here.items():
-            tensors = [x for x in before if isinstance(x, Tensor)]
-            slots[site] = slice(len(data), len(data) + len(tensors) + 1)
-            data += [*tensors, after]
-        attend = {site: before[0] for site, (before, _) in here.items() if site.kind == "attention"}
-        origin = data[-1].new_zeros(self.place.size)
-        *_, jacobian = per_example(partial(self._paired, slots, attend), origin, data)
-        if self._rows is None:
-            self._rows = data[-1].new_zeros(len(self.total), self.place.size)
-        self._rows[_numbers(rows, self.outputs)] += jacobian().flatten(0, 1)
-
-    def _paired(
-        self, slots: Mapping[_Site, slice], attend: Mapping[_Site, Any], d: Tensor, *one: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return Σ over sites of what the sites of one example give at d, times the gradients in it."""
-        edit = self.place.edit(d)
-        total = d.new_zeros(self.outputs)
-        for site in sorted(slots, key=lambda s: s.kind):  # an edit may keep inputs for its outputs
-            *before, gradients = one[slots[site]]
-            changed = self._changed(edit, site, [x[None] for x in before], attend.get(site))
-            total = total + (gradients * changed).flatten(1).sum(1)
-        return total, total.detach()
-
-    def _changed(self, edit: Edit, site: _Site, before: list[Tensor], attend: Any) -> Tensor:
-        if site.kind == "attention":
-            return edit.attention[int(site.name)](attend, *before)
-        name = str(site.name)
-        if site.kind == "input":
-            return edit.inputs[name](*before)
-        x, y = before
-        own = {
-            leaf.rpartition(".")[2]: p
-            for leaf, p in edit.parameters.items()
-            if leaf.rpartition(".")[0] == name
-        }
-        if own:
-            y = functional_call(self.modules[name], own, (x,))
-        return edit.outputs[name](x, y) if name in edit.outputs else y
+        found = self.rows.of(factors)
+        if self._held is None:
+            self._held = found.new_zeros(len(self.total), found.shape[-1])
+        self._held[_numbers(rows, self.outputs)] += found.flatten(0, 1)
 
     def leave(self, stage: int) -> None:
         """Add R Rᵀ when no stage is left, and drop R."""
         self._left.discard(stage)
-        if not self._left and self._rows is not None:
-            self.total += _gram([self._rows])
-            self._rows = None
+        if not self._left and self._held is not None:
+            self.total += _gram([self._held])
+            self._held = None
