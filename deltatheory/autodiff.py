@@ -66,8 +66,8 @@ def functional_call(
 
     Arguments:
         model: any module.
-        parameters: replacements named as in `model.named_parameters()`; the others keep their values, and
-            one name of a tied weight replaces all its places.
+        parameters: replacements named as in `model.named_parameters()`, rounded to the types of those; the
+            others keep their values, and one name of a tied weight replaces all its places.
         args: positional arguments.
         kwargs: keyword arguments.
 
@@ -92,7 +92,7 @@ def _places(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Ten
     for name in parameters:
         if name not in known:
             raise ValueError(f"parameters has {name!r}: {type(model).__name__} has no such parameter.")
-    new = {id(known[name]): value for name, value in parameters.items()}
+    new = {id(known[name]): value.to(known[name].dtype) for name, value in parameters.items()}
     return {
         f"{path}.{leaf}" if path else leaf: new[id(p)]
         for path, module in model.named_modules()
@@ -288,9 +288,10 @@ class SelfCheck:
     """Relative errors of three identities that right derivatives satisfy, and what to do if they are not met.
 
     Attributes:
-        symmetry: of u·Hv = v·Hu for the loss.
-        finite_difference: of Jv and of g·v against central differences, at the best of a few steps.
-        adjoint: of ⟨Jv, w⟩ = ⟨v, Jᵀw⟩ for the outputs.
+        symmetry: of u·Hv = v·Hu for the loss; 0 in half precision, where it is not tested.
+        finite_difference: of Jv and of g·v against central differences, at the best of a few steps; of g·v
+            alone in half precision.
+        adjoint: of ⟨Jv, w⟩ = ⟨v, Jᵀw⟩ for the outputs, with a difference for Jv in half precision.
         tolerance: the largest error that passes.
         passed: all three are within the tolerance.
         remedy: "" when passed.
@@ -320,14 +321,20 @@ def _ratio(error: float, scale: float) -> float:
 
 
 def _difference_error(
-    f: Function, x: Tensor, v: Tensor, value: Tensor, derivative: Tensor, scale: float, tolerance: float
+    f: Function,
+    x: Tensor,
+    v: Tensor,
+    value: Tensor,
+    derivative: Tensor,
+    scale: float,
+    tolerance: float,
+    eps: float,
 ) -> float:
     """Relative error of `derivative` against (f(x + hv) - f(x - hv)) / 2h, at the best step h.
 
     A wrong derivative agrees at no step, so taking the best one loses nothing: it only frees the test from
-    guessing where rounding and curvature balance.
+    guessing where rounding (of relative size eps) and curvature balance.
     """
-    eps = torch.finfo(x.dtype).eps
     size = max(_norm(x), 1.0) / _norm(v)
     floor = math.sqrt(eps) * _norm(value) / size  # below this a derivative is rounding noise of f
     best = math.inf
@@ -347,11 +354,16 @@ def self_check(
     *,
     seed: int = 0,
     tolerance: float | None = None,
+    dtype: torch.dtype | None = None,
 ) -> SelfCheck:
     """Test the derivatives of a problem on random directions: symmetry, one finite difference, adjoint.
 
     With u, v ~ N(0, I), u·Hv is normal with standard deviation ‖Hv‖, so that, not ‖u‖‖Hv‖, is the scale of
     its error. About a dozen forward-equivalent passes when all is well.
+
+    In half precision rounding hides second derivatives, and differences in random directions: there reverse
+    mode alone is tested, ⟨v, Jᵀw⟩ and g·v against differences of ⟨f, w⟩ and of the loss, along a v that is
+    half the gradient itself.
 
     Arguments:
         outputs_fn: x -> outputs of any shape, pure.
@@ -360,6 +372,7 @@ def self_check(
         seed: of the directions.
         tolerance: largest relative error; by default 2e-3 in float64 (parts of many networks
             stay float32 inside), 1e-2 in float32, 0.2 below.
+        dtype: in which the functions compute; by default that of x.
 
     >>> import torch
     >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -370,11 +383,13 @@ def self_check(
     """
     began = time.perf_counter()
     if tolerance is None:
-        tolerance = {torch.float64: 2e-3, torch.float32: 1e-2}.get(x.dtype, 0.2)
-    x = x.detach()
+        tolerance = {torch.float64: 2e-3, torch.float32: 1e-2}.get(dtype or x.dtype, 0.2)
+    x, number = x.detach(), torch.finfo(dtype or x.dtype)
+    half = number.bits < 32
     try:
-        errors = _errors(outputs_fn, loss_fn, x, seed, tolerance)
-        agree = errors[0] <= tolerance and errors[2] <= tolerance
+        measure = _reverse_errors if half else _errors
+        errors = measure(outputs_fn, loss_fn, x, seed, tolerance, number.eps)
+        agree = half or (errors[0] <= tolerance and errors[2] <= tolerance)
         remedy = _DIFFERENCE if agree else _ADJOINT
     except DerivativeError as error:
         errors, remedy = (math.inf, math.inf, math.inf), str(error)
@@ -383,17 +398,18 @@ def self_check(
     return SelfCheck(*errors, tolerance, passed, "" if passed else remedy, seconds)
 
 
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like)
+
+
 def _errors(
-    outputs_fn: Function, loss_fn: Function, x: Tensor, seed: int, tolerance: float
+    outputs_fn: Function, loss_fn: Function, x: Tensor, seed: int, tolerance: float, eps: float
 ) -> tuple[float, float, float]:
+    """Return the errors of symmetry, finite differences and adjoint."""
     generator = torch.Generator().manual_seed(seed)
-
-    def normal(shape: torch.Size) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float32).to(x.device, x.dtype)
-
-    u, v = normal(x.shape), normal(x.shape)
+    u, v = _normal(x, generator), _normal(x, generator)
     outputs, jv = jvp(outputs_fn, x, v)
-    w = normal(outputs.shape).to(outputs.dtype)
+    w = _normal(outputs, generator)
     jtw = vjp(outputs_fn, x)[1](w)
     adjoint = _ratio(abs(_dot(jv, w) - _dot(v, jtw)), max(_norm(jv), _norm(jtw)))
 
@@ -403,11 +419,33 @@ def _errors(
     loss, gradient = value_and_grad(loss_fn, x)
     slope = torch.as_tensor(_dot(gradient, v), dtype=loss.dtype, device=loss.device)
     difference = max(
-        _difference_error(outputs_fn, x, v, outputs, jv, _norm(jv), tolerance),
-        _difference_error(loss_fn, x, v, loss, slope, _norm(gradient), tolerance),
+        _difference_error(outputs_fn, x, v, outputs, jv, _norm(jv), tolerance, eps),
+        _difference_error(loss_fn, x, v, loss, slope, _norm(gradient), tolerance, eps),
         key=lambda error: math.inf if math.isnan(error) else error,
     )
     return symmetry, difference, adjoint
+
+
+def _reverse_errors(
+    outputs_fn: Function, loss_fn: Function, x: Tensor, seed: int, tolerance: float, eps: float
+) -> tuple[float, float, float]:
+    """Return 0, and the errors of g·v and of ⟨v, Jᵀw⟩ against differences."""
+    generator = torch.Generator().manual_seed(seed)
+    w = _normal(outputs_fn(x), generator)
+    difference, adjoint = (
+        _slope_error(f, x, _normal(x, generator), tolerance, eps)
+        for f in (loss_fn, lambda y: (outputs_fn(y) * w).sum())
+    )
+    return 0.0, difference, adjoint
+
+
+def _slope_error(f: Function, x: Tensor, random: Tensor, tolerance: float, eps: float) -> float:
+    """Return the error of the gradient of a scalar function along itself and a random direction."""
+    value, gradient = value_and_grad(f, x)
+    size = _norm(gradient)
+    v = random + _norm(random) / size * gradient if size else random
+    slope = torch.as_tensor(_dot(gradient, v), dtype=value.dtype, device=value.device)
+    return _difference_error(f, x, v, value, slope, abs(float(slope)), tolerance, eps)
 
 
 def require(check: SelfCheck) -> None:

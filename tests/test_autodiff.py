@@ -246,6 +246,26 @@ def test_outputs_and_loss_are_each_held_to_differences():
         assert max(check.symmetry, check.adjoint) <= check.tolerance < check.finite_difference
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_self_check_in_half_precision(dtype):
+    """Differences in random directions are rounding there; along the gradient they are not."""
+
+    def f(x, kept=lambda x: x):
+        return (x.to(dtype) * kept(x).to(dtype)).view(5, 10).sum(1).to(x.dtype)
+
+    def check(f):
+        return self_check(f, lambda x: f(x).square().sum(), normal(50, seed=9).float(), dtype=dtype)
+
+    sound = check(f)
+    assert sound.passed, sound
+    assert (sound.tolerance, sound.symmetry) == (0.2, 0.0)
+    for broken in (lambda x: f(x, torch.Tensor.detach), lambda x: f(x.detach())):
+        with pytest.raises(
+            DerivativeError, match=r"finite difference off by .*adjoint off by .*remove detach"
+        ):
+            require(check(broken))
+
+
 def test_self_check_rejects_dropout():
     check = self_check(lambda x: F.dropout(x, 0.5, training=True), lambda x: x.square().sum(), normal(50))
     with pytest.raises(DerivativeError, match="dropout"):

@@ -69,7 +69,7 @@ class TrainedAdapter:
     @torch.no_grad()
     def changes(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return every parameter that it changes, before and after."""
-        new = self.delta.edit(self.values).parameters
+        new = self.delta.parameters(self.values)
         return {name: (self.backbone.model.get_parameter(name), after) for name, after in new.items()}
 
     def switched_off(self) -> AbstractContextManager:

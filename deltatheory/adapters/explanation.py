@@ -128,6 +128,7 @@ def explain(
         held, path = adapter, None
     else:
         named = setup.get("model") if isinstance(setup, Mapping) else setup and setup.model
+        named = asked.backbone if isinstance(named, Mapping) else named
         held, path = open_adapter(adapter, named), str(adapter)
     about = {"path": path, "specification": held.delta.specification()}
     asked = asked.replace(model=held.backbone)
@@ -196,7 +197,7 @@ def explain(
                 "head": given["head"],
                 "suffix": given["suffix"],
                 "examples": examples,
-                "max_length": given["max_length"],
+                "max_length": asked.max_length,
             },
         },
         adapter=truncated,

@@ -81,7 +81,7 @@ def truncate(
 def moments_of(problem: ClassificationProblem, held: TrainedAdapter, factors: Factors) -> dict[str, Tensor]:
     """Return A C Aᵀ, C = E[x xᵀ] over the tokens x that enter each module of the tuned model in training."""
     sums = {name: torch.zeros(len(a), len(a), device=a.device).double() for name, (a, _) in factors.items()}
-    parameters, tokens = held.delta.edit(held.values).parameters, 0
+    edit, tokens = held.delta.edit(held.values), 0
     order = np.argsort(problem.train.lengths, kind="stable")
     for first in range(0, len(order), _CHUNK):
         batch, _ = problem.batch(problem.train, order[first : first + _CHUNK].tolist())
@@ -95,7 +95,8 @@ def moments_of(problem: ClassificationProblem, held: TrainedAdapter, factors: Fa
 
             return add
 
-        problem.backbone.hidden_states(batch, Edit(parameters, {name: see(name) for name in factors}))
+        watched = Edit(inputs={name: see(name) for name in factors})
+        problem.backbone.hidden_states(batch, edit.then(watched))
         tokens += int(real.sum())
     problem.count(len(order), forward=1.0)
     return {name: total / tokens for name, total in sums.items()}

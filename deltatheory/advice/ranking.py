@@ -96,7 +96,7 @@ def advise(
         )
         score, low, high = _interval(solved, rng)
         about = candidate.method, dict(candidate.options), score, low, high
-        state = 3 * setup.backbone.dtype.itemsize * delta.size  # a gradient and the two moments of AdamW
+        state = 3 * setup.backbone.wide_dtype.itemsize * delta.size  # a gradient and the two moments of AdamW
         estimate = Estimate(*about, delta.size, state, seconds, within)
         ranked.append(_Ranked(estimate, delta, fit, solved[solved.mean(1).argmax()]))
     ranked.sort(key=lambda one: one.key)

@@ -23,6 +23,9 @@ from deltatheory.backbones.families import Attention, Family, Kind, Part, family
 __all__ = ["Backbone", "find_device", "wrap_model"]
 
 
+_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # of accelerate
+
+
 def as_edit(edit: Edit | Mapping[str, Tensor] | None) -> Edit:
     """Return an edit as it is, a mapping as an edit of parameters, and `None` as the empty edit."""
     if isinstance(edit, Edit):
@@ -34,8 +37,12 @@ def find_device(device: torch.device | str) -> torch.device:
     """Return a device by name, after a look whether tensors can be there.
 
     Raises:
-        ValueError: if they cannot.
+        ValueError: if they cannot, or for the name of a device map, which spreads a model over devices.
     """
+    if device in _DEVICE_MAPS:
+        raise ValueError(
+            f"device={device!r}: is a device_map, not supported; give one device: 'cpu', 'cuda:0'"
+        )
     try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown name, and for no CUDA
@@ -62,7 +69,8 @@ class Backbone:
         revision: commit or package version, where there is one.
         kind: "encoder" or "causal".
         provenance: name, revision, weights_sha256, architecture, parameters (their number); of a local folder
-            files_sha256, of its configuration and tokenizer; of a model at hand contents_sha256.
+            files_sha256, of its configuration and tokenizer; of a model at hand contents_sha256; dtype of
+            weights that are not in float32.
         hidden_size: H, the width of the blocks.
         max_length: the longest T that the model takes.
         lm_head: the map to the vocabulary of a causal model (its weight may be that of the input embedding).
@@ -81,6 +89,12 @@ class Backbone:
 
     def __post_init__(self) -> None:
         self._family = family_of(self.model.config)
+        self._name_dtype()
+
+    def _name_dtype(self) -> None:
+        self.provenance.pop("dtype", None)
+        if self.dtype != torch.float32:
+            self.provenance["dtype"] = str(self.dtype).removeprefix("torch.")
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -112,6 +126,11 @@ class Backbone:
         """The weights' type."""
         return next(self.model.parameters()).dtype
 
+    @property
+    def wide_dtype(self) -> torch.dtype:
+        """The type of δ, pooled states and logits: float32 above half-precision weights, else theirs."""
+        return torch.promote_types(self.dtype, torch.float32)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backbone:
         """Move or cast the weights in place (this undoes `flatten_parameters`) and return self.
 
@@ -122,6 +141,7 @@ class Backbone:
         for module in (self.model, self.lm_head):
             if module is not None:
                 module.to(device=device, dtype=dtype)
+        self._name_dtype()
         return self
 
     def encode(
@@ -261,6 +281,8 @@ class Backbone:
     ) -> Float[Tensor, "B O"]:
         """Reduce tokens to one vector: the mean over real tokens (encoder) or the last real token (causal).
 
+        The states of half-precision weights are pooled in float32.
+
         Arguments:
             hidden: last hidden state.
             batch: the texts it belongs to.
@@ -273,7 +295,7 @@ class Backbone:
         pooling = pooling or self.pooling
         if pooling not in allowed:
             raise ValueError(f"pooling={pooling!r}: allowed are 'mean', 'last' and, for encoders, 'cls'")
-        return pool(hidden, batch.mask, pooling)
+        return pool(hidden.to(self.wide_dtype), batch.mask, pooling)
 
     def pooled(
         self,
@@ -308,6 +330,8 @@ class Backbone:
     ) -> Float[Tensor, "B T H"]:
         """Return x_{t+1} = block_t(x_t) under the batch's 4-D mask (without it, eager sees the future).
 
+        The block computes in the weights' type, and x_{t+1} has that of x_t.
+
         Arguments:
             t: 0 .. len(layers) - 1.
             x: x_t.
@@ -321,7 +345,9 @@ class Backbone:
             return {n.removeprefix(prefix): v for n, v in named.items() if n.startswith(prefix)}
 
         here = {t: edit.attention[t]} if t in edit.attention else {}
-        local = Edit(own(edit.parameters), own(edit.inputs), own(edit.outputs), here)
+        acting = {name: own(getattr(edit, name)) for name in ("parameters", "inputs", "terms", "outputs")}
+        local = Edit(**acting, attention=here)
+        kind, x = x.dtype, x.to(self.dtype)
         batch = batch.to(dtype=x.dtype)
         inputs: dict[str, Any] = {
             "attention_mask": batch.attention_mask,
@@ -334,10 +360,11 @@ class Backbone:
         layer = self.layers[t]
         with editing(layer, local, self.attention_modules if here else {}):
             out = functional_call(layer, local.parameters, (x,), inputs)
-        return out[0] if isinstance(out, tuple) else out
+        return (out[0] if isinstance(out, tuple) else out).to(kind)
 
     def readout(self, x: Float[Tensor, "B T H"]) -> Float[Tensor, "B T O"]:
         """Return the last hidden state from x_T: the last normalisation and projection, where there are."""
+        x = x.to(self.dtype)
         for module in (self._part_of_readout("norm"), self._part_of_readout("project")):
             x = x if module is None else module(x)
         return x
@@ -358,7 +385,7 @@ class Backbone:
             id(p): parameters[n] for n, p in self.model.named_parameters() if parameters and n in parameters
         }
         tied = {n: new[id(p)] for n, p in self.lm_head.named_parameters() if id(p) in new}
-        logits = functional_call(self.lm_head, tied, (hidden,))
+        logits = functional_call(self.lm_head, tied, (hidden.to(self.dtype),)).to(self.wide_dtype)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -436,11 +463,14 @@ def wrap_model(
         files_sha256: of the files of configuration and tokenizer.
 
     Raises:
-        ValueError: for an unsupported architecture, or a tokenizer with no token to pad with or of another
-            vocabulary than the model's.
+        ValueError: for an unsupported architecture, quantized weights, a model that a device_map has spread
+            over devices, or a tokenizer with no token to pad with or of another vocabulary than the model's.
     """
     config: Any = model.config
     family = family_of(config)
+    spread = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
+    if len(spread) > 1:
+        raise ValueError(f"device_map of {name!r} has {spread}: not supported; load the model on one device")
     prepare(model, attention)
     base: nn.Module = getattr(model, "base_model", model)
     head = None

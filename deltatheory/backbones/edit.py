@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from deltatheory._shapes import Float
 
-__all__ = ["AddedAttention", "Attend", "AttentionEdit", "Edit", "editing", "with_prefix"]
+__all__ = ["AddedAttention", "Attend", "AttentionEdit", "Edit", "editing", "widened", "with_prefix"]
 
 # (query, key, value, mask) ↦ output; shapes (B, heads, T, e), (B, kv_heads, S, e) twice, (B, 1, T, S), and
 # (B, T, heads, e) of the output.
@@ -29,11 +29,13 @@ AttentionEdit = Callable[[Attend, Tensor, Tensor, Tensor, Tensor], Tensor]
 class Edit:
     """A change of the forward pass; the empty one is the frozen backbone.
 
-    Every tensor in it may depend on δ: the pass stays a pure, differentiable function of them.
+    Every tensor in it may depend on δ: the pass stays a pure, differentiable function of them. Between
+    half-precision modules its functions compute in float32; what they return is rounded.
 
     Attributes:
         parameters: new values of entries of `model.named_parameters()`.
         inputs: module name ↦ (x ↦ x'), applied to the module's first argument.
+        terms: module name ↦ (x ↦ Δ), added to the module's output, as a change of its weight would be.
         outputs: module name ↦ ((x, y) ↦ y'), applied to the module's first argument and its output.
         attention: block number ↦ change of its attention, after the query, key and value maps.
         prompt: shape (k, H), put before the word embeddings; positions then count from the first of them.
@@ -42,13 +44,14 @@ class Edit:
 
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     inputs: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    terms: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     outputs: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
     attention: Mapping[int, AttentionEdit] = field(default_factory=dict)
     prompt: Float[Tensor, "k H"] | None = None
     shift: int = 0
 
     def then(self, other: Edit) -> Edit:
-        """Return both edits in one; where they meet, `other` acts on what this one left.
+        """Return both edits in one; where they meet, `other` acts on what this one left, and terms add up.
 
         Raises:
             ValueError: if both set the same parameter: their changes must be added before.
@@ -64,6 +67,7 @@ class Edit:
         return Edit(
             parameters={**self.parameters, **other.parameters},
             inputs=_merged(self.inputs, other.inputs, lambda f, g: lambda x: g(f(x))),
+            terms=_merged(self.terms, other.terms, lambda f, g: lambda x: f(x) + g(x)),
             outputs=_merged(self.outputs, other.outputs, lambda f, g: lambda x, y: g(x, f(x, y))),
             attention=_merged(self.attention, other.attention, _nested),
             prompt=torch.cat(prompts) if prompts else None,
@@ -139,7 +143,7 @@ def _edited_attention(
     edit = _ATTENTION.get().get(module)
     if edit is None:
         return attend(query, key, value, attention_mask), None
-    return edit(attend, query, key, value, attention_mask), None
+    return edit(attend, query, key, value, attention_mask).to(query.dtype), None
 
 
 def _eager_attention(
@@ -165,6 +169,9 @@ def editing(root: nn.Module, edit: Edit, attention: Mapping[int, nn.Module]) -> 
         for name, change in edit.inputs.items():
             hook = partial(_before, change)
             stack.callback(_named(root, name).register_forward_pre_hook(hook, with_kwargs=True).remove)
+        for name, term in edit.terms.items():
+            hook = partial(_after, partial(_plus, term))
+            stack.callback(_named(root, name).register_forward_hook(hook, with_kwargs=True).remove)
         for name, change in edit.outputs.items():
             hook = partial(_after, change)
             stack.callback(_named(root, name).register_forward_hook(hook, with_kwargs=True).remove)
@@ -188,18 +195,27 @@ def _named(root: nn.Module, name: str) -> nn.Module:
         raise ValueError(f"module {name!r}: {type(root).__name__} has no such module.") from None
 
 
+def widened(x: Tensor) -> Tensor:
+    """Return half-precision numbers in float32, all others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
+
+
+def _plus(term: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    return y + term(x)
+
+
 def _before(
     change: Callable[[Tensor], Tensor], _: nn.Module, args: tuple, kwargs: dict
 ) -> tuple[tuple, dict]:
-    if args:
-        return (change(args[0]), *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+    x = args[0] if args else kwargs["hidden_states"]
+    new = change(widened(x)).to(x.dtype)
+    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
 
 def _after(
     change: Callable[[Tensor, Tensor], Tensor], _: nn.Module, args: tuple, kwargs: dict, out: Any
 ) -> Any:
     x = args[0] if args else kwargs["hidden_states"]
-    if isinstance(out, tuple):
-        return (change(x, out[0]), *out[1:])
-    return change(x, out)
+    y, *rest = out if isinstance(out, tuple) else (out,)
+    new = change(widened(x), widened(y)).to(y.dtype)
+    return (new, *rest) if isinstance(out, tuple) else new

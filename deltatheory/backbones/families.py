@@ -121,7 +121,7 @@ def family_of(config: Any) -> Family:
 
     Raises:
         ValueError: for an architecture outside `SUPPORTED`, an encoder configured as a decoder or the other
-            way round, or positions that count from a padding token that is not named.
+            way round, quantized weights, or positions that count from a padding token that is not named.
     """
     model_type = getattr(config, "model_type", None)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -140,6 +140,15 @@ def family_of(config: Any) -> Family:
         raise ValueError(
             f"use_bidirectional_attention=True with model_type={model_type!r} is not supported: "
             "its tokens see later ones; take an encoder family"
+        )
+    quantization: Any = getattr(config, "quantization_config", None)
+    if quantization:
+        about = quantization if isinstance(quantization, dict) else vars(quantization)
+        method = about.get("quant_method", "unnamed")
+        method = str(getattr(method, "value", method))
+        raise ValueError(
+            f"quantization_config has quant_method={method!r}: quantized weights are not supported; load the "
+            "checkpoint that they were made from, in 'bfloat16' if need be"
         )
     if family.offset_positions and getattr(config, "pad_token_id", 1) is None:
         raise ValueError(

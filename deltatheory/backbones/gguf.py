@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from deltatheory.backbones.families import family_of
+from deltatheory.backbones.families import FAMILIES, family_of
 
-__all__ = ["find_gguf", "read_gguf"]
+__all__ = ["check_causal", "find_gguf", "read_config", "read_gguf"]
 
 _INSTALL = "pip install --no-deps gguf==0.19.0"
 
@@ -34,22 +34,43 @@ def find_gguf(folder: Path) -> Path | None:
     return files[0]
 
 
+def _place(file: Path) -> dict[str, Any]:
+    return {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Return the configuration; of an architecture whose GGUF files `transformers` does not read its name."""
+    from gguf import GGUFReader
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(file.parent, **_place(file)).to_dict()
+    except ValueError:
+        name = GGUFReader(file).fields["general.architecture"].contents()
+        if name in FAMILIES:
+            raise
+        return {"model_type": name}
+
+
+def check_causal(file: Path, config: dict[str, Any]) -> None:
+    """Refuse what is no causal language model of a family here.
+
+    Raises:
+        ValueError: which says so.
+    """
+    if family_of(SimpleNamespace(**config)).kind != "causal":
+        raise ValueError(f"{str(file)!r}: model_type={config['model_type']!r} is no causal language model")
+
+
 def read_gguf(file: Path, attention: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     """Return the model, with its `lm_head`, and the tokenizer.
 
     The model is built from its configuration as one that was never quantized, so that it can be saved. A
     length that the tokenizer does not know is the model's.
-
-    Raises:
-        ValueError: for an architecture that is no causal family here.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
-    place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
-    config = AutoConfig.from_pretrained(file.parent, **place)
-    family = family_of(SimpleNamespace(**config.to_dict()))
-    if family.kind != "causal":
-        raise ValueError(f"{str(file)!r}: model_type={config.model_type!r} is no causal language model")
+    place = _place(file)
     read: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
     config = read.config
     del config.quantization_config

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from deltatheory.backbones.backbone import Backbone, find_device, wrap_model
 from deltatheory.backbones.families import Attention, family_of
-from deltatheory.backbones.gguf import find_gguf, read_gguf
+from deltatheory.backbones.gguf import check_causal, find_gguf, read_config, read_gguf
 
 __all__ = ["EMBEDDED", "find_checkpoint", "load_backbone", "load_checkpoint"]
 
@@ -44,6 +44,7 @@ _RELEASED = {
 }
 # Configuration and tokenizer: what is fetched from the hub, and named by `files_sha256`.
 _SETTINGS = ["*.json", "*.txt", "*.model"]
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
@@ -251,6 +252,13 @@ def _sentence_length(folder: Path) -> int | None:
     return length
 
 
+def _find_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ValueError(f"dtype={name!r}: allowed are {', '.join(map(repr, _DTYPES))}")
+    return getattr(torch, name)
+
+
 def find_checkpoint(name: str, *, revision: str | None = None) -> Path:
     """Return the folder of a checkpoint, which is fetched if it lies on the hub; no weights are read.
 
@@ -319,6 +327,9 @@ def load_checkpoint(
             identity["files_sha256"] = settings
     if gguf:
         with _reading(folder, gguf.name):
+            config = read_config(gguf)
+        check_causal(gguf, config)
+        with _reading(folder, gguf.name):
             model, tokenizer = read_gguf(gguf, attention, dtype)
     else:
         model = _read_model(folder, attention, dtype, model_class, labels)
@@ -345,7 +356,7 @@ def load_backbone(
     *,
     revision: str | None = None,
     attention: Attention = "eager",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
     download: bool = True,
 ) -> Backbone:
@@ -360,17 +371,18 @@ def load_backbone(
         name: an embedded name, a local folder, or a hub id, which may carry its revision: "org/model@v1".
         revision: commit, branch or tag of a hub id; the resolved commit is recorded in `provenance`.
         attention: "eager" (all derivatives) or "sdpa" (no jvp).
-        dtype: of the weights.
+        dtype: of the weights, which stay in it: "float32", "float64", or "bfloat16" and "float16", above
+            which δ, heads, kernels and losses are float32.
         device: where to put them.
         download: whether a hub id that is not cached may be fetched.
 
     Raises:
         ValueError: for an unknown name, a missing package, weights that are not safetensors, missing or
             non-finite tensors, a damaged file, an unsupported architecture, a revision of something that has
-            none, a device that is not there, and as `wrap_model`.
+            none, another dtype, a device that is not there, and as `wrap_model`.
         ImportError: without `transformers`.
     """
-    device = find_device(device)  # before anything is loaded, not after
+    device, dtype = find_device(device), _find_dtype(dtype)  # before anything is loaded, not after
     model, tokenizer, rest = load_checkpoint(
         name, revision=revision, attention=attention, dtype=dtype, download=download
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @command(
     "models",
     "report",
-    setup=SETUP.only("model", "revision", "task", "head", "max_length", "seed", "device").changed(
+    setup=SETUP.only("model", "revision", "dtype", "task", "head", "max_length", "seed", "device").changed(
         help={"head": "label-words, prototypes, probe or random.", "seed": "Of deltas and samples."}
     ),
     out=results_in("runs/advise", "Folder for advice.json, advice.svg and adapter_config.json."),

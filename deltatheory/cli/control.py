@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from deltatheory.problems import Setup
 
 _SETUP = SETUP.only(
-    "model", "revision", "task", "head", "train_examples", "test_examples", "max_length", "seed", "device"
+    "model",
+    "revision",
+    "dtype",
+    "task",
+    "head",
+    "train_examples",
+    "test_examples",
+    "max_length",
+    "seed",
+    "device",
 ).changed(
     kind={"train_examples": int},
     flag={"train_examples": "--examples"},
@@ -86,7 +95,7 @@ def _layers(result: "ControlResult") -> "Table":
     "models",
     "report",
     setup=_SETUP.only(
-        "model", "revision", "task", "head", "train_examples", "max_length", "seed", "device"
+        "model", "revision", "dtype", "task", "head", "train_examples", "max_length", "seed", "device"
     ).changed(default={"train_examples": 32}),
     delta=with_prefix(gate="none", shift=True),
     out=results_in("runs/diagnose", "Folder for diagnosis.json and the warm-started adapter."),

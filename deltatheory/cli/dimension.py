@@ -27,7 +27,16 @@ def _or_all(examples: int | None) -> int | None:
 
 
 _SETUP = SETUP.only(
-    "model", "revision", "task", "head", "train_examples", "test_examples", "max_length", "seed", "device"
+    "model",
+    "revision",
+    "dtype",
+    "task",
+    "head",
+    "train_examples",
+    "test_examples",
+    "max_length",
+    "seed",
+    "device",
 ).changed(
     default={"train_examples": 512},
     help={

@@ -185,9 +185,9 @@ def _delta(delta: str, option: list[str] | None) -> tuple[str, dict[str, Any]]:
     return delta, options_of(option)
 
 
-def _setup(model: str = "minilm", revision: str | None = None, **others: Any) -> Any:
-    make = lazy("deltatheory.problems.Setup")
-    return make(model if revision is None else f"{model}@{revision}", **others)
+def _setup(model: str = "minilm", revision: str | None = None, dtype: str = "float32", **others: Any) -> Any:
+    make, name = lazy("deltatheory.problems.Setup"), model if revision is None else f"{model}@{revision}"
+    return make(name if dtype == "float32" else {"name": name, "dtype": dtype}, **others)
 
 
 SETUP = Group(
@@ -195,6 +195,11 @@ SETUP = Group(
     {
         "model": Shared(str, "minilm", "minilm, a local folder, or a hub id."),
         "revision": Shared(str | None, None, "Commit, tag or branch of a hub id; or write ID@REVISION."),
+        "dtype": Shared(
+            Literal["float32", "float64", "bfloat16", "float16"],
+            "float32",
+            "Of the frozen weights; above half precision all that is tuned stays float32.",
+        ),
         "task": Shared(
             str,
             "stdlib-topics",
@@ -208,7 +213,11 @@ SETUP = Group(
         ),
         "train_examples": Shared(int | None, None, "Training examples to use; all by default."),
         "test_examples": Shared(int | None, None, "Test examples to use; all by default."),
-        "max_length": Shared(int, 64, "Longer texts are cut at so many tokens."),
+        "max_length": Shared(
+            int | None,
+            None,
+            "Longer texts are cut at so many tokens; by default at 64, or what the model takes.",
+        ),
         "seed": Shared(int, 0, "Of the draws."),
         "device": Shared(str, "cpu", "cpu, cuda, cuda:1, ..."),
     },

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     "models",
     "report",
     setup=SETUP.only(
-        "model", "revision", "task", "head", "train_examples", "test_examples", "max_length", "seed", "device"
+        "model",
+        "revision",
+        "dtype",
+        "task",
+        "head",
+        "train_examples",
+        "test_examples",
+        "max_length",
+        "seed",
+        "device",
     ).changed(help={"seed": "Of the draws and the disturbances."}),
     delta=with_prefix(gate="values"),
     training=TRAINING.only("steps", "learning_rate", "seed").changed(

@@ -53,14 +53,17 @@ class Delta(ABC):
 
     def initial(self) -> Float[Tensor, " m"]:
         """Return δ = 0, where training starts."""
-        return torch.zeros(self.size, device=self.backbone.device, dtype=self.backbone.dtype)
+        return torch.zeros(self.size, device=self.backbone.device, dtype=self.backbone.wide_dtype)
 
     def edit(self, delta: Float[Tensor, " m"]) -> Edit:
         """Return what the forward pass does differently at δ, differentiable in δ."""
         return Edit(parameters=self.parameters(delta))
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
-        """Return the changed entries of `backbone.model.named_parameters()`, differentiable in δ."""
+        """Return the entries of `backbone.model.named_parameters()` that are changed, or would be by a merge.
+
+        Differentiable in δ.
+        """
         return {}
 
     def tangent_places(self) -> list[Place] | None:

@@ -49,9 +49,9 @@ def at_least_one(argument: str, value: int) -> int:
 
 
 def fixed_normal(backbone: Backbone, generator: torch.Generator, *shape: int, variance: float) -> Tensor:
-    """Draw N(0, variance) on the CPU, the same numbers for every device, and put it where the weights are."""
+    """Draw N(0, variance) on the CPU, the same numbers for every device, and put it where δ is."""
     drawn = torch.randn(shape, generator=generator) * variance**0.5
-    return drawn.to(backbone.device, backbone.dtype)
+    return drawn.to(backbone.device, backbone.wide_dtype)
 
 
 class SerialBottleneck(Delta):

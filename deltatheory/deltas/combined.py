@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -61,15 +61,15 @@ class Combined(Delta):
         """Return all edits in one."""
         combined = Edit()
         for part, piece in zip(self.deltas, self.split(delta), strict=True):
-            combined = self._added(combined, part.edit(piece))
+            own = part.edit(piece)
+            parameters = self._added(combined.parameters, own.parameters)
+            combined = replace(combined, parameters={}).then(replace(own, parameters=parameters))
         return combined
 
-    def _added(self, first: Edit, second: Edit) -> Edit:
-        both = first.parameters.keys() & second.parameters.keys()
+    def _added(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
         origin = self.backbone.model.get_parameter
-        sums = {n: first.parameters[n] + (second.parameters[n] - origin(n).detach()) for n in both}
-        kept = {n: p for n, p in first.parameters.items() if n not in both}
-        return replace(first, parameters=kept).then(replace(second, parameters={**second.parameters, **sums}))
+        sums = {n: first[n] + (second[n] - origin(n).detach()) for n in first.keys() & second.keys()}
+        return {**first, **second, **sums}
 
     def tangent_places(self) -> list[Place] | None:
         """Return those of the parts: at δ = 0 their effects add up."""
@@ -77,8 +77,11 @@ class Combined(Delta):
         return None if None in parts else [place for places in parts for place in places or []]
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
-        """Return the parameters of the whole edit."""
-        return dict(self.edit(delta).parameters)
+        """Return those of all parts, with the changes of each."""
+        changed: dict[str, Tensor] = {}
+        for part, piece in zip(self.deltas, self.split(delta), strict=True):
+            changed = self._added(changed, part.parameters(piece))
+        return changed
 
     def stage(self, i: int, fixed: Sequence[Tensor]) -> Stage:
         """Return stage i of sequential training: δ_i is free, those before are fixed, those after left out.
@@ -132,8 +135,8 @@ class Stage(Delta):
         return self.combined.edit(torch.cat([self.fixed, delta]))
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
-        """Return the parameters of the whole edit."""
-        return dict(self.edit(delta).parameters)
+        """Return those of the earlier stages and this one."""
+        return self.combined.parameters(torch.cat([self.fixed, delta]))
 
     def specification(self) -> dict:
         """Parts and the stage; the fixed δ are results of their own runs and stored there."""

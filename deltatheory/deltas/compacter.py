@@ -59,7 +59,7 @@ class Compacter(SerialBottleneck):
             self._start |= {
                 f"{name}.D.s": draw(n, bottleneck // n, rank, variance=1 / rank),
                 f"{name}.D.t": draw(n, width // n, rank, variance=1 / width),
-                f"{name}.U.s": torch.zeros(n, width // n, rank, device=backbone.device, dtype=backbone.dtype),
+                f"{name}.U.s": self._start["A"].new_zeros(n, width // n, rank),
                 f"{name}.U.t": draw(n, bottleneck // n, rank, variance=1 / bottleneck),
             }
         shapes: dict[str, tuple[int, ...]] = {name: tuple(x.shape) for name, x in self._start.items()}

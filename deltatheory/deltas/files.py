@@ -146,7 +146,7 @@ def load_delta(path: str | os.PathLike[str], backbone: Backbone) -> tuple[Delta,
                 f"{backbone.name!r} is {here[key]!r}. Load {there.get('name')!r}."
             )
     delta = _rebuilt(specification, backbone)
-    values = tensors["delta"].to(backbone.device, backbone.dtype)
+    values = tensors["delta"].to(backbone.device, backbone.wide_dtype)
     _check_size(values, delta)
     return delta, values
 

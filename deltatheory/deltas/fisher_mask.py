@@ -137,8 +137,9 @@ class FisherMask(Delta):
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return those parameters that have a chosen entry, θ₀ + Eδ."""
         return {
-            name: self._origin[name].reshape(-1).index_add(0, index, delta[part]).view_as(self._origin[name])
+            name: origin.to(delta.dtype).reshape(-1).index_add(0, index, delta[part]).view_as(origin)
             for name, (index, part) in self._places.items()
+            for origin in [self._origin[name]]
         }
 
     def specification(self) -> dict:

@@ -151,7 +151,7 @@ class IntrinsicPromptTuning(Delta):
         self.size, self.length = basis.shape[:2]
         # Fitted, drawn or read, in one layout and a storage of its own: a product's last bits depend on both.
         self._start, self._basis = (
-            x.to(backbone.device, backbone.dtype, copy=True, memory_format=torch.contiguous_format)
+            x.to(backbone.device, backbone.wide_dtype, copy=True, memory_format=torch.contiguous_format)
             for x in (centre, basis.flatten(1))
         )
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.backbones import Backbone
+from deltatheory.backbones import Backbone, Edit
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.patterns import check_patterns
@@ -22,10 +24,12 @@ __all__ = ["LoRA"]
 
 
 class LoRA(Delta):
-    """W = W₀ + (α/r) B (A₀ + δ_A), B = δ_B, in every target module (Hu et al. 2022, eq. 3).
+    """y = W₀ x + (α/r) B (A₀ + δ_A) x, B = δ_B, in every target module (Hu et al. 2022, eq. 3).
 
     A₀ is random and fixed, so δ = (δ_A, δ_B) = 0 is the frozen backbone and the Jacobian there is not zero.
-    `parameters` are the merged weights: the tuned model needs no further matrices.
+    The term stands beside W₀, which stays as it was loaded: no matrix of its size is formed, and no entry of
+    it in half precision rounds the change away. `parameters` are the merged weights, with which the tuned
+    model needs no further matrices.
 
     Args:
         backbone: what it changes.
@@ -75,7 +79,8 @@ class LoRA(Delta):
                 raise ValueError(f"r={r}: must lie in 1..{min(rows, columns)}, the smaller side of {name!r}.")
             weight: Tensor = module.weight.detach()  # type: ignore[assignment]
             start = torch.randn(r, columns, generator=generator) / math.sqrt(columns)
-            self._factors.append((name, weight, start.to(weight), transposed))
+            start = start.to(backbone.device, backbone.wide_dtype)
+            self._factors.append((name, weight, start, transposed))
             shapes |= {f"{name}.A": (r, columns), f"{name}.B": (rows, r)}
         self.coordinates = Coordinates(shapes)
         self.size = self.coordinates.size
@@ -89,8 +94,14 @@ class LoRA(Delta):
         pieces = self.coordinates.split(delta)
         return {n: (start + pieces[f"{n}.A"], pieces[f"{n}.B"]) for n, _, start, _ in self._factors}
 
+    def edit(self, delta: Float[Tensor, " m"]) -> Edit:
+        """Return the terms (α/r) B A x."""
+        return Edit(
+            terms={n: partial(_product, a, self.scaling(n) * b) for n, (a, b) in self.factors(delta).items()}
+        )
+
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
-        """Return the changed weight matrices."""
+        """Return the weight matrices with the change merged into them."""
         factors = self.factors(delta)
         changed = {}
         for name, weight, _, transposed in self._factors:
@@ -113,6 +124,11 @@ class LoRA(Delta):
             "rank_pattern": self.rank_pattern,
             "seed": self.seed,
         }
+
+
+def _product(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """Return B A x."""
+    return F.linear(F.linear(x, a), b)
 
 
 def _ranks(targets: Sequence[str], r: int, pattern: Mapping[str, int]) -> dict[str, int]:

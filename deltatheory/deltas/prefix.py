@@ -224,10 +224,9 @@ def _keys_values(
 
     def watch(t: int) -> AttentionEdit:
         def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-            seen[t] = (
-                k[0].clone(memory_format=torch.contiguous_format),
-                v[0].clone(memory_format=torch.contiguous_format),
-            )
+            own = (x[0].to(backbone.wide_dtype) for x in (k, v))
+            key, value = (x.clone(memory_format=torch.contiguous_format) for x in own)
+            seen[t] = key, value
             return attend(q, k, v, mask)
 
         return change
@@ -253,6 +252,6 @@ def _beside(key: Tensor, value: Tensor, factor: Tensor) -> AttentionEdit:
 def _attention_to_prefix(
     key: Tensor, value: Tensor, factor: Tensor, attend: Attend, q: Tensor, k: Tensor, _v: Tensor, mask: Tensor
 ) -> Tensor:
-    own_k, own_v = (x.expand(len(k), -1, -1, -1) for x in (key, value))
+    own_k, own_v = (x.to(k.dtype).expand(len(k), -1, -1, -1) for x in (key, value))
     open_mask = mask.new_zeros(*mask.shape[:-1], key.shape[1])
     return factor[:, None] * attend(q, own_k, own_v, open_mask)

@@ -59,8 +59,8 @@ def start_tokens(
 
 @torch.no_grad()
 def start_embeddings(backbone: Backbone, tokens: Int[Tensor, " k"]) -> Float[Tensor, "k H"]:
-    """Return the word embeddings of tokens, as the model computes them."""
-    return _words(backbone)(tokens.to(backbone.device))
+    """Return the word embeddings of tokens, as the model computes them, in the type of δ."""
+    return _words(backbone)(tokens.to(backbone.device)).to(backbone.wide_dtype)
 
 
 def _words(backbone: Backbone) -> Any:

@@ -39,9 +39,15 @@ class FlatOrigin:
         """Return the one origin of this backbone and scope; a second flattening would tear the first apart.
 
         Raises:
-            ValueError: for an unknown scope, or one that differs from an earlier one of the same backbone.
+            ValueError: for an unknown scope, one that differs from an earlier one of the same backbone, or
+                weights in half precision, which would round θ₀ + Pδ.
         """
         names = scope_names(backbone, scope)
+        if backbone.dtype != backbone.wide_dtype:
+            raise ValueError(
+                f"dtype={str(backbone.dtype).removeprefix('torch.')!r}: full fine-tuning and subspaces write "
+                "θ into the weights, which would round it: load them in 'float32', or take 'lora'."
+            )
         known, origin = cls._known.get(backbone.model, (scope, None))
         if known != scope:
             raise ValueError(f"scope={scope!r}: this backbone is in use with scope={known!r}; load another.")

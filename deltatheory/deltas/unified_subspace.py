@@ -107,8 +107,8 @@ class UnifiedSubspace(Delta):
         return self.combined.edit(self.basis @ delta)
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
-        """Return the parameters of the whole edit."""
-        return dict(self.edit(delta).parameters)
+        """Return those of the combination at (M_1 δ, ..., M_n δ)."""
+        return self.combined.parameters(self.basis @ delta)
 
     def specification(self) -> dict:
         """Parts, d and seed; of given bases only that they were: store `basis` beside the results."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.backbones import Backbone
+from deltatheory.backbones import Backbone, Edit
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.subspace import project
@@ -59,8 +59,12 @@ class UniLoRA(Delta):
         self.projection = make_projection(projection, d, self.lora.size, seed=seed)
         self.size = d
 
+    def edit(self, delta: Float[Tensor, " m"]) -> Edit:
+        """Return that of the LoRA at Pδ."""
+        return self.lora.edit(project(self.projection, delta))
+
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
-        """Return the changed weight matrices."""
+        """Return the weight matrices with the change merged into them."""
         return self.lora.parameters(project(self.projection, delta))
 
     def specification(self) -> dict:

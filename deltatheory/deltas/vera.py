@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.backbones import Backbone
+from deltatheory.backbones import Backbone, Edit
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 from deltatheory.deltas.targets import linear_modules, matrix_shape
@@ -19,10 +21,10 @@ __all__ = ["VeRA"]
 
 
 class VeRA(Delta):
-    """W = W₀ + diag(b) B diag(s) A, b = δ_b, s = start + δ_s, in every target (Kopiczko et al. 2024, eq. 2).
+    """y = W₀ x + diag(b) B diag(s) A x, b = δ_b, s = start + δ_s (Kopiczko et al. 2024, eq. 2).
 
-    A and B are random, fixed and shared: a target has the first columns of A and the first rows of B, which
-    are as large as the largest target asks. Both are uniform with variance 2 / fan-in.
+    A and B are random, fixed and shared by all targets: one has the first columns of A and the
+    first rows of B, which are as large as the largest target asks. Both are uniform with variance 2 / fan-in.
 
     Args:
         backbone: what it changes.
@@ -63,15 +65,24 @@ class VeRA(Delta):
         generator = torch.Generator().manual_seed(seed)
         a = (2 * torch.rand(r, columns, generator=generator) - 1) * math.sqrt(6 / columns)
         b = (2 * torch.rand(rows, r, generator=generator) - 1) * math.sqrt(6 / r)
-        self.A, self.B = (x.to(next(iter(self._weights.values()))) for x in (a, b))
+        self.A, self.B = (x.to(backbone.device, backbone.wide_dtype) for x in (a, b))
         self.targets, self.r, self.start, self.seed = tuple(modules), r, start, seed
         self.coordinates = Coordinates(
             {f"{n}.{key}": (k,) for n, (out, *_) in self._shapes.items() for key, k in (("s", r), ("b", out))}
         )
         self.size = self.coordinates.size
 
+    def edit(self, delta: Float[Tensor, " m"]) -> Edit:
+        """Return the terms diag(b) B diag(s) A x."""
+        pieces = self.coordinates.split(delta)
+        terms = {}
+        for name, (rows, columns, _) in self._shapes.items():
+            s, b = self.start + pieces[f"{name}.s"], pieces[f"{name}.b"]
+            terms[name] = partial(_product, self.A[:, :columns], s, self.B[:rows], b)
+        return Edit(terms=terms)
+
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
-        """Return the changed weight matrices."""
+        """Return the weight matrices with the change merged into them."""
         pieces = self.coordinates.split(delta)
         changed = {}
         for name, (rows, columns, transposed) in self._shapes.items():
@@ -89,3 +100,8 @@ class VeRA(Delta):
             "start": self.start,
             "seed": self.seed,
         }
+
+
+def _product(a: Tensor, s: Tensor, b_matrix: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """Return diag(b) B diag(s) A x."""
+    return b * F.linear(s * F.linear(x, a), b_matrix)

@@ -168,7 +168,8 @@ class _Sweep:
         self.of_logits, self.outputs = output_map(outputs, problem.loss_function, classes, problem.seed)
         self.chunks = list(self._chunks(train, test))
         labels = torch.cat([problem.train.labels[:train], problem.test.labels[:test]])
-        logits = torch.empty(len(labels), classes, device=self.backbone.device, dtype=self.backbone.dtype)
+        like = {"device": self.backbone.device, "dtype": self.backbone.wide_dtype}
+        logits = torch.empty(len(labels), classes, **like)
         with torch.no_grad():
             for chunk in self.chunks:
                 x = self.backbone.embed(chunk.batch)
@@ -188,7 +189,7 @@ class _Sweep:
 
     def _logits(self, x: Tensor, batch: Batch) -> Tensor:
         pooled = self.backbone.pool(self.backbone.readout(x), batch)
-        return self.problem.head(pooled, {}).to(self.backbone.dtype)
+        return self.problem.head(pooled, {}).to(self.backbone.wide_dtype)
 
     def grams(
         self, places: Sequence[Place], on_example: Callable[[int, int], None] | None
@@ -260,7 +261,7 @@ class _Sweep:
             chunk.costate = of.pop(0)
         return {
             site: Factors(
-                tuple(by_text(x.detach() if isinstance(x, Tensor) else x, texts) for x in factors.before),
+                tuple(by_text(x, texts) for x in factors.before),
                 torch.stack([by_text(g, texts) for g in gradients], 1),
             )
             for (site, factors), gradients in zip(seen.items(), of, strict=True)

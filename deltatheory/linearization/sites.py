@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from deltatheory._shapes import Float
 from deltatheory.autodiff import functional_call, per_example
 from deltatheory.backbones import Edit
+from deltatheory.backbones.edit import widened
 from deltatheory.deltas import EditPlace
 
 __all__ = ["EditRows", "Factors", "Site", "attend", "by_text", "watching", "weight_rows"]
@@ -33,7 +34,8 @@ class Factors(NamedTuple):
     """What a site had before it in the frozen network, and the gradients of the outputs behind it.
 
     `before` is (x,) of an input, (x, y) of an output and (attend, q, k, v, mask) of attention; `after` is
-    what comes behind, or the gradients in it, shape (B, outputs, ...), when they are there.
+    what comes behind, or the gradients in it, shape (B, outputs, ...), when they are there. Products and sums
+    are formed in float32 of those in half precision.
     """
 
     before: tuple[Any, ...]
@@ -84,10 +86,11 @@ def attend(seen: dict[Site, Factors], site: Site, inner: Any, *qkvm: Tensor) -> 
 
 
 def by_text(x: Any, texts: int) -> Any:
-    """Return a tensor by text where a module gets the tokens of all texts in one row (OPT's FFN)."""
-    if not isinstance(x, Tensor) or x.shape[0] == texts:
+    """Return a tensor by text, also where a module gets the tokens of all texts in one row (OPT's FFN)."""
+    if not isinstance(x, Tensor):
         return x
-    return x.unflatten(0, (texts, -1))
+    x = widened(x.detach())
+    return x if x.shape[0] == texts else x.unflatten(0, (texts, -1))
 
 
 def weight_rows(
@@ -117,7 +120,7 @@ class EditRows:
         owners = {name.rpartition(".")[0] for name in edit.parameters}
         self.sites = {
             *(Site("input", name) for name in edit.inputs),
-            *(Site("output", name) for name in {*edit.outputs, *owners}),
+            *(Site("output", name) for name in {*edit.terms, *edit.outputs, *owners}),
             *(Site("attention", t) for t in edit.attention),
         }
 
@@ -166,5 +169,8 @@ class EditRows:
             if leaf.rpartition(".")[0] == name
         }
         if own:
-            y = functional_call(self.modules[name], own, (x,))
+            module = self.modules[name]
+            y = functional_call(module, own, (x.to(next(module.parameters()).dtype),))
+        if name in edit.terms:
+            y = y + edit.terms[name](x)
         return edit.outputs[name](x, y) if name in edit.outputs else y

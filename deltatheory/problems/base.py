@@ -182,7 +182,9 @@ class Problem(ABC):
             # A head that fits its examples leaves a loss so flat that its differences are rounding.
             least_likely = outputs(zero).argmin(1)
         loss = self.loss_function
-        result = autodiff.self_check(outputs, lambda x: loss.mean(outputs(x), least_likely), zero)
+        result = autodiff.self_check(
+            outputs, lambda x: loss.mean(outputs(x), least_likely), zero, dtype=self.backbone.dtype
+        )
         autodiff.require(result)
         return result
 
@@ -250,6 +252,16 @@ class Problem(ABC):
         if isinstance(self.delta, InPlaceDelta):
             self.delta.write(delta)
             return Edit()
+        return self._edit(delta)
+
+    def _edit(self, delta: Tensor) -> Edit:
+        """Return the edit at δ, which is not finer than what the network computes with."""
+        wide = self.backbone.wide_dtype
+        if torch.promote_types(delta.dtype, wide) != wide:
+            raise ValueError(
+                f"delta.dtype={delta.dtype}: with weights in {self.backbone.dtype} δ is {wide}; load them in "
+                "'float64' for more."
+            )
         return self.delta.edit(delta)
 
     def _precision(self) -> AbstractContextManager:

@@ -112,13 +112,13 @@ class ClassificationProblem(Problem):
 
     def _logits(self, batch: Batch, edit: Edit) -> Float[Tensor, "B C"]:
         with self._precision():
-            return self.head(self.backbone.pooled(batch, edit), edit.parameters).to(self.backbone.dtype)
+            return self.head(self.backbone.pooled(batch, edit), edit.parameters).to(self.backbone.wide_dtype)
 
     # Pure functions of δ.
 
     def logits(self, delta: Float[Tensor, " m"], batch: Batch) -> Float[Tensor, "B C"]:
         """Return f(δ) on a batch; pure and differentiable in δ."""
-        return self._logits(batch, self.delta.edit(delta))
+        return self._logits(batch, self._edit(delta))
 
     def jvp(self, delta: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return (f(δ), J v)."""
@@ -144,7 +144,7 @@ class ClassificationProblem(Problem):
         edit = self._placed(delta)
         order = np.argsort(split.lengths, kind="stable")
         outputs = torch.empty(
-            len(split), self.task.num_classes, device=self.backbone.device, dtype=self.backbone.dtype
+            len(split), self.task.num_classes, device=self.backbone.device, dtype=self.backbone.wide_dtype
         )
         for start in range(0, len(order), chunk):
             indices = order[start : start + chunk].tolist()

@@ -124,14 +124,14 @@ class GenerationProblem(Problem):
         self, delta: Float[Tensor, " m"] | None, batch: Batch, labels: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "n V"], Int[Tensor, " n"]]:
         """Return the logits of all target tokens, and the tokens."""
-        edit = Edit() if delta is None else self.delta.edit(delta)
+        edit = Edit() if delta is None else self._edit(delta)
         return self._next_tokens(batch, labels != _NO_ANSWER, edit), labels[labels != _NO_ANSWER]
 
     def _next_tokens(self, batch: Batch, where: Tensor, edit: Edit) -> Float[Tensor, "n V"]:
         """Return the logits of the next token at chosen places."""
         with self._precision():
             hidden = self.backbone.hidden_states(batch, edit)[where]
-            return self.backbone.vocabulary_logits(hidden, edit.parameters).to(self.backbone.dtype)
+            return self.backbone.vocabulary_logits(hidden, edit.parameters).to(self.backbone.wide_dtype)
 
     @torch.no_grad()
     def predict(self, delta: Float[Tensor, " m"], split: GenerationSplit) -> list[str]:

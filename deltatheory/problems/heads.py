@@ -232,7 +232,7 @@ def _random(backbone: Backbone, task: Task, seed: int, max_length: int | None) -
     """W = random directions, as in Li et al. (2018): the task starts at chance."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(task.num_classes, backbone.output_size, generator=generator)
-    rows = normalize(rows, dim=-1).to(backbone.device, backbone.dtype)
+    rows = normalize(rows, dim=-1).to(backbone.device, backbone.wide_dtype)
     return Head("random", SCALE * rows, rows.new_zeros(len(rows)), rows.new_zeros(rows.shape[1]), 0)
 
 

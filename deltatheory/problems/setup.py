@@ -16,6 +16,8 @@ from deltatheory.tasks import Task, load_task
 
 __all__ = ["Setup"]
 
+_MAX_LENGTH = 64
+
 
 class Setup:
     """What all deltas of a comparison share; `problem(delta)` binds one of them.
@@ -24,13 +26,14 @@ class Setup:
     whatever a delta draws. A setup does not change; `replace` makes another one.
 
     Args:
-        model: a backbone, or what `load_backbone` takes.
+        model: a backbone, or what `load_backbone` takes: a name, or its arguments, as in
+            {"name": "minilm", "dtype": "bfloat16"}.
         task: a task, or what `load_task` takes.
         head: a key of `HEADS`, or a head made before (at θ₀), for classification.
         suffix: put after each text, before the label word (verbalizer) or the target (generation).
         train_examples: training examples to use at most, a stratified draw; `None` for all, in their order.
         test_examples: the same of test examples.
-        max_length: longer texts are cut here, in tokens.
+        max_length: longer texts are cut here, in tokens; by default at 64, or at the model's limit.
         seed: of all draws.
         device: where a model that is loaded by name goes: "cpu", "cuda", ...
 
@@ -40,14 +43,14 @@ class Setup:
 
     def __init__(
         self,
-        model: str | Backbone = "minilm",
+        model: str | Mapping[str, Any] | Backbone = "minilm",
         task: str | Task = "stdlib-topics",
         *,
         head: str | Head = "label-words",
         suffix: str = "",
         train_examples: int | None = None,
         test_examples: int | None = None,
-        max_length: int = 64,
+        max_length: int | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
@@ -110,8 +113,8 @@ class Setup:
         return {k: getattr(v, "name", None) or getattr(v, "kind", v) for k, v in self._given.items()}
 
     @property
-    def model(self) -> str | Backbone:
-        """Return the model as it was given: by name, or as a backbone."""
+    def model(self) -> str | Mapping[str, Any] | Backbone:
+        """Return the model as it was given: by name, with other arguments, or as a backbone."""
         return self._given["model"]
 
     @property
@@ -128,7 +131,11 @@ class Setup:
     def backbone(self) -> Backbone:
         """The frozen model."""
         model = self._given["model"]
-        return load_backbone(model, device=self.device) if isinstance(model, str) else model
+        if isinstance(model, Backbone):
+            return model
+        return load_backbone(
+            **{"device": self.device, **({"name": model} if isinstance(model, str) else model)}
+        )
 
     @cached_property
     def whole_task(self) -> Task:
@@ -148,8 +155,17 @@ class Setup:
 
     @property
     def max_length(self) -> int:
-        """The longest text, in tokens, that is not cut."""
-        return min(self._given["max_length"], self.backbone.max_length)
+        """The longest text, in tokens, that is not cut.
+
+        Raises:
+            ValueError: if more was asked for than the backbone takes.
+        """
+        asked, limit = self._given["max_length"], self.backbone.max_length
+        if asked is None:
+            return min(_MAX_LENGTH, limit)
+        if asked > limit:
+            raise ValueError(f"max_length={asked}: {self.backbone.name!r} takes at most {limit} tokens.")
+        return asked
 
     @cached_property
     def head(self) -> Head:

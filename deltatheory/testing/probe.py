@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory.backbones import Edit
+from deltatheory.backbones.edit import widened
 from deltatheory.deltas.targets import name_of
 from deltatheory.linearization.tangent import tangent_rows
 from deltatheory.problems import ClassificationProblem
@@ -121,7 +122,7 @@ class Probe:
         Raises:
             ValueError: where that leaves no digit to compare.
         """
-        unit = torch.finfo(self.origin.dtype).eps
+        unit = torch.finfo(self.backbone.dtype).eps
         words = name_of(self.backbone, self.backbone.model.get_input_embeddings())  # type: ignore[operator]
         size = math.sqrt(unit)
 
@@ -135,7 +136,7 @@ class Probe:
         condition = float((slope(size) - still).norm() / (size * still.norm()).clamp(min=unit))
         share = _SAFETY * unit * (len(self.backbone.layers) + 2) * max(1.0, condition)
         if not share < 0.1:
-            kind = str(self.origin.dtype).removeprefix("torch.")
+            kind = str(self.backbone.dtype).removeprefix("torch.")
             raise ValueError(f"rounding in {kind} leaves no digits to compare; compute in a wider type.")
         return share
 
@@ -157,7 +158,7 @@ class Probe:
     def states(self) -> list[Tensor]:
         """x_0, ..., x_T of one text."""
         with torch.no_grad():
-            states = [self.backbone.embed(self.text)]
+            states = [widened(self.backbone.embed(self.text))]
             for t in range(len(self.backbone.layers)):
                 states.append(self.backbone.step(t, states[-1], self.text))
         return [x.detach() for x in states]
@@ -179,7 +180,7 @@ class Probe:
     def weight(self, part: Any) -> tuple[str, Tensor]:
         """Return the name and the matrix (out, in) of a part of the middle layer."""
         name = self.backbone.module_name(self.layer, part) + ".weight"
-        return name, self.backbone.model.get_parameter(name).detach()
+        return name, widened(self.backbone.model.get_parameter(name).detach())
 
     def watched(self, module: Any) -> tuple[Tensor, Tensor]:
         """Return what goes into and comes out of a module of the middle layer on one text."""

@@ -53,6 +53,20 @@ def test_a_damaged_file_is_one_line(tmp_path, content):
         load_backbone(str(tmp_path))
 
 
+@pytest.mark.skipif(not installed("gguf"), reason="the package gguf is not installed (make smollm2)")
+@pytest.mark.parametrize("architecture", ["clip", "mamba", "t5"])
+def test_another_architecture_is_refused_by_name(tmp_path, architecture):
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(tmp_path / "a.gguf", architecture)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=f"^model_type='{architecture}' is not supported; supported are"):
+        load_backbone(str(tmp_path))
+
+
 @smollm2
 @pytest.mark.slow
 def test_smollm2_is_a_language_model(tmp_path):

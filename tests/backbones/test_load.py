@@ -557,6 +557,57 @@ def test_minilm_facts(minilm):
     )
 
 
+@pytest.mark.parametrize(
+    ("about", "method"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "awq"}, "awq"),
+        ({"load_in_8bit": True}, "unnamed"),
+    ],
+)
+def test_quantized_weights_are_refused_by_name_before_they_are_read(tmp_path, monkeypatch, about, method):
+    save(tmp_path, "llama")
+    rewrite(tmp_path / "config.json", quantization_config=about)
+    monkeypatch.setattr(loading, "_read_weights", None)
+    with pytest.raises(ValueError, match=f"quant_method='{method}': quantized weights are not supported"):
+        load_backbone(str(tmp_path))
+
+
+def test_a_quantized_model_at_hand_is_refused_by_name():
+    model = tiny_model("llama")
+    model.config.quantization_config = transformers.BitsAndBytesConfig(load_in_8bit=True)
+    with pytest.raises(ValueError, match="quant_method='bitsandbytes': quantized weights"):
+        wrap_model(model, tiny_tokenizer("llama"), name="ours")
+
+
+@pytest.mark.parametrize("name", ["auto", "balanced", "balanced_low_0", "sequential"])
+def test_a_device_map_is_refused_by_name_before_loading(name):
+    with pytest.raises(ValueError, match=f"device='{name}': is a device_map, not supported; give one device"):
+        load_backbone("there-is-none", device=name)
+
+
+def test_a_model_that_is_spread_over_devices_is_refused():
+    model = tiny_model("llama")
+    model.hf_device_map = {"model.layers.0": "cpu", "model.layers.1": 0}
+    with pytest.raises(ValueError, match=r"device_map of 'ours' has \['0', 'cpu'\]: not supported"):
+        wrap_model(model, tiny_tokenizer("llama"), name="ours")
+
+
+@pytest.mark.parametrize("dtype", ["int8", torch.float8_e4m3fn, "half"])
+def test_another_dtype_is_refused_before_loading(dtype):
+    with pytest.raises(ValueError, match="allowed are 'float32', 'float64', 'bfloat16', 'float16'"):
+        load_backbone("there-is-none", dtype=dtype)
+
+
+def test_a_dtype_by_name_is_kept_and_said(tmp_path):
+    save(tmp_path)
+    backbone = load_backbone(str(tmp_path), dtype="bfloat16")
+    assert (backbone.dtype, backbone.wide_dtype) == (torch.bfloat16, torch.float32)
+    assert backbone.provenance["dtype"] == "bfloat16"
+    assert "dtype" not in backbone.to(dtype=torch.float32).provenance
+
+
 @pytest.mark.parametrize("device", ["gpu", "meta:7x", "cuda:99", "meta", "meta:0", ""])
 def test_a_device_that_is_not_there_is_refused_before_loading(device):
     with pytest.raises(ValueError, match=rf"device='{device}'.*cpu"):

@@ -22,16 +22,17 @@ def run(function, *arguments: str):
 
 @pytest.mark.parametrize(("group", "made"), [(SETUP, Setup), (TRAINING, Training)])
 def test_the_options_of_a_group_are_the_arguments_of_what_it_makes(group, made):
-    assert group.options.keys() - {"revision"} == inspect.signature(made).parameters.keys()
+    assert group.options.keys() - {"revision", "dtype"} == inspect.signature(made).parameters.keys()
     assert isinstance(group.make(**{name: option.default for name, option in group.options.items()}), made)
 
 
 def test_the_defaults_of_a_setup_are_those_of_the_class():
     defaults = {name: p.default for name, p in inspect.signature(Setup).parameters.items()}
-    assert {name: option.default for name, option in SETUP.options.items()} == defaults | {"revision": None}
+    of_the_model = {"revision": None, "dtype": "float32"}
+    assert {name: option.default for name, option in SETUP.options.items()} == defaults | of_the_model
 
 
-def test_the_revision_of_a_model_is_an_option_of_every_command_that_takes_one():
+def test_revision_and_type_of_a_model_are_options_of_every_command_that_takes_one():
     seen = []
 
     @command(setup=SETUP)
@@ -40,10 +41,13 @@ def test_the_revision_of_a_model_is_an_option_of_every_command_that_takes_one():
 
     assert run(example, "--model", "org/model", "--revision", "v1").exit_code == 0
     assert run(example, "--model", "org/model").exit_code == 0
-    assert seen == ["org/model@v1", "org/model"]
+    assert run(example, "--model", "org/model", "--dtype", "bfloat16").exit_code == 0
+    assert seen == ["org/model@v1", "org/model", {"name": "org/model", "dtype": "bfloat16"}]
+    assert run(example, "--dtype", "int8").exit_code == 2
     takers = [n for n, f in COMMANDS.items() if {"model", "task"} <= inspect.signature(f).parameters.keys()]
     assert len(takers) == 8
-    assert all(n == "explain" or "revision" in inspect.signature(COMMANDS[n]).parameters for n in takers)
+    loading = [n for n in takers if n != "explain"]  # whose model is what the adapter names
+    assert all({"revision", "dtype"} <= inspect.signature(COMMANDS[n]).parameters.keys() for n in loading)
 
 
 def test_a_command_gets_objects_and_an_option_of_two_groups_once():

@@ -65,9 +65,9 @@ def test_the_self_check_runs_when_a_problem_is_built(monkeypatch):
     backbone = tiny("bert")
     delta = LoRA(backbone, r=1)
     ClassificationProblem(backbone, toy_task(), delta)
-    kept = LoRA.parameters
+    kept = LoRA.edit
     # a detached δ has the derivative 0
-    monkeypatch.setattr(LoRA, "parameters", lambda self, x: kept(self, x.detach() + 0 * x))
+    monkeypatch.setattr(LoRA, "edit", lambda self, x: kept(self, x.detach() + 0 * x))
     with pytest.raises(autodiff.DerivativeError, match="finite difference"):
         ClassificationProblem(backbone, toy_task(), delta)
     ClassificationProblem(backbone, toy_task(), delta, check=False)
@@ -83,8 +83,8 @@ def test_the_self_check_holds_where_a_head_fits_its_examples(monkeypatch):
     problem.train.labels[:] = (margins > 0).long()
     assert problem.evaluate(problem.delta.initial(), problem.train)["loss"] < 1e-4
     assert problem.check().passed
-    kept = LoRA.parameters
-    monkeypatch.setattr(LoRA, "parameters", lambda self, x: kept(self, x.detach() + 0 * x))
+    kept = LoRA.edit
+    monkeypatch.setattr(LoRA, "edit", lambda self, x: kept(self, x.detach() + 0 * x))
     with pytest.raises(autodiff.DerivativeError, match="finite difference"):
         problem.check()
 

@@ -151,3 +151,27 @@ def test_the_seed_reaches_every_delta_that_draws(case):
         assert all(torch.equal(draws[0], other) for other in draws)
     else:
         assert any(other.shape != draws[0].shape or not torch.allclose(draws[0], other) for other in draws)
+
+
+def test_a_length_above_the_limit_of_the_model_is_refused_and_the_default_is_cut(backbone):
+    limit = backbone.max_length
+    assert Setup(backbone, toy_task()).max_length == min(64, limit)
+    assert Setup(backbone, toy_task(), max_length=limit).max_length == limit
+    with pytest.raises(ValueError, match=f"max_length={limit + 1}: 'tiny-.*' takes at most {limit} tokens"):
+        Setup(backbone, toy_task(), max_length=limit + 1).problem("bitfit")
+
+
+def test_a_model_by_the_arguments_of_load_backbone(monkeypatch, backbone):
+    asked = {}
+    monkeypatch.setattr(names, "load_backbone", lambda **given: asked.update(given) or backbone)
+    setup = Setup({"name": "a-model", "dtype": "bfloat16"}, toy_task(), device="cuda:1")
+    assert setup.backbone is backbone
+    assert asked == {"name": "a-model", "dtype": "bfloat16", "device": "cuda:1"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_change_finer_than_the_network_is_refused(dtype):
+    problem = Setup(tiny("bert", dtype=dtype), toy_task()).problem("lora:1", check=False)
+    batch, _ = problem.batch(problem.train, range(2))
+    with pytest.raises(ValueError, match=r"delta.dtype=torch.float64: with weights in .* δ is torch.float32"):
+        problem.logits(problem.delta.initial().double(), batch)

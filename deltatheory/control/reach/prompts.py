@@ -298,7 +298,7 @@ def find_prompts(
         with torch.no_grad():
             found = margins(readout(backbone.pooled(batch)), targets)
         return found, None, FORWARD * len(batch)
-    best = torch.full((len(batch),), -math.inf, device=backbone.device, dtype=backbone.dtype)
+    best = torch.full((len(batch),), -math.inf, device=backbone.device, dtype=backbone.wide_dtype)
     kept, passes = torch.empty(0), 0.0
     for restart in range(search.restarts):
         start, radius = _start(backbone, length, search.kind, search.seed + restart)

@@ -210,7 +210,7 @@ class LayeredSystem(System):
         self.problem.count(len(few), forward=2.0)
         scale = float(expected.abs().max())
         error = float((x - expected).abs().max())
-        if not error <= torch.finfo(zero.dtype).eps ** 0.5 * max(scale, 1.0):
+        if not error <= torch.finfo(self.problem.backbone.dtype).eps ** 0.5 * max(scale, 1.0):
             raise ValueError(
                 f"delta={self.problem.delta.name!r}: cut at the layers, the logits are {error:.2g} off "
                 f"those of the whole network (up to {scale:.2g}); it acts on something that lies in no step."
@@ -235,15 +235,15 @@ class LayeredSystem(System):
     def _step(self, t: int, x: Tensor, delta: Tensor, batch: Batch) -> Tensor:
         backbone, edit = self.problem.backbone, self.problem.delta.edit(delta)
         if t == 0:
-            return backbone.embed(batch, edit)
+            return backbone.embed(batch, edit).to(backbone.wide_dtype)
         if t < self.horizon - 1:
             prompted = self._prompted if batch is self.batch else self._with_prompt(batch)
             return backbone.step(t - 1, x, prompted, edit)
-        with editing(backbone.model, Edit(inputs=edit.inputs, outputs=edit.outputs), {}):
+        with editing(backbone.model, Edit(inputs=edit.inputs, terms=edit.terms, outputs=edit.outputs), {}):
             new = {f"model.{name}": value for name, value in edit.parameters.items()}
             hidden = autodiff.functional_call(self._readout, new, (x,))
         pooled = backbone.pool(hidden[:, self._prompt :], batch)
-        return self.problem.head(pooled, edit.parameters).to(backbone.dtype)
+        return self.problem.head(pooled, edit.parameters).to(backbone.wide_dtype)
 
     def running_cost(self, t: int, x: Tensor, u: Tensor) -> Float[Tensor, ""]:
         """Return ½ r Σ_i u_i² / n_i, n_i the copies of coordinate i."""
