@@ -345,8 +345,13 @@ class Backbone:
             return {n.removeprefix(prefix): v for n, v in named.items() if n.startswith(prefix)}
 
         here = {t: edit.attention[t]} if t in edit.attention else {}
-        acting = {name: own(getattr(edit, name)) for name in ("parameters", "inputs", "terms", "outputs")}
-        local = Edit(**acting, attention=here)
+        local = Edit(
+            own(edit.parameters),
+            own(edit.inputs),
+            terms=own(edit.terms),
+            outputs=own(edit.outputs),
+            attention=here,
+        )
         kind, x = x.dtype, x.to(self.dtype)
         batch = batch.to(dtype=x.dtype)
         inputs: dict[str, Any] = {

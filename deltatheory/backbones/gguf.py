@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,13 +41,12 @@ def _place(file: Path) -> dict[str, Any]:
 
 def read_config(file: Path) -> dict[str, Any]:
     """Return the configuration; of an architecture whose GGUF files `transformers` does not read its name."""
-    from gguf import GGUFReader
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(file.parent, **_place(file)).to_dict()
     except ValueError:
-        name = GGUFReader(file).fields["general.architecture"].contents()
+        name = importlib.import_module("gguf").GGUFReader(file).fields["general.architecture"].contents()
         if name in FAMILIES:
             raise
         return {"model_type": name}

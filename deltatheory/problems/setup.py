@@ -133,9 +133,8 @@ class Setup:
         model = self._given["model"]
         if isinstance(model, Backbone):
             return model
-        return load_backbone(
-            **{"device": self.device, **({"name": model} if isinstance(model, str) else model)}
-        )
+        named: Any = {"name": model} if isinstance(model, str) else model
+        return load_backbone(**{"device": self.device, **named})
 
     @cached_property
     def whole_task(self) -> Task:
