@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -300,17 +301,14 @@ class _WeightGram:
         """Add what the stage's factors give, and drop them."""
         if not self._held:
             return
-        numbers = [_numbers(rows, self.outputs) for rows, _, _ in self._held]
-        order, tokens = torch.cat(numbers), sum(a.shape[:2].numel() for _, a, _ in self._held)
-        if not self._held[0][1].is_floating_point() or self._by_pairs(tokens, len(order)):
-            for i, (_, a, b) in enumerate(self._held):
-                for j, (_, other_a, other_b) in enumerate(self._held[: i + 1]):
-                    gram = _pairs(a, b, other_a, other_b).double().cpu()
-                    self.total[numbers[i][:, None], numbers[j]] += gram
-                    if j < i:
-                        self.total[numbers[j][:, None], numbers[i]] += gram.T
+        order = torch.cat([_numbers(rows, self.outputs) for rows, _, _ in self._held])
+        chunks = [_Tokens.of(a, b) for _, a, b in self._held]
+        tokens = sum(len(chunk.texts) for chunk in chunks)
+        if not chunks[0].inputs.is_floating_point() or self._by_pairs(tokens, len(order)):
+            gram = _pairs(chunks, [len(rows) for rows, _, _ in self._held])
         else:
-            self.total[order[:, None], order] += _gram(self._rows(len(order)))
+            gram = _gram(self._rows(len(order)))
+        self.total[order[:, None], order] += gram
         self._held = []
 
     def _by_pairs(self, tokens: int, rows: int) -> bool:
@@ -345,19 +343,51 @@ def _numbers(rows: Sequence[int], outputs: int) -> Tensor:
     return (torch.tensor(rows)[:, None] * outputs + torch.arange(outputs)).flatten()
 
 
-def _pairs(a: Tensor, b: Tensor, other_a: Tensor, other_b: Tensor) -> Float[Tensor, "bo co"]:
-    """Return Σ_ts (a_it · a_js)(b_it · b_js) of two chunks; token numbers a are one-hot vectors."""
-    (n, length), (m, other) = a.shape[:2], other_a.shape[:2]
-    if a.is_floating_point():
-        of_inputs = a.flatten(0, 1) @ other_a.flatten(0, 1).T
-    else:
-        of_inputs = (a.reshape(-1, 1) == other_a.reshape(1, -1)).to(b)
-    gram = b.new_empty(n, b.shape[1], m, other_b.shape[1])
-    for c in range(b.shape[1]):
-        for d in range(other_b.shape[1]):
-            product = of_inputs * (b[:, c].flatten(0, 1) @ other_b[:, d].flatten(0, 1).T)
-            gram[:, c, :, d] = product.view(n, length, m, other).sum((1, 3))
-    return gram.flatten(2).flatten(0, 1)
+class _Tokens(NamedTuple):
+    """Tokens of a chunk in which its outputs have a gradient; padding has none.
+
+    Attributes:
+        inputs: a, shape (N, in), or (N,) of token numbers, which are one-hot vectors.
+        gradients: b, shape (outputs, N, out).
+        texts: shape (N,), the number of each token's text in the chunk.
+    """
+
+    inputs: Tensor
+    gradients: Tensor
+    texts: Tensor
+
+    @classmethod
+    def of(cls, a: Tensor, b: Tensor) -> _Tokens:
+        """Return those of a, shape (B, T, in), and b, shape (B, outputs, T, out)."""
+        texts, places = (b != 0).any(-1).any(1).nonzero(as_tuple=True)
+        return cls(a[texts, places], b[texts, :, places].transpose(0, 1), texts)
+
+
+def _pairs(chunks: Sequence[_Tokens], counts: Sequence[int]) -> Float[Tensor, "n n"]:
+    """Return Σ_ts (a_it · a_js)(b_it · b_js), from the products of each chunk with itself and those before.
+
+    Args:
+        chunks: their tokens.
+        counts: texts of each.
+    """
+    inputs, gradients = torch.cat([c.inputs for c in chunks]), torch.cat([c.gradients for c in chunks], 1)
+    firsts = np.cumsum([0, *counts]).tolist()
+    texts = torch.cat([chunk.texts + first for chunk, first in zip(chunks, firsts, strict=False)])
+    outputs, stop = len(gradients), 0
+    whole = torch.zeros(sum(counts), outputs, sum(counts), outputs, dtype=torch.float64)
+    for chunk, first, count in zip(chunks, firsts, counts, strict=False):
+        stop += len(chunk.texts)
+        if chunk.inputs.is_floating_point():
+            of_inputs = chunk.inputs @ inputs[:stop].T
+        else:
+            of_inputs = (chunk.inputs[:, None] == inputs[:stop]).to(gradients)
+        for c, d in product(range(outputs), repeat=2):
+            pairs = of_inputs * (chunk.gradients[c] @ gradients[d, :stop].T)
+            by_text = pairs.new_zeros(count, stop).index_add_(0, chunk.texts, pairs)
+            sums = by_text.new_zeros(count, first + count).index_add_(1, texts[:stop], by_text)
+            whole[first : first + count, c, : first + count, d] = sums.double().cpu()
+    whole = whole.flatten(2).flatten(0, 1)
+    return whole.tril() + whole.tril(-1).T
 
 
 class _EditGram:
