@@ -37,7 +37,7 @@ def is_causal(family: str) -> bool:
     return FAMILIES[family].kind == "causal"
 
 
-def tiny_model(family: str, **extra) -> nn.Module:
+def tiny_model(family: str, auto=None, **extra) -> nn.Module:
     """A random two-block network; the weights are enlarged so that attention is far from uniform."""
     config = transformers.AutoConfig.for_model(
         family,
@@ -48,7 +48,7 @@ def tiny_model(family: str, **extra) -> nn.Module:
         intermediate_size=32,
         **COMMON | TINY[family] | extra,
     )
-    auto = transformers.AutoModelForCausalLM if is_causal(family) else transformers.AutoModel
+    auto = auto or (transformers.AutoModelForCausalLM if is_causal(family) else transformers.AutoModel)
     torch.manual_seed(0)
     model = auto.from_config(config)
     with torch.no_grad():

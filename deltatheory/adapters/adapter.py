@@ -16,7 +16,7 @@ from deltatheory._shapes import Float
 from deltatheory.adapters.imported import PeftDelta
 from deltatheory.adapters.loaded import load_adapter
 from deltatheory.backbones import Backbone, load_backbone
-from deltatheory.deltas import Delta
+from deltatheory.deltas import Delta, WithHead
 from deltatheory.deltas.files import load_delta, read_tensors
 from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.subspace import project
@@ -36,9 +36,16 @@ class TrainedAdapter:
     Args:
         delta: the kind of change, and its backbone.
         values: δ.
+
+    Attributes:
+        head: kind and parameters of a head that was trained beside it; `delta` and `values` are without it.
     """
 
     def __init__(self, delta: Delta, values: Float[Tensor, " m"]) -> None:
+        self.head: tuple[str, dict[str, Tensor]] | None = None
+        if isinstance(delta, WithHead):
+            values, parameters = delta.split(values)
+            self.head, delta = (delta.head, parameters), delta.delta
         self.delta, self.values = delta, values
 
     @property
@@ -54,7 +61,7 @@ class TrainedAdapter:
     @property
     def left_out(self) -> tuple[str, ...]:
         """Names of trained tensors that lie outside the transformer, in the head of a task."""
-        return ()
+        return tuple(self.head[1]) if self.head else ()
 
     @torch.no_grad()
     def factors(self) -> dict[str, tuple[Tensor, Tensor]] | None:

@@ -133,7 +133,7 @@ def explain(
     about = {"path": path, "specification": held.delta.specification()}
     asked = asked.replace(model=held.backbone)
     factors = held.factors()
-    findings = _left_out(held)
+    findings = _left_out(held, bool(held.head) or asked.settings()["head"] == "own")
     passes = 0.0
     if factors is None:
         modules = movement_of(held)
@@ -228,7 +228,11 @@ class _Trial:
     def __init__(self, held: TrainedAdapter, setup: Setup, examples: int) -> None:
         self._logits: dict[str, Tensor] = {}
         with held.switched_off():
-            small = setup.replace(task=_limited(setup.task, examples, setup.seed), head=setup.head)
+            head = setup.head
+            if held.head:
+                head.check(*held.head)
+                head = head.trained(held.head[1])
+            small = setup.replace(task=_limited(setup.task, examples, setup.seed), head=head)
             self.problem = small.classification(held.delta, check=False)
             self.see("frozen", TrainedAdapter(held.delta, held.delta.initial()))
         self.see("full", held)
@@ -279,7 +283,9 @@ def _as_lora(held: TrainedAdapter, factors: Factors) -> TrainedAdapter:
             f"the adapter ({held.kind}) does more than its factors say: its hidden states are others "
             f"by {error:.2g}."
         )
-    return TrainedAdapter(lora, values)
+    truncated = TrainedAdapter(lora, values)
+    truncated.head = held.head
+    return truncated
 
 
 def _limited(task: Task, examples: int, seed: int) -> Task:
@@ -289,12 +295,14 @@ def _limited(task: Task, examples: int, seed: int) -> Task:
     return replace(smaller, dev=task.dev.subset(dev))
 
 
-def _left_out(held: TrainedAdapter) -> list[str]:
+def _left_out(held: TrainedAdapter, brings_head: bool) -> list[str]:
+    """Say what of an adapter the truncated one lacks, and whether the task is answered without it."""
     if not held.left_out:
         return []
+    another = "" if brings_head else "the task's head here is another, and "
     return [
         f"Left out: {len(held.left_out)} trained tensors lie outside the transformer, such as "
-        f"{held.left_out[0]!r}; the task's head here is another, and the truncated adapter has none."
+        f"{held.left_out[0]!r}; {another}the truncated adapter has none."
     ]
 
 

@@ -16,7 +16,7 @@ from deltatheory._shapes import Float
 from deltatheory.adapters.files import WEIGHTS, peft_library
 from deltatheory.adapters.imported import PeftDelta
 from deltatheory.backbones import Backbone
-from deltatheory.deltas import Delta
+from deltatheory.deltas import Delta, WithHead
 from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning
@@ -38,11 +38,13 @@ def to_peft(
 ) -> None:
     """Write a delta at δ as an adapter that `peft.PeftModel.from_pretrained(base, folder)` loads.
 
-    The base there is `AutoModelForCausalLM` of a backbone with an `lm_head`, and `AutoModel` of any other.
+    The base there is `AutoModelForCausalLM` of a causal backbone with an `lm_head`, `AutoModel` of any other,
+    and `AutoModelForSequenceClassification` where the checkpoint's own head was trained beside the delta.
 
     Args:
         delta: `LoRA`, `UniLoRA` (written as the LoRA that it is), `PromptTuning`, `PrefixTuning` of all
-            blocks with gate "none" and shift (an MLP is evaluated), or what `from_peft` made.
+            blocks with gate "none" and shift (an MLP is evaluated), what `from_peft` made, or a `WithHead` of
+            one of them and the head "own".
         values: δ.
         folder: where adapter_config.json and adapter_model.safetensors go.
         base_model_name: what adapter_config.json names as the base; the backbone's name by default.
@@ -100,6 +102,30 @@ def _imported(delta: PeftDelta, values: Tensor, peft: Any) -> tuple[Any, dict[st
 
 
 @_form.register
+def _with_head(delta: WithHead, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+    inner, head = delta.split(values)
+    if delta.head != "own" or any(".lora_" in f".{name}" for name in head):
+        raise ValueError(
+            f"delta: the trained head={delta.head!r} has no form in PEFT: allowed is 'own', a classifier "
+            f"that is trained whole; {_KEEP}."
+        )
+    config, tensors = _form(delta.delta, inner, peft)
+    name = "classifier" if delta.backbone.kind == "encoder" else "score"
+    outer = "base_model." if config.is_prompt_learning else "base_model.model."
+    if not isinstance(delta.delta, PeftDelta):  # written for the base model alone
+        config.task_type = "SEQ_CLS"
+        if not config.is_prompt_learning:
+            within: Any = f"{delta.backbone.model.base_model_prefix}."
+            tensors = {f"{outer}{within}{n.removeprefix(outer)}": x for n, x in tensors.items()}
+            config.target_modules = {within + n for n in config.target_modules}
+            for pattern in (config.rank_pattern, config.alpha_pattern):
+                for key in list(pattern):
+                    pattern[within + key] = pattern.pop(key)
+    config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), name})
+    return config, {**tensors, **{f"{outer}{name}.{n}": x for n, x in head.items()}}
+
+
+@_form.register
 def _unilora(delta: UniLoRA, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
     return _lora(delta.lora, project(delta.projection, values), peft)
 
@@ -107,7 +133,7 @@ def _unilora(delta: UniLoRA, values: Tensor, peft: Any) -> tuple[Any, dict[str, 
 @_form.register
 def _lora(delta: LoRA, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
     backbone: Any = delta.backbone
-    outer = "" if backbone.lm_head is None else f"{backbone.model.base_model_prefix}."
+    outer = f"{backbone.model.base_model_prefix}." if _task(backbone) == "CAUSAL_LM" else ""
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in delta.factors(values).items():
         tensors[f"base_model.model.{outer}{name}.lora_A.weight"] = a
@@ -168,7 +194,8 @@ def _prefix(delta: PrefixTuning, values: Tensor, peft: Any) -> tuple[Any, dict[s
 
 
 def _task(backbone: Backbone) -> str:
-    return "FEATURE_EXTRACTION" if backbone.lm_head is None else "CAUSAL_LM"
+    causal = backbone.kind == "causal" and backbone.lm_head is not None
+    return "CAUSAL_LM" if causal else "FEATURE_EXTRACTION"
 
 
 def _whole(x: float | int) -> float | int:

@@ -77,8 +77,9 @@ class PeftDelta(Delta):
 
     Attributes:
         model: the `peft.PeftModel`.
-        left_out: entries of `trained` that lie outside the transformer, in the head of a task: a
-            `ClassificationProblem` brings its own head.
+        left_out: entries of `trained` that lie outside the transformer, in the head of a task. With
+            head="own" a `ClassificationProblem` has the trained head, which `train_head` also joins to δ;
+            with another kind it brings its own.
 
     Raises:
         ValueError: if nothing in the transformer or before its texts is tuned.
@@ -196,6 +197,7 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
             f"model={type(model).__name__}: allowed is a peft.PeftModel; see peft.get_peft_model."
         )
     from peft.tuners.lora.dora import DoraLinearLayer
+    from peft.utils.other import ModulesToSaveWrapper
 
     kind = model.active_peft_config.peft_type.value
     if kind in _TASK_IDS:
@@ -206,6 +208,8 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
     if hasattr(base, "disable_input_require_grads"):  # a hook that no derivative transform passes
         base.disable_input_require_grads()
     backbone = wrap_model(base, tokenizer, name=name, **options)
+    if isinstance(head := backbone.classifier, ModulesToSaveWrapper):
+        backbone.classifier = head.modules_to_save[head.active_adapters[0]]
     model.eval().requires_grad_(False)
     for layer in model.modules():
         if isinstance(layer, DoraLinearLayer) and not isinstance(layer, _WithNorm):

@@ -68,7 +68,7 @@ def load_adapter(
         ValueError: for an adapter that is not found or not safetensors, one of another base model, a model
             without a tokenizer, and as `from_peft`.
     """
-    folder = adapter_folder(adapter, revision)
+    folder, at_hand = adapter_folder(adapter, revision), model is not None
     config, tensors = read_config(folder), read_weights(folder)
     there = config.base_model_name_or_path or ""
     if model is None:
@@ -107,7 +107,10 @@ def load_adapter(
             f"{str(adapter)!r}, an adapter of {there!r}, does not fit {label!r} ({type(model).__name__}): "
             f"{cause}"
         ) from error
-    return from_peft(wrapped, tokenizer=tokenizer, name=label, **options)
+    backbone, delta = from_peft(wrapped, tokenizer=tokenizer, name=label, **options)
+    if not at_hand and not any(".modules_to_save." in one for one in delta.left_out):
+        backbone.classifier = None  # the adapter brings none, and the base may have left it random
+    return backbone, delta
 
 
 def _last(name: str) -> str:

@@ -85,6 +85,7 @@ def advise(
         check_options(candidate.method, candidate.options)
     began = time.perf_counter()
     setup = Setup.of(setup)
+    setup.check_head()
     setup = setup.replace(train_examples=min(examples, len(setup.task.train)), test_examples=1)
     candidates, deltas, left_out = _placed(setup, candidates)
     fits, passes = kernel_fits(setup, deltas, on_example)
@@ -128,7 +129,7 @@ def advise(
             "seed": setup.seed,
             "settings": {
                 "examples": len(setup.task.train),
-                "head": setup.head.kind,
+                **setup.head.identity(),
                 "steps": steps,
                 "batch_size": batch_size,
                 "model_spread": _MODEL_SPREAD,

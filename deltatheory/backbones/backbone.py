@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltatheory._shapes import Float
+from deltatheory._shapes import Float, Int
 from deltatheory._texts import check_texts
 from deltatheory.autodiff import functional_call
 from deltatheory.backbones.batch import Batch, Pooling, additive_mask, pool
@@ -73,7 +73,9 @@ class Backbone:
             weights that are not in float32.
         hidden_size: H, the width of the blocks.
         max_length: the longest T that the model takes.
-        lm_head: the map to the vocabulary of a causal model (its weight may be that of the input embedding).
+        lm_head: the map to the vocabulary (its weight may be that of the input embedding); of an encoder its
+            masked-language-model head, where the checkpoint has one.
+        classifier: the classification head that the checkpoint was trained with, where it has one.
     """
 
     model: nn.Module
@@ -85,6 +87,7 @@ class Backbone:
     hidden_size: int
     max_length: int
     lm_head: nn.Module | None = None
+    classifier: nn.Module | None = None
     _family: Family = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -138,7 +141,7 @@ class Backbone:
             ValueError: for a device that is not there.
         """
         device = None if device is None else find_device(device)
-        for module in (self.model, self.lm_head):
+        for module in (self.model, self.lm_head, self.classifier):
             if module is not None:
                 module.to(device=device, dtype=dtype)
         self._name_dtype()
@@ -185,7 +188,18 @@ class Backbone:
             raise ValueError(
                 f"texts[{(empty or [0])[0]}] gives no token: leave it out or write a placeholder"
             )
-        types = encoded["token_type_ids"].long() if segments else None
+        return self.batch(ids, mask, encoded["token_type_ids"].long() if segments else None)
+
+    def batch(
+        self, ids: Int[Tensor, "B T"], mask: Float[Tensor, "B T"], types: Int[Tensor, "B T"] | None = None
+    ) -> Batch:
+        """Return token numbers as a batch on the backbone's device, with masks and positions of its kind.
+
+        Arguments:
+            ids: padded on the right.
+            mask: 1 for real tokens, 0 for padding.
+            types: segment numbers, where the model has them.
+        """
         batch = Batch(ids, mask, additive_mask(mask, self.kind == "causal"), self._positions(mask), types)
         return batch.to(self.device)
 
@@ -277,7 +291,7 @@ class Backbone:
         return "mean" if self.kind == "encoder" else "last"
 
     def pool(
-        self, hidden: Float[Tensor, "B T O"], batch: Batch, pooling: Pooling | None = None
+        self, hidden: Float[Tensor, "B T O"], batch: Batch, pooling: Pooling | Literal["mask"] | None = None
     ) -> Float[Tensor, "B O"]:
         """Reduce tokens to one vector: the mean over real tokens (encoder) or the last real token (causal).
 
@@ -286,22 +300,29 @@ class Backbone:
         Arguments:
             hidden: last hidden state.
             batch: the texts it belongs to.
-            pooling: "mean", "cls" (first token) or "last" instead of the kind's default.
+            pooling: "mean", "cls" (first token), "last" or "mask" (the last mask token) instead of the kind's
+                default.
 
         Raises:
-            ValueError: for another pooling, or "cls" of a causal model (its first token has seen nothing).
+            ValueError: for another pooling, or "cls" or "mask" of a causal model (its first token has seen
+                nothing).
         """
-        allowed = ("mean", "last", "cls") if self.kind == "encoder" else ("mean", "last")
+        allowed = ("mean", "last", "cls", "mask") if self.kind == "encoder" else ("mean", "last")
         pooling = pooling or self.pooling
         if pooling not in allowed:
-            raise ValueError(f"pooling={pooling!r}: allowed are 'mean', 'last' and, for encoders, 'cls'")
+            raise ValueError(
+                f"pooling={pooling!r}: allowed are 'mean', 'last' and, for encoders, 'cls' and 'mask'"
+            )
+        if pooling == "mask":
+            masks = (batch.input_ids == self.tokenizer.mask_token_id).to(batch.mask)
+            return pool(hidden.to(self.wide_dtype), masks, "last")
         return pool(hidden.to(self.wide_dtype), batch.mask, pooling)
 
     def pooled(
         self,
         batch: Batch,
         edit: Edit | Mapping[str, Tensor] | None = None,
-        pooling: Pooling | None = None,
+        pooling: Pooling | Literal["mask"] | None = None,
     ) -> Float[Tensor, "B O"]:
         """Return `pool(hidden_states(batch, edit), batch, pooling)`."""
         return self.pool(self.hidden_states(batch, edit), batch, pooling)
@@ -377,7 +398,7 @@ class Backbone:
     def vocabulary_logits(
         self, hidden: Float[Tensor, "*b O"], parameters: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "*b V"]:
-        """Return z = lm_head h, or c tanh(z / c) where the model caps its logits at c (Gemma 2).
+        """Return z = lm_head(h), or c tanh(z / c) where the model caps its logits at c (Gemma 2).
 
         Where the weight of `lm_head` is tied to one in `parameters`, the replacement counts here too.
 
@@ -385,7 +406,7 @@ class Backbone:
             ValueError: for a backbone without `lm_head`.
         """
         if self.lm_head is None:
-            raise ValueError(f"{self.name!r} ({self.kind}) has no lm_head: take a causal checkpoint")
+            raise ValueError(f"{self.name!r} ({self.kind}) has no lm_head: take a checkpoint that has one")
         new = {
             id(p): parameters[n] for n, p in self.model.named_parameters() if parameters and n in parameters
         }
@@ -444,6 +465,22 @@ def _contents_sha256(model: nn.Module, tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
+def _own_heads(model: Any, base: nn.Module, family: Family) -> tuple[nn.Module | None, nn.Module | None]:
+    """Return the map to the vocabulary and the classification head of a model, where it has them."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    if base is model:
+        return None, None
+    kind, config = type(model), type(model.config)
+    if kind is MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(config, None):
+        return None, model.classifier if family.kind == "encoder" else model.score
+    if family.kind == "causal":
+        return model.get_output_embeddings(), None
+    if kind is MODEL_FOR_MASKED_LM_MAPPING.get(config, None):
+        return model.cls if hasattr(model, "cls") else model.lm_head, None
+    return None, None
+
+
 def wrap_model(
     model: nn.Module,
     tokenizer: Any,
@@ -455,10 +492,12 @@ def wrap_model(
     weights_sha256: str | None = None,
     files_sha256: str | None = None,
 ) -> Backbone:
-    """Prepare a `transformers` model at hand (base model or causal LM), in place, as a backbone.
+    """Prepare a `transformers` model at hand, in place, as a backbone.
 
     Arguments:
-        model: an encoder base model (`AutoModel`) or a causal LM (`AutoModelForCausalLM`).
+        model: a base model (`AutoModel`), a causal or masked language model (`AutoModelForCausalLM`,
+            `AutoModelForMaskedLM`) or a classifier (`AutoModelForSequenceClassification`), whose heads are
+            kept.
         tokenizer: set here to pad on the right; a missing pad token becomes the end-of-text token.
         name: for provenance and messages.
         revision: commit or package version.
@@ -478,9 +517,7 @@ def wrap_model(
         raise ValueError(f"device_map of {name!r} has {spread}: not supported; load the model on one device")
     prepare(model, attention)
     base: nn.Module = getattr(model, "base_model", model)
-    head = None
-    if family.kind == "causal" and base is not model:
-        head = model.get_output_embeddings()  # type: ignore[operator]
+    lm_head, classifier = _own_heads(model, base, family)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -499,4 +536,5 @@ def wrap_model(
     if weights_sha256 is None and revision is None:
         provenance["contents_sha256"] = _contents_sha256(model, tokenizer)
     limit = _length_limit(config, tokenizer, family, max_length)
-    return Backbone(base, tokenizer, name, revision, family.kind, provenance, config.hidden_size, limit, head)
+    about = (name, revision, family.kind, provenance, config.hidden_size, limit)
+    return Backbone(base, tokenizer, *about, lm_head, classifier)

@@ -40,6 +40,7 @@ class Edit:
         attention: block number ↦ change of its attention, after the query, key and value maps.
         prompt: shape (k, H), put before the word embeddings; positions then count from the first of them.
         shift: added to the position of every token.
+        head: new values of parameters of the head that reads the states, by their names there.
     """
 
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
@@ -49,18 +50,19 @@ class Edit:
     attention: Mapping[int, AttentionEdit] = field(default_factory=dict)
     prompt: Float[Tensor, "k H"] | None = None
     shift: int = 0
+    head: Mapping[str, Tensor] = field(default_factory=dict)
 
     def then(self, other: Edit) -> Edit:
         """Return both edits in one; where they meet, `other` acts on what this one left, and terms add up.
 
         Raises:
-            ValueError: if both set the same parameter: their changes must be added before.
+            ValueError: if both set the same parameter, or a head: their changes must be added before.
 
         >>> double, plus_one = Edit(inputs={"fc": lambda x: 2 * x}), Edit(inputs={"fc": lambda x: x + 1})
         >>> double.then(plus_one).inputs["fc"](3)
         7
         """
-        both = sorted(self.parameters.keys() & other.parameters.keys())
+        both = sorted({**self.parameters, **self.head}.keys() & {**other.parameters, **other.head}.keys())
         if both:
             raise ValueError(f"parameters: both edits set {both[0]!r}; add their changes before.")
         prompts = [p for p in (self.prompt, other.prompt) if p is not None]
@@ -72,6 +74,7 @@ class Edit:
             attention=_merged(self.attention, other.attention, _nested),
             prompt=torch.cat(prompts) if prompts else None,
             shift=self.shift + other.shift,
+            head={**self.head, **other.head},
         )
 
 

@@ -6,6 +6,7 @@ pickle and no device file is opened, and no adapter that lies beside a model is 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -194,7 +195,7 @@ def _read_weights(files: list[Path]) -> dict[str, Tensor]:
 
 
 def _read_model(
-    folder: Path, attention: str, dtype: torch.dtype, model_class: ModelClass, labels: int | None
+    folder: Path, attention: str, dtype: torch.dtype, model_class: ModelClass | None, labels: int | None
 ) -> nn.Module:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
 
@@ -206,7 +207,7 @@ def _read_model(
     if labels is not None:
         config.num_labels = labels
     usual: Any = MODEL_FOR_CAUSAL_LM_MAPPING if family.kind == "causal" else MODEL_MAPPING
-    kind: Any = model_class(config) or usual[type(config)]
+    kind: Any = (model_class and model_class(config)) or usual[type(config)]
     with _reading(folder, "the model"), _quiet():
         model, info = kind.from_pretrained(
             None,
@@ -231,7 +232,36 @@ def _read_model(
             f"{str(folder)!r} lacks {len(missing)} weights of {type(model).__name__}, left random: "
             f"{', '.join(sorted(missing)[:4])}. Check that config.json and the weights belong together"
         )
-    return model
+    return model if model_class else _with_own_head(model, weights, folder)
+
+
+def _with_own_head(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> nn.Module:
+    """Return a model inside the class that a checkpoint is of: a classifier, or a masked language model.
+
+    Only what lies outside the base model is built anew, so that the base model is the same with and without.
+    """
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    base: Any = model.base_model
+    config = base.config
+    kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if kind is None or kind.__name__ not in (config.architectures or ()):
+        kind = MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None)
+        if kind is None or not any(key.startswith(("cls.predictions.", "lm_head.")) for key in weights):
+            return model
+    shallow = copy.deepcopy(config)
+    shallow.num_hidden_layers = 0
+    with _reading(folder, "the head"), _quiet():
+        whole, info = kind.from_pretrained(
+            None, config=shallow, state_dict=weights, dtype=base.dtype, output_loading_info=True
+        )
+    prefix = f"{whole.base_model_prefix}."
+    if any(not key.startswith(prefix) for key in info["missing_keys"]):
+        return model
+    whole.config = config
+    setattr(whole, whole.base_model_prefix, base)
+    whole.tie_weights()
+    return whole
 
 
 def _check_model(model: nn.Module, folder: Path) -> None:
@@ -283,10 +313,10 @@ def load_checkpoint(
     attention: Attention = "eager",
     dtype: torch.dtype = torch.float32,
     download: bool = True,
-    model_class: ModelClass = lambda config: None,
+    model_class: ModelClass | None = None,
     labels: int | None = None,
 ) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """Return the model (with its `lm_head`, where causal), the tokenizer and what else `wrap_model` asks for.
+    """Return the model (with the heads that it has), the tokenizer and what else `wrap_model` asks for.
 
     Errors are those of `load_backbone`.
 
@@ -296,8 +326,9 @@ def load_checkpoint(
         attention: as there.
         dtype: as there.
         download: as there.
-        model_class: of the configuration, the class to build; `None` for the usual one. The head of a task
-            that the checkpoint does not have is left random.
+        model_class: of the configuration, the class to build, or `None` for the base model (with `lm_head`,
+            where causal). The head of a task that the checkpoint does not have is left random. By default
+            the checkpoint keeps the head that it has.
         labels: number of classes of such a head.
     """
     try:

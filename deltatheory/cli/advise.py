@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @command(
     "models",
     "report",
-    setup=SETUP.only("model", "revision", "dtype", "task", "head", "max_length", "seed", "device").changed(
-        help={"head": "label-words, prototypes, probe or random.", "seed": "Of deltas and samples."}
-    ),
+    setup=SETUP.only(
+        "model", "revision", "dtype", "task", "head", "suffix", "max_length", "seed", "device"
+    ).changed(help={"seed": "Of deltas and samples."}),
     out=results_in("runs/advise", "Folder for advice.json, advice.svg and adapter_config.json."),
 )
 def advise(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @command(
     "models",
     "report",
-    setup=SETUP.only("model", "revision", "dtype", "task", "head", "max_length", "seed", "device"),
+    setup=SETUP.only("model", "revision", "dtype", "task", "head", "suffix", "max_length", "seed", "device"),
     delta=DELTA.changed(default={"delta": "lora:4"}),
     out=results_in("runs/check", "Folder for check.json."),
 )

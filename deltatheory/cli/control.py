@@ -16,18 +16,7 @@ if TYPE_CHECKING:
     from deltatheory.control.diagnosis import Diagnosis
     from deltatheory.problems import Setup
 
-_SETUP = SETUP.only(
-    "model",
-    "revision",
-    "dtype",
-    "task",
-    "head",
-    "train_examples",
-    "test_examples",
-    "max_length",
-    "seed",
-    "device",
-).changed(
+_SETUP = SETUP.changed(
     kind={"train_examples": int},
     flag={"train_examples": "--examples"},
     default={"train_examples": 64},
@@ -95,7 +84,16 @@ def _layers(result: "ControlResult") -> "Table":
     "models",
     "report",
     setup=_SETUP.only(
-        "model", "revision", "dtype", "task", "head", "train_examples", "max_length", "seed", "device"
+        "model",
+        "revision",
+        "dtype",
+        "task",
+        "head",
+        "suffix",
+        "train_examples",
+        "max_length",
+        "seed",
+        "device",
     ).changed(default={"train_examples": 32}),
     delta=with_prefix(gate="none", shift=True),
     out=results_in("runs/diagnose", "Folder for diagnosis.json and the warm-started adapter."),

@@ -26,21 +26,9 @@ def _or_all(examples: int | None) -> int | None:
     return examples or None
 
 
-_SETUP = SETUP.only(
-    "model",
-    "revision",
-    "dtype",
-    "task",
-    "head",
-    "train_examples",
-    "test_examples",
-    "max_length",
-    "seed",
-    "device",
-).changed(
+_SETUP = SETUP.changed(
     default={"train_examples": 512},
     help={
-        "head": "label-words, prototypes, probe or random.",
         "train_examples": "Training examples to use at most; 0 for all of them.",
         "test_examples": "Held-out examples to use at most; all by default.",
         "seed": "Of subspaces, data order and samples.",

@@ -20,7 +20,7 @@ def _verified_on(task: str | None, **about: Any) -> dict[str, Any] | None:
     from deltatheory.problems import Setup
     from deltatheory.tasks import load_task
 
-    Setup(**about)  # what is wrong is wrong without a task too
+    Setup(**about).check_head()  # what is wrong is wrong without a task too
     return None if task is None else {"task": load_task(task), **about}
 
 

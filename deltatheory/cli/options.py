@@ -205,11 +205,17 @@ SETUP = Group(
             "stdlib-topics",
             "An embedded task (see `tasks`), a .csv, .tsv, .json, .jsonl or .parquet file, or hub:NAME.",
         ),
-        "head": Shared(str, "label-words", "label-words, prototypes, probe, random or verbalizer."),
+        "head": Shared(
+            str,
+            "label-words",
+            "Of a classification task: label-words, prototypes, probe, random, verbalizer, own (that of the "
+            "checkpoint), calibrated-label-words or calibrated-verbalizer.",
+        ),
         "suffix": Shared(
             str,
             "",
-            "Put after each text, before the label word (verbalizer) or the target to generate.",
+            "Put after each text: before the label word (verbalizer; of an encoder with its mask, as in "
+            "' It was [MASK].') or the target to generate.",
         ),
         "train_examples": Shared(int | None, None, "Training examples to use; all by default."),
         "test_examples": Shared(int | None, None, "Test examples to use; all by default."),

@@ -20,18 +20,7 @@ if TYPE_CHECKING:
 @command(
     "models",
     "report",
-    setup=SETUP.only(
-        "model",
-        "revision",
-        "dtype",
-        "task",
-        "head",
-        "train_examples",
-        "test_examples",
-        "max_length",
-        "seed",
-        "device",
-    ).changed(help={"seed": "Of the draws and the disturbances."}),
+    setup=SETUP.changed(help={"seed": "Of the draws and the disturbances."}),
     delta=with_prefix(gate="values"),
     training=TRAINING.only("steps", "learning_rate", "seed").changed(
         default={"steps": 60, "learning_rate": 1e-2},

@@ -26,12 +26,7 @@ _SEED = "Of the data order, the draw of examples, and a random head."
 @command(
     "models",
     "report",
-    setup=SETUP.changed(
-        help={
-            "head": "Of a classification task: label-words, prototypes, probe, random or verbalizer.",
-            "seed": _SEED,
-        }
-    ),
+    setup=SETUP.changed(help={"seed": _SEED}),
     delta=DELTA.changed(
         default={"delta": "lora"},
         help={
@@ -49,6 +44,9 @@ def train(
     delta: tuple[str, dict[str, Any]],
     training: "Training",
     out: "RunFolder",
+    train_head: Annotated[
+        bool, Option("--train-head", help="Tune the head of a classification task beside the delta.")
+    ] = False,
     max_new_tokens: Annotated[
         int, Option(min=1, help="Longest target and answer of a generation task.")
     ] = 16,
@@ -69,7 +67,7 @@ def train(
         need("tracking")
     training.check_device(setup.device)
     join(setup.device)
-    problem = setup.problem(*delta, max_new_tokens=max_new_tokens)
+    problem = setup.problem(*delta, train_head=train_head, max_new_tokens=max_new_tokens)
     checkpoint = _checkpoint(out, problem, training)
     with resumable(checkpoint):
         shown, project = progress and is_first(), track if is_first() else None

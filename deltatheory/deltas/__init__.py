@@ -31,6 +31,7 @@ from deltatheory.deltas.subspace import FullFineTuning, Subspace
 from deltatheory.deltas.unified_subspace import UnifiedSubspace
 from deltatheory.deltas.unilora import UniLoRA
 from deltatheory.deltas.vera import VeRA
+from deltatheory.deltas.with_head import WithHead
 
 __all__ = [
     "DELTAS",
@@ -39,6 +40,7 @@ __all__ = [
     "InPlaceDelta",
     "Place",
     "WeightPlace",
+    "WithHead",
     "check_options",
     "make_delta",
     "parameter_counts",

@@ -11,17 +11,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
-from deltatheory.deltas import DELTAS, Delta, make_delta
+from deltatheory.deltas import DELTAS, Delta, WithHead, make_delta
 from deltatheory.results import write_atomically
 
 __all__ = ["load_delta", "not_finite", "read_safetensors", "read_tensors", "save_delta", "write_tensors"]
 
 _KEY = "deltatheory"  # of the description in the file's metadata
 _FORMAT = "delta 1"
+_HEAD = "head."  # before the names of its parameters
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], description: Mapping) -> None:
@@ -96,6 +98,8 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 def save_delta(path: str | os.PathLike[str], delta: Delta, values: Float[Tensor, " m"]) -> None:
     """Write a trained δ with all that rebuilds the change: its kind, options and seed, and its backbone.
 
+    A head that was trained beside it is written as it is, not as an offset.
+
     Args:
         path: the file.
         delta: the kind of change and its backbone.
@@ -105,16 +109,24 @@ def save_delta(path: str | os.PathLike[str], delta: Delta, values: Float[Tensor,
         ValueError: if δ has not the delta's size.
     """
     _check_size(values, delta)
+    about, head = {}, {}
+    if isinstance(delta, WithHead):
+        about = {"head": delta.head}
+        values, head = delta.split(values)
+        delta = delta.delta
     note = {
         "format": _FORMAT,
         "specification": delta.specification(),
         "backbone": delta.backbone.provenance,
+        **about,
     }
-    write_tensors(path, {"delta": values}, note)
+    write_tensors(path, {"delta": values, **{_HEAD + name: p for name, p in head.items()}}, note)
 
 
 def load_delta(path: str | os.PathLike[str], backbone: Backbone) -> tuple[Delta, Float[Tensor, " m"]]:
     """Return the delta and δ that `save_delta` wrote, on a backbone.
+
+    Where a head was trained beside it, they are of a `WithHead` that starts from the trained head.
 
     Args:
         path: the file.
@@ -148,7 +160,13 @@ def load_delta(path: str | os.PathLike[str], backbone: Backbone) -> tuple[Delta,
     delta = _rebuilt(specification, backbone)
     values = tensors["delta"].to(backbone.device, backbone.wide_dtype)
     _check_size(values, delta)
-    return delta, values
+    head = {n.removeprefix(_HEAD): p.to(values) for n, p in tensors.items() if n.startswith(_HEAD)}
+    if not head:
+        return delta, values
+    if not isinstance(note.get("head"), str):
+        raise ValueError(f"{str(path)!r} does not say of which head its tensors are: it is no whole delta.")
+    whole = WithHead(delta, note["head"], head)
+    return whole, torch.cat([values, values.new_zeros(whole.size - delta.size)])
 
 
 def _check_size(values: Tensor, delta: Delta) -> None:

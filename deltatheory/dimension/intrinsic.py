@@ -90,6 +90,7 @@ def _stratified(setup: Setup) -> Setup:
             f"task={task.name!r} has {len(task.test)} test examples: at least {_LEAST_TEST} are needed "
             "for an interval; give more, or raise test_examples"
         )
+    setup.check_head()
     return setup.replace(train_examples=len(task.train), test_examples=len(task.test))
 
 
@@ -126,7 +127,7 @@ def _settings(
         "criterion": criterion.to_dict(),
         "training": settings.training(setup.seed).to_dict(),
         "projection": settings.projection,
-        "head": setup.head.kind,
+        **setup.head.identity(),
         "scope": settings.scope,
         "max_length": setup.max_length,
         "train_examples": len(setup.task.train),

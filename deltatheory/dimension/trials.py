@@ -38,7 +38,7 @@ def identity(setup: Setup) -> dict[str, Any]:
     return {
         "model": setup.backbone.provenance,
         "task": {"name": setup.task.name, **setup.task.provenance},
-        "head": setup.head.kind,
+        **setup.head.identity(),
         "max_length": setup.max_length,
     }
 

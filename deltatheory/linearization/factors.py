@@ -189,8 +189,7 @@ class _Sweep:
                 yield _Chunk([first + i for i in chosen], *self.problem.batch(split, chosen))
 
     def _logits(self, x: Tensor, batch: Batch) -> Tensor:
-        pooled = self.backbone.pool(self.backbone.readout(x), batch)
-        return self.problem.head(pooled, {}).to(self.backbone.wide_dtype)
+        return self.problem.read(self.backbone.readout(x), batch)
 
     def grams(
         self, places: Sequence[Place], on_example: Callable[[int, int], None] | None

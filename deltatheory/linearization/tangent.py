@@ -228,7 +228,7 @@ def _example_rows(
     in_place = problem.delta if isinstance(problem.delta, InPlaceDelta) else None
     leaf = origin
     if in_place:
-        logits = problem.head(problem.backbone.pooled(batch))[0]
+        logits = problem.read(problem.backbone.hidden_states(batch), batch)[0]
     else:
         leaf = origin.clone().requires_grad_()
         logits = problem.logits(leaf, batch)[0]

@@ -13,11 +13,11 @@ from torch import Tensor
 from deltatheory import autodiff
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
-from deltatheory.deltas import Delta
+from deltatheory.deltas import Delta, WithHead
 from deltatheory.problems.base import NOT_FINITE, Problem
 from deltatheory.problems.heads import Head, make_head, unseen_logits
 from deltatheory.problems.losses import Loss
-from deltatheory.problems.tokens import batch_of, token_rows
+from deltatheory.problems.tokens import batch_of, suffixed
 from deltatheory.tasks import Examples, Task
 
 __all__ = ["ClassificationProblem", "Split"]
@@ -53,7 +53,8 @@ class ClassificationProblem(Problem):
         passes: forward-equivalents spent so far, in passes over single examples.
 
     Raises:
-        ValueError: for a generation task, or a max_length that the backbone does not take.
+        ValueError: for a generation task, a max_length that the backbone does not take, or a delta with a
+            trained head of another kind or form.
         DerivativeError: if the derivatives are not right; the message has the remedy.
     """
 
@@ -73,36 +74,30 @@ class ClassificationProblem(Problem):
         if isinstance(head, str):
             head = make_head(head, backbone, task, max_length=min(max_length, backbone.max_length))
         self.head = head
+        if isinstance(delta, WithHead):
+            head.check(delta.head, delta.start)
         super().__init__(backbone, task, delta, max_length, loss)
         if check:
             self.check()
 
     def _split(self, examples: Examples) -> Split:
-        rows = token_rows(self.backbone, examples, self._room)
-        lengths = np.array([len(row) + len(self.head.suffix) for row in rows])
+        rows, _ = suffixed(self.backbone, examples, self.max_length, self.head.suffix)
+        lengths = np.array([len(row) for row in rows])
         return Split(examples, lengths, torch.tensor(examples.labels, device=self.backbone.device))
-
-    @property
-    def _room(self) -> int:
-        """Tokens that the head's suffix leaves to the text."""
-        room = self.max_length - len(self.head.suffix)
-        if room < 1:
-            raise ValueError(
-                f"max_length={self.max_length}: must be above {len(self.head.suffix)}, the head's suffix."
-            )
-        return room
 
     def batch(self, split: Split, indices: Sequence[int]) -> tuple[Batch, Int[Tensor, " B"]]:
         """Return the encoded texts, with the head's suffix, and the labels of some examples."""
         part, labels = split.examples.subset(indices), split.labels[list(indices)]
         if not self.head.suffix:
             return self.backbone.encode(part.texts, part.pairs, self.max_length), labels
-        rows = token_rows(self.backbone, part, self._room)
-        return batch_of(self.backbone, [[*row, *self.head.suffix] for row in rows]), labels
+        return batch_of(
+            self.backbone, *suffixed(self.backbone, part, self.max_length, self.head.suffix)
+        ), labels
 
     def identity(self) -> dict:
         """Return what makes two problems the same; of a head its kind and suffix."""
-        return {**super().identity(), "head": self.head.kind, "suffix": list(self.head.suffix)}
+        about = {"head": self.head.kind, "suffix": list(self.head.suffix)}
+        return {**super().identity(), **about, **self.head.identity()}
 
     def outputs(
         self, delta: Float[Tensor, " m"] | None, batch: Batch, labels: Int[Tensor, " B"]
@@ -112,7 +107,20 @@ class ClassificationProblem(Problem):
 
     def _logits(self, batch: Batch, edit: Edit) -> Float[Tensor, "B C"]:
         with self._precision():
-            return self.head(self.backbone.pooled(batch, edit), edit.parameters).to(self.backbone.wide_dtype)
+            return self.read(self.backbone.hidden_states(batch, edit), batch, edit)
+
+    def read(
+        self, hidden: Float[Tensor, "B T O"], batch: Batch, edit: Edit | None = None
+    ) -> Float[Tensor, "B C"]:
+        """Return the logits of last hidden states.
+
+        Args:
+            hidden: of the batch's own tokens.
+            batch: the texts that they belong to.
+            edit: what the head does otherwise.
+        """
+        pooled = self.backbone.pool(hidden, batch, self.head.pooling)
+        return self.head(pooled, edit).to(self.backbone.wide_dtype)
 
     # Pure functions of δ.
 

@@ -80,6 +80,8 @@ class GenerationProblem(Problem):
                 f"task={task.name!r} is a {task.kind} task: allowed is generation; "
                 "take ClassificationProblem."
             )
+        if isinstance(delta, WithHead):
+            raise ValueError(f"delta has a trained head ({delta.head!r}): generation has none.")
         self.suffix, self._suffix = suffix, check_suffix(backbone, suffix)
         if backbone.tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer of {backbone.name!r} has no eos_token to end an answer: set it.")

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from deltatheory.backbones import Backbone, load_backbone
-from deltatheory.deltas import Delta, check_options, make_delta, seeded, split_size
+from deltatheory.deltas import Delta, WithHead, check_options, make_delta, seeded, split_size
 from deltatheory.problems.base import Problem
 from deltatheory.problems.classification import ClassificationProblem
 from deltatheory.problems.generation import GenerationProblem
@@ -30,7 +30,8 @@ class Setup:
             {"name": "minilm", "dtype": "bfloat16"}.
         task: a task, or what `load_task` takes.
         head: a key of `HEADS`, or a head made before (at θ₀), for classification.
-        suffix: put after each text, before the label word (verbalizer) or the target (generation).
+        suffix: put after each text, before the label word (verbalizer; of an encoder with its mask, as in
+            " It was [MASK].", and after the first text of a pair) or the target (generation).
         train_examples: training examples to use at most, a stratified draw; `None` for all, in their order.
         test_examples: the same of test examples.
         max_length: longer texts are cut here, in tokens; by default at 64, or at the model's limit.
@@ -166,13 +167,22 @@ class Setup:
             raise ValueError(f"max_length={asked}: {self.backbone.name!r} takes at most {limit} tokens.")
         return asked
 
+    def check_head(self) -> None:
+        """Refuse a suffix that the head of a classification task does not take, before anything is loaded.
+
+        Raises:
+            ValueError: for a suffix where the head is none that reads words after it.
+        """
+        if isinstance(self._given["head"], str):
+            check_kind(self._given["head"], self._given["suffix"])
+
     @cached_property
     def head(self) -> Head:
         """The frozen head of a classification task, made at θ₀."""
-        head = self._given["head"]
+        head, suffix = self._given["head"], self._given["suffix"]
         if not isinstance(head, str):
             return head
-        about = {"seed": self.seed, "max_length": self.max_length, "suffix": self._given["suffix"]}
+        about = {"seed": self.seed, "max_length": self.max_length, "suffix": suffix}
         return make_head(head, self.backbone, self.task, **about)
 
     def delta(self, delta: str | Delta, **options: Any) -> Delta:
@@ -199,6 +209,7 @@ class Setup:
         options: Mapping[str, Any] | None = None,
         *,
         check: bool = True,
+        train_head: bool = False,
         max_new_tokens: int = 16,
     ) -> Problem:
         """Bind a delta: classification or generation, as the task is.
@@ -207,16 +218,22 @@ class Setup:
             delta: as `delta` takes it.
             options: further arguments of its class.
             check: switch the self-check off where the same backbone and kind of delta have just passed it.
+            train_head: join the head's parameters to δ (`WithHead`): both are tuned.
             max_new_tokens: of targets and answers of a generation task.
 
         Raises:
-            ValueError: as `delta`, `make_head` and the problems.
+            ValueError: for `train_head` where there is no head of the task's own, and as `delta`, `make_head`
+                and the problems.
             DerivativeError: if the backbone's derivatives fail the self-check.
         """
         classes = self.task.kind == "classification"
-        if classes and isinstance(self._given["head"], str):
-            check_kind(self._given["head"], self._given["suffix"])
+        if classes:
+            self.check_head()
+        elif train_head:
+            raise ValueError(f"train_head=True: {self.task.name!r} is a generation task, which has no head.")
         made = self.delta(delta, **(options or {}))
+        if train_head:
+            made = WithHead(made, self.head.kind, self.head.parameters())
         about: dict[str, Any] = {"max_length": self.max_length, "check": check}
         problem: Problem
         if classes:

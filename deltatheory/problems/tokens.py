@@ -3,26 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from deltatheory._texts import check_texts
 from deltatheory.backbones import Backbone, Batch
-from deltatheory.backbones.batch import additive_mask
 from deltatheory.tasks import Examples
 
-__all__ = ["batch_of", "check_suffix", "continuation", "token_rows"]
+__all__ = ["batch_of", "check_suffix", "check_template", "continuation", "suffixed", "token_rows"]
 
 
 def token_rows(backbone: Backbone, examples: Examples, max_length: int) -> list[list[int]]:
     """Return the token numbers of every example's text (or pair), cut at `max_length`."""
-    encoded = backbone.tokenizer(
+    return _tokens(backbone, examples, max_length)["input_ids"]
+
+
+def _tokens(backbone: Backbone, examples: Examples, max_length: int) -> Any:
+    return backbone.tokenizer(
         list(examples.texts),
         None if examples.pairs is None else list(examples.pairs),
         truncation=True,
         max_length=max_length,
+        return_token_type_ids=True,
     )
-    return encoded["input_ids"]
+
+
+def suffixed(
+    backbone: Backbone, examples: Examples, max_length: int, suffix: Sequence[int]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return token numbers with a suffix, which is never cut, and the segment number of each token.
+
+    In a causal backbone the suffix stands at the end of each text or pair. In an encoder it ends the text, or
+    the first text of a pair (Schick & Schütze 2021; Gao et al. 2021), before the marks that the tokenizer
+    puts around texts.
+
+    Args:
+        backbone: whose tokenizer.
+        examples: n texts or pairs.
+        max_length: of text and suffix together, in tokens.
+        suffix: token numbers.
+
+    Raises:
+        ValueError: for a max_length that leaves no token to the text.
+    """
+    paired = examples.pairs is not None
+    marks = 0 if backbone.kind == "causal" else backbone.tokenizer.num_special_tokens_to_add(paired)
+    room = max_length - len(suffix)
+    if room <= marks:
+        raise ValueError(f"max_length={max_length}: must be above {len(suffix) + marks}, the head's suffix.")
+    found = _tokens(backbone, examples, room)
+    rows, types = [], []
+    for i, (row, kinds) in enumerate(zip(found["input_ids"], found["token_type_ids"], strict=True)):
+        end = len(row)
+        if backbone.kind == "encoder":
+            end = 1 + max((k for k, part in enumerate(found.sequence_ids(i)) if part == 0), default=0)
+        rows.append([*row[:end], *suffix, *row[end:]])
+        types.append([*kinds[:end], *[0] * len(suffix), *kinds[end:]])
+    return rows, types
 
 
 def continuation(backbone: Backbone, text: str, before: str) -> list[int]:
@@ -44,7 +82,7 @@ def continuation(backbone: Backbone, text: str, before: str) -> list[int]:
 
 
 def check_suffix(backbone: Backbone, suffix: str) -> tuple[int, ...]:
-    """Return the tokens of what is put after each text.
+    """Return the tokens of what is put after each text of a causal backbone.
 
     Raises:
         ValueError: for a backbone that is not causal, or a suffix that is no text or ends in white space (the
@@ -58,12 +96,50 @@ def check_suffix(backbone: Backbone, suffix: str) -> tuple[int, ...]:
     return tuple(backbone.tokenizer(suffix, add_special_tokens=False)["input_ids"]) if suffix else ()
 
 
-def batch_of(backbone: Backbone, rows: Sequence[Sequence[int]]) -> Batch:
-    """Return rows of token numbers as a batch of a causal backbone, padded on the right."""
+def check_template(backbone: Backbone, suffix: str) -> tuple[tuple[int, ...], str]:
+    """Return the tokens of a suffix with a mask, as in " It was [MASK].", and what stands before the mask.
+
+    Raises:
+        ValueError: for an encoder without its masked-language-model head, a suffix that is no text, or one
+            that has not one mask.
+    """
+    check_texts("suffix", [suffix])
+    if backbone.lm_head is None:
+        raise ValueError(
+            f"{backbone.name!r} ({backbone.kind}) has no lm_head: take a causal checkpoint, or that of an "
+            "encoder with its masked-language-model head (AutoModelForMaskedLM)."
+        )
+    mask = backbone.tokenizer.mask_token
+    if mask is None:
+        raise ValueError(
+            f"the tokenizer of {backbone.name!r} has no mask_token, which a suffix needs: set it."
+        )
+    parts = suffix.replace("[MASK]", mask).split(mask)
+    if len(parts) != 2:
+        raise ValueError(
+            f"suffix={suffix!r} has {len(parts) - 1} masks: an encoder reads label words at one, as in "
+            "' It was [MASK].'"
+        )
+    tokens = backbone.tokenizer(mask.join(parts), add_special_tokens=False)["input_ids"]
+    return tuple(tokens), parts[0].rstrip()
+
+
+def batch_of(
+    backbone: Backbone, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+) -> Batch:
+    """Return rows of token numbers as a batch, padded on the right.
+
+    Args:
+        backbone: whose batch.
+        rows: token numbers.
+        types: the segment number of each token, for models that have segments; 0 by default.
+    """
     width = max(len(row) for row in rows)
-    pad = backbone.tokenizer.pad_token_id
-    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
-    lengths = torch.tensor([len(row) for row in rows])
-    places = torch.arange(width).expand(len(rows), -1).contiguous()
-    mask = (places < lengths[:, None]).to(backbone.dtype)
-    return Batch(ids, mask, additive_mask(mask, True), places).to(backbone.device)
+
+    def padded(values: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in values])
+
+    mask = padded([[1] * len(row) for row in rows], 0).to(backbone.dtype)
+    segments = getattr(backbone.model.config, "type_vocab_size", 0) > 1
+    kinds = padded(types or [[0] * len(row) for row in rows], 0) if segments else None
+    return backbone.batch(padded(rows, backbone.tokenizer.pad_token_id), mask, kinds)

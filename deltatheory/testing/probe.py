@@ -151,7 +151,7 @@ class Probe:
 
     def loss_of(self, edit: Edit) -> Tensor:
         """Return the loss on the same examples with another edit in the place of δ."""
-        logits = self.problem.head(self.backbone.pooled(self.batch, edit), edit.parameters)
+        logits = self.problem.read(self.backbone.hidden_states(self.batch, edit), self.batch, edit)
         return self.problem.loss_function.mean(logits, self.labels)
 
     @cached_property

@@ -50,6 +50,13 @@ def test_revision_and_type_of_a_model_are_options_of_every_command_that_takes_on
     assert all({"revision", "dtype"} <= inspect.signature(COMMANDS[n]).parameters.keys() for n in loading)
 
 
+def test_a_suffix_is_an_option_of_every_command_that_takes_a_task_and_a_head():
+    options = {name: inspect.signature(one).parameters.keys() for name, one in COMMANDS.items()}
+    takers = {name for name, given in options.items() if {"task", "head"} <= given}
+    assert len(takers) == 8
+    assert takers == {name for name, given in options.items() if "suffix" in given}
+
+
 def test_a_command_gets_objects_and_an_option_of_two_groups_once():
     seen = {}
 

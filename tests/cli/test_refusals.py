@@ -26,6 +26,19 @@ BEFORE_LOADING = [
     ("advise --steps 0", "steps=0"),
     ("advise --max-minutes inf", "--max-minutes=inf"),
     ("check T99", "T99"),
+    *(
+        (f"{command} --suffix x", "suffix='x': head='label-words' takes none")
+        for command in (
+            "control",
+            "diagnose",
+            "steer",
+            "train",
+            "dimension",
+            "advise",
+            "check",
+            "explain x.safetensors",
+        )
+    ),
     ("explain x.safetensors --keep 0", "keep=0.0"),
     ("explain x.safetensors --head hed", "hed"),
     ("explain x.safetensors --task no-such-task", "no-such-task"),

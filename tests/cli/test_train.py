@@ -143,6 +143,15 @@ def test_train_takes_label_words_and_generation_tasks(gpt2, task, tmp_path):
     assert result["settings"]["max_new_tokens"] == 3
 
 
+def test_a_head_is_trained_beside_the_delta(given, tmp_path):
+    done = trained(tmp_path, *given, "--train-head", "--no-compare")
+    assert done.exit_code == 0, done.output
+    tensors, note = read_tensors(tmp_path / "delta.safetensors")
+    assert (tensors.keys(), note["head"]) == ({"delta", "head.weight", "head.bias"}, "label-words")
+    assert results(tmp_path)["tuned_parameters"] == sum(x.numel() for x in tensors.values())
+    assert results(tmp_path)["settings"]["delta"]["trained_head"]["kind"] == "label-words"
+
+
 def test_the_bar_shows_loss_score_passes_and_time_left(given, tmp_path):
     how = "--evaluate-every 2 --steps 6 --no-compare"
     done = run("train", *given, *how.split(), "--out", tmp_path)

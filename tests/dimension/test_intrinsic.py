@@ -18,6 +18,7 @@ from tiny_models import tiny
 from tiny_problems import toy_task
 
 from deltatheory.dimension import Criterion, intrinsic_dimension, measure, predict, trials
+from deltatheory.problems import Setup
 
 
 class Watching:
@@ -47,6 +48,13 @@ def watched(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(watched):
     return watched[:2]
+
+
+def test_a_suffix_counts_in_the_name_of_a_trial_and_names_without_one_stay():
+    setup = Setup(tiny("gpt2"), toy_task(), head="verbalizer")
+    plain, suffixed = (trials.identity(setup.replace(suffix=suffix)) for suffix in ("", " p"))
+    assert plain.keys() == {"model", "task", "head", "max_length"}
+    assert suffixed == {**plain, "suffix": setup.backbone.tokenizer("p")["input_ids"]}
 
 
 def test_both_views_give_an_answer_with_interval_cost_and_provenance(finished, tmp_path):

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import tiny
+from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import toy_problem, toy_task
 from torch.nn.functional import cosine_similarity, normalize
+from transformers import AutoModelForSequenceClassification
 
+from deltatheory.backbones import wrap_model
 from deltatheory.deltas import LoRA, make_delta
 from deltatheory.linearization.tangent import tangent_rows
 from deltatheory.problems import ClassificationProblem, heads
@@ -16,7 +18,8 @@ from deltatheory.tasks import Examples, Task
 from deltatheory.training.trainer import Training, train
 
 CLASSES = 4
-POOLED = [kind for kind in HEADS if kind != "verbalizer"]  # that take an encoder
+SPLITS = ("train", "dev", "test")
+POOLED = [kind for kind in HEADS if kind not in ("verbalizer", "calibrated-verbalizer", "own")]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,9 @@ def test_the_formula(backbone, task, features, kind):
     head = make_head(kind, backbone, task)
     assert (head.kind, head.weight.shape, head.bias.shape) == (kind, (CLASSES, 16), (CLASSES,))
     h = features[3] - head.centre
-    torch.testing.assert_close(head(features[3:4])[0], head.weight @ (h / h.norm()) + head.bias)
+    offset = head.bias if head.content_free is None else head.bias - head.content_free
+    expected = head.weight @ (h / h.norm()) + offset
+    torch.testing.assert_close(head(features[3:4])[0], expected)
     assert head(features).std(0).min() > 0.05  # no head is blind to a class
 
 
@@ -127,8 +132,8 @@ def test_a_class_without_examples_is_refused_not_nan(backbone, task, kind):
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_shipped_heads_leave_the_jacobian_its_rank(kind):
-    family = "gpt2" if kind == "verbalizer" else "bert"
-    problem = toy_problem(family=family, task=toy_task(CLASSES, train=12), head=kind)
+    backbone, task = with_place_for(kind)
+    problem = ClassificationProblem(backbone, task, make_delta("full", backbone), kind, check=False)
     rows = tangent_rows(problem, train=4, test=1).rows[:4].flatten(0, 1).double()
     assert torch.linalg.matrix_rank(rows, rtol=1e-5) == 4 * (CLASSES - 1)
 
@@ -145,6 +150,14 @@ def test_a_zero_head_leaves_none():
 
 def causal(family="gpt2", **extra):
     return tiny(family, **extra), toy_task(CLASSES, train=12)
+
+
+def with_place_for(kind):
+    """A backbone that has what a head needs, and a task."""
+    if kind == "own":
+        model = tiny_model("bert", AutoModelForSequenceClassification, num_labels=CLASSES)
+        return wrap_model(model, tiny_tokenizer("bert"), name="tiny"), toy_task(CLASSES, train=12)
+    return causal("bert" if kind in POOLED else "gpt2")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -311,15 +324,12 @@ def test_label_words_that_are_the_same_tokens_are_refused(backbone, names):
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_equal_rows_are_refused_whatever_the_head(kind, monkeypatch):
-    backbone, task = causal()
+    backbone, task = with_place_for(kind)
     made = make_head(kind, backbone, task)
     rows = made.weight.clone()
     rows[2] = rows[0] * (1 + torch.finfo(rows.dtype).eps)  # rounding does not tell classes apart
     twins = replace(made, weight=rows, bias=torch.zeros_like(made.bias))
-    if kind == "verbalizer":
-        monkeypatch.setattr(heads, "_verbalizer", lambda *_: twins)
-    else:
-        monkeypatch.setitem(HEADS, kind, lambda *_: twins)
+    monkeypatch.setitem(HEADS, kind, lambda *_: twins)
     with pytest.raises(ValueError, match=rf"head='{kind}' gives classes 'class-0' and 'class-2' of task"):
         make_head(kind, backbone, task)
 
@@ -342,3 +352,60 @@ def test_a_bias_tells_classes_apart(backbone, monkeypatch):
 def test_a_suffix_is_a_text():
     with pytest.raises(ValueError, match=r"suffix\[0\]='\\ud83d': must be a string without lone surrogates"):
         make_head("verbalizer", *causal(), suffix="\ud83d")
+
+
+# Calibration by texts that say nothing (Zhao et al. 2021) --------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["label-words", "verbalizer"])
+def test_a_text_that_says_nothing_leaves_a_calibrated_head_undecided(kind, monkeypatch):
+    monkeypatch.setattr(heads, "_CONTENT_FREE", ("a b c",))
+    backbone, task = causal("bert" if kind == "label-words" else "gpt2")
+    suffix = "" if kind == "label-words" else " p o"
+    problem = ClassificationProblem(
+        backbone, task, LoRA(backbone, r=1), make_head(f"calibrated-{kind}", backbone, task, suffix=suffix)
+    )
+    empty = problem._split(Examples(("a b c", "d e"), labels=(0, 0)))
+    nothing, something = problem.logits(problem.delta.initial(), problem.batch(empty, [0, 1])[0])
+    torch.testing.assert_close(nothing.softmax(0), torch.full((CLASSES,), 1 / CLASSES))
+    assert something.softmax(0).max() > 1 / CLASSES + 0.01
+
+
+def test_the_answers_to_several_such_texts_are_averaged():
+    """Their probabilities are, as in the paper, not their logits."""
+    backbone, task = causal("gpt2")
+    plain, calibrated = (make_head(kind, backbone, task) for kind in ("verbalizer", "calibrated-verbalizer"))
+    p = torch.stack([plain(backbone.pooled(backbone.encode([x])))[0].softmax(0) for x in ("N/A", "[MASK]")])
+    expected = p.mean(0).log()  # without a suffix "" has no token that could be read
+    torch.testing.assert_close(calibrated.content_free, expected, rtol=0, atol=1e-5)
+    assert (calibrated.kind, calibrated.passes) == ("calibrated-verbalizer", 2)
+
+
+def test_calibration_moves_logits_by_a_constant_and_no_derivative():
+    backbone, task = causal("gpt2")
+    delta = LoRA(backbone, r=1)
+    problems = [
+        ClassificationProblem(backbone, task, delta, kind, check=False)
+        for kind in ("verbalizer", "calibrated-verbalizer")
+    ]
+    point = 0.3 * torch.randn(delta.size, generator=torch.Generator().manual_seed(0))
+    batch, _ = problems[0].batch(problems[0].train, range(4))
+    (plain, plain_pull), (moved, pull) = (problem.vjp(point, batch) for problem in problems)
+    torch.testing.assert_close(plain - moved, problems[1].head.content_free.expand(4, -1), rtol=0, atol=1e-5)
+    assert torch.equal(pull(torch.ones_like(moved)), plain_pull(torch.ones_like(plain)))
+
+
+def test_pairs_are_calibrated_by_pairs_that_say_nothing(backbone, task):
+    splits = {name: replace(getattr(task, name), pairs=getattr(task, name).texts) for name in SPLITS}
+    tasks = replace(task, **splits), task
+    paired, single = (make_head("calibrated-label-words", backbone, one) for one in tasks)
+    assert not torch.equal(paired.content_free, single.content_free)
+
+
+def test_the_name_of_a_problem_says_whether_its_head_is_calibrated(backbone, task):
+    names = [
+        ClassificationProblem(backbone, task, LoRA(backbone, r=1), kind, check=False).identity()
+        for kind in ("label-words", "calibrated-label-words")
+    ]
+    assert [name["head"] for name in names] == ["label-words", "calibrated-label-words"]
+    assert names[0].keys() == names[1].keys()

@@ -315,7 +315,7 @@ def find_trigger(
         if offset is not None:
             edit = Edit(outputs={name: lambda _, y: y + _at(offset, first, y)}).then(edit)
         attacked = prepended(batch, backbone, trigger)
-        logits = problem.head(backbone.pooled(attacked, edit), edit.parameters)
+        logits = problem.read(backbone.hidden_states(attacked, edit), attacked, edit)
         return problem.loss_function.mean(logits, labels)
 
     trigger = allowed[torch.from_numpy(rng.integers(len(allowed), size=length)).to(allowed.device)]

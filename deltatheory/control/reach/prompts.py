@@ -161,7 +161,7 @@ def class_reachability(
     return _reachability(
         problem.backbone,
         lambda chosen: problem.batch(problem.test, [pairs[i][0] for i in chosen])[0],
-        problem.head,
+        problem.read,
         [target for _, target in pairs],
         {"problem": problem.identity(), "pairs": [list(pair) for pair in pairs]},
         lengths,
@@ -198,7 +198,7 @@ def token_reachability(
         ValueError: for a backbone without lm_head, targets of another number than the texts, and as
             `class_reachability`.
     """
-    if backbone.lm_head is None:
+    if backbone.kind != "causal" or backbone.lm_head is None:
         raise ValueError(f"backbone={backbone.name!r}: has no lm_head; take a causal checkpoint.")
     if len(texts) != len(targets):
         raise ValueError(f"targets: are {len(targets)}; there are {len(texts)} texts.")
@@ -206,7 +206,7 @@ def token_reachability(
     return _reachability(
         backbone,
         lambda chosen: batch_of(backbone, [rows[i] for i in chosen]),
-        backbone.vocabulary_logits,
+        lambda hidden, batch: backbone.vocabulary_logits(backbone.pool(hidden, batch)),
         targets,
         {"backbone": backbone.provenance, "rows": rows, "targets": list(targets)},
         lengths,
@@ -219,7 +219,7 @@ def token_reachability(
 def _reachability(
     backbone: Backbone,
     batch: Callable[[Sequence[int]], Batch],
-    readout: Callable[[Tensor], Tensor],
+    readout: Callable[[Tensor, Batch], Tensor],
     targets: Sequence[int],
     identity: dict,
     lengths: Sequence[int],
@@ -270,7 +270,7 @@ def _reachability(
 def find_prompts(
     backbone: Backbone,
     batch: Batch,
-    readout: Callable[[Tensor], Tensor],
+    readout: Callable[[Tensor, Batch], Tensor],
     targets: Int[Tensor, " B"],
     length: int,
     search: PromptSearch,
@@ -280,7 +280,7 @@ def find_prompts(
     Args:
         backbone: frozen.
         batch: B texts.
-        readout: pooled hidden states ↦ logits.
+        readout: (last hidden states, their batch) ↦ logits.
         targets: shape (B,).
         length: k.
         search: how; an example is left alone once it is above the margin.
@@ -296,7 +296,7 @@ def find_prompts(
 
     if length == 0:
         with torch.no_grad():
-            found = margins(readout(backbone.pooled(batch)), targets)
+            found = margins(readout(backbone.hidden_states(batch), batch), targets)
         return found, None, FORWARD * len(batch)
     best = torch.full((len(batch),), -math.inf, device=backbone.device, dtype=backbone.wide_dtype)
     kept, passes = torch.empty(0), 0.0
@@ -311,7 +311,8 @@ def find_prompts(
             if not len(open_):
                 break
             leaf = u[open_].requires_grad_(step < search.steps)
-            logits = readout(_pooled(backbone, batch.select(open_), leaf, search.kind))
+            part = batch.select(open_)
+            logits = readout(_states(backbone, part, leaf, search.kind), part)
             found = margins(logits.detach(), targets[open_])
             better = found > best[open_]
             best[open_[better]], kept[open_[better]] = found[better], leaf.detach()[better]
@@ -339,17 +340,16 @@ def _start(backbone: Backbone, length: int, kind: str, seed: int) -> tuple[Tenso
     return vectors[..., :length, :].clone(), vectors.norm(dim=-1, keepdim=True).amax(-2, keepdim=True)
 
 
-def _pooled(backbone: Backbone, batch: Batch, u: Tensor, kind: str) -> Float[Tensor, "B H"]:
-    """Return the pooled hidden states of texts, each with a prompt (or prefix) of its own."""
+def _states(backbone: Backbone, batch: Batch, u: Tensor, kind: str) -> Float[Tensor, "B T H"]:
+    """Return the last hidden states of texts, each with a prompt (or prefix) of its own."""
     if kind == "prefix":
         attention = {t: with_prefix(u[:, t, 0], u[:, t, 1]) for t in range(u.shape[1])}
-        return backbone.pooled(batch, Edit(attention=attention))
+        return backbone.hidden_states(batch, Edit(attention=attention))
     length = u.shape[1]
     words = name_of(backbone, backbone.model.get_input_embeddings())  # type: ignore[operator]
     # Real tokens make room, and their embeddings are replaced: an edit's own prompt is one for all texts.
     edit = Edit(outputs={words: lambda _, own: torch.cat([u, own[:, length:]], 1)})
-    hidden = backbone.hidden_states(backbone.prompted(batch, length), edit)
-    return backbone.pool(hidden[:, length:], batch)
+    return backbone.hidden_states(backbone.prompted(batch, length), edit)[:, length:]
 
 
 @dataclass(frozen=True, eq=False)

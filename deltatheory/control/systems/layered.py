@@ -242,8 +242,7 @@ class LayeredSystem(System):
         with editing(backbone.model, Edit(inputs=edit.inputs, terms=edit.terms, outputs=edit.outputs), {}):
             new = {f"model.{name}": value for name, value in edit.parameters.items()}
             hidden = autodiff.functional_call(self._readout, new, (x,))
-        pooled = backbone.pool(hidden[:, self._prompt :], batch)
-        return self.problem.head(pooled, edit.parameters).to(backbone.wide_dtype)
+        return self.problem.read(hidden[:, self._prompt :], batch, edit)
 
     def running_cost(self, t: int, x: Tensor, u: Tensor) -> Float[Tensor, ""]:
         """Return ½ r Σ_i u_i² / n_i, n_i the copies of coordinate i."""

@@ -44,9 +44,9 @@ def test_every_text_has_a_prompt_of_its_own(family, kind):
     start, _ = prompt_reachability._start(backbone, 2, kind, 0)
     generator = torch.Generator().manual_seed(0)
     u = start + torch.randn(3, *start.shape, generator=generator, dtype=torch.float64)
-    got = prompt_reachability._pooled(backbone, batch, u, kind)
+    got = backbone.pool(prompt_reachability._states(backbone, batch, u, kind), batch)
     torch.testing.assert_close(got, pooled_by_edit(backbone, batch, u, kind), rtol=0, atol=1e-9)
-    swapped = prompt_reachability._pooled(backbone, batch, u[[1, 0, 2]], kind)
+    swapped = backbone.pool(prompt_reachability._states(backbone, batch, u[[1, 0, 2]], kind), batch)
     assert (swapped - got)[:2].abs().max() > 1e-3  # each text sees its own
 
 
@@ -71,7 +71,7 @@ def test_what_is_called_reached_is_reached(problem, kind):
     backbone, targets = problem.backbone, torch.tensor([c for _, c in PAIRS])
     batch, _ = problem.batch(problem.test, [i for i, _ in PAIRS])
     search = replace(QUICK, kind=kind, margin=0.1)
-    margins, prompts, passes = find_prompts(backbone, batch, problem.head, targets, 2, search)
+    margins, prompts, passes = find_prompts(backbone, batch, problem.read, targets, 2, search)
     logits = problem.head(pooled_by_edit(backbone, batch, prompts, kind))
     others = logits.scatter(1, targets[:, None], -math.inf).amax(1)
     again = logits.gather(1, targets[:, None])[:, 0] - others
@@ -88,7 +88,7 @@ def test_soft_prompts_reach_what_words_reach(problem):
     by_words = []
     for i, c in pairs:
         batch, _ = problem.batch(problem.test, [i] * len(letters))
-        logits = problem.head(prompt_reachability._pooled(backbone, batch, letters[:, None], "prompt"))
+        logits = problem.read(prompt_reachability._states(backbone, batch, letters[:, None], "prompt"), batch)
         by_words.append(bool((logits.argmax(1) == c).any()))
     found = class_reachability(problem, pairs, [1], search=PromptSearch(steps=40, restarts=3))
     reached = [k is not None for k in found.shortest]
