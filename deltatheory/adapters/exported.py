@@ -109,6 +109,11 @@ def _with_head(delta: WithHead, values: Tensor, peft: Any) -> tuple[Any, dict[st
             f"delta: the trained head={delta.head!r} has no form in PEFT: allowed is 'own', a classifier "
             f"that is trained whole; {_KEEP}."
         )
+    if isinstance(delta.delta, PromptTuning) and delta.backbone.kind == "encoder":
+        raise ValueError(
+            "delta='prompt' with a trained head has no form in PEFT, whose encoders read the first virtual "
+            f"token: allowed are the other deltas, and causal backbones; {_KEEP}."
+        )
     config, tensors = _form(delta.delta, inner, peft)
     name = "classifier" if delta.backbone.kind == "encoder" else "score"
     outer = "base_model." if config.is_prompt_learning else "base_model.model."

@@ -215,6 +215,8 @@ def from_peft(model: Any, *, tokenizer: Any, name: str, **options: Any) -> tuple
         if isinstance(layer, DoraLinearLayer) and not isinstance(layer, _WithNorm):
             layer.__class__ = type(type(layer).__name__, (_WithNorm, type(layer)), {})
     delta = PeftDelta(backbone, model, trained)
+    if backbone.kind == "encoder" and delta.edit(delta.initial()).prompt is not None:
+        backbone.classifier = None  # there it reads the first virtual token, and here the text's own
     _require_faithful(delta)
     return backbone, delta
 

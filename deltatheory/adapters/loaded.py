@@ -39,6 +39,7 @@ _RESIZE = (
     "give model and tokenizer."
 )
 _ANY_SIZE = 4096  # what is asked for may go unused, within reason
+_OWN_HEAD = re.compile(r"(^|\.)(classifier|score)\.modules_to_save\.")
 _HEAD = re.compile(r"(.*\.)?(classifier|score|classifier\.out_proj)(\.lora_B)?\.weight")
 
 
@@ -108,7 +109,7 @@ def load_adapter(
             f"{cause}"
         ) from error
     backbone, delta = from_peft(wrapped, tokenizer=tokenizer, name=label, **options)
-    if not at_hand and not any(".modules_to_save." in one for one in delta.left_out):
+    if not at_hand and not any(map(_OWN_HEAD.search, wrapped.state_dict())):
         backbone.classifier = None  # the adapter brings none, and the base may have left it random
     return backbone, delta
 

@@ -467,18 +467,19 @@ def _contents_sha256(model: nn.Module, tokenizer: Any) -> str:
 
 def _own_heads(model: Any, base: nn.Module, family: Family) -> tuple[nn.Module | None, nn.Module | None]:
     """Return the map to the vocabulary and the classification head of a model, where it has them."""
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    import transformers
+
+    def is_for(task: str) -> bool:
+        return type(model) is getattr(transformers, f"MODEL_FOR_{task}_MAPPING").get(type(model.config), None)
 
     if base is model:
         return None, None
-    kind, config = type(model), type(model.config)
-    if kind is MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(config, None):
-        return None, model.classifier if family.kind == "encoder" else model.score
     if family.kind == "causal":
-        return model.get_output_embeddings(), None
-    if kind is MODEL_FOR_MASKED_LM_MAPPING.get(config, None):
+        sorts = is_for("SEQUENCE_CLASSIFICATION") or is_for("CAUSAL_LM")  # a language model may be given one
+        return model.get_output_embeddings(), getattr(model, "score", None) if sorts else None
+    if is_for("MASKED_LM"):
         return model.cls if hasattr(model, "cls") else model.lm_head, None
-    return None, None
+    return None, model.classifier if is_for("SEQUENCE_CLASSIFICATION") else None
 
 
 def wrap_model(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatheory.backbones.backbone import Backbone, find_device, wrap_model
-from deltatheory.backbones.families import Attention, family_of
+from deltatheory.backbones.families import Attention, Kind, family_of
 from deltatheory.backbones.gguf import check_causal, find_gguf, read_config, read_gguf
 
 __all__ = ["EMBEDDED", "find_checkpoint", "load_backbone", "load_checkpoint"]
@@ -232,13 +232,14 @@ def _read_model(
             f"{str(folder)!r} lacks {len(missing)} weights of {type(model).__name__}, left random: "
             f"{', '.join(sorted(missing)[:4])}. Check that config.json and the weights belong together"
         )
-    return model if model_class else _with_own_head(model, weights, folder)
+    return model if model_class else _with_own_head(model, family.kind, weights, folder)
 
 
-def _with_own_head(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> nn.Module:
-    """Return a model inside the class that a checkpoint is of: a classifier, or a masked language model.
+def _with_own_head(model: Any, family: Kind, weights: dict[str, Tensor], folder: Path) -> nn.Module:
+    """Return a model with the head that its checkpoint has: of a classifier, or a masked language model.
 
-    Only what lies outside the base model is built anew, so that the base model is the same with and without.
+    An encoder comes back in that class, a causal model beside its `lm_head` with a `score`. Only what lies
+    outside the base model is built anew, so that the base model is the same with and without.
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
@@ -253,10 +254,18 @@ def _with_own_head(model: nn.Module, weights: dict[str, Tensor], folder: Path) -
     shallow.num_hidden_layers = 0
     with _reading(folder, "the head"), _quiet():
         whole, info = kind.from_pretrained(
-            None, config=shallow, state_dict=weights, dtype=base.dtype, output_loading_info=True
+            None,
+            config=shallow,
+            state_dict=weights,
+            dtype=base.dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # of another number of classes than it says: no head
         )
-    prefix = f"{whole.base_model_prefix}."
-    if any(not key.startswith(prefix) for key in info["missing_keys"]):
+    lacks = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    if any(not key.startswith(f"{whole.base_model_prefix}.") for key in lacks):
+        return model
+    if family == "causal":
+        model.score = whole.score
         return model
     whole.config = config
     setattr(whole, whole.base_model_prefix, base)

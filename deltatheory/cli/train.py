@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from deltatheory.cli.extras import need
-from deltatheory.cli.options import DELTA, SETUP, TRAINING, Progress, command, results_in
+from deltatheory.cli.options import (
+    DELTA,
+    SETUP,
+    TRAINING,
+    Group,
+    Progress,
+    Shared,
+    command,
+    options_of,
+    results_in,
+)
 from deltatheory.cli.output import failed, print_table, progress_bar, resumable, table_of
 
 if TYPE_CHECKING:
@@ -23,17 +33,30 @@ if TYPE_CHECKING:
 _SEED = "Of the data order, the draw of examples, and a random head."
 
 
+def _tuned(delta: str, option: list[str] | None, train_head: bool) -> dict[str, Any]:
+    return {"delta": delta, "options": options_of(option), "train_head": train_head}
+
+
+_TUNED = Group(
+    _tuned,
+    {
+        **DELTA.changed(
+            default={"delta": "lora"},
+            help={
+                "delta": "What to tune (see `deltas`).",
+                "option": "Of the delta, as NAME=VALUE: r=8, or targets='[\"query\"]'.",
+            },
+        ).options,
+        "train_head": Shared(bool, False, "Tune the head of a classification task too.", flag="--train-head"),
+    },
+)
+
+
 @command(
     "models",
     "report",
     setup=SETUP.changed(help={"seed": _SEED}),
-    delta=DELTA.changed(
-        default={"delta": "lora"},
-        help={
-            "delta": "What to tune (see `deltas`).",
-            "option": "Of the delta, as NAME=VALUE: r=8, or targets='[\"query\"]'.",
-        },
-    ),
+    tuned=_TUNED,
     training=TRAINING,
     out=results_in(
         "runs/train", "Folder for result.json and delta.safetensors; a stopped run goes on from there."
@@ -41,12 +64,9 @@ _SEED = "Of the data order, the draw of examples, and a random head."
 )
 def train(
     setup: "Setup",
-    delta: tuple[str, dict[str, Any]],
+    tuned: dict[str, Any],
     training: "Training",
     out: "RunFolder",
-    train_head: Annotated[
-        bool, Option("--train-head", help="Tune the head of a classification task beside the delta.")
-    ] = False,
     max_new_tokens: Annotated[
         int, Option(min=1, help="Longest target and answer of a generation task.")
     ] = 16,
@@ -67,7 +87,7 @@ def train(
         need("tracking")
     training.check_device(setup.device)
     join(setup.device)
-    problem = setup.problem(*delta, train_head=train_head, max_new_tokens=max_new_tokens)
+    problem = setup.problem(**tuned, max_new_tokens=max_new_tokens)
     checkpoint = _checkpoint(out, problem, training)
     with resumable(checkpoint):
         shown, project = progress and is_first(), track if is_first() else None

@@ -85,12 +85,12 @@ def _stratified(setup: Setup) -> Setup:
     task = setup.task
     if task.kind != "classification":
         raise ValueError(f"task={task.name!r} is a {task.kind} task: intrinsic dimension needs classes.")
+    setup.check_head()
     if len(task.test) < _LEAST_TEST:
         raise ValueError(
             f"task={task.name!r} has {len(task.test)} test examples: at least {_LEAST_TEST} are needed "
             "for an interval; give more, or raise test_examples"
         )
-    setup.check_head()
     return setup.replace(train_examples=len(task.train), test_examples=len(task.test))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
-from deltatheory.deltas import Delta
+from deltatheory.deltas import Delta, WithHead
 from deltatheory.problems.base import NOT_FINITE, Problem
 from deltatheory.problems.tokens import batch_of, check_suffix, continuation, token_rows
 from deltatheory.tasks import Examples, Task

@@ -362,9 +362,8 @@ def test_a_text_that_says_nothing_leaves_a_calibrated_head_undecided(kind, monke
     monkeypatch.setattr(heads, "_CONTENT_FREE", ("a b c",))
     backbone, task = causal("bert" if kind == "label-words" else "gpt2")
     suffix = "" if kind == "label-words" else " p o"
-    problem = ClassificationProblem(
-        backbone, task, LoRA(backbone, r=1), make_head(f"calibrated-{kind}", backbone, task, suffix=suffix)
-    )
+    head = make_head(f"calibrated-{kind}", backbone, task, suffix=suffix)
+    problem = ClassificationProblem(backbone, task, LoRA(backbone, r=1), head, check=False)
     empty = problem._split(Examples(("a b c", "d e"), labels=(0, 0)))
     nothing, something = problem.logits(problem.delta.initial(), problem.batch(empty, [0, 1])[0])
     torch.testing.assert_close(nothing.softmax(0), torch.full((CLASSES,), 1 / CLASSES))
