@@ -34,7 +34,7 @@ class _Contrast(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         states = self.model(**inputs).last_hidden_state
         pooled = pool(states, inputs["attention_mask"], self.problem.backbone.pooling)
-        return self.contrast(self.problem.head(pooled, {})).view(-1, 1)
+        return self.contrast(self.problem.head(pooled)).view(-1, 1)
 
 
 def libraries(problem: ClassificationProblem, names: list[str]) -> dict[str, Callable[[int], Tensor]]:

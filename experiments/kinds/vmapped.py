@@ -60,7 +60,8 @@ def _vmapped(problems: list[Any], batches: list[Any], labels: Any) -> Any:
     inputs = {name: torch.stack([getattr(one, name) for one in batches]) for name in names}
 
     def loss(parameters: dict[str, Any], tensors: dict[str, Any]) -> Any:
-        logits = first.head(first.backbone.pooled(batch(**tensors), parameters))
+        texts = batch(**tensors)
+        logits = first.read(first.backbone.hidden_states(texts, parameters), texts)
         return torch.nn.functional.cross_entropy(logits, labels)
 
     gradient = torch.func.vmap(torch.func.grad(loss))
