@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,8 @@ class Backbone:
         max_length: the longest T that the model takes.
         lm_head: the map to the vocabulary (its weight may be that of the input embedding); of an encoder its
             masked-language-model head, where the checkpoint has one.
-        classifier: the classification head that the checkpoint was trained with, where it has one.
+        classifier: the classification head that the checkpoint was trained with, where it has one, in
+            `wide_dtype`.
     """
 
     model: nn.Module
@@ -93,6 +95,8 @@ class Backbone:
     def __post_init__(self) -> None:
         self._family = family_of(self.model.config)
         self._name_dtype()
+        if self.classifier is not None and self.dtype != self.wide_dtype:
+            self.classifier = copy.deepcopy(self.classifier).to(self.wide_dtype)  # the model's own stays
 
     def _name_dtype(self) -> None:
         self.provenance.pop("dtype", None)
@@ -141,9 +145,11 @@ class Backbone:
             ValueError: for a device that is not there.
         """
         device = None if device is None else find_device(device)
-        for module in (self.model, self.lm_head, self.classifier):
+        for module in (self.model, self.lm_head):
             if module is not None:
                 module.to(device=device, dtype=dtype)
+        if self.classifier is not None:
+            self.classifier.to(device=device, dtype=self.wide_dtype)
         self._name_dtype()
         return self
 

@@ -169,9 +169,10 @@ class OwnHead(Head):
         if _reads_states(self.classifier):
             before = pooled[:, None]
         elif self.backbone.kind == "encoder":
-            prefix, pooler = "pooler.", self.backbone.model.pooler
-            new = {n.removeprefix(prefix): p for n, p in edit.parameters.items() if n.startswith(prefix)}
-            before = functional_call(pooler, new, (pooled[:, None],))  # type: ignore[arg-type]
+            prefix, pooler = "pooler.", cast(nn.Module, self.backbone.model.pooler)
+            edited = {n.removeprefix(prefix): p for n, p in edit.parameters.items() if n.startswith(prefix)}
+            first = pooled[:, None].to(self.backbone.dtype)
+            before = functional_call(pooler, edited, (first,)).to(pooled.dtype)
         return functional_call(self.classifier, {**self.new, **edit.head}, (before,))[:, list(self.order)]
 
     def parameters(self) -> dict[str, Tensor]:

@@ -157,6 +157,18 @@ def test_a_classifier_comes_with_its_checkpoint(tmp_path, family):
     torch.testing.assert_close(problem.logits(problem.delta.initial(), batch), theirs(model, batch))
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+def test_a_classifier_of_weights_in_half_precision(tmp_path, family):
+    saved(tmp_path, family, AutoModelForSequenceClassification)
+    whole, half = (load_backbone(str(tmp_path), dtype=dtype) for dtype in ("float32", "bfloat16"))
+    setups = [Setup(backbone, toy_task(train=8), head="own") for backbone in (whole, half)]
+    problems = [setup.problem("lora:1", check=False, train_head=True) for setup in setups]
+    point = 0.1 * torch.randn(problems[0].delta.size, generator=torch.Generator().manual_seed(0))
+    one, other = (problem.logits(point, problem.batch(problem.train, range(4))[0]) for problem in problems)
+    assert other.dtype == torch.float32
+    assert float((one - other).norm() / one.norm()) < 0.05
+
+
 def test_classes_are_told_by_their_names_where_both_name_them(tmp_path):
     names = {0: "CLASS-2", 1: "CLASS-0", 2: "CLASS-1"}
     model = saved(tmp_path, "bert", AutoModelForSequenceClassification, id2label=names)
