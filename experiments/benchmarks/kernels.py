@@ -118,7 +118,7 @@ def _by_gradients(problem: ClassificationProblem, n: int) -> Tensor:
             given = {name: x[None] for name, x in zip(names, one, strict=True)}
             states = functional_call(problem.backbone.model, flat.split(theta), (), given).last_hidden_state
             pooled = (states[0] * mask[:, None]).sum(0) / mask.sum()
-            return contrast(problem.head(pooled[None])[0])[None], pooled
+            return contrast(problem.head(pooled[None], {})[0])[None], pooled
 
         *_, rows = per_example(outputs, flat.theta.detach(), (batch.mask, *inputs.values()))
         gram.append(rows()[:, 0])
