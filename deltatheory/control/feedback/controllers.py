@@ -19,6 +19,7 @@ from deltatheory import autodiff
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.backbones.batch import Pooling, pool
+from deltatheory.backbones.edit import widened
 from deltatheory.control.feedback.hooks import spread, watching
 from deltatheory.control.feedback.setpoints import NominalStates, Setpoint
 from deltatheory.control.solvers.base import Solution
@@ -173,7 +174,7 @@ def shift_adjoints(
         pooling: of the states.
     """
     backbone, edit = problem.backbone, problem.delta.edit(delta)
-    x = backbone.embed(batch, edit).detach()
+    x = widened(backbone.embed(batch, edit).detach())
     if edit.prompt is not None:
         batch = backbone.prompted(batch, len(edit.prompt))
     adjoints = []

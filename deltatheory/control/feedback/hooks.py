@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from deltatheory._shapes import Float
 from deltatheory.backbones.batch import Pooling, read_position
+from deltatheory.backbones.edit import widened
 
 __all__ = ["spread", "watching"]
 
@@ -29,7 +30,8 @@ def watching(
             without one all tokens are real. In `generate` the T tokens of a pass are those that the cache
             does not hold.
         layers: its blocks, in order.
-        act: t, shapes (B, T, H) and (B, T) ↦ the new state, or `None` to leave it as it is.
+        act: t, shapes (B, T, H) and (B, T) ↦ the new state, or `None` to leave it as it is; in float32 for a
+            model in half precision.
     """
     given: list[Tensor | None] = [None]
     signature = inspect.signature(model.forward)
@@ -40,10 +42,12 @@ def watching(
 
     def behind(t: int) -> Callable:
         def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
-            x = output[0] if isinstance(output, tuple) else output
+            own = output[0] if isinstance(output, tuple) else output
+            x = widened(own)
             new = act(t, x, _real_tokens(given[0], x))
             if new is None:
                 return None
+            new = new.to(own.dtype)
             return (new, *output[1:]) if isinstance(output, tuple) else new
 
         return hook

@@ -17,6 +17,7 @@ from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
 from deltatheory.backbones.batch import pool
+from deltatheory.backbones.edit import widened
 from deltatheory.control.feedback.setpoints import NominalStates
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.problems import ClassificationProblem
@@ -89,7 +90,7 @@ class RobustPrefix:
     def excess(self, delta: Float[Tensor, " m"], batch: Batch) -> Float[Tensor, ""]:
         """Return what lies outside the subspaces, summed over the measured blocks; differentiable in δ."""
         backbone, edit = self.problem.backbone, self.problem.delta.edit(delta)
-        x, total = backbone.embed(batch, edit), 0.0
+        x, total = widened(backbone.embed(batch, edit)), 0.0
         for t in range(self.blocks):
             x = backbone.step(t, x, batch, edit)
             z = pool(x, batch.mask, self.nominal.pooling)
