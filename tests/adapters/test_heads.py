@@ -118,6 +118,19 @@ def test_an_adapter_without_a_head_of_its_own_brings_none(tmp_path):
     assert at_hand.classifier is not None  # whoever gives a model knows where it is from
 
 
+def test_an_explanation_is_of_the_head_that_an_adapter_brings(tmp_path):
+    folder = base(tmp_path / "base", "bert")
+    model = peft.get_peft_model(classifier(folder), peft.LoraConfig(target_modules=["query"], **LORA))
+    changed(model).save_pretrained(tmp_path / "adapter")
+    setup = {"task": toy_task(3, train=9), "head": "own"}
+    found = explain(open_adapter(tmp_path / "adapter", folder), setup, keep=0.9)
+    test = setup["task"].test
+    logits = logits_of(model, load_backbone(folder).encode(test.texts))
+    assert found.full == (logits.argmax(1) == torch.tensor(test.labels)).double().mean()
+    assert found.findings[0].endswith("; the truncated adapter has none.")
+    assert "another" not in found.findings[0]
+
+
 def test_an_explanation_is_of_the_head_that_was_trained(tmp_path):
     model = tiny_model("bert", AutoModelForSequenceClassification)
     backbone = wrap_model(model, tiny_tokenizer("bert"), name="x")
