@@ -20,6 +20,7 @@ from deltatheory.linearization.outputs import random_contrast
 from deltatheory.problems import ClassificationProblem
 
 _CHUNK = 8  # examples whose gradients are formed together
+_MASK = "real tokens"  # key beside those of the model's inputs
 _PROJECTED = 512  # numbers to which dattri projects a gradient; its matrix has that many rows of D
 
 
@@ -32,8 +33,9 @@ class _Contrast(nn.Module):
         self.contrast = random_contrast(problem.task.num_classes, problem.seed)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        states = self.model(**inputs).last_hidden_state
-        pooled = pool(states, inputs["attention_mask"], self.problem.backbone.pooling)
+        given = {key: x for key, x in inputs.items() if key != _MASK}
+        states = self.model(**given).last_hidden_state
+        pooled = pool(states, inputs[_MASK], self.problem.backbone.pooling)
         return self.contrast(self.problem.head(pooled)).view(-1, 1)
 
 
@@ -46,13 +48,19 @@ def libraries(problem: ClassificationProblem, names: list[str]) -> dict[str, Cal
     """
     known = {"opacus": _opacus, "curvlinops": _curvlinops, "dattri": _dattri}
     return {
-        name: lambda n, gram=gram: gram(problem, names, n) for name, gram in known.items() if find_spec(name)
+        name: lambda n, form=form: form(problem, names, n) for name, form in known.items() if find_spec(name)
     }
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Return R Rᵀ, in parts: one float32 sum over ten million products is off by a quarter of a per cent."""
+    return torch.stack([(part @ part.T).double() for part in rows.split(1 << 16, 1)]).sum(0)
 
 
 def _batches(problem: ClassificationProblem, n: int, size: int) -> Iterator[dict[str, Tensor]]:
     for first in range(0, n, size):
-        yield problem.batch(problem.train, range(first, min(first + size, n)))[0].inputs()
+        batch, _ = problem.batch(problem.train, range(first, min(first + size, n)))
+        yield {**batch.inputs(), _MASK: batch.mask}
 
 
 def _alone(problem: ClassificationProblem, names: list[str]) -> tuple[_Contrast, list[nn.Parameter]]:
@@ -69,29 +77,30 @@ def _opacus(problem: ClassificationProblem, names: list[str], n: int) -> Tensor:
 
     network, parameters = _alone(problem, names)
     wrapped = GradSampleModule(network, loss_reduction="sum", strict=False)
+    for module in network.modules():  # opacus sees what is in training; dropout stays off
+        module.training = not any(module.children()) and not isinstance(module, nn.Dropout)
     rows = []
     for inputs in _batches(problem, n, _CHUNK):
         wrapped(inputs).sum().backward()
         rows.append(torch.cat([p.grad_sample.flatten(1) for p in parameters], 1))  # type: ignore[attr-defined]
         wrapped.zero_grad()
-    whole = torch.cat(rows)
-    return whole @ whole.T
+    return gram(torch.cat(rows))
 
 
 def _curvlinops(problem: ClassificationProblem, names: list[str], n: int) -> Tensor:
     from curvlinops import TransposedJacobianLinearOperator
 
     network, parameters = _alone(problem, names)
-    data = [(inputs, torch.zeros(len(inputs["attention_mask"]), 1)) for inputs in _batches(problem, n, n)]
+    data = [(inputs, torch.zeros(len(inputs[_MASK]), 1)) for inputs in _batches(problem, n, n)]
     transposed: Any = TransposedJacobianLinearOperator(
         network,
         parameters,
         data,
         check_deterministic=False,
-        batch_size_fn=lambda inputs: len(inputs["attention_mask"]),
+        batch_size_fn=lambda inputs: len(inputs[_MASK]),
     )
     columns = transposed @ torch.eye(n)
-    return columns.T @ columns
+    return gram(columns.T)
 
 
 def _dattri(problem: ClassificationProblem, names: list[str], n: int) -> Tensor:
@@ -105,4 +114,4 @@ def _dattri(problem: ClassificationProblem, names: list[str], n: int) -> Tensor:
     whole = torch.stack(rows)
     project = random_project(whole, n, _PROJECTED, 32, proj_type="rademacher", device="cpu")
     projected = project(whole)
-    return projected @ projected.T / _PROJECTED
+    return gram(projected)
