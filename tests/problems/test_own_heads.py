@@ -213,18 +213,28 @@ def test_the_values_of_an_own_head_are_in_its_name(tmp_path):
     assert head.identity().keys() == {"head", "head_sha256"}
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
-def test_theory_reads_what_training_reads(tmp_path, family):
+@pytest.mark.parametrize(
+    ("family", "head", "delta"),
+    [
+        ("bert", "own", "lora:1"),
+        ("llama", "own", "lora:1"),
+        ("roberta", "own", "full"),
+        ("bert", "mask", "full"),
+    ],
+)
+def test_theory_reads_what_training_reads(tmp_path, family, head, delta):
     """The cut at the layers, the kernel by factors and rows of J are of the same logits."""
     from deltatheory.control import LayeredSystem
     from deltatheory.linearization import tangent_kernels
     from deltatheory.linearization.tangent import tangent_rows
 
-    saved(tmp_path, family, AutoModelForSequenceClassification)
-    backbone = load_backbone(str(tmp_path))
-    problem = Setup(backbone, toy_task(train=8), head="own").classification("lora:1", check=False)
+    own = head == "own"
+    saved(tmp_path, family, AutoModelForSequenceClassification if own else AutoModelForMaskedLM)
+    read = {"head": "own"} if own else {"head": "verbalizer", "suffix": " o [MASK]"}
+    setup = Setup(load_backbone(str(tmp_path)), toy_task(train=8), **read)
+    problem = setup.classification(delta, check=False)
     LayeredSystem(problem, [0, 1, 2])  # holds its steps against the whole network
-    exact = tangent_rows(problem, train=6, test=2).kernel()
+    exact = tangent_rows(problem, train=6, test=2, sketch=1 << 30).kernel()
     (found,) = tangent_kernels(problem, [problem.delta], train=6, test=2)
     assert float((found.kernel() - exact).norm() / exact.norm()) < 1e-5
 
