@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from deltatheory import autodiff
 from deltatheory.autodiff import DerivativeError, require, self_check
-from deltatheory.deltas.flat import flatten_parameters
+from deltatheory.deltas.moved import MovedParameters
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -91,16 +91,16 @@ def problem(family, attention="eager", dtype=torch.float64, padding_idx=None):
         if isinstance(module, nn.Embedding):
             module.padding_idx = padding_idx
     batch = backbone.encode(["[PAD] a [UNK] b", "c a"])
-    flat = flatten_parameters(backbone.model)
+    moved = MovedParameters([backbone.model], dict(backbone.model.named_parameters()))
     weights = normal(*batch.input_ids.shape, backbone.hidden_size, dtype=dtype)
 
     def outputs(theta):
-        return backbone.hidden_states(batch, flat.split(theta))
+        return backbone.hidden_states(batch, moved.split(theta))
 
     def loss(theta):
         return (outputs(theta) * weights).mean() + outputs(theta).square().mean()
 
-    return outputs, loss, flat.theta.clone()
+    return outputs, loss, torch.cat([p.detach().flatten() for p in backbone.model.parameters()])
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "roberta"])

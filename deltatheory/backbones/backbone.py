@@ -139,7 +139,7 @@ class Backbone:
         return torch.promote_types(self.dtype, torch.float32)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backbone:
-        """Move or cast the weights in place (this undoes `flatten_parameters`) and return self.
+        """Move or cast the weights in place and return self.
 
         Raises:
             ValueError: for a device that is not there.

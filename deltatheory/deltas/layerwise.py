@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
 from deltatheory.deltas.base import Options
+from deltatheory.deltas.moved import Movement
 from deltatheory.deltas.subspace import Subspace
+from deltatheory.projections import Segments
 
 __all__ = ["LayerwiseSubspace"]
 
@@ -54,44 +58,39 @@ class LayerwiseSubspace(Subspace):
         super().__init__(backbone, d=d - layers, projection=projection, seed=seed, scope=scope)
         self.size, self.layers = d, layers
         named = dict(backbone.model.named_parameters())
-        flat = self.origin.flat
         outside = len(backbone.layers)
-        index = torch.tensor([layer_of.get(id(named[name]), outside) for name in flat.names])
-        self._layer = index.to(backbone.device)
-        self._sizes = torch.tensor([stop - start for _, start, stop, _ in flat.segments]).to(backbone.device)
-        self._change = torch.empty_like(flat.theta)  # Pz: the scales' gradient needs it
-
-    def _scales(self, delta: Tensor) -> Tensor:
-        # One scale an entry of θ, expanded from one an interval.
-        return (1 + delta[: self.layers])[self._layer].repeat_interleave(
-            self._sizes, output_size=self._change.numel()
-        )
+        self._layer = [layer_of.get(id(named[name]), outside) for name in self.moved.names]
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return θ₀ + (1 + λ) ∘ Pz, cut into the model's parameters."""
-        change = self.change(delta[self.layers :])
-        return self.origin.flat.split(self.origin.theta0 + self._scales(delta) * change)
+        scales, pieces = 1 + delta[: self.layers], self.moved.split(self.change(delta[self.layers :]))
+        layers = zip(self._layer, pieces.items(), strict=True)
+        return self.moved.plus({name: scales[layer] * piece for layer, (name, piece) in layers})
 
     def write(self, delta: Float[Tensor, " m"]) -> None:
-        """θ ← θ₀ + (1 + λ) ∘ Pz."""
-        self.projection.apply(delta[self.layers :].contiguous(), out=self._change)
-        theta = self.origin.flat.theta
-        for (_, start, stop, _), layer in zip(self.origin.flat.segments, self._layer.tolist(), strict=True):
-            torch.add(
-                self.origin.theta0[start:stop],
-                self._change[start:stop],
-                alpha=1 + float(delta[layer]),
-                out=theta[start:stop],
-            )
+        """Let the modules run at θ₀ + (1 + λ) ∘ Pz."""
+        segments = self.projection.segments(delta[self.layers :].contiguous())
+        scales = (1 + delta[: self.layers]).tolist()
+        form, collect = partial(self._scaled, segments, scales), partial(self._slopes, segments, scales)
+        self.moved.move(Movement(form, collect))
+
+    def _scaled(self, segments: Segments, scales: Sequence[float], number: int, base: Tensor) -> Tensor:
+        return torch.add(base, self._segment(segments, number), alpha=scales[self._layer[number]])
+
+    def _slopes(self, segments: Segments, scales: Sequence[float], number: int, gradient: Tensor) -> None:
+        """Add ⟨g_i, (Pz)_i⟩ to the slope of the scale, and (1 + λ_i) g_i to what P is applied to."""
+        layer, change = self._layer[number], self._segment(segments, number)
+        self._slope[layer] += gradient.reshape(-1).to(change.dtype) @ change
+        self._collect(number, scales[layer] * gradient)
+
+    def clear(self) -> None:
+        """Set the gradient to zero."""
+        super().clear()
+        self._slope = self.initial()[: self.layers]
 
     def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        """Return (⟨g_i, (Pz)_i⟩ for each layer i, Pᵀ((1 + λ) ∘ g)) at the δ last written."""
-        g = self.origin.flat.gradient
-        scales = torch.zeros(self.layers, dtype=g.dtype, device=g.device)
-        for (_, start, stop, _), layer in zip(self.origin.flat.segments, self._layer.tolist(), strict=True):
-            scales[layer] += g[start:stop] @ self._change[start:stop]
-            g[start:stop] *= 1 + float(delta[layer])
-        return torch.cat([scales, self.projection.adjoint(g)])
+        """Return (⟨g_i, (Pz)_i⟩ for each layer i, Pᵀ((1 + λ) ∘ g))."""
+        return torch.cat([self._slope, self._gathered()])
 
     def specification(self) -> dict:
         """Name, d (scales included), projection, seed and scope."""

@@ -2,64 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone
 from deltatheory.deltas.base import InPlaceDelta, Options
-from deltatheory.deltas.flat import FlatParameters, flatten_parameters
+from deltatheory.deltas.moved import MovedParameters, Movement
 from deltatheory.deltas.places import Place, parameter_places
-from deltatheory.projections import Projection, make_projection
+from deltatheory.projections import PartialAdjoint, Projection, Segments, make_projection
 
-__all__ = ["SCOPES", "FlatOrigin", "FullFineTuning", "Subspace", "project", "scope_names"]
+__all__ = ["SCOPES", "FullFineTuning", "Subspace", "parameters_of", "project", "scope_names"]
 
 SCOPES = ("blocks", "all")
-
-
-class FlatOrigin:
-    """A backbone's parameters θ as one vector in place, and θ₀, the values they had before any delta.
-
-    Attributes:
-        flat: θ and its gradient.
-        theta0: shape (D,).
-    """
-
-    _known: ClassVar[WeakKeyDictionary] = WeakKeyDictionary()
-
-    def __init__(self, flat: FlatParameters) -> None:
-        self.flat = flat
-        self.theta0 = flat.theta.clone()
-
-    @classmethod
-    def of(cls, backbone: Backbone, scope: str) -> FlatOrigin:
-        """Return the one origin of this backbone and scope; a second flattening would tear the first apart.
-
-        Raises:
-            ValueError: for an unknown scope, one that differs from an earlier one of the same backbone, or
-                weights in half precision, which would round θ₀ + Pδ.
-        """
-        names = scope_names(backbone, scope)
-        if backbone.dtype != backbone.wide_dtype:
-            raise ValueError(
-                f"dtype={str(backbone.dtype).removeprefix('torch.')!r}: full fine-tuning and subspaces write "
-                "θ into the weights, which would round it: load them in 'float32', or take 'lora'."
-            )
-        known, origin = cls._known.get(backbone.model, (scope, None))
-        if known != scope:
-            raise ValueError(f"scope={scope!r}: this backbone is in use with scope={known!r}; load another.")
-        if origin is None or origin.left(backbone):
-            origin = cls(flatten_parameters(backbone.model, names))
-            cls._known[backbone.model] = scope, origin
-        return origin
-
-    def left(self, backbone: Backbone) -> bool:
-        """Whether `backbone.to(...)` has taken the parameters out of θ."""
-        name, *_ = self.flat.names
-        return backbone.model.get_parameter(name).data_ptr() != self.flat.theta.data_ptr()
 
 
 def scope_names(backbone: Backbone, scope: str) -> list[str]:
@@ -76,6 +35,26 @@ def scope_names(backbone: Backbone, scope: str) -> list[str]:
         return [name for name, p in named if id(p) in blocks]
     # A pooler's weights do not act on the hidden states: they would count in D and do nothing.
     return [name for name, _ in named if not name.startswith("pooler.")]
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[str, MovedParameters]] = WeakKeyDictionary()
+
+
+def parameters_of(backbone: Backbone, scope: str) -> MovedParameters:
+    """Return the one view of this backbone's parameters in a scope: what moves them stands in one place.
+
+    Raises:
+        ValueError: for an unknown scope, or one that differs from an earlier one of the same backbone.
+    """
+    names = scope_names(backbone, scope)
+    known, _ = _KNOWN.get(backbone.model, (scope, None))
+    if known != scope:
+        raise ValueError(f"scope={scope!r}: this backbone is in use with scope={known!r}; load another.")
+    if backbone.model not in _KNOWN:
+        roots = [module for module in (backbone.model, backbone.lm_head) if module is not None]
+        chosen = {name: backbone.model.get_parameter(name) for name in names}
+        _KNOWN[backbone.model] = scope, MovedParameters(roots, chosen)
+    return _KNOWN[backbone.model][1]
 
 
 class _Project(torch.autograd.Function):
@@ -141,33 +120,51 @@ class Subspace(InPlaceDelta):
     ) -> None:
         super().__init__(backbone)
         self.scope = scope
-        self.origin = FlatOrigin.of(backbone, scope)
-        self.projection = make_projection(projection, d, self.origin.theta0.numel(), seed=seed)
+        self.moved = parameters_of(backbone, scope)
+        self.projection = make_projection(projection, d, self.moved.size, seed=seed)
         self.size = d
+        self._sums: PartialAdjoint | None = None
 
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return θ₀ + Pδ, cut into the model's parameters."""
-        return self.origin.flat.split(self.origin.theta0 + self.change(delta))
+        return self.moved.plus(self.moved.split(self.change(delta)))
 
     def change(self, delta: Float[Tensor, " d"]) -> Float[Tensor, " D"]:
         """Return Pδ, differentiable in δ."""
         return project(self.projection, delta)
 
     def write(self, delta: Float[Tensor, " m"]) -> None:
-        """θ ← θ₀ + Pδ."""
-        self.projection.apply(delta, out=self.origin.flat.theta, base=self.origin.theta0)
+        """Let the modules run at θ₀ + Pδ, each with its segment of Pδ."""
+        self.moved.move(Movement(partial(self._segment, self.projection.segments(delta)), self._collect))
+
+    def _segment(self, segments: Segments, number: int, base: Tensor | None = None) -> Tensor:
+        _, start, stop, _ = self.moved.segments[number]
+        return segments.read(start, stop, base)
+
+    def _collect(self, number: int, gradient: Tensor) -> None:
+        if self._sums:  # a backward pass whose gradient nobody asks for adds to nothing
+            self._sums.add(self.moved.segments[number][1], gradient.reshape(1, -1))
 
     def clear(self) -> None:
         """Set the gradient to zero."""
-        self.origin.flat.zero_gradient()
+        if not self._sums:
+            self._sums = self.projection.partial_adjoint(1, self.initial())
+        self._sums.clear()
 
     def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         """Return Pᵀg."""
-        return self.projection.adjoint(self.origin.flat.gradient)
+        return self._gathered()
+
+    def _gathered(self) -> Tensor:
+        """Return Pᵀ of what backward passes have left since `clear`."""
+        if self._sums is None:
+            raise RuntimeError("gradient() without clear(): what backward() gave was not kept")
+        return self._sums.total()[0]
 
     def restore(self) -> None:
         """θ ← θ₀."""
-        self.origin.flat.theta.copy_(self.origin.theta0)
+        self.moved.rest()
+        self._sums = None
 
     def specification(self) -> dict:
         """Name, d, projection, seed and scope."""
@@ -191,12 +188,11 @@ class FullFineTuning(Subspace):
     examples: ClassVar[tuple[Options, ...]] = ({}, {"scope": "all"})
 
     def __init__(self, backbone: Backbone, *, scope: str = "blocks") -> None:
-        D = FlatOrigin.of(backbone, scope).theta0.numel()
-        super().__init__(backbone, d=D, projection="identity", scope=scope)
+        super().__init__(backbone, d=parameters_of(backbone, scope).size, projection="identity", scope=scope)
 
     def tangent_places(self) -> list[Place] | None:
         """Return the scope, matrix by matrix and what else is in it block by block."""
-        return parameter_places(self.backbone, self.origin.flat.names)
+        return parameter_places(self.backbone, self.moved.names)
 
     def specification(self) -> dict:
         """Name and scope."""

@@ -15,6 +15,8 @@ from deltatheory.projections.windows import GROUP, RUN, WindowHash
 
 __all__ = ["Hashed", "HashedPlain"]
 
+_TURNED = 1 << 14  # runs of a gradient that get their signs at once
+
 
 class _RunHash(WindowHash):
     """Runs that copy windows and nothing else: the mixing is in the table."""
@@ -57,14 +59,25 @@ class _RunSegments(Segments):
         self._length = projection.D
         self._rows = projection._tables(delta.device).rows
         self._windows, self._tail = projection._spread(delta)
+        self._step = projection._blocks(delta.device, RUN).step
 
-    def _read(self, start: int, stop: int) -> Tensor:
+    def _read(self, start: int, stop: int, base: Tensor | None) -> Tensor:
+        if base is None:
+            return self._piece(start, stop)
+        out = torch.empty_like(base, dtype=torch.promote_types(base.dtype, self._tail.dtype))
+        # A piece at a time stays in cache on its way to the sum.
+        for a in range(start, stop, self._step):
+            b = min(a + self._step, stop)
+            torch.add(base[a - start : b - start], self._piece(a, b), out=out[a - start : b - start])
+        return out
+
+    def _piece(self, start: int, stop: int) -> Tensor:
         # Whole runs, to be cut.
         first, last = start // RUN, -(-stop // RUN)
         values = self._windows.index_select(0, self._rows[first:last]).view(-1)
         if last > len(self._rows):
             values = torch.cat([values, self._tail])
-        return values[start - first * RUN : stop - first * RUN]
+        return values if len(values) == stop - start else values[start - first * RUN : stop - first * RUN]
 
 
 class _RunSums(PartialAdjoint):
@@ -76,7 +89,8 @@ class _RunSums(PartialAdjoint):
         super().__init__(like.new_zeros(rows, windows, RUN), projection.D, self._fold)
         self._hash, self._runs = projection, tables.rows
         self._tail = like.new_zeros(rows, projection.D % RUN)
-        self._step = projection._blocks(like.device, RUN).step // RUN
+        both = torch.arange(2 * windows, device=like.device)
+        self._window, self._sign = both % windows, (1 - 2 * (both // windows)).to(like)[:, None]
 
     def clear(self) -> None:
         super().clear()
@@ -96,16 +110,15 @@ class _RunSums(PartialAdjoint):
     def _add_runs(self, start: int, gradients: Tensor) -> None:
         """Add whole runs, or a part of one."""
         offset, length = start % RUN, min(gradients.shape[1], RUN)
-        first, count, windows = start // RUN, gradients.shape[1] // length, self._sums.shape[1]
+        first, count = start // RUN, gradients.shape[1] // length
         signed = self._runs[first : first + count]
-        chosen = (signed % windows).long()
-        turns = torch.where(signed < windows, 1.0, -1.0)[:, None]
-        # One gradient after another, and a part of it: runs and sums stay in cache.
+        windows, signs = self._window.index_select(0, signed), self._sign.index_select(0, signed)
+        # One gradient after another: its sums stay in cache, and what is turned is small.
         for sums, gradient in zip(self._sums[:, :, offset : offset + length], gradients, strict=True):
             runs = gradient.unflatten(0, (count, length))
-            for a in range(0, count, self._step):
-                part = slice(a, a + self._step)
-                sums.index_add_(0, chosen[part], runs[part] * turns[part])
+            for a in range(0, count, _TURNED):
+                part = slice(a, a + _TURNED)
+                sums.index_add_(0, windows[part], runs[part] * signs[part])
 
     def _fold(self, sums: Tensor) -> Tensor:
         rows = zip(sums, self._tail, strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
@@ -25,18 +24,24 @@ class Segments:
         self._whole = whole
         self._length = len(whole)
 
-    @torch.no_grad()
-    def read(self, start: int, stop: int) -> Float[Tensor, " n"]:
-        """Return (P δ)[start:stop]; do not write to it.
+    def read(self, start: int, stop: int, base: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
+        """Return base + (P δ)[start:stop].
+
+        Args:
+            start: of the segment.
+            stop: its end.
+            base: of any float type, of which the sum has the larger. 0 when not given, and then what is
+                returned is not to be written to.
 
         Raises:
             ValueError: unless 0 <= start <= stop <= D.
         """
         check_segment(start, stop, self._length)
-        return self._read(start, stop)
+        return self._read(start, stop, base)
 
-    def _read(self, start: int, stop: int) -> Tensor:
-        return self._whole[start:stop]
+    def _read(self, start: int, stop: int, base: Tensor | None) -> Tensor:
+        segment = self._whole[start:stop]
+        return segment if base is None else base + segment
 
 
 class PartialAdjoint:
@@ -53,7 +58,6 @@ class PartialAdjoint:
     def __init__(self, sums: Tensor, length: int, gather: Callable[[Tensor], Tensor]) -> None:
         self._sums, self._length, self._gather = sums, length, gather
 
-    @torch.no_grad()
     def add(self, start: int, gradients: Float[Tensor, "rows n"]) -> None:
         """Add the entries start .. start + n - 1 of every gradient; other entries count as 0.
 
@@ -68,9 +72,8 @@ class PartialAdjoint:
         if rows != len(self._sums):
             raise ValueError(f"gradients.shape={tuple(gradients.shape)}: must have {len(self._sums)} rows.")
         check_segment(start, start + length, self._length)
-        self._add(start, gradients.to(self._sums.dtype))
+        self._add(start, gradients.detach().to(self._sums.dtype))
 
-    @torch.no_grad()
     def total(self) -> Float[Tensor, "rows d"]:
         """Return Pᵀ of what was added. This uses the sums up: `clear` before the next ones."""
         return self._gather(self._sums)

@@ -19,7 +19,7 @@ __all__ = ["GROUP", "RUN", "WindowHash"]
 RUN = 64  # parameters that copy one window of the table
 GROUP = 64  # windows that are used together
 _SLOTS = (1 << 14, 1 << 16)  # least and most slots delta is spread over, where d and D allow
-_PART = 1 << 20  # runs that are drawn at once
+_PART = 1 << 18  # runs that are drawn at once
 _TABLE = 1 << 18  # at most so many entries in all permuted copies of the slots: they stay in a core's cache
 
 

@@ -56,17 +56,24 @@ def _measure(
     text = " ".join(["word"] * 2 * length)
     batch = backbone.encode([text] * batch_size, max_length=length)
     labels = torch.zeros(batch_size, dtype=torch.long, device=backbone.device)
-    theta, gradient = full.delta.origin.flat.theta, full.delta.origin.flat  # type: ignore[attr-defined]
+    names = full.delta.moved.names  # type: ignore[attr-defined]
+    weights = [backbone.model.get_parameter(name) for name in names]
+    sgd = torch.optim.SGD(weights, lr=1e-12, foreach=False)
     origin, small = full.delta.initial(), subspace.initial()
 
     def full_sgd() -> None:
-        gradient.zero_gradient()
+        for weight in weights:
+            weight.requires_grad_(True)
+        sgd.zero_grad(set_to_none=False)
         torch.nn.functional.cross_entropy(head(backbone.pooled(batch)), labels).backward()
-        theta.add_(gradient.gradient, alpha=-1e-12)
+        sgd.step()
+        for weight in weights:
+            weight.requires_grad_(False)
 
     def subspace_sgd() -> None:
         *_, g = tuned.loss_and_gradient(small, batch, labels)
         small.add_(g, alpha=-1e-12)
+        tuned.restore()
 
     @torch.no_grad()
     def forward() -> None:
@@ -83,7 +90,6 @@ def _measure(
         repetitions,
         backbone.device.type == "cuda",
     )
-    full.restore()
     return {
         "scope": scope,
         "D": origin.numel(),
@@ -101,9 +107,11 @@ def _row_pass(problem: ClassificationProblem, batch: Batch, origin: torch.Tensor
     one = batch.select([0])
 
     def row() -> None:
+        problem.delta.write(origin)  # type: ignore[attr-defined]
         problem.delta.clear()  # type: ignore[attr-defined]
         problem.head(problem.backbone.pooled(one))[0, 0].backward()
         problem.delta.gradient(origin)  # type: ignore[attr-defined]
+        problem.restore()
 
     return row
 

@@ -54,7 +54,7 @@ def _vmapped(problems: list[Any], batches: list[Any], labels: Any) -> Any:
     import torch
 
     spaces, first = [p.delta for p in problems], problems[0]
-    origin = spaces[0].origin
+    moved = spaces[0].moved
     batch = type(batches[0])
     names = [name for name, value in vars(batches[0]).items() if value is not None]
     inputs = {name: torch.stack([getattr(one, name) for one in batches]) for name in names}
@@ -65,14 +65,15 @@ def _vmapped(problems: list[Any], batches: list[Any], labels: Any) -> Any:
         return torch.nn.functional.cross_entropy(logits, labels)
 
     gradient = torch.func.vmap(torch.func.grad(loss))
-    theta = torch.empty(len(spaces), len(origin.theta0))
+    theta0 = torch.cat([first.backbone.model.get_parameter(name).flatten() for name in moved.names])
+    theta = torch.empty(len(spaces), moved.size)
 
     def step(deltas: list[Any]) -> Any:
         for space, delta, row in zip(spaces, deltas, theta, strict=True):
-            space.projection.apply(delta, out=row, base=origin.theta0)
+            space.projection.apply(delta, out=row, base=theta0)
         stacked = {
             name: theta[:, start:stop].reshape(len(theta), *shape)
-            for name, start, stop, shape in origin.flat.segments
+            for name, start, stop, shape in moved.segments
         }
         out = gradient(stacked, inputs)
         flat = torch.cat([out[name].flatten(1) for name in stacked], 1)

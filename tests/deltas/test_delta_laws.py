@@ -97,10 +97,11 @@ def test_a_gradient_stays_what_it_is_when_the_next_is_taken(case):
 def test_restore_is_bit_by_bit_and_keeps_ties(case, family):
     problem, batch, labels, point = problem_of(case, family, torch.float32)
     backbone = problem.backbone
-    before = origin(backbone)
+    before, frozen = origin(backbone), backbone.pooled(batch)
     problem.loss_and_gradient(point, batch, labels)
-    assert any(not torch.equal(p, before[n]) for n, p in backbone.model.named_parameters())
+    assert not torch.equal(backbone.pooled(batch), frozen)
     problem.restore()
+    assert torch.equal(backbone.pooled(batch), frozen)
     assert all(torch.equal(p, before[n]) for n, p in backbone.model.named_parameters())
     if backbone.lm_head is not None:
         assert backbone.lm_head.weight is backbone.model.get_input_embeddings().weight

@@ -55,15 +55,22 @@ def test_dimension_is_checked(d):
 
 def test_deltas_of_one_backbone_share_its_origin():
     backbone = tiny("bert")
+    batch = backbone.encode(["a b c"])
+    frozen = backbone.pooled(batch)
     first = Subspace(backbone, d=4)
     first.write(torch.ones(4))
     second = Subspace(backbone, d=4, seed=1)
-    assert torch.equal(second.origin.theta0, first.origin.theta0)
+    zero, moved = torch.zeros(4), backbone.pooled(batch).detach()
+    assert (moved - frozen).abs().max() > 1e-3
+    assert torch.equal(backbone.pooled(batch, second.parameters(zero)), frozen)
+    second.write(zero)
+    assert torch.equal(backbone.pooled(batch), frozen)
+    first.write(torch.ones(4))
     second.restore()
-    assert torch.equal(first.origin.flat.theta, first.origin.theta0)
+    assert torch.equal(backbone.pooled(batch), frozen)
 
 
-def test_a_backbone_that_was_cast_is_flattened_anew():
+def test_a_backbone_that_was_cast_moves_in_its_new_type():
     """The old vector was kept: writes went beside the model, which stayed the frozen one."""
     backbone = tiny("bert")
     Subspace(backbone, d=4)

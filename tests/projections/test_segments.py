@@ -40,6 +40,9 @@ def test_any_cut_gives_the_same_map(name: str) -> None:
     projection = CASES[name](d, 9001, seed=3)
     delta, gradients = vector(d), vector(2, 9001, seed=1)
     assert torch.equal(read(projection, delta, CUTS), projection.apply(delta))
+    base = vector(9001, seed=2).bfloat16()
+    moved = projection.segments(delta).read(100, 8000, base[100:8000])
+    assert torch.equal(moved, projection.apply(delta, base=base.double())[100:8000])
     expected = torch.stack([projection.adjoint(gradient) for gradient in gradients])
     assert torch.allclose(add(projection, gradients, CUTS), expected, atol=1e-12)
     # What is not added counts as zero, what is added twice twice.
