@@ -269,7 +269,7 @@ def _by_gradients(problem: ClassificationProblem, n: int) -> Tensor:
             moved = {name: theta[name] + x for name, x in coordinates.split(d).items()}
             states = functional_call(problem.backbone.model, moved, (), given).last_hidden_state
             pooled = pool(states, mask[None], problem.backbone.pooling)
-            return contrast(problem.head(pooled, {})[0])[None], pooled[0]
+            return contrast(problem.head(pooled)[0])[None], pooled[0]
 
         zero = problem.backbone.model.get_parameter(names[0]).new_zeros(coordinates.size)
         *_, rows = per_example(outputs, zero, (batch.mask, *inputs.values()))
