@@ -27,9 +27,10 @@ class LoRA(Delta):
     """y = W₀ x + (α/r) B (A₀ + δ_A) x, B = δ_B, in every target module (Hu et al. 2022, eq. 3).
 
     A₀ is random and fixed, so δ = (δ_A, δ_B) = 0 is the frozen backbone and the Jacobian there is not zero.
-    The term stands beside W₀, which stays as it was loaded: no matrix of its size is formed, and no entry of
-    it in half precision rounds the change away. `parameters` are the merged weights, with which the tuned
-    model needs no further matrices.
+    The term stands beside W₀, which stays as it was loaded: no matrix of its size is formed. With weights in
+    half precision no entry of W₀ rounds the change away, but the output, W₀ x rounded and the term, is
+    rounded once more. `parameters` are the merged weights, with which the tuned model needs no further
+    matrices.
 
     Args:
         backbone: what it changes.
