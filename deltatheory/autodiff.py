@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,8 +67,9 @@ def functional_call(
 
     Arguments:
         model: any module.
-        parameters: replacements named as in `model.named_parameters()`, rounded to the types of those; the
-            others keep their values, and one name of a tied weight replaces all its places.
+        parameters: replacements named as in `model.named_parameters()`; the others keep their values, and
+            one name of a tied weight replaces all its places. A module with a replacement of a wider type
+            than its own runs in that: rounded, a small change would be gone.
         args: positional arguments.
         kwargs: keyword arguments.
 
@@ -79,7 +81,8 @@ def functional_call(
     >>> functional_call(sums, {"weight": weight}, (torch.ones(2),)).tolist()
     [5.0]
     """
-    return tf.functional_call(model, _places(model, parameters), args, kwargs, tie_weights=False)
+    with _in_wider_types(model, _places(model, parameters)) as places:
+        return tf.functional_call(model, places, args, kwargs, tie_weights=False)
 
 
 def _places(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -92,13 +95,43 @@ def _places(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Ten
     for name in parameters:
         if name not in known:
             raise ValueError(f"parameters has {name!r}: {type(model).__name__} has no such parameter.")
-    new = {id(known[name]): value.to(known[name].dtype) for name, value in parameters.items()}
+    new = {id(known[name]): value for name, value in parameters.items()}
     return {
         f"{path}.{leaf}" if path else leaf: new[id(p)]
         for path, module in model.named_modules()
         for leaf, p in module.named_parameters(recurse=False, remove_duplicate=False)
         if id(p) in new
     }
+
+
+@contextmanager
+def _in_wider_types(model: nn.Module, places: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the replacements with what else the modules need that must run in a wider type than their own."""
+    whole = dict(places)
+    with ExitStack() as stack:
+        for path in dict.fromkeys(name.rpartition(".")[0] for name in places):
+            module = model.get_submodule(path)
+            own = {f"{path}.{n}" if path else n: p for n, p in module.named_parameters(recurse=False)}
+            narrow = next(iter(own.values())).dtype
+            wide = next(places[name] for name in own if name in places).dtype
+            if torch.promote_types(narrow, wide) != narrow:
+                whole |= {name: p.to(wide) for name, p in own.items() if name not in places}
+                enter, leave = partial(_cast_inputs, wide), partial(_cast_output, narrow)
+                stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(leave).remove)
+        yield whole
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _cast_inputs(dtype: torch.dtype, _: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    return tuple(_cast(x, dtype) for x in args), {name: _cast(x, dtype) for name, x in kwargs.items()}
+
+
+def _cast_output(dtype: torch.dtype, _: nn.Module, args: tuple, out: Any) -> Any:
+    return tuple(_cast(x, dtype) for x in out) if isinstance(out, tuple) else _cast(out, dtype)
 
 
 @contextmanager

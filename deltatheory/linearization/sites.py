@@ -169,8 +169,7 @@ class EditRows:
             if leaf.rpartition(".")[0] == name
         }
         if own:
-            module = self.modules[name]
-            y = functional_call(module, own, (x.to(next(module.parameters()).dtype),))
+            y = functional_call(self.modules[name], own, (x,))
         if name in edit.terms:
             y = y + edit.terms[name](x)
         return edit.outputs[name](x, y) if name in edit.outputs else y

@@ -86,7 +86,8 @@ def test_a_small_low_rank_change_is_not_rounded_away(name):
         point = torch.full((delta.size,), 1e-3)
         frozen = backbone.hidden_states(batch)
         tuned = backbone.hidden_states(batch, delta.edit(point))
-        merged = backbone.hidden_states(batch, Edit(parameters=delta.parameters(point)))
+        rounded = {name: p.bfloat16() for name, p in delta.parameters(point).items()}
+        merged = backbone.hidden_states(batch, Edit(parameters=rounded))
     assert not torch.equal(tuned, frozen)
     assert torch.equal(merged, frozen)
 
@@ -112,6 +113,22 @@ def test_a_small_step_in_a_subspace_is_not_rounded_away():
     step = -0.02 * gradient / gradient.norm()
     after = problem.loss_and_gradient(step, batch, labels)[0]
     assert after - value == pytest.approx(float(gradient @ step), rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["bitfit", "layernorm", "last-layers", "full"])
+def test_a_small_change_of_parameters_is_not_rounded_away(name):
+    backbone = tiny("bert", dtype=torch.bfloat16)
+    delta = make_delta(name, backbone)
+    batch = backbone.encode(["a b c d e f", "c d", "k l m n"])
+    changed = {n: p + 1e-3 * p.abs() for n, p in delta.parameters(delta.initial()).items()}
+    rounded = {n: p.bfloat16() for n, p in changed.items()}
+    with torch.no_grad():
+        start, moved, merged = (
+            backbone.hidden_states(batch, Edit(parameters=new)) for new in ({}, changed, rounded)
+        )
+    assert torch.equal(merged, start)
+    assert not torch.equal(moved, start)
+    assert all(p.dtype == torch.bfloat16 for p in backbone.model.parameters())
 
 
 def test_the_type_of_the_change_is_that_of_the_backbone_at_least_float32():
