@@ -24,6 +24,7 @@ RIDGES = 10.0 ** np.arange(2, -5, -1)  # λ in units of the kernel's mean diagon
 _UNTIL = {"gtol": 1e-6, "ftol": 1e-15, "maxiter": 1000}
 
 
+@one_thread()
 def cross_fitted_logits(kernel: Float[Tensor, "n n"], start: LinearizationStart) -> Float[Tensor, "r n C"]:
     """Return the logits that each of `RIDGES` gives to each example when it is held out.
 
