@@ -35,6 +35,7 @@ _SKETCH = 4096
 _BOOTSTRAP = 1000
 # Spread of ln(measured/predicted) that linearization itself leaves, beside sampling: a factor of 2 at 90 %.
 _MODEL_SPREAD = 0.42
+_MOST_SPREAD = 100.0  # says as little as any more, and e to it is a number
 _TRUSTED_ERROR = 0.5  # relative error of the linearized logits above which the interval is widened
 _TRUSTED_MOVEMENT = 0.5  # ‖Δθ‖/‖θ₀‖ above which it is
 
@@ -143,6 +144,7 @@ def predict(
     subspace = setup.delta("subspace", d=nearest, scope=settings.scope)
     error = _linearization_error(setup, problem, subspace, features, replace(training, learning_rate=rate))
     spread = _MODEL_SPREAD * max(1.0, error / _TRUSTED_ERROR) * max(1.0, movement / _TRUSTED_MOVEMENT)
+    spread = min(spread, _MOST_SPREAD)
     diagnostics |= {
         "movement": movement,
         "linearization_error": error,

@@ -104,6 +104,15 @@ def test_prediction_widens_its_interval_where_linearization_fails(monkeypatch, e
     assert missed(doubtful, "Movement") == (movement > 0.5)
 
 
+@pytest.mark.usefixtures("once")
+def test_a_linearization_of_rounding_alone_has_an_interval_too(monkeypatch):
+    """Where the linearized logits hardly change, their error is any multiple of that: e to it overflowed."""
+    monkeypatch.setattr(predict, "_linearization_error", lambda *_: 1e4)
+    got = predicted(letters_setup())
+    assert got.diagnostics["model_spread"] == 100.0
+    assert missed(got, "Linearization")
+
+
 def test_prediction_counts_its_passes():
     given = letters_setup()
     got = predicted(given)
