@@ -249,13 +249,10 @@ class _Sweep:
         wanted = ([] if x is None else [x]) + [factors.after for factors in seen.values()]
         if not wanted:  # before the blocks, where a place lies behind them
             return {}
-        each = []
-        for c, costate in enumerate(chunk.costate):
-            keep = c < self.outputs - 1
-            each.append(torch.autograd.grad(y, wanted, costate, retain_graph=keep, allow_unused=True))
+        gradients = torch.autograd.grad(y, wanted, chunk.costate, is_grads_batched=True, allow_unused=True)
         of = [
-            torch.stack([torch.zeros_like(to) if g is None else g for g in gradients])
-            for to, gradients in zip(wanted, zip(*each, strict=True), strict=True)
+            to.new_zeros(self.outputs, *to.shape) if g is None else g
+            for to, g in zip(wanted, gradients, strict=True)
         ]
         if x is not None:
             chunk.costate = of.pop(0)
