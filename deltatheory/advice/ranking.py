@@ -119,7 +119,7 @@ def advise(
         frozen=float(start.solved(start.logits).double().mean()),
         winner=best and best.estimate.label,
         adapter_config=config,
-        findings=findings + left_out,
+        findings=[*findings, *_stand_in(setup.task.num_classes), *left_out],
         passes=passes + setup.head.passes,
         seconds=time.perf_counter() - began,
         provenance={
@@ -130,6 +130,7 @@ def advise(
             "settings": {
                 "examples": len(setup.task.train),
                 **setup.head.identity(),
+                "outputs": "contrast",
                 "steps": steps,
                 "batch_size": batch_size,
                 "model_spread": _MODEL_SPREAD,
@@ -200,6 +201,16 @@ def _ties(ranked: Sequence[_Ranked]) -> list[str]:
         f"Ties: {len(tied)} candidate(s) cannot be told from {first.estimate.label} with these examples: "
         f"{', '.join(e.label for e in tied)}. The smallest of them is {cheapest.label} "
         f"({cheapest.parameters:,} parameters)."
+    ]
+
+
+def _stand_in(classes: int) -> list[str]:
+    """Say so where one output an example stands for several."""
+    if classes == 2:
+        return []
+    return [
+        f"Outputs: kernels of one contrast of the {classes} logits, drawn by lot, stand for those of their "
+        f"{classes - 1} differences."
     ]
 
 
