@@ -100,7 +100,8 @@ def measure(
     check_budget(settings, criterion)
     training = settings.training(setup.seed)
     full = setup.delta("full", scope=settings.scope)
-    problem = setup.classification(full, check=False)
+    # δ of full fine-tuning would be as long as the model.
+    problem = setup.classification(setup.delta("subspace", d=1, scope=settings.scope), check=False)
     trials = Trials(setup, training, log=log, on_run=on_run, on_point=on_point)
     frozen = trials.frozen(problem)
     baseline = criterion.baseline or max(
