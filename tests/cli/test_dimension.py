@@ -35,9 +35,9 @@ def test_options_and_defaults_are_those_of_the_library():
     command = inspect.signature(dimension_command).parameters
     makers = (Setup, DimensionSettings, Criterion)
     known = {n: p.default for kind in makers for n, p in inspect.signature(kind).parameters.items()}
-    own = {"method", "out", "progress", "revision"}  # a revision is a part of the model's name
-    assert set(command) - own == set(known) - {"suffix"}
-    del known["suffix"], known["train_examples"]  # the command takes 512 of them, for its time
+    own = {"method", "out", "progress", "revision", "dtype"}  # the last two are parts of the model
+    assert set(command) - own == set(known)
+    del known["train_examples"]  # the command takes 512 of them, for its time
     assert {name: command[name].default for name in known} == known
 
 
