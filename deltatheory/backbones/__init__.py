@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from deltatheory.backbones.backbone import Backbone, wrap_model
+from deltatheory.backbones.backbone import Backbone
 from deltatheory.backbones.batch import Batch
 from deltatheory.backbones.edit import Edit
 from deltatheory.backbones.families import SUPPORTED, prepare
 from deltatheory.backbones.load import EMBEDDED, load_backbone, load_checkpoint
+from deltatheory.backbones.wrap import wrap_model
 
 __all__ = [
     "EMBEDDED",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -19,9 +17,9 @@ from deltatheory._texts import check_texts
 from deltatheory.autodiff import functional_call
 from deltatheory.backbones.batch import Batch, Pooling, additive_mask, pool
 from deltatheory.backbones.edit import Edit, editing
-from deltatheory.backbones.families import Attention, Family, Kind, Part, family_of, prepare
+from deltatheory.backbones.families import Family, Kind, Part, family_of
 
-__all__ = ["Backbone", "find_device", "wrap_model"]
+__all__ = ["Backbone", "find_device"]
 
 
 _DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # of accelerate
@@ -420,128 +418,3 @@ class Backbone:
         logits = functional_call(self.lm_head, tied, (hidden.to(self.dtype),)).to(self.wide_dtype)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-def _length_limit(config: Any, tokenizer: Any, family: Family, cap: int | None) -> int:
-    positions = config.max_position_embeddings
-    if family.offset_positions:
-        positions -= config.pad_token_id + 1
-    # One 4-D mask serves every block, so a text must fit into the sliding window where there is one.
-    window = getattr(config, "sliding_window", None)
-    limits = {
-        "max_position_embeddings": positions,
-        "sliding_window": window,
-        "max_length": cap,
-        "model_max_length": getattr(tokenizer, "model_max_length", None),
-    }
-    given = {name: limit for name, limit in limits.items() if limit}
-    for name, limit in given.items():
-        if not isinstance(limit, int | float) or not limit >= 1:
-            raise ValueError(f"{name}={limit!r}: must be a number of at least 1")
-    return int(min(given.values()))
-
-
-def _check_vocabulary(name: str, base: nn.Module, tokenizer: Any) -> None:
-    """Refuse a tokenizer that is not the model's: numbers without a row, or most rows without a number."""
-    rows: int = cast(Any, base).get_input_embeddings().weight.shape[0]
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    token, number = max(vocabulary.items(), key=lambda item: item[1], default=("", 0))
-    if number >= rows:
-        raise ValueError(
-            f"the tokenizer of {name!r} gives {token!r} the number {number}, and the model has {rows} word "
-            "embeddings: load the tokenizer that belongs to it, or resize_token_embeddings before training"
-        )
-    # Tables are padded to round sizes, but not to twice what they hold.
-    if 2 * len(vocabulary) < rows or vocabulary.keys() <= set(tokenizer.all_special_tokens):
-        raise ValueError(
-            f"the tokenizer of {name!r} knows {len(vocabulary)} tokens, and the model has {rows} word "
-            "embeddings: its files are missing, or it belongs to another model"
-        )
-
-
-def _contents_sha256(model: nn.Module, tokenizer: Any) -> str:
-    """Name a model that came from no file: its weights, its configuration and its vocabulary."""
-    settings: dict[str, Any] = cast(Any, model).config.to_diff_dict()
-    settings = {k: v for k, v in settings.items() if k not in ("_name_or_path", "transformers_version")}
-    about = [settings, sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _own_heads(model: Any, base: nn.Module, family: Family) -> tuple[nn.Module | None, nn.Module | None]:
-    """Return the map to the vocabulary and the classification head of a model, where it has them."""
-    import transformers
-
-    def is_for(task: str) -> bool:
-        return type(model) is getattr(transformers, f"MODEL_FOR_{task}_MAPPING").get(type(model.config), None)
-
-    if base is model:
-        return None, None
-    if family.kind == "causal":
-        sorts = is_for("SEQUENCE_CLASSIFICATION") or is_for("CAUSAL_LM")  # a language model may be given one
-        return model.get_output_embeddings(), getattr(model, "score", None) if sorts else None
-    if is_for("MASKED_LM"):
-        return model.cls if hasattr(model, "cls") else model.lm_head, None
-    return None, model.classifier if is_for("SEQUENCE_CLASSIFICATION") else None
-
-
-def wrap_model(
-    model: nn.Module,
-    tokenizer: Any,
-    *,
-    name: str,
-    revision: str | None = None,
-    attention: Attention = "eager",
-    max_length: int | None = None,
-    weights_sha256: str | None = None,
-    files_sha256: str | None = None,
-) -> Backbone:
-    """Prepare a `transformers` model at hand, in place, as a backbone.
-
-    Arguments:
-        model: a base model (`AutoModel`), a causal or masked language model (`AutoModelForCausalLM`,
-            `AutoModelForMaskedLM`) or a classifier (`AutoModelForSequenceClassification`), whose heads are
-            kept.
-        tokenizer: set here to pad on the right; a missing pad token becomes the end-of-text token.
-        name: for provenance and messages.
-        revision: commit or package version.
-        attention: see `prepare`.
-        max_length: a limit below the model's own.
-        weights_sha256: of the weight files.
-        files_sha256: of the files of configuration and tokenizer.
-
-    Raises:
-        ValueError: for an unsupported architecture, quantized weights, a model that a device_map has spread
-            over devices, or a tokenizer with no token to pad with or of another vocabulary than the model's.
-    """
-    config: Any = model.config
-    family = family_of(config)
-    spread = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
-    if len(spread) > 1:
-        raise ValueError(f"device_map of {name!r} has {spread}: not supported; load the model on one device")
-    prepare(model, attention)
-    base: nn.Module = getattr(model, "base_model", model)
-    lm_head, classifier = _own_heads(model, base, family)
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ValueError(f"the tokenizer of {name!r} has neither pad_token nor eos_token: set pad_token")
-        tokenizer.pad_token = tokenizer.eos_token
-    _check_vocabulary(name, base, tokenizer)
-    provenance: dict[str, Any] = {
-        "name": name,
-        "revision": revision,
-        "weights_sha256": weights_sha256,
-        "architecture": type(base).__name__,
-        "parameters": sum(p.numel() for p in base.parameters()),
-    }
-    if files_sha256 is not None:
-        provenance["files_sha256"] = files_sha256
-    if weights_sha256 is None and revision is None:
-        provenance["contents_sha256"] = _contents_sha256(model, tokenizer)
-    limit = _length_limit(config, tokenizer, family, max_length)
-    about = (name, revision, family.kind, provenance, config.hidden_size, limit)
-    return Backbone(base, tokenizer, *about, lm_head, classifier)

@@ -21,9 +21,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from deltatheory.backbones.backbone import Backbone, find_device, wrap_model
+from deltatheory.backbones.backbone import Backbone, find_device
 from deltatheory.backbones.families import Attention, Kind, family_of
 from deltatheory.backbones.gguf import check_causal, find_gguf, read_config, read_gguf
+from deltatheory.backbones.wrap import wrap_model
 
 __all__ = ["EMBEDDED", "find_checkpoint", "load_backbone", "load_checkpoint"]
 

@@ -20,7 +20,7 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
     import torch
 
     from deltatheory.control import rank_actuators
-    from deltatheory.control.reach.gramian import coordinate_groups
+    from deltatheory.control.reach.parts import coordinate_groups
 
     problem, groups = place.problem(trial), trial.settings["places"]
     if not isinstance(groups, str):

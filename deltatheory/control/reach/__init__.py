@@ -9,13 +9,12 @@ from deltatheory.control.reach.gramian import (
     Gramian,
     LeastEnergy,
     ReachabilityBall,
-    coordinate_groups,
     estimate_lipschitz,
     minimum_energy,
     output_gramian,
-    part_tangent_rows,
     reachability_ball,
 )
+from deltatheory.control.reach.parts import coordinate_groups, part_tangent_rows
 from deltatheory.control.reach.prompts import (
     PrefixBound,
     PromptReachability,

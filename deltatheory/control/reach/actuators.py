@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from deltatheory._shapes import Int
-from deltatheory.control.reach.gramian import NOWHERE, coordinate_groups, part_kernels
+from deltatheory.control.reach.parts import NOWHERE, part_kernels, resolved_groups
 from deltatheory.linearization.factors import TangentKernel
 from deltatheory.linearization.ridge import cross_fitted_logits
 from deltatheory.linearization.selection import Selection, greedy_log_det, log_det_gain
@@ -144,9 +144,7 @@ def rank_actuators(
         ValueError: as `coordinate_groups` and `part_tangent_rows`.
     """
     examples = min(examples, len(problem.train))
-    by, chosen = None, groups
-    if isinstance(groups, str):
-        by, chosen = groups, coordinate_groups(problem, groups, examples=examples)
+    by, chosen = resolved_groups(problem, groups, examples)
     kernel = part_kernels(
         problem,
         chosen,

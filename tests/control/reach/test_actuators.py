@@ -7,7 +7,7 @@ import torch
 from tiny_problems import toy_problem, toy_task
 
 from deltatheory.control.reach.actuators import rank_actuators, rank_layers
-from deltatheory.control.reach.gramian import coordinate_groups, part_kernels, part_tangent_rows
+from deltatheory.control.reach.parts import coordinate_groups, part_kernels, part_tangent_rows
 from deltatheory.linearization.ridge import cross_fitted_logits
 
 

@@ -12,13 +12,12 @@ from tiny_problems import toy_problem, toy_task
 from deltatheory.control.reach.gramian import (
     Gramian,
     JacobianLipschitz,
-    coordinate_groups,
     estimate_lipschitz,
     minimum_energy,
     output_gramian,
-    part_tangent_rows,
     reachability_ball,
 )
+from deltatheory.control.reach.parts import coordinate_groups, part_tangent_rows
 from deltatheory.control.solvers.base import Status
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.linearization.tangent import tangent_rows
