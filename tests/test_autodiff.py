@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from deltatheory import autodiff
-from deltatheory.autodiff import DerivativeError, require, self_check
+from deltatheory.autodiff import DerivativeError
 from deltatheory.deltas.moved import MovedParameters
+from deltatheory.self_check import require, self_check
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

@@ -29,9 +29,7 @@ _BOOTSTRAP = 500
 # wide that 90 % of the trained scores of experiments/results/chosen/advice lie in their intervals.
 _MODEL_SPREAD = 1.45
 _TRUSTED_ERROR = 0.5
-_JUDGED = (
-    32  # held-out examples that tell the linearization's error: of them the sentence needs a rough share
-)
+_JUDGED = 32  # held-out examples that tell the rough size of the linearization's error
 
 
 def advise(
@@ -49,10 +47,10 @@ def advise(
 
     Two forward passes over each example and one backward pass through the activations give the kernels
     K_i = J_i J_iᵀ of all deltas at δ = 0 (`linearization/factors.py`), of a contrast of the logits by lot
-    (`linearization/outputs.py`). With each the
-    linearized logits z_c = z⁰_c + ½Kα_c are fitted by ridge-regularized logistic regression and judged on
-    held-out folds; the best ridge stands for the best learning rate and number of steps. With two classes
-    that is exact; with more, K stands for the kernels of all their differences.
+    (`linearization/outputs.py`). With each the linearized logits z_c = z⁰_c + ½Kα_c are fitted by
+    ridge-regularized logistic regression and judged on held-out folds; the best ridge stands for the best
+    learning rate and number of steps. With two classes that is exact; with more, K stands for the kernels of
+    all their differences.
 
     Args:
         setup: backbone, classification task, head, limits and seed (`Setup.of`). The seed is that of the

@@ -9,8 +9,8 @@ import os
 import sys
 from typing import Annotated
 
-# Before torch is loaded: threads that wait for each other soon go to sleep. Where another process keeps a
-# core busy, the default of a millisecond at each small operation makes them up to fifty times as slow.
+# Before torch is loaded: threads that wait for each other soon go to sleep. By default they stay awake for
+# about a millisecond at each small operation, in vain where another process keeps a core busy.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 try:

@@ -31,6 +31,7 @@ from deltatheory.problems import ClassificationProblem
 
 __all__ = ["TangentKernel", "places_of", "tangent_kernels"]
 
+SEVERAL = "several layers"  # name of the part that acts in more than one
 _CHUNK = 32  # examples of a pass
 _BLOCK = 64  # rows and columns of a Gram matrix that are formed together
 _SLICE = 1 << 26  # numbers of those rows of J that are formed at once
@@ -218,7 +219,7 @@ class _Sweep:
     def layer(self, stages: set[int]) -> str:
         """Return the name of the layer that acts in these stages, as those of a `LayeredSystem`."""
         if len(stages) != 1:
-            return "several layers"
+            return SEVERAL
         (stage,) = stages
         return {-1: "embedding", len(self.backbone.layers): "head"}.get(stage, f"block {stage}")
 

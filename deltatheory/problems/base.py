@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltatheory import autodiff
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.deltas import Delta, InPlaceDelta
 from deltatheory.problems.losses import Loss, make_loss
+from deltatheory.self_check import SelfCheck, require, self_check
 from deltatheory.tasks import Examples, Task
 from deltatheory.tasks.task import digest
 
@@ -165,7 +165,7 @@ class Problem(ABC):
         """Return the mean loss on a batch; pure and differentiable in δ."""
         return self.loss_function.mean(*self.outputs(delta, batch, labels))
 
-    def check(self) -> autodiff.SelfCheck:
+    def check(self) -> SelfCheck:
         """Run the derivative self-check at δ = 0 on the shortest examples, with the loss of unlikely answers.
 
         Raises:
@@ -182,10 +182,10 @@ class Problem(ABC):
             # A head that fits its examples leaves a loss so flat that its differences are rounding.
             least_likely = outputs(zero).argmin(1)
         loss = self.loss_function
-        result = autodiff.self_check(
+        result = self_check(
             outputs, lambda x: loss.mean(outputs(x), least_likely), zero, dtype=self.backbone.dtype
         )
-        autodiff.require(result)
+        require(result)
         return result
 
     def sum_with_gradient(

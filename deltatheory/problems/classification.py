@@ -38,7 +38,7 @@ class Split:
 class ClassificationProblem(Problem):
     """f(δ) = logits of a task under the backbone ψ(δ), its loss, and their derivatives.
 
-    The self-check of the derivatives runs when a problem is built (`autodiff.self_check`, about a second).
+    The self-check of the derivatives runs when a problem is built (`self_check`, about a second).
 
     Args:
         backbone: frozen and prepared.

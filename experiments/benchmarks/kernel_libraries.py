@@ -53,7 +53,7 @@ def libraries(problem: ClassificationProblem, names: list[str]) -> dict[str, Cal
 
 
 def gram(rows: Tensor) -> Tensor:
-    """Return R Rᵀ, in parts: one float32 sum over ten million products is off by a quarter of a per cent."""
+    """Return R Rᵀ, in parts: one float32 sum over ten million products loses digits."""
     return torch.stack([(part @ part.T).double() for part in rows.split(1 << 16, 1)]).sum(0)
 
 

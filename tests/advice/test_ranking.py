@@ -46,6 +46,14 @@ def test_candidates_are_ranked_by_what_they_promise(result):
     assert result.passes >= 2 * 32 * 3
 
 
+def test_one_output_that_stands_for_several_is_said(result):
+    assert not any(
+        finding.startswith("Outputs:") for finding in result.findings
+    )  # of two classes it is exact
+    three = advise(Setup(tiny("bert"), toy_task(3, train=24)), candidates=QUICK[:1])
+    assert any("one contrast of the 3 logits" in finding for finding in three.findings)
+
+
 class Seen(Exception):
     """Ends an advice where its kernels are known."""
 

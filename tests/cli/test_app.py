@@ -49,6 +49,14 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
     assert not names & {"torch", "transformers", "numpy", "scipy", "matplotlib", "jinja2", "rich"}
 
 
+@pytest.mark.parametrize(("given", "taken"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_how_long_threads_wait_awake_is_set_before_torch_is_loaded_unless_it_is(given, taken):
+    code = "import os, sys, deltatheory.cli; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [taken, "False"], done.stderr
+
+
 def test_version():
     assert run("--version").output.strip() == f"deltatheory {__version__}"
 

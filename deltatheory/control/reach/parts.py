@@ -13,14 +13,13 @@ from torch import Tensor
 from deltatheory._shapes import Int
 from deltatheory.control.systems.layered import LayeredSystem
 from deltatheory.deltas import WeightPlace
-from deltatheory.linearization.factors import TangentKernel, places_of, tangent_kernels
+from deltatheory.linearization.factors import SEVERAL, TangentKernel, places_of, tangent_kernels
 from deltatheory.linearization.tangent import TangentRows, joint_tangent_rows
 from deltatheory.problems import ClassificationProblem
 
-__all__ = ["NOWHERE", "SEVERAL", "coordinate_groups", "part_kernels", "part_tangent_rows", "resolved_groups"]
+__all__ = ["NOWHERE", "coordinate_groups", "part_kernels", "part_tangent_rows", "resolved_groups"]
 
-# Names of the coordinates that belong to no one layer.
-SEVERAL, NOWHERE = "several layers", "no layer"
+NOWHERE = "no layer"  # name of coordinates that act in none
 
 
 def coordinate_groups(
