@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.optimize import isotonic_regression
+from torch import Tensor
 
+from deltatheory._shapes import Float, Int
 from deltatheory.dimension.criterion import Criterion
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.linearization.subspace_training import kernel_root, random_subspaces, train_linearized
 from deltatheory.linearization.tangent import TangentRows
+from deltatheory.problems import Loss
 from deltatheory.training.trainer import Training
 
-__all__ = ["LEARNING_RATES", "CrossFittedRuns", "Crossing", "cross_fit", "level_crossing"]
+__all__ = ["LEARNING_RATES", "CrossFittedRuns", "Crossing", "cross_fit", "level_crossing", "scaled_losses"]
 
 # Rates for δ under an isometric P: with unit-norm columns one serves all d near d90.
 LEARNING_RATES = (0.3, 1.0)
@@ -28,11 +32,13 @@ class CrossFittedRuns:
 
     Attributes:
         solved: shape (dimensions, n): whether each example was solved by the run that it was held out of.
+        losses: the same shape: its loss in that run, at the scale of the logits that is best for all of them.
         movement: shape (dimensions,), ‖δ‖ at the end, mean over the folds.
         points: one row a run.
     """
 
     solved: np.ndarray
+    losses: np.ndarray
     movement: np.ndarray
     points: list[CurvePoint]
 
@@ -51,24 +57,23 @@ def cross_fit(
         grid: dimensions.
         training: the budget of a run; its seed is that of the first fold.
     """
-    square_root = kernel_root(features)
-    runs = {
-        rate: CrossFittedRuns(np.zeros((len(grid), len(features.start))), np.zeros(len(grid)), [])
-        for rate in LEARNING_RATES
-    }
+    square_root, start = kernel_root(features), features.start
+    held_out = {rate: torch.zeros(len(grid), *start.logits.shape) for rate in LEARNING_RATES}
+    movement = {rate: np.zeros(len(grid)) for rate in LEARNING_RATES}
+    points: dict[float, list[CurvePoint]] = {rate: [] for rate in LEARNING_RATES}
     for k, (kept, held) in enumerate(parts):
         order = kept + held
-        start = features.start.subset(order)
+        part = start.subset(order)
         for i, d in enumerate(grid):
             seed = training.seed + 1000 * k + i
             jacobian = random_subspaces(square_root[order], features.size, d, 1, seed=seed)
-            for rate, found in runs.items():
+            for rate in LEARNING_RATES:
                 schedule = replace(training, seed=training.seed + k, learning_rate=rate)
-                run = train_linearized(start, jacobian, schedule, train=len(kept))
-                right = start.solved(run.logits)[0].double().cpu().numpy()
-                found.solved[i, held] = right[len(kept) :]
-                found.movement[i] += float(run.delta.norm()) / len(parts)
-                found.points.append(
+                run = train_linearized(part, jacobian, schedule, train=len(kept))
+                right = part.solved(run.logits)[0].double().cpu().numpy()
+                held_out[rate][i, held] = (run.logits[0] + part.judging_offset)[len(kept) :].float().cpu()
+                movement[rate][i] += float(run.delta.norm()) / len(parts)
+                points[rate].append(
                     CurvePoint(
                         d=d,
                         method="predict",
@@ -78,7 +83,27 @@ def cross_fit(
                         test_metric=float(right[len(kept) :].mean()),
                     )
                 )
-    return runs
+    labels = start.labels.cpu()
+    return {
+        rate: CrossFittedRuns(
+            solved=np.stack([(logits.argmax(-1) == labels).double().numpy() for logits in held_out[rate]]),
+            losses=np.stack([scaled_losses(start.loss, logits, labels) for logits in held_out[rate]]),
+            movement=movement[rate],
+            points=points[rate],
+        )
+        for rate in LEARNING_RATES
+    }
+
+
+def scaled_losses(loss: Loss, logits: Float[Tensor, "n C"], labels: Int[Tensor, " n"]) -> np.ndarray:
+    """Return the loss of each example at the scale of the logits that is best for all (`Loss.best_scale`).
+
+    >>> from deltatheory.problems import CrossEntropy
+    >>> scaled_losses(CrossEntropy(), torch.tensor([[0.0, 9.0], [0.0, 9.0]]), torch.tensor([0, 1])).round(3)
+    array([0.693, 0.693])
+    """
+    scale = loss.best_scale(logits, labels)
+    return loss.values(scale * logits.double(), labels).cpu().numpy()
 
 
 class Crossing(NamedTuple):

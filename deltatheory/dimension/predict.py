@@ -25,7 +25,7 @@ from deltatheory.problems import ClassificationProblem, Setup, Split, epochs, fo
 from deltatheory.tasks import Task
 from deltatheory.training.trainer import Training
 
-__all__ = ["Prediction", "kernel_examples", "predict"]
+__all__ = ["Prediction", "kernel_examples", "kernel_grid", "kernel_rows", "predict"]
 
 FOLDS = 8
 _KERNEL_EXAMPLES = 448  # of the kernel: more barely move the prediction and cost as much again
@@ -108,7 +108,7 @@ def predict(
     began = time.perf_counter()
     training, chance = settings.training(setup.seed), setup.task.chance
     problem = setup.classification("full", {"scope": settings.scope}, check=False)
-    features = _features(problem, training, settings.burn_in, on_example)
+    features = kernel_rows(problem, training, settings.burn_in, on_example)
     examples, start = len(features.start), features.start
     rank, frozen = features.rank(), float(start.solved(start.logits).double().mean())
     differences = features.rows.shape[:2].numel()
@@ -133,7 +133,7 @@ def predict(
         )
         return prediction(DimensionEstimate(None, None, None, status), LEARNING_RATES[0])
 
-    grid = log_grid(1, min(features.size, _SKETCH), ratio=2.0)
+    grid = kernel_grid(features)
     runs = cross_fit(features, folds(examples, FOLDS), grid, training)
     solved = np.mean([run.solved for run in runs.values()], axis=0)
     crossing = level_crossing(solved, grid, criterion, chance)
@@ -156,13 +156,28 @@ def predict(
     return prediction(d90, rate, level=crossing.level, baseline=crossing.baseline, curve=runs[rate].points)
 
 
-def _features(
+def kernel_grid(features: TangentRows) -> list[int]:
+    """Return the dimensions of the predicted curve: powers of two up to what the rows can tell apart."""
+    return log_grid(1, min(features.size, _SKETCH), ratio=2.0)
+
+
+def kernel_rows(
     problem: ClassificationProblem,
     training: Training,
-    burn_in: int,
-    on_example: Callable[[int, int], None] | None,
+    burn_in: int = 0,
+    on_example: Callable[[int, int], None] | None = None,
 ) -> TangentRows:
-    """Return rows of J after the burn-in, judged by a head that has not seen the examples."""
+    """Return rows of J after the burn-in, judged by a head that has not seen the examples.
+
+    Args:
+        problem: full fine-tuning, of a setup in stratified order.
+        training: seed and batch size of the burn-in, and seed of the sketch.
+        burn_in: steps of full fine-tuning before the network is linearized.
+        on_example: called with (done, total) examples.
+
+    Raises:
+        ValueError: for a burn-in of more than one epoch.
+    """
     examples = kernel_examples(problem.task)
     features = tangent_rows(
         problem,

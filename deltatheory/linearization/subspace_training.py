@@ -28,7 +28,7 @@ class LinearizedRun:
     Attributes:
         train_loss: shape (seeds,), mean loss over the last tenth of the steps.
         logits: shape (seeds, n, C), at the end, training examples first.
-        delta: shape (seeds, d), where it ended.
+        delta: shape (seeds, d), where it ended, or the mean of the last ones.
     """
 
     train_loss: Float[Tensor, " seeds"]
@@ -83,7 +83,7 @@ def train_linearized(
     optimizer = torch.optim.AdamW([delta], weight_decay=0.0)
     # All texts count as equally long here: only the order of the data is drawn.
     order = epochs(torch.ones(train).numpy(), training.batch_size, training.seed)
-    losses = []
+    losses, average = [], torch.zeros_like(delta)
     for step in range(training.steps):
         for group in optimizer.param_groups:
             group["lr"] = training.rate(step)
@@ -94,7 +94,10 @@ def train_linearized(
         uphill = -start.loss.residual(logits, labels)[..., 1:] / len(batch)
         delta.grad = rows.transpose(1, 2) @ uphill.reshape(seeds, -1, 1)
         optimizer.step()
+        if training.average and (count := training.averaged_after(step + 1)):
+            average += (delta - average) / count
         losses.append(start.loss.values(logits, labels).mean(-1))
+    delta = average if training.average else delta
     logits = _logits(start.logits, jacobian.reshape(seeds, -1, d) @ delta)
     tail = torch.stack(losses[-max(1, training.steps // 10) :]).mean(0)
     return LinearizedRun(tail, logits, delta[..., 0])

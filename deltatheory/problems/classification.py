@@ -181,8 +181,16 @@ class ClassificationProblem(Problem):
         return torch.cat([found[:train].to(logits), logits[train:]])
 
     def evaluate(self, delta: Float[Tensor, " m"], split: Split) -> dict[str, float]:
-        """Return accuracy and mean cross-entropy on a split; as `predict` otherwise."""
+        """Return accuracy and mean loss on a split, and the loss at the best scale of the logits there.
+
+        Otherwise as `predict`.
+        """
         logits = self.predict(delta, split)
         loss = self.loss_function
         accuracy = loss.right(logits, split.labels).double().mean()
-        return {"accuracy": float(accuracy), "loss": float(loss.mean(logits, split.labels))}
+        scale = loss.best_scale(logits, split.labels)
+        return {
+            "accuracy": float(accuracy),
+            "loss": float(loss.mean(logits, split.labels)),
+            "calibrated_loss": float(loss.mean(scale * logits, split.labels)),
+        }

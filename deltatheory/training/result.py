@@ -31,7 +31,9 @@ class TrainingResult(Result):
     """What a run came to.
 
     Attributes:
-        delta: where it ended, or with `evaluate_every` the best δ on the dev split.
+        delta: where it ended; with `evaluate_every` the best δ on the dev split, with `average` the mean of
+            the last ones.
+        last: where it ended.
         train_loss: mean loss over the last tenth of the steps.
         train_accuracy: mean accuracy on the batches of those steps, as they were met.
         test: scores and loss on the test split.
@@ -54,9 +56,10 @@ class TrainingResult(Result):
         tuned: the change that δ is of.
     """
 
-    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "tuned")
+    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "last", "tuned")
 
     delta: Tensor
+    last: Tensor
     train_loss: float | None
     train_accuracy: float | None
     test: dict[str, float] | None

@@ -48,6 +48,8 @@ class Training:
         momentum: of SGD.
         weight_decay: pull of δ towards 0, the frozen backbone.
         clip: the largest norm of a gradient; longer ones are shortened to it.
+        average: share of the last steps whose δ are averaged (tail averaging, after Polyak & Juditsky 1992):
+            the result is then their mean. 0 takes the last δ.
         evaluate_every: steps between evaluations of the dev split; the result is then the best δ met there.
         patience: stop after so many evaluations without a better one.
         autocast: run the network in bfloat16 where that is safe (CUDA only).
@@ -62,6 +64,7 @@ class Training:
     momentum: float = 0.0
     weight_decay: float = 0.0
     clip: float | None = None
+    average: float = 0.0
     evaluate_every: int | None = None
     patience: int | None = None
     autocast: bool = False
@@ -86,6 +89,12 @@ class Training:
         for name in ("warmup", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1).")
+        if not 0 <= self.average <= 1:
+            raise ValueError(f"average={self.average}: must lie in [0, 1].")
+        if self.average and self.evaluate_every:
+            raise ValueError(
+                f"average={self.average}: with evaluate_every the result is the best δ met; take one."
+            )
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"optimizer={self.optimizer!r}: allowed are 'adamw' and 'sgd'.")
         if self.momentum and self.optimizer != "sgd":
@@ -118,6 +127,14 @@ class Training:
         if self.optimizer == "sgd":
             return torch.optim.SGD([delta], momentum=self.momentum, weight_decay=self.weight_decay)
         return torch.optim.AdamW([delta], weight_decay=self.weight_decay)
+
+    def averaged_after(self, step: int) -> int:
+        """Return over how many δ the average is after so many steps; its last one is over all of its share.
+
+        >>> [Training(steps=4, average=0.5).averaged_after(step) for step in range(1, 5)]
+        [0, 0, 1, 2]
+        """
+        return max(0, step - self.steps + max(1, round(self.average * self.steps)))
 
     def evaluates_after(self, step: int) -> bool:
         """Whether the dev split is evaluated after so many steps: at every multiple, and at the end."""
@@ -184,6 +201,7 @@ def train(
         raise ValueError(f"checkpoint_every={checkpoint_every}: must be at least 1.")
     delta = (problem.delta.initial() if start is None else start.clone()).requires_grad_(False)
     optimizer, best, log = training.make_optimizer(delta), delta, _Log()
+    average = torch.zeros_like(delta) if training.average else None
     saved = None
     if checkpoint is not None:
         saved = checkpoint_of(problem, training, checkpoint, start)
@@ -195,6 +213,8 @@ def train(
             log = _Log(**kept)
             delta.copy_(tensors.pop("delta"))
             best = tensors.pop("best", delta).to(delta)
+            if average is not None:
+                average.copy_(tensors.pop("average"))
             # AdamW counts its steps in a tensor that stays on the CPU.
             state = {name: x if name == "step" else x.to(delta) for name, x in tensors.items()}
             optimizer.state[delta] = state
@@ -205,7 +225,11 @@ def train(
     def save() -> None:
         if saved is not None and parallel.is_first():
             log.passes, log.seconds = problem.passes - before, time.perf_counter() - began
-            tensors = {"delta": delta, **({"best": best} if log.dev else {}), **_state(optimizer, delta)}
+            tensors = {"delta": delta, **_state(optimizer, delta)}
+            if log.dev:
+                tensors["best"] = best
+            if average is not None:
+                tensors["average"] = average
             saved.save(tensors, asdict(log))
 
     def stopped() -> bool:
@@ -229,6 +253,8 @@ def train(
                 if on_step:
                     on_step(log.step, loss)
                 log.step += 1
+                if average is not None and (count := training.averaged_after(log.step)):
+                    average += (delta - average) / count
                 if training.evaluates_after(log.step):
                     scores = parallel.from_first(partial(problem.evaluate, delta, problem.dev))
                     log.dev.append({"step": log.step, **scores})
@@ -242,7 +268,7 @@ def train(
                 if arrived:
                     signals.let_go()
         save()
-        final = best if log.dev else delta
+        final = best if log.dev else delta if average is None else average
         test = parallel.from_first(partial(problem.evaluate, final, problem.test))
     except FloatingPointError as error:
         status = f"diverged: {error}"
@@ -254,6 +280,7 @@ def train(
     peak = _peak_memory(device)
     return TrainingResult(
         delta=final,
+        last=delta,
         train_loss=mean(log.losses[-tail:]) if test else None,
         train_accuracy=mean(log.accuracies[-tail:]) if test else None,
         test=test,
@@ -306,13 +333,14 @@ def _is_whole(log: dict[str, Any]) -> bool:
 
 
 def _shapes_of(training: Training, delta: Tensor) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what a checkpoint holds: δ, the best one, and the optimizer's state."""
+    """Return the shapes of what a checkpoint holds: δ, the best and the mean one, the optimizer's state."""
     probe = torch.zeros_like(delta[:1])
     probe.grad = torch.zeros_like(probe)
     optimizer = training.make_optimizer(probe)
     optimizer.step()
     state = {name: tuple(delta.shape) if x.shape else () for name, x in _state(optimizer, probe).items()}
-    return {"delta": tuple(delta.shape), "best": tuple(delta.shape), **state}
+    kept = ("delta", "best", "average") if training.average else ("delta", "best")
+    return {**dict.fromkeys(kept, tuple(delta.shape)), **state}
 
 
 def _state(optimizer: torch.optim.Optimizer, delta: Tensor) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def known() -> dict:
 
 @pytest.fixture
 def once(monkeypatch, known):
-    features_of = predict._features
+    features_of = predict.kernel_rows
 
     def features(*arguments):
         if "features" not in known:
@@ -63,7 +63,7 @@ def once(monkeypatch, known):
             known[training.steps] = cross_fit(features, parts, grid, training)
         return known[training.steps]
 
-    monkeypatch.setattr(predict, "_features", features)
+    monkeypatch.setattr(predict, "kernel_rows", features)
     monkeypatch.setattr(predict, "cross_fit", runs)
 
 

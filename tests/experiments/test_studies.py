@@ -28,6 +28,7 @@ from experiments.studies import (
     places,
     prediction,
     pretraining,
+    reference,
     scale,
     studies_of,
 )
@@ -91,6 +92,7 @@ def shorten(patch):
     patch.setattr(methods, "_FIRST", 0)
     patch.setattr(methods, "_TUNING_TASKS", 1)
     patch.setattr(combinations, "PAIRS", combinations.PAIRS[:1])
+    patch.setattr(reference, "DIMENSIONS", (2, 8, 32))
     patch.setattr(pretraining, "SNAPSHOTS", {"gpt-1M": (1,)})
     patch.setattr(places, "NAMES", {"gpt-1M": ("h.{}.{}", 2)})
     patch.setattr(places, "MODULES", ("attn.c_attn", "mlp.c_fc"))

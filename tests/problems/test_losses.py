@@ -81,3 +81,25 @@ def test_the_loss_is_a_convex_function_of_its_margin_with_the_derivatives_given(
 def test_an_unknown_loss_is_named_with_what_there_is():
     with pytest.raises(ValueError, match="loss='hinge': allowed are 'cross-entropy'"):
         make_loss("hinge")
+
+
+def test_the_best_scale_is_where_the_loss_is_least_and_confidence_does_not_count(loss, drawn):
+    outputs, answers = drawn
+    best = loss.best_scale(outputs, answers)
+    least = loss.mean(best * outputs, answers)
+    assert all(
+        loss.mean(s * outputs, answers) >= least for s in (0.0, 0.5 * best, 0.99 * best, 1.01 * best, 9.0)
+    )
+    assert loss.best_scale(100 * outputs, answers) == pytest.approx(best / 100)
+    sure = loss.mean(100 * outputs, answers)
+    assert sure > loss.mean(0 * outputs, answers) >= least  # over-trained nets: right as often, far too sure
+
+
+def test_outputs_that_say_nothing_or_the_opposite_have_scale_zero_and_right_ones_a_finite_one(loss):
+    answers = torch.tensor([0, 1])
+    right = torch.eye(2, dtype=torch.float64)
+    assert loss.best_scale(torch.zeros(2, 2), answers) == 0
+    assert loss.best_scale(-right, answers) == 0
+    scale = loss.best_scale(right, answers)
+    assert 0 < scale < float("inf")
+    assert loss.mean(scale * right, answers) < 1e-3

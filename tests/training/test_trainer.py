@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -59,6 +60,10 @@ def test_the_rate_rises_and_falls_linearly():
         {"evaluate_every": 0},
         {"patience": 0, "evaluate_every": 1},
         {"patience": 2},
+        {"average": -0.1},
+        {"average": 1.5},
+        {"average": math.nan},
+        {"average": 0.5, "evaluate_every": 1},
     ],
 )
 def test_bad_settings_are_refused(wrong):
@@ -110,6 +115,21 @@ def test_divergence_is_a_status_not_an_exception(delta, options, steps):
     assert result.test is None
     assert result.train_loss is None
     assert all(torch.equal(p, before[n]) for n, p in problem.backbone.model.named_parameters())
+
+
+def test_the_average_is_the_mean_of_the_last_deltas_and_costs_no_other_name():
+    problem, seen = toy_problem("lora", r=2), []
+    training = Training(steps=6, batch_size=8, learning_rate=0.01, average=0.5)
+    original = problem.loss_and_gradient
+    problem.loss_and_gradient = lambda delta, *rest: seen.append(delta.clone()) or original(delta, *rest)
+    result = train(problem, training)
+    last = torch.stack([*seen[4:], result.last]).mean(0)
+    torch.testing.assert_close(result.delta, last)
+    assert result.test == problem.evaluate(result.delta, problem.test)
+    plain = train(problem, Training(steps=6, batch_size=8, learning_rate=0.01))
+    assert torch.equal(plain.delta, result.last)
+    assert "average" not in Training().to_dict()
+    assert training.to_dict()["average"] == 0.5
 
 
 def test_a_run_is_saved_with_its_delta_and_one_that_diverged_without(tmp_path):
@@ -365,6 +385,34 @@ def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path, delta, options, set
         train(toy_problem(delta, **options), training, on_step=lambda *_: pytest.fail("again"), **file),
         expected,
     )
+
+
+def test_an_average_goes_on_from_a_checkpoint_bit_by_bit(tmp_path):
+    """Stopped before the averaged steps, and among them; a file that lacks the average is damaged."""
+    training = Training(steps=8, batch_size=8, learning_rate=0.01, average=0.5)
+    expected, file = train(toy_problem("lora", r=2), training), tmp_path / "run.safetensors"
+
+    def stop(at, step, _):
+        if step == at:
+            raise Stop
+
+    for at in (3, 7):
+        with pytest.raises(Stop):
+            train(
+                toy_problem("lora", r=2),
+                training,
+                checkpoint=file,
+                checkpoint_every=3,
+                on_step=partial(stop, at),
+            )
+    resumed = train(toy_problem("lora", r=2), training, checkpoint=file)
+    same_run(resumed, expected)
+    assert torch.equal(resumed.last, expected.last)
+    tensors, note = read_tensors(file)
+    del tensors["average"]
+    write_tensors(file, tensors, note)
+    with pytest.raises(ValueError, match="damaged"):
+        train(toy_problem("lora", r=2), training, checkpoint=file)
 
 
 def test_a_stopped_early_run_stays_stopped(tmp_path, monkeypatch):

@@ -5,11 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from scipy.optimize import brentq
 from torch import Tensor
 
 from deltatheory._shapes import Bool, Float, Int
 
 __all__ = ["Loss"]
+
+
+_LARGEST_SCALE = 2.0**20  # in units of the outputs' size: where all answers are right ℓ falls for ever
 
 
 class Loss(ABC):
@@ -66,3 +70,31 @@ class Loss(ABC):
     def total(self, outputs: Float[Tensor, "*n C"], answers: Int[Tensor, "*n"]) -> Float[Tensor, ""]:
         """Return the sum of ℓ over all answers."""
         return self.values(outputs, answers).sum()
+
+    def best_scale(self, outputs: Float[Tensor, "*n C"], answers: Int[Tensor, "*n"]) -> float:
+        """Return the s ≥ 0 with the least mean of ℓ(s z, y), which is convex in s; 1/s is the temperature.
+
+        The loss at that scale ("after temperature scaling", Guo et al. 2017) says how well outputs tell the
+        answers apart and not how sure they are: it does not rise where training goes on and only the outputs
+        grow, and is at most that of z = 0.
+
+        >>> import torch
+        >>> from deltatheory.problems.losses import CrossEntropy
+        >>> z, y = torch.tensor([[0.0, 4.0]] * 4, dtype=torch.float64), torch.tensor([1, 1, 1, 0])
+        >>> round(CrossEntropy().best_scale(z, y), 6) == round(float(torch.tensor(3.0).log() / 4), 6)
+        True
+        """
+        z, y = outputs.detach().double().cpu(), answers.cpu()
+        size = float(z.std())
+
+        def slope(scale: float) -> float:
+            return -float((self.residual(scale * z, y) * z).sum(-1).mean())
+
+        if not size > 0 or slope(0.0) >= 0:
+            return 0.0
+        high = 1 / size
+        while slope(high) < 0:
+            high *= 2
+            if high * size > _LARGEST_SCALE:
+                return high
+        return float(brentq(slope, 0.0, high))  # pyright: ignore[reportArgumentType]
