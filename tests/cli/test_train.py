@@ -198,6 +198,7 @@ def test_a_run_is_tracked_where_that_is_asked_for(given, tmp_path, monkeypatch, 
             {
                 "dev/accuracy": row["accuracy"],
                 "dev/loss": row["loss"],
+                "dev/calibrated_loss": row["calibrated_loss"],
                 "train/loss": statistics.mean(result["losses"][row["step"] - 4 : row["step"]]),
             },
         )
