@@ -93,6 +93,7 @@ def shorten(patch):
     patch.setattr(methods, "_TUNING_TASKS", 1)
     patch.setattr(combinations, "PAIRS", combinations.PAIRS[:1])
     patch.setattr(reference, "DIMENSIONS", (2, 8, 32))
+    patch.setattr(reference, "MIDDLE", 8)
     patch.setattr(pretraining, "SNAPSHOTS", {"gpt-1M": (1,)})
     patch.setattr(places, "NAMES", {"gpt-1M": ("h.{}.{}", 2)})
     patch.setattr(places, "MODULES", ("attn.c_attn", "mlp.c_fc"))
