@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deltatheory.projections import make_projection
     from deltatheory.results import ResultLog
     from deltatheory.tasks import Task, load_task
-    from deltatheory.training import Training, train
+    from deltatheory.training import Training, predict_learning_rate, train
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,7 @@ __all__ = [
     "load_task",
     "make_delta",
     "make_projection",
+    "predict_learning_rate",
     "prepare",
     "save_delta",
     "tangent_rows",
@@ -73,6 +74,7 @@ _MODULES = {
     "load_task": "tasks",
     "make_delta": "deltas",
     "make_projection": "projections",
+    "predict_learning_rate": "training",
     "prepare": "backbones",
     "save_delta": "deltas.files",
     "tangent_rows": "linearization",

@@ -242,6 +242,17 @@ class Problem(ABC):
             raise FloatingPointError(f"the loss became {found.value}: {NOT_FINITE}")
         return found.value, found.right / found.answers, found.gradient
 
+    @torch.no_grad()
+    def features(self, delta: Float[Tensor, " m"], batch: Batch) -> Float[Tensor, "n O"]:
+        """Return the last hidden states of a batch's own tokens, without padding.
+
+        A delta that writes in place leaves θ(δ) in the model: call `restore` at the end.
+        """
+        with self._precision():
+            hidden = self.backbone.hidden_states(batch, self._placed(delta))
+        self.count(len(batch), forward=1.0)
+        return hidden[batch.mask.bool()].to(self.backbone.wide_dtype)
+
     def restore(self) -> None:
         """Put θ₀ back into the model."""
         if isinstance(self.delta, InPlaceDelta):

@@ -1,7 +1,16 @@
 """Training of any delta: one plain trainer, on one device or on several."""
 
 from deltatheory.training.costs import full_costs
+from deltatheory.training.learning_rate import RatePrediction, predict_learning_rate
 from deltatheory.training.result import TrainingCosts, TrainingResult
 from deltatheory.training.trainer import Training, train
 
-__all__ = ["Training", "TrainingCosts", "TrainingResult", "full_costs", "train"]
+__all__ = [
+    "RatePrediction",
+    "Training",
+    "TrainingCosts",
+    "TrainingResult",
+    "full_costs",
+    "predict_learning_rate",
+    "train",
+]

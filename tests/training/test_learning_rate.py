@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import tiny
+from tiny_problems import copy_task, origin, toy_problem, toy_task
+
+from deltatheory.deltas import Delta, make_delta
+from deltatheory.problems import BACKWARD, FORWARD, GenerationProblem, Setup
+from deltatheory.training import Training, predict_learning_rate
+from deltatheory.training.learning_rate import _crossing, _search
+
+TRAINING = Training(steps=60, batch_size=16)
+
+
+class InOtherUnits(Delta):
+    """The same change, written in units of which it takes more."""
+
+    name, family, formula, acts, affine = "units", "specification", "ψ(δ/u)", "as the other", True
+
+    def __init__(self, delta: Delta, units: float) -> None:
+        super().__init__(delta.backbone)
+        self.delta, self.units, self.size = delta, units, delta.size
+
+    def edit(self, delta):
+        return self.delta.edit(delta / self.units)
+
+    def specification(self):
+        return {"units": self.units, **self.delta.specification()}
+
+
+@pytest.mark.parametrize(("name", "options"), [("bitfit", {}), ("lora", {"r": 2}), ("ia3", {})])
+def test_the_rate_has_the_units_of_delta(name, options):
+    """In units of which a change takes u times as many, the rate is uη: Adam's steps are ±η."""
+    problem = toy_problem(name, task=toy_task(train=64), **options)
+    one = predict_learning_rate(problem, training=TRAINING)
+    other = predict_learning_rate(problem, InOtherUnits(problem.delta, 64.0), TRAINING)
+    assert one.status == other.status == "found"
+    assert other.rate / one.rate == pytest.approx(64.0, rel=0.5)
+
+
+def test_the_search_finds_the_rate_of_a_movement_that_is_known():
+    """M = aη + bη² = M* has the root (√(a² + 4bM*) - a)/2b; a step of a linear map moves by aη alone."""
+    a, b, wanted = 30.0, 4e4, 0.65
+    root = (math.sqrt(a * a + 4 * b * wanted) - a) / (2 * b)
+    moved = _search(lambda rate: a * rate + b * rate**2, wanted, lambda: True)
+    assert _crossing(moved, wanted) == pytest.approx(root, rel=0.03)
+    assert len(moved) <= 4
+
+
+def test_a_network_that_overflows_is_too_large_a_rate():
+    moved = _search(lambda rate: math.inf if rate > 1e-5 else 1e4 * rate, 0.05, lambda: True)
+    assert _crossing(moved, 0.05) == pytest.approx(5e-6, rel=0.2)
+
+
+def test_it_costs_a_tenth_of_the_run_and_leaves_the_backbone_as_it_was():
+    for delta in ("full", "lora"):
+        problem = toy_problem(delta, task=toy_task(train=64))
+        before = origin(problem.backbone)
+        found = predict_learning_rate(problem, training=TRAINING)
+        assert problem.passes == 0
+        assert 0 < found.passes <= 0.1 * TRAINING.steps * TRAINING.batch_size * (FORWARD + BACKWARD)
+        assert found.low < found.rate < found.high
+        for name, p in problem.backbone.model.named_parameters():
+            assert torch.equal(p, before[name])
+        assert found.settings["training"]["learning_rate"] == found.rate
+
+
+def test_a_short_training_pays_for_one_look_at_least():
+    problem = toy_problem("bitfit")
+    found = predict_learning_rate(problem, training=Training(steps=1, batch_size=2))
+    assert len(found.moved) == 1
+
+
+def test_the_same_seed_predicts_the_same_rate():
+    setup = Setup(tiny("bert"), toy_task())
+    rates = {predict_learning_rate(setup, "lora:2", TRAINING).rate for _ in range(2)}
+    assert len(rates) == 1
+
+
+def copying(train: int) -> GenerationProblem:
+    backbone = tiny("llama")
+    delta, lengths = make_delta("lora", backbone, r=2), {"max_length": 20, "max_new_tokens": 3}
+    return GenerationProblem(backbone, copy_task(train), delta, check=False, **lengths)
+
+
+def test_generation_has_a_rate_too():
+    assert predict_learning_rate(copying(48), training=TRAINING).status == "found"
+
+
+def test_a_delta_that_does_nothing_has_no_rate():
+    problem = toy_problem("bitfit")
+    still = InOtherUnits(problem.delta, math.inf)
+    found = predict_learning_rate(problem, still, TRAINING)
+    assert found.status.startswith("not found")
+
+
+def test_a_prediction_is_plain_numbers_and_says_itself():
+    found = predict_learning_rate(toy_problem("bitfit"), training=TRAINING)
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["rate"] == found.rate
+    assert f"{found.rate:.2g}" in str(found)
+    assert replace(found, moved=[(1.0, math.inf)]).to_dict()["moved"] == [(1.0, None)]
+
+
+@pytest.mark.parametrize(
+    ("delta", "training", "says"),
+    [
+        (None, TRAINING, "delta=None"),
+        ("lora:2", Training(optimizer="sgd"), "optimizer='sgd'"),
+        ("lora:2", Training(autocast=True), "autocast"),
+        ("no-such-delta", TRAINING, "no-such-delta"),
+    ],
+)
+def test_bad_input_is_refused(delta, training, says):
+    with pytest.raises(ValueError, match=says):
+        predict_learning_rate(Setup(tiny("bert"), toy_task()), delta, training)
+
+
+def test_with_a_built_problem_a_name_is_refused_and_one_example_is_too_few():
+    with pytest.raises(ValueError, match="delta='lora'"):
+        predict_learning_rate(toy_problem("bitfit"), "lora")
+    with pytest.raises(ValueError, match="train: 1 example"):
+        predict_learning_rate(copying(1))
