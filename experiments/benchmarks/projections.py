@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--sizes", nargs="+", type=float, default=[1e5, 1e6, 1e7, 1e8], help="D to measure")
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of what is written")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.set_num_threads(1)
@@ -264,7 +265,7 @@ def main() -> None:
                 gc.collect()
         # After each D, so that a run cut short leaves what it measured.
         values = {"facts": facts, "rows": rows}
-        write(RESULTS / f"projections-{device.type}", values, table(rows, facts), figure(rows))
+        write(arguments.out / f"projections-{device.type}", values, table(rows, facts), figure(rows))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

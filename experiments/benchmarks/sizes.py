@@ -30,7 +30,6 @@ import typer
 from scipy import stats
 from scipy.optimize import nnls
 
-from deltatheory.backbones import wrap_model
 from deltatheory.control.feedback.controllers import shift_adjoints
 from deltatheory.control.reach.gramian import output_gramian
 from deltatheory.control.solvers.least_squares import GaussNewton
@@ -38,7 +37,7 @@ from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
 from deltatheory.deltas import make_delta
 from deltatheory.problems import FORWARD, ClassificationProblem
 from deltatheory.results import ResultLog
-from deltatheory.tasks import Examples, Task
+from experiments.benchmarks.random_model import random_decoder, random_task
 from experiments.measuring import in_child, peak_bytes, work, write
 from experiments.page import Table, drawing
 
@@ -80,8 +79,7 @@ def _config(name: str, shape: tuple[int, int]) -> dict[str, Any]:
 
 def _problem(blocks: int, width: int, device: str) -> ClassificationProblem:
     """Return a decoder with random weights, and texts of random words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers import GPT2Config
 
     config = GPT2Config(
         n_layer=blocks,
@@ -92,18 +90,8 @@ def _problem(blocks: int, width: int, device: str) -> ClassificationProblem:
         bos_token_id=0,
         eos_token_id=0,
     )
-    words = [f"w{i}" for i in range(WORDS)]
-    tokens = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[0]))
-    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=words[0])
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = GPT2LMHeadModel(config).eval()
-    backbone = wrap_model(model, tokenizer, name=f"random-gpt2-{blocks}x{width}")
-    draw = np.random.default_rng(0).integers(1, WORDS, (TEXTS, LENGTH))
-    texts = tuple(" ".join(words[i] for i in row) for row in draw)
-    split = Examples(texts, labels=tuple(i % 2 for i in range(TEXTS)))
-    task = Task("random-words", "classification", ("even", "odd"), split, split, split, {})
+    backbone = random_decoder(config, f"random-gpt2-{blocks}x{width}", device)
+    task = random_task(TEXTS, LENGTH, WORDS)
     delta = make_delta("prefix", backbone, length=PREFIX, gate="values")
     return ClassificationProblem(backbone, task, delta, "random", max_length=LENGTH, check=False)
 

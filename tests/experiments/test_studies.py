@@ -24,6 +24,7 @@ from experiments.studies import (
     STUDIES,
     combinations,
     dimension,
+    learning_rate,
     methods,
     places,
     prediction,
@@ -40,7 +41,12 @@ FAMILIES = [1, 4, 5, 0]  # three of the calibration half, one held out
 TASKS_HERE = [TaskInfo(n, "c", f"family {i}") for n, i in zip(NAMES, FAMILIES, strict=True)]
 SCOPE = Scope(("gpt-1M",), tuple(TASKS_HERE), (0,))
 MORE_SEEDS = replace(SCOPE, seeds=(0, 1))
-SEVERAL = ("transfer", "prediction", "subspace")  # studies that say nothing of one task alone
+SEVERAL = (
+    "transfer",
+    "prediction",
+    "subspace",
+    "learning_rate",
+)  # studies that say nothing of one task alone
 
 
 def scope_of(name):
@@ -94,6 +100,9 @@ def shorten(patch):
     patch.setattr(combinations, "PAIRS", combinations.PAIRS[:1])
     patch.setattr(reference, "DIMENSIONS", (2, 8, 32))
     patch.setattr(reference, "MIDDLE", 8)
+    patch.setattr(learning_rate, "GRID", learning_rate.GRID[3:5])
+    patch.setattr(learning_rate, "SEEN", learning_rate.SEEN[4:5])
+    patch.setattr(learning_rate, "UNSEEN", learning_rate.UNSEEN[:1])
     patch.setattr(pretraining, "SNAPSHOTS", {"gpt-1M": (1,)})
     patch.setattr(places, "NAMES", {"gpt-1M": ("h.{}.{}", 2)})
     patch.setattr(places, "MODULES", ("attn.c_attn", "mlp.c_fc"))
