@@ -33,7 +33,7 @@ def test_a_rehearsal_ends_well_and_is_not_run_again(tmp_path):
 
 
 def test_what_is_asked_amiss_is_refused(tmp_path):
-    with pytest.raises(typer.BadParameter, match="data|folder"):
+    with pytest.raises(typer.BadParameter, match=r"data|folder"):
         gpu.main(out=tmp_path)
-    with pytest.raises(typer.BadParameter, match="sing: parts are tests, large"):
+    with pytest.raises(typer.BadParameter, match=r"sing: parts are tests, large"):
         gpu.main(out=tmp_path, rehearse=True, only="sing")
