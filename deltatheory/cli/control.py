@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from deltatheory.cli.extras import need
-from deltatheory.cli.options import SETUP, Progress, command, options_of, results_in, with_prefix
+from deltatheory.cli.options import (
+    AUTO,
+    SETUP,
+    Progress,
+    command,
+    options_of,
+    rate,
+    results_in,
+    with_prefix,
+)
 from deltatheory.cli.output import print_table, progress_bar, table_of
 
 if TYPE_CHECKING:
@@ -15,6 +24,7 @@ if TYPE_CHECKING:
     from deltatheory.control.design import ControlResult
     from deltatheory.control.diagnosis import Diagnosis
     from deltatheory.problems import Setup
+    from deltatheory.training import Training
 
 _SETUP = SETUP.changed(
     kind={"train_examples": int},
@@ -41,7 +51,10 @@ def control(
     solver: Annotated[
         str, Option(help="gauss-newton, adam, sgd, l-bfgs, msa, e-msa, minimum-energy, ...")
     ] = "gauss-newton",
-    setting: Annotated[list[str] | None, Option(help="Of the solver, as NAME=VALUE: budget=50.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        Option(help="Of the solver, as NAME=VALUE: budget=50; learning_rate=auto of adam predicts it."),
+    ] = None,
     energy: Annotated[float, Option(help="Weight of |δ|²/2 beside the loss.")] = 0.0,
     progress: Progress = True,
 ) -> None:
@@ -49,12 +62,21 @@ def control(
     from deltatheory.control import design_controller
     from deltatheory.control.solvers import make_solver
     from deltatheory.problems import ClassificationProblem
+    from deltatheory.training import predict_learning_rate
 
     settings, weight = options_of(setting), {"energy_weight": energy} if energy else {}
-    make_solver(solver, ClassificationProblem, settings | weight)  # a typo is told before anything is loaded
+    predicted = settings.get("learning_rate") == AUTO and settings.pop("learning_rate")
+    if predicted and solver != "adam":
+        raise ValueError("learning_rate='auto': is predicted for solver='adam'; give a number.")
+    # A typo is told before anything is loaded.
+    made: Any = make_solver(solver, ClassificationProblem, settings | weight)
     if solver == "constrained":
         need("control")
     problem = setup.classification(*delta)
+    if predicted:
+        found = predict_learning_rate(problem, training=_training(made, len(problem.train)))
+        print(found)
+        settings["learning_rate"] = found.rate
     with progress_bar(progress, desc=solver, unit="iteration") as bar:
 
         def show(row: dict[str, Any]) -> None:
@@ -67,6 +89,17 @@ def control(
     scores = f"{result.frozen['accuracy']:.3f} frozen, {result.test['accuracy']:.3f} under control"
     print(f"Test accuracy: {scores}; objective {result.cost:.4f}; energy |δ|² {result.energy:.3g}")
     print(f"Report: {result.save(out.own)}")
+
+
+def _training(adam: Any, examples: int) -> "Training":
+    """Return the training that takes as many steps as a solver may."""
+    from deltatheory.problems import BACKWARD, FORWARD
+    from deltatheory.training import Training
+
+    batch = min(adam.batch_size or examples, examples)
+    affordable = adam.budget and max(1, int(adam.budget * examples / (batch * (FORWARD + BACKWARD))))
+    steps = min((n for n in (adam.steps, affordable) if n), default=Training.steps)
+    return Training(steps=steps, batch_size=batch, warmup=0.0, seed=adam.seed)
 
 
 def _layers(result: "ControlResult") -> "Table":
@@ -102,7 +135,14 @@ def diagnose(
     setup: "Setup",
     delta: tuple[str, dict[str, Any]],
     out: "RunFolder",
-    learning_rate: Annotated[float, Option(help="Of the run that does not converge (Adam).")] = 1e-2,
+    learning_rate: Annotated[
+        Any,  # a number or "auto"; typer takes no union
+        Option(
+            parser=rate,
+            metavar="<float>",
+            help="Of the run that does not converge (Adam); auto judges the predicted one.",
+        ),
+    ] = 1e-2,
     steps: Annotated[int, Option(help="Its step budget.")] = 100,
     progress: Progress = True,
 ) -> None:
@@ -110,12 +150,13 @@ def diagnose(
     from deltatheory.control import diagnose
     from deltatheory.control.diagnosis import check_run
 
-    check_run(learning_rate, steps)
+    given = None if learning_rate == AUTO else learning_rate
+    check_run(given, steps)
     problem = setup.classification(*delta)
     with progress_bar(progress, total=5, unit="check") as bar:
         found = diagnose(
             problem,
-            learning_rate=learning_rate,
+            learning_rate=given,
             steps=steps,
             examples=len(problem.train),
             warm_start=True,

@@ -23,6 +23,7 @@ from deltatheory.cli.output import errors_in_one_line, stopped_by_signals
 from deltatheory.cli.runs import claimed
 
 __all__ = [
+    "AUTO",
     "DELTA",
     "SETUP",
     "TRAINING",
@@ -32,11 +33,13 @@ __all__ = [
     "command",
     "lazy",
     "options_of",
+    "rate",
     "results_in",
     "with_prefix",
 ]
 
 Progress = Annotated[bool, Option(help="Show a progress bar.")]
+AUTO = "auto"  # a learning rate that is predicted before training
 _LAST = ("seed", "device", "out", "track", "progress")  # in the help of every command
 
 
@@ -49,11 +52,12 @@ class Shared:
     help: str
     flag: str | None = None
     callback: Callable[..., Any] | None = None
+    parser: Callable[[str], Any] | None = None
 
     def parameter(self, name: str) -> inspect.Parameter:
         """Return it as a parameter of a command."""
         flags = [self.flag] if self.flag else []
-        about = Option(*flags, help=self.help, callback=self.callback)
+        about = Option(*flags, help=self.help, callback=self.callback, parser=self.parser)
         kind = inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(name, kind, default=self.default, annotation=Annotated[self.kind, about])
 
@@ -169,6 +173,15 @@ def options_of(given: list[str] | None) -> dict[str, Any]:
             options[name] = value
         _check_finite(f"option {pair!r}: {name}", options[name])
     return options
+
+
+def rate(text: str | float) -> float | str:
+    """Return a learning rate as a number, or `AUTO`.
+
+    >>> rate("1e-3"), rate("auto")
+    (0.001, 'auto')
+    """
+    return AUTO if text == AUTO else float(text)
 
 
 def lazy(path: str) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 import warnings
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from typer import Option
 
 from deltatheory.cli.extras import need
 from deltatheory.cli.options import (
+    AUTO,
     DELTA,
     SETUP,
     TRAINING,
@@ -19,6 +21,7 @@ from deltatheory.cli.options import (
     Shared,
     command,
     options_of,
+    rate,
     results_in,
 )
 from deltatheory.cli.output import failed, print_table, progress_bar, resumable, table_of
@@ -52,12 +55,30 @@ _TUNED = Group(
 )
 
 
+def _planned(learning_rate: float | str, **others: Any) -> "tuple[Training, bool]":
+    """Return how to train, and whether its learning rate is to be predicted first."""
+    if learning_rate != AUTO:
+        return TRAINING.make(learning_rate=learning_rate, **others), False
+    if others["optimizer"] != "adamw":
+        raise ValueError("learning_rate='auto': is predicted for optimizer='adamw'; give a number.")
+    return TRAINING.make(**others), True
+
+
+_TRAINING = Group(
+    _planned,
+    TRAINING.changed(
+        parser={"learning_rate": rate},
+        help={"learning_rate": "The peak, after warm-up; auto predicts it before training."},
+    ).options,
+)
+
+
 @command(
     "models",
     "report",
     setup=SETUP.changed(help={"seed": _SEED}),
     tuned=_TUNED,
-    training=TRAINING,
+    training=_TRAINING,
     out=results_in(
         "runs/train", "Folder for result.json and delta.safetensors; a stopped run goes on from there."
     ),
@@ -65,7 +86,7 @@ _TUNED = Group(
 def train(
     setup: "Setup",
     tuned: dict[str, Any],
-    training: "Training",
+    training: "tuple[Training, bool]",
     out: "RunFolder",
     max_new_tokens: Annotated[
         int, Option(min=1, help="Longest target and answer of a generation task.")
@@ -81,24 +102,27 @@ def train(
 ) -> None:
     """Train one delta on a task; the same command goes on with a run that was stopped."""
     from deltatheory.training import full_costs
-    from deltatheory.training.parallel import is_first, join
+    from deltatheory.training.parallel import from_first, is_first, join
 
     if track is not None:
         need("tracking")
-    training.check_device(setup.device)
+    plan, predicted = training
+    plan.check_device(setup.device)
     join(setup.device)
     problem = setup.problem(**tuned, max_new_tokens=max_new_tokens)
-    checkpoint = _checkpoint(out, problem, training)
+    if predicted:
+        plan = replace(plan, learning_rate=from_first(partial(_predicted, problem, plan, out.own)))
+    checkpoint = _checkpoint(out, problem, plan)
     with resumable(checkpoint):
         shown, project = progress and is_first(), track if is_first() else None
-        result = _watched(problem, training, checkpoint, checkpoint_every, project, shown)
+        result = _watched(problem, plan, checkpoint, checkpoint_every, project, shown)
         if is_first():
             print(f"Status: {result.status}")
             if result.test is not None:
                 print("Test: " + ", ".join(f"{name} {value:.3f}" for name, value in result.test.items()))
             result.save(out.own)
         if compare and result.test is not None:
-            result = replace(result, full=full_costs(problem, training))
+            result = replace(result, full=full_costs(problem, plan))
         if is_first():
             print_table(_summary(result))
             result.save(out.own)
@@ -107,6 +131,28 @@ def train(
             print(f"Numbers: {out.own / result.FILE}")
     if result.test is None:
         failed(f"Training {result.status}")
+
+
+def _predicted(problem: "Problem", training: "Training", own: Path) -> float:
+    """Return the learning rate that is predicted, and keep it: a run that goes on must have the same."""
+    from deltatheory.results import read_json
+    from deltatheory.training import RatePrediction, predict_learning_rate
+    from deltatheory.training.trainer import settings_of
+
+    def same(kept: float) -> dict[str, Any]:
+        return {**settings_of(problem, replace(training, learning_rate=kept)), "device": None}
+
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        left = read_json(own / RatePrediction.FILE)
+        if {**left["settings"], "device": None} == same(left["rate"]):
+            print(f"Learning rate {left['rate']:.2g}, as predicted when this run began")
+            return left["rate"]
+    found = predict_learning_rate(problem, training=training)
+    if not found.found:
+        raise ValueError(f"learning_rate='auto': {found.status}; or give a number.")
+    print(found)
+    found.save(own)
+    return found.rate
 
 
 def _checkpoint(out: "RunFolder", problem: "Problem", training: "Training") -> Path:

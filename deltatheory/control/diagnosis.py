@@ -28,6 +28,7 @@ from deltatheory.linearization.tangent import TangentRows, tangent_rows
 from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import Result, provenance
+from deltatheory.training import Training, predict_learning_rate
 
 __all__ = ["Diagnosis", "Finding", "check_run", "diagnose"]
 
@@ -35,7 +36,8 @@ _LEAK = 1e-3  # relative change of an output that must not change; rounding stay
 _OUT_OF_REACH = 0.1  # share of the examples that no control of linear size brings right
 _SLOW = 10.0  # times the step budget that gradient descent needs
 _OFF = 3.0  # times the spread of what the frozen model computes for real words
-_STEP = 2.0  # times the best step of the quadratic model: beyond it the loss rises at once
+_STEP = 5.0  # times the predicted learning rate, or a part of it: beyond, most runs stand still or collapse
+_BATCH = 32  # examples a step of the run
 _WARM = 10.0  # passes over the examples that the warm start may take
 _WORDS = 64  # real words that the cloud is estimated from
 
@@ -117,7 +119,7 @@ def diagnose(
     problem: ClassificationProblem,
     delta: Float[Tensor, " m"] | None = None,
     *,
-    learning_rate: float = 1e-2,
+    learning_rate: float | None = 1e-2,
     steps: int = 100,
     examples: int = 32,
     warm_start: bool = False,
@@ -129,13 +131,13 @@ def diagnose(
     tokens of a causal model); a start off the cloud of real keys, values or embeddings (Lester et al. 2021,
     figure 3b, and what users meet with random starts); an unreachable target (by the least-norm control
     that brings the linearized margins to 1, and by what the network does under it); an ill-conditioned
-    Jacobian (by the steps that gradient descent needs for nine tenths of what can be fitted); a step size
-    out of scale (by the quadratic model of the loss along Adam's first step, the sign of the gradient).
+    Jacobian (by the steps that gradient descent needs for nine tenths of what can be fitted); a learning rate
+    out of scale, too large or too small (by the one that `predict_learning_rate` gives for the run).
 
     Args:
         problem: whose delta does not train.
         delta: δ to look at; where training starts by default.
-        learning_rate: of the run that does not converge, with Adam.
+        learning_rate: of the run that does not converge, with Adam; `None` for the predicted one.
         steps: its budget.
         examples: training examples to look at.
         warm_start: also go a few steps of Gauss-Newton from 0, on all training examples.
@@ -169,7 +171,7 @@ def diagnose(
         features = tangent_rows(problem, train=examples, test=0, outputs="margin", at=origin)
         yield _reach(problem, origin, features)
         yield _conditioning(features, steps)
-        yield _step_size(problem, origin, examples, learning_rate)
+        yield _step_size(problem, origin, learning_rate, steps)
 
     for finding in checks():
         findings.append(finding)
@@ -193,14 +195,15 @@ def diagnose(
     )
 
 
-def check_run(learning_rate: float, steps: int) -> None:
+def check_run(learning_rate: float | None, steps: int) -> None:
     """Refuse what no run has, before anything is loaded.
 
     Raises:
         ValueError: for a learning rate or a number of steps out of range.
     """
     check_number("steps", steps, whole=True, least=1)
-    check_number("learning_rate", learning_rate, above=0)
+    if learning_rate is not None:
+        check_number("learning_rate", learning_rate, above=0)
 
 
 def _finding(fault: str, number: float, limit: float, says: str, remedy: str) -> Finding:
@@ -331,24 +334,24 @@ def _conditioning(features: TangentRows, steps: int) -> Finding:
 
 
 def _step_size(
-    problem: ClassificationProblem, origin: Tensor, examples: int, learning_rate: float
+    problem: ClassificationProblem, origin: Tensor, learning_rate: float | None, steps: int
 ) -> Finding:
-    """Compare with the best first step of Adam, -lr sign(g): the loss changes by -lr |g|_1 + ½ lr² sᵀGs."""
-    batch, labels = problem.batch(problem.train, range(examples))
-    _, _, gradient = problem.loss_and_gradient(origin, batch, labels)
-    problem.restore()
-    sign = gradient.sign()
-    slope = float(gradient.abs().sum())
-    _, moved = problem.jvp(origin, sign, batch)
-    logits = problem.logits(origin, batch).detach()
-    curvature = float((moved * problem.loss_function.curvature(logits, moved)).sum(1).mean())
-    problem.count(examples, forward=1.0)
-    best = slope / curvature if curvature > 0 else math.inf
-    ratio = learning_rate / best
+    """Compare the learning rate with the one that is predicted for the run."""
+    training = Training(steps=steps, batch_size=min(_BATCH, len(problem.train)), seed=problem.seed)
+    found = predict_learning_rate(problem, training=training, start=origin)
+    problem.passes += found.passes
+    if not found.found:
+        return Finding("step size", "not applicable", None, None, found.status)
+    rate = found.rate if learning_rate is None else learning_rate
+    ratio = rate / found.rate
+    size, change = ("large", "Lower") if ratio > 1 else ("small", "Raise")
+    off = max(ratio, 1 / ratio)
+    judged = f"too {size}, " if off > _STEP else ""
     return _finding(
         "step size",
-        ratio,
+        off,
         _STEP,
-        f"the learning rate {learning_rate:g} is {ratio:.2g} times the best first step of Adam, {best:.2g}",
-        f"Lower the learning rate to about {best:.1g}, or lengthen the warm-up.",
+        f"the learning rate {rate:.3g} is {judged}{ratio:.2g} times the one that is predicted to "
+        f"train best, {found.rate:.2g}; {found.low:.2g} to {found.high:.2g} work",
+        f"{change} the learning rate to about {found.rate:.1g}.",
     )

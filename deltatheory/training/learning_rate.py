@@ -18,7 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
+from deltatheory._shapes import Float
 from deltatheory.deltas import Delta
 from deltatheory.problems import BACKWARD, FORWARD, Problem, Setup, epochs
 from deltatheory.results import Result, provenance
@@ -33,6 +35,7 @@ _WANTED = 0.65
 _SPREAD = 2.5  # factor to either side of it that holds the best rate of nine in ten tasks
 _SHARE = 0.1  # of the passes of the training, which the prediction may cost
 _EXAMPLES = 8  # that a gradient is taken of, and others that are looked at
+_LOOKS = 4  # that are taken however short the training is
 _FIRST = 1e-3  # where the search begins
 _CLOSE = 1.2  # the search ends where M is so near to the wanted one
 _FURTHEST = 100.0  # factor between two rates that are tried
@@ -73,6 +76,11 @@ class RatePrediction(Result):
     settings: dict[str, Any]
     provenance: dict[str, Any]
 
+    @property
+    def found(self) -> bool:
+        """Whether M(η) passes M* where it was measured."""
+        return self.status == "found"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the JSON file; a movement that is not finite is `None`."""
         moved = [(rate, m if math.isfinite(m) else None) for rate, m in self.moved]
@@ -89,17 +97,20 @@ def predict_learning_rate(
     setup: Setup | Problem | Mapping[str, Any] | None = None,
     delta: str | Delta | None = None,
     training: Training | None = None,
+    *,
+    start: Float[Tensor, " m"] | None = None,
 ) -> RatePrediction:
     """Predict the peak learning rate of a training, by a few gradients and no run.
 
     At each of a few rates: δ = κηξ with random signs ξ, a gradient g there on a batch, and the movement M(η)
     of other examples under -2η sign(g). Secants of ln M over ln η close in on M(η) = M*; they end near it, or
-    when a tenth of the passes of the training is spent.
+    when a tenth of the passes of the training is spent (but not before the fourth look).
 
     Args:
         setup: a setup (`Setup.of`), or a built problem.
         delta: what is to be trained; a built problem's own by default.
         training: how: steps, batch size, schedule and seed count, its own rate plays no part.
+        start: δ to start from; 0, the frozen backbone, by default.
 
     Raises:
         ValueError: for no delta, SGD, whose steps have another size, or fewer than 2 training examples.
@@ -113,10 +124,11 @@ def predict_learning_rate(
     if len(problem.train) < 2:
         raise ValueError(f"train: {len(problem.train)} example(s); a learning rate takes at least 2.")
     problem.autocast = training.autocast
-    probe = _Probe(problem, training)
+    probe = _Probe(problem, training, problem.delta.initial() if start is None else start)
     budget = _SHARE * training.steps * training.batch_size * (FORWARD + BACKWARD)
+    looks = max(_LOOKS, int((budget - problem.passes) / probe.cost))
     try:
-        moved = sorted(_search(probe.movement, _WANTED, lambda: problem.passes + probe.cost <= budget))
+        moved = sorted(_search(probe.movement, _WANTED, looks))
     finally:
         problem.restore()
     rate = _crossing(moved, _WANTED)
@@ -151,8 +163,8 @@ def _problem(setup: Setup | Problem | Mapping[str, Any] | None, delta: str | Del
 class _Probe:
     """Measures M(η) at the places where a training at the rate η will be."""
 
-    def __init__(self, problem: Problem, training: Training) -> None:
-        self.problem, self.zero = problem, problem.delta.initial()
+    def __init__(self, problem: Problem, training: Training, start: Float[Tensor, " m"]) -> None:
+        self.problem, self.start = problem, start
         count = min(_EXAMPLES, training.batch_size, len(problem.train) // 2)
         self.cost = count * (FORWARD + BACKWARD + 2 * FORWARD)
         self._batches = epochs(problem.train.lengths, count, training.seed)
@@ -160,15 +172,15 @@ class _Probe:
         unit = replace(training, learning_rate=1.0)
         self._distance = _DRIFT * math.sqrt(sum(unit.rate(step) ** 2 for step in range(unit.steps)))
         generator = torch.Generator().manual_seed(training.seed)
-        signs = torch.randint(2, self.zero.shape, generator=generator, dtype=torch.int8)
-        self._signs = signs.to(self.zero) * 2 - 1
-        frozen = problem.features(self.zero, self._others[0])
+        signs = torch.randint(2, self.start.shape, generator=generator, dtype=torch.int8)
+        self._signs = signs.to(self.start) * 2 - 1
+        frozen = problem.features(self.start, self._others[0])
         self._spread = (frozen - frozen.mean(0)).norm()
 
     def movement(self, rate: float) -> float:
         """Return M(η); infinite where the network is no longer finite."""
         problem, (others, _) = self.problem, self._others
-        there = self.zero + rate * self._distance * self._signs
+        there = self.start + rate * self._distance * self._signs
         found = problem.sum_with_gradient(
             there, [problem.batch(problem.train, next(self._batches))], problem.loss_function.mean
         )
@@ -178,26 +190,25 @@ class _Probe:
         return moved if math.isfinite(moved) else math.inf
 
 
-def _search(
-    movement: Callable[[float], float], wanted: float, affordable: Callable[[], bool]
-) -> list[tuple[float, float]]:
+def _search(movement: Callable[[float], float], wanted: float, looks: int) -> list[tuple[float, float]]:
     """Return (η, M(η)) at rates that close in on M(η) = M*.
 
     Args:
         movement: η ↦ M(η).
         wanted: M*.
-        affordable: whether one more measurement is.
+        looks: measurements at most.
 
-    >>> _search(lambda rate: 200 * rate, 0.5, lambda: True)
+    >>> _search(lambda rate: 200 * rate, 0.5, looks=4)
     [(0.001, 0.2), (0.0025, 0.5)]
     """
     rate, moved = _FIRST, []
-    while True:
+    for _ in range(looks):
         moved.append((rate, movement(rate)))
         rate = _crossing(moved, wanted)
         near = 1 / _CLOSE < moved[-1][1] / wanted < _CLOSE
-        if near or not affordable() or any(math.isclose(rate, tried) for tried, _ in moved):
-            return moved
+        if near or any(math.isclose(rate, tried) for tried, _ in moved):
+            break
+    return moved
 
 
 def _crossing(moved: Sequence[tuple[float, float]], wanted: float) -> float:

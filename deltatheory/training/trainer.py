@@ -141,6 +141,29 @@ class Training:
         every = self.evaluate_every
         return every is not None and (step % every == 0 or step == self.steps)
 
+    def to_transformers(self) -> dict[str, Any]:
+        """Return the arguments of `transformers.TrainingArguments` that train alike, on one device.
+
+        Raises:
+            ValueError: for SGD.
+
+        >>> Training(steps=120, learning_rate=2e-3).to_transformers()["warmup_steps"]
+        12
+        """
+        if self.optimizer != "adamw":
+            raise ValueError(f"optimizer={self.optimizer!r}: only 'adamw' is written for transformers.")
+        return {
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": round(self.warmup * self.steps),
+            "max_steps": self.steps,
+            "per_device_train_batch_size": self.batch_size,
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.clip or 0.0,  # 0 shortens no gradient; theirs is 1 by default
+            "bf16": self.autocast,
+            "seed": self.seed,
+        }
+
     def to_dict(self) -> dict:
         """Return plain values, for configuration hashes; newer settings only where they were changed."""
         values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}

@@ -4,11 +4,11 @@ import pytest
 import torch
 from tiny_problems import toy_problem, toy_task
 
-from deltatheory import autodiff
 from deltatheory.control import diagnosis
 from deltatheory.control.diagnosis import diagnose
 from deltatheory.linearization import LinearizationStart, TangentRows
 from deltatheory.tasks import Examples
+from deltatheory.training import Training, predict_learning_rate
 
 FAULTS = [
     "masks or positions",
@@ -29,7 +29,7 @@ def prefix(family="bert", **options):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_a_sound_problem_has_neither_masking_fault_nor_stray_start(family):
-    result = diagnose(prefix(family), examples=8, learning_rate=1e-4)
+    result = diagnose(prefix(family), examples=8, learning_rate=0.1)
     assert [one.fault for one in result.findings] == FAULTS
     assert (
         verdicts(result)[FAULTS[0]]
@@ -88,20 +88,21 @@ def test_steps_that_gradient_descent_needs_have_a_closed_form():
     assert diagnosis._conditioning(features, steps=10_000).verdict == "not found"
 
 
-def test_the_best_step_is_that_of_the_quadratic_model():
+def test_a_learning_rate_out_of_scale_is_found_on_both_sides():
     problem = prefix()
-    origin = problem.delta.initial()
-    batch, labels = problem.batch(problem.train, range(8))
-    gradient = autodiff.grad(lambda x: problem.loss(x, batch, labels), origin)
-    product = autodiff.gauss_newton_product(
-        lambda x: problem.logits(x, batch),
-        lambda z: torch.nn.functional.cross_entropy(z, labels),
-        origin,
-        gradient.sign(),
-    )
-    best = float(gradient.abs().sum() / (gradient.sign() @ product))
-    assert diagnosis._step_size(problem, origin, 8, best).number == pytest.approx(1.0, rel=1e-9)
-    assert verdicts(diagnose(problem, examples=8, learning_rate=100 * best))[FAULTS[4]] == "found"
+    best = predict_learning_rate(problem, training=Training(steps=100, batch_size=24)).rate
+    found = {
+        rate: diagnose(problem, examples=4, learning_rate=rate).findings[-1]
+        for rate in (1e-6, best, 100 * best)
+    }
+    assert [one.verdict for one in found.values()] == ["found", "not found", "found"]
+    small, right, large = found.values()
+    assert "too small" in small.says
+    assert "Raise" in small.remedy
+    assert "too large" in large.says
+    assert "Lower" in large.remedy
+    assert right.number == pytest.approx(1.0)
+    assert f"{best:.2g};" in right.says
 
 
 @pytest.mark.parametrize(

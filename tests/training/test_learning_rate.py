@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -47,13 +47,13 @@ def test_the_search_finds_the_rate_of_a_movement_that_is_known():
     """M = aη + bη² = M* has the root (√(a² + 4bM*) - a)/2b; a step of a linear map moves by aη alone."""
     a, b, wanted = 30.0, 4e4, 0.65
     root = (math.sqrt(a * a + 4 * b * wanted) - a) / (2 * b)
-    moved = _search(lambda rate: a * rate + b * rate**2, wanted, lambda: True)
+    moved = _search(lambda rate: a * rate + b * rate**2, wanted, looks=8)
     assert _crossing(moved, wanted) == pytest.approx(root, rel=0.03)
     assert len(moved) <= 4
 
 
 def test_a_network_that_overflows_is_too_large_a_rate():
-    moved = _search(lambda rate: math.inf if rate > 1e-5 else 1e4 * rate, 0.05, lambda: True)
+    moved = _search(lambda rate: math.inf if rate > 1e-5 else 1e4 * rate, 0.05, looks=8)
     assert _crossing(moved, 0.05) == pytest.approx(5e-6, rel=0.2)
 
 
@@ -70,10 +70,29 @@ def test_it_costs_a_tenth_of_the_run_and_leaves_the_backbone_as_it_was():
         assert found.settings["training"]["learning_rate"] == found.rate
 
 
-def test_a_short_training_pays_for_one_look_at_least():
-    problem = toy_problem("bitfit")
+def test_a_short_training_pays_for_four_looks():
+    problem = toy_problem("lora", r=2)
     found = predict_learning_rate(problem, training=Training(steps=1, batch_size=2))
-    assert len(found.moved) == 1
+    assert found.found
+    assert len(found.moved) <= 4
+
+
+def test_a_training_that_starts_elsewhere_has_the_rate_of_there():
+    """Where both factors of a LoRA are large, a step of either moves more."""
+    problem = toy_problem("lora", task=toy_task(train=64), r=2)
+    far = torch.randn(problem.delta.size, generator=torch.Generator().manual_seed(0))
+    near, there = (predict_learning_rate(problem, training=TRAINING, start=x) for x in (None, far))
+    assert there.rate < near.rate
+
+
+def test_transformers_trains_alike():
+    training_args = pytest.importorskip("transformers.training_args")
+    given = Training(steps=7, batch_size=3, learning_rate=0.25, warmup=0.5, seed=5).to_transformers()
+    known = {field.name for field in fields(training_args.TrainingArguments)}
+    assert given.keys() <= known
+    assert (given["learning_rate"], given["max_steps"], given["warmup_steps"]) == (0.25, 7, 4)
+    with pytest.raises(ValueError, match="optimizer='sgd'"):
+        Training(optimizer="sgd").to_transformers()
 
 
 def test_the_same_seed_predicts_the_same_rate():
