@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from proofs_check import catalogue
+from proofs_check.certificate import shown
 from proofs_check.mutants import mutants
 from proofs_check.verifier import Outcome, Verdict, verify, verify_file
 
@@ -47,27 +48,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    began, verdicts = time.perf_counter(), {}
-    with ProcessPoolExecutor() as pool:
-        for path, verdict, seconds in pool.map(_verified, options.files or catalogue.stored()):
-            verdicts[path.stem] = verdict
-            _print(path.stem, verdict, f"{seconds:6.2f} s")
-    absent = [] if options.files else catalogue.missing(verdicts)
-    statuses = Counter(verdict.status.split("(")[0] for verdict in verdicts.values() if verdict.status)
-    outcomes = Counter(verdict.outcome.value for verdict in verdicts.values())
-    theorems, seconds = {verdict.theorem for verdict in verdicts.values()}, time.perf_counter() - began
-    print(
-        f"\n{len(verdicts)} certificates of {len(theorems)} theorems in {seconds:.1f} s: {_counts(outcomes)}"
-    )
-    print(f"how they are known: {_counts(statuses)}")
+    began, verdicts = time.perf_counter(), []
+    for path in options.files or catalogue.stored():
+        start = time.perf_counter()
+        verdicts.append(verify_file(path))
+        _print(path.stem, verdicts[-1], f"{time.perf_counter() - start:6.2f} s")
+    verified = [verdict for verdict in verdicts if verdict.outcome is Outcome.VERIFIED]
+    absent = [] if options.files else catalogue.missing(verified)
+    outcomes = Counter(verdict.outcome.value for verdict in verdicts)
+    theorems, seconds = {verdict.theorem for verdict in verified}, time.perf_counter() - began
+    print(f"\n{_table(verified)}")
+    print(f"\n{len(verdicts)} certificates in {seconds:.1f} s: {_counts(outcomes)}; {len(theorems)} theorems")
+    print(f"how they are known: {_counts(Counter(verdict.status.split('(')[0] for verdict in verified))}")
+    print(f"trusted: {catalogue.trusted_lines()} lines of {len(catalogue.TRUSTED)} modules, and Python")
     if absent:
         print(f"no certificate: {', '.join(absent)}")
     return int(bool(absent) or set(outcomes) != {"VERIFIED"})
 
 
-def _verified(path: Path) -> tuple[Path, Verdict, float]:
-    began = time.perf_counter()
-    return path, verify_file(path), time.perf_counter() - began
+def _table(verified: list[Verdict]) -> str:
+    """Claims that were verified: how much of which theorem each is, and by how many certificates."""
+    rows = [("theorem", "how much of it", "of what, or what is left to prose", "claim", "certificates")]
+    for claim, count in Counter(verdict.bound for verdict in verified if verdict.bound).items():
+        rows.append((claim.theorem, claim.extent, claim.scope, f"{claim.kind} {claim.name}", str(count)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _prove(options: argparse.Namespace) -> int:
@@ -120,7 +127,8 @@ def _counts(counter: Counter[str]) -> str:
 
 def _print(name: str, verdict: Verdict, seconds: str = "") -> None:
     text = verdict.claim if verdict.outcome is Outcome.VERIFIED else verdict.reason
-    print(f"{verdict.outcome.value:9} {name:26} {seconds} {verdict.status:34} {text[:150]}", flush=True)
+    line = f"{verdict.outcome.value:9} {shown(name, most=40):26} {verdict.theorem:3} {seconds}"
+    print(f"{line} {verdict.status:34} {shown(text, most=150)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,13 @@ Sources: interpolation of smooth strongly convex functions after Taylor, Hendric
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
+
+from proofs_check.certificate import Undecided
 
 Vector = dict[tuple[str, str], Fraction]  # (block, symbol) -> coefficient
 Form = dict[tuple[str, ...], Fraction]  # ("f", name) or (block, symbol, symbol) -> coefficient
@@ -122,8 +125,7 @@ MINIMISER = Point({}, {}, {})  # x* = 0, zero gradient, f* = 0
 def gradient_descent(rates: list[Fraction], h: Fraction, steps: int) -> Setting:
     """T09 (one rate) and T10 (two): `steps` steps x+ = x - (h/L) P grad f(x) on a convex L-smooth f.
 
-    T09 is about F, the function on the subspace itself, so there is no Q. Claim:
-    f(x_N) - f* <= L (rates[0] ||P(x0 - x*)||^2 + rates[1] ||Q(x0 - x*)||^2).
+    T09 is about F, the function on the subspace itself, and its own minimiser there, so there is no Q.
     """
     if len(rates) not in (1, 2):
         raise ValueError(f"gradient descent has one rate or two, got {len(rates)}")
@@ -136,12 +138,24 @@ def gradient_descent(rates: list[Fraction], h: Fraction, steps: int) -> Setting:
             add((1, x), (1, q)), add((1, g), *[(1, symbol("Q", f"g{k}"))] * bool(q)), value(f"f{k}")
         )
         x = add((1, x), (-h, g))
-    terms = [f"{r} L ||{b}(x0-x*)||^2" for r, b in zip(rates, "PQ", strict=False)]
+    if q:
+        words = f"{steps} steps ({h})/L along -P grad f: f(x_{steps}) - min f <= "
+        words += " + ".join(f"{r} L ||{b}(x0-x*)||^2" for r, b in zip(rates, "PQ", strict=True))
+    else:
+        words = f"F = f on the subspace S, {steps} steps ({h})/L along -grad F: F(x_{steps}) - min_S F <= "
+        words += f"{rates[0]} L ||x0-x*_S||^2, x*_S a minimiser of F on S"
     return Setting(
-        f"convex, L-smooth, {steps} steps {h}/L along P grad f: f(x_{steps}) - f* <= {' + '.join(terms)}",
+        f"convex, L-smooth, {words}",
         add((1, start), (-1, value(f"f{steps}"))),
         lambda: interpolations(points, 0),
     )
+
+
+def descent_rates(h: Fraction, steps: int, two_blocks: bool) -> list[Fraction]:
+    """Return the constants of T09 and T10, which are stated for 0 < h <= 1."""
+    if not 0 < h <= 1:
+        raise Undecided(f"the theorem is about steps h/L with 0 < h <= 1, not h = {h}")
+    return [1 / (4 * steps * h + 2), *[HALF] * two_blocks]
 
 
 def gap_above(rates: list[Fraction]) -> Setting:
@@ -200,14 +214,32 @@ def subspace_descent(rates: list[Fraction]) -> Setting:
     )
 
 
-# name -> (is the claim an upper bound, which a smaller rate makes stronger?, setting)
-SETTINGS: dict[str, tuple[bool, Callable[..., Setting]]] = {
-    "gradient_descent": (True, gradient_descent),
-    "gap_above": (True, gap_above),
-    "gap_below": (False, gap_below),
-    "sandwich_below": (False, sandwich_below),
-    "sandwich_above": (True, sandwich_above),
-    "subspace_descent": (False, subspace_descent),
+@dataclass(frozen=True)
+class WorstCase:
+    """A claim with constants.
+
+    Args:
+        upper: whether it is an upper bound, which a smaller rate makes stronger.
+        build: rates, **parameters -> the setting.
+        rates: **parameters -> the constants of the theorem.
+
+    """
+
+    upper: bool
+    build: Callable[..., Setting]
+    rates: Callable[..., list[Fraction]] = lambda: [HALF]
+
+
+SETTINGS: dict[str, WorstCase] = {
+    "gradient_descent_in_subspace": WorstCase(
+        True, gradient_descent, partial(descent_rates, two_blocks=False)
+    ),
+    "gradient_descent": WorstCase(True, gradient_descent, partial(descent_rates, two_blocks=True)),
+    "gap_above": WorstCase(True, gap_above),
+    "gap_below": WorstCase(False, gap_below),
+    "sandwich_below": WorstCase(False, sandwich_below),
+    "sandwich_above": WorstCase(True, sandwich_above),
+    "subspace_descent": WorstCase(False, subspace_descent),
 }
 
 
@@ -233,11 +265,9 @@ def gram(form: Form, block: str, names: list[str]) -> list[list[Fraction]]:
     ]
 
 
-def evaluate(
-    form: Form, vectors: dict[tuple[str, str], list[Fraction]], values: dict[str, Fraction]
-) -> Fraction:
-    """Return a form at given vectors ((block, symbol) -> list of fractions) and function values."""
-    total = Fraction()
+def evaluate(form: Form, vectors: Mapping[Any, list[Any]], values: Mapping[str, Any]) -> Any:
+    """Return a form at given vectors ((block, symbol) -> list of numbers) and function values."""
+    total: Any = Fraction()
     for (block, *names), c in form.items():
         if block == "f":
             total += c * values[names[0]]

@@ -38,7 +38,7 @@ def coordinate_projectors(first: int, last: int, c: Fraction) -> Cases:
 
 
 def expected_gap(first: int, last: int, c: Fraction) -> Cases:
-    """T07 over coordinate projectors: the mean of ||Qv||^2 is c (1 - d/D) ||v||^2, with c = 1."""
+    """T07: Over coordinate projectors: the mean of ||Qv||^2 is c (1 - d/D) ||v||^2, with c = 1."""
     for D in range(first, last + 1):
         v = [i * i for i in range(1, D + 1)]
         for d in range(1, D + 1):
@@ -93,7 +93,7 @@ def gradient_capture(first: int, last: int, c: Fraction) -> Cases:
 
 
 def hoeffding(first: int, last: int, c: Fraction) -> Cases:
-    """T18, all but the union bound: P(Bin(n, p) <= k) <= exp(-c (np - k)^2 / n), with c = 2, k < np."""
+    """T18: All but the union bound: P(Bin(n, p) <= k) <= exp(-c (np - k)^2 / n), with c = 2, k < np."""
     for n in range(first, last + 1):
         for tenth in range(1, 10):
             p = Fraction(tenth, 10)
@@ -120,29 +120,29 @@ class Enumeration:
     """A statement with a constant, over the cases of a range.
 
     Args:
-        theorem: whose statement it is.
         cases: first, last, constant -> the cases.
-        span: first and last of the stored certificate.
-        constant: what holds there.
-        stronger: which way the constant becomes a stronger, false claim; 0 where it is not tight.
+        span: first and last that a certificate has to cover at least.
+        constant: that of the theorem.
+        stronger: the sign of a change of the constant that makes the claim stronger.
+        tight: whether every stronger claim is false within the span.
         most: how far a certificate may ask to go.
 
     """
 
-    theorem: str
     cases: Callable[[int, int, Fraction], Cases]
     span: tuple[int, int]
     constant: int
     stronger: int
+    tight: bool
     most: int
 
 
 ENUMERATIONS = {
-    "coordinate_projectors": Enumeration("T06", coordinate_projectors, (1, 10), 1, 1, 12),
-    "expected_gap": Enumeration("T07", expected_gap, (1, 10), 1, -1, 12),
-    "quadratic_threshold": Enumeration("T08", quadratic_threshold, (1, 7), 1, 1, 10),
-    "chi_square_tails": Enumeration("T11", chi_square_tails, (2, 60), 1, 0, 100),
-    "gradient_capture": Enumeration("T12", gradient_capture, (4, 40), 1, 0, 60),
-    "hoeffding": Enumeration("T18", hoeffding, (1, 24), 2, 0, 50),
-    "maurer": Enumeration("T19", maurer, (1, 300), 4, -1, 500),
+    "coordinate_projectors": Enumeration(coordinate_projectors, (1, 10), 1, 1, True, 12),
+    "expected_gap": Enumeration(expected_gap, (1, 10), 1, -1, True, 12),
+    "quadratic_threshold": Enumeration(quadratic_threshold, (1, 7), 1, 1, True, 10),
+    "chi_square_tails": Enumeration(chi_square_tails, (2, 60), 1, 1, False, 100),
+    "gradient_capture": Enumeration(gradient_capture, (4, 40), 1, -1, False, 60),
+    "hoeffding": Enumeration(hoeffding, (1, 24), 2, 1, False, 50),
+    "maurer": Enumeration(maurer, (1, 300), 4, -1, True, 500),
 }

@@ -288,26 +288,24 @@ class Evaluation:
     """An identity to be tested at random points.
 
     Args:
-        theorem: whose identity it is.
         sides: draw, sign, **sizes -> both sides and the degree of their difference.
-        sizes: of the stored certificate.
+        sizes: at which it is claimed.
 
     """
 
-    theorem: str
     sides: Callable[..., Sides]
     sizes: dict[str, int]
 
 
 EVALUATIONS = {
-    "telescoping": Evaluation("T20", telescoping, {"n": 3, "layers": 4}),
-    "attainment": Evaluation("T21", attainment, {"n": 4}),
-    "attention_scores": Evaluation("T23", attention_scores, {"n": 4, "d": 3}),
-    "causal_prompt_is_prefix": Evaluation("T26", causal_prompt_is_prefix, {"d": 2, "prompt": 2, "text": 3}),
-    "lora_dimension": Evaluation("T28", lora_dimension, {"m": 4, "n": 5, "r": 2}),
-    "adjoint": Evaluation("T31", adjoint, {"n": 3, "m": 2, "steps": 4}),
-    "lqr_completion": Evaluation("T34", lqr_completion, {"n": 3, "m": 2, "steps": 4}),
-    "gauss_newton_is_lqr": Evaluation("T35", gauss_newton_is_lqr, {"n": 3, "m": 2, "steps": 4}),
-    "minimum_energy": Evaluation("T36", minimum_energy, {"outputs": 3, "controls": 6}),
-    "gramian_is_kernel": Evaluation("T37", gramian_is_kernel, {"n": 3, "m": 2, "steps": 4, "samples": 3}),
+    "telescoping": Evaluation(telescoping, {"n": 3, "layers": 4}),
+    "attainment": Evaluation(attainment, {"n": 4}),
+    "attention_scores": Evaluation(attention_scores, {"n": 4, "d": 3}),
+    "causal_prompt_is_prefix": Evaluation(causal_prompt_is_prefix, {"d": 2, "prompt": 2, "text": 3}),
+    "lora_dimension": Evaluation(lora_dimension, {"m": 4, "n": 5, "r": 2}),
+    "adjoint": Evaluation(adjoint, {"n": 3, "m": 2, "steps": 4}),
+    "lqr_completion": Evaluation(lqr_completion, {"n": 3, "m": 2, "steps": 4}),
+    "gauss_newton_is_lqr": Evaluation(gauss_newton_is_lqr, {"n": 3, "m": 2, "steps": 4}),
+    "minimum_energy": Evaluation(minimum_energy, {"outputs": 3, "controls": 6}),
+    "gramian_is_kernel": Evaluation(gramian_is_kernel, {"n": 3, "m": 2, "steps": 4, "samples": 3}),
 }

@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 
 BITS = 128
 ONE = 1 << BITS
+TERMS = 40  # of the series of exp and arctan
+SMALL = 1 << 8  # the series of erf ends with a term of at most this / 2^128
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def pi() -> Interval:
     """
 
     def arctan(n: int) -> Interval:
-        terms = [Fraction((-1) ** k, (2 * k + 1) * n ** (2 * k + 1)) for k in range(60)]
+        terms = [Fraction((-1) ** k, (2 * k + 1) * n ** (2 * k + 1)) for k in range(TERMS)]
         return enclose(sum(terms[:-1])).hull(enclose(sum(terms)))
 
     return enclose(16) * arctan(5) - enclose(4) * arctan(239)
@@ -108,9 +110,9 @@ def _exp(numerator: int) -> Interval:
     if numerator > 4096 * ONE:
         raise ValueError("exp is computed up to exp(4096)")
     k = max(0, abs(numerator).bit_length() - BITS + 1)
-    x = Interval(numerator >> k, -(-numerator >> k))
+    x = Interval(numerator, numerator).over(1 << k)
     total, term = enclose(1), enclose(1)
-    for n in range(1, 40):
+    for n in range(1, TERMS):
         term = (term * x).over(n)
         total = total + term
     rest = 2 * max(abs(term.lo), abs(term.hi))
@@ -133,7 +135,7 @@ def exp(x: Interval) -> Interval:
 def _erf(numerator: int) -> Interval:
     """erf(x) = 2/(sqrt(pi) exp(x^2)) sum_n 2^n x^(2n+1) / (1 3 ... (2n+1)), terms > 0 for x > 0.
 
-    Summed until the ratio of terms is at most 1/2 and the term at most 2^-120: the rest is at most the term.
+    Summed until the ratio of terms is at most 1/2 and the term is small: the rest is at most the term.
     Beyond 16, 1 - erf(x) <= exp(-x^2) is far below 2^-128.
     """
     if numerator < 0:
@@ -143,7 +145,7 @@ def _erf(numerator: int) -> Interval:
     x = Interval(numerator, numerator)
     term = total = x
     square, n = x * x * enclose(2), 0
-    while term.hi > 1 << 8 or 2 * square.hi > enclose(2 * n + 3).lo:
+    while term.hi > SMALL or 2 * square.hi > enclose(2 * n + 3).lo:
         n += 1
         term = (term * square).over(2 * n + 1)
         total = total + term

@@ -38,7 +38,7 @@ def _stronger(
 
 
 def _performance(data: dict) -> Iterator[tuple[str, dict]]:
-    direction = -1 if SETTINGS[data["setting"]][0] else 1
+    direction = -1 if SETTINGS[data["setting"]].upper else 1
     for i, pair in enumerate(data["rates"] if data["tight"] else []):
         yield _stronger(data, "rates", pair, direction, i)
 
@@ -52,9 +52,9 @@ def _constant(key: str) -> object:
 
 
 def _enumeration(data: dict) -> Iterator[tuple[str, dict]]:
-    direction = ENUMERATIONS[data["name"]].stronger
-    if direction:
-        yield _stronger(data, "constant", data["constant"], direction)
+    asked = ENUMERATIONS[data["name"]]
+    if asked.tight:
+        yield _stronger(data, "constant", data["constant"], asked.stronger)
 
 
 def _evaluation(data: dict) -> Iterator[tuple[str, dict]]:

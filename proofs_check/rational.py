@@ -35,23 +35,29 @@ def product(*factors: Matrix) -> Matrix:
     """
     result = factors[0]
     for factor in factors[1:]:
+        if any(len(row) != len(factor) for row in result):
+            raise ValueError("the shapes of the factors do not fit")
         columns = transpose(factor)
         result = [[sum(map(mul, row, column)) for column in columns] for row in result]
     return result
 
 
-def combination(*terms: tuple[int | Fraction, Matrix]) -> Matrix:
+def combination(*terms: tuple[Any, Matrix]) -> Matrix:
     """Return sum_k c_k A_k of pairs (c_k, A_k).
 
     >>> combination((1, identity(2)), (-2, [[0, 1], [1, 0]])) == [[1, -2], [-2, 1]]
     True
     """
     rows, columns = range(len(terms[0][1])), range(len(terms[0][1][0]))
+    if any(len(a) != len(rows) or any(len(row) != len(columns) for row in a) for _, a in terms):
+        raise ValueError("the shapes of the terms do not fit")
     return [[sum((c * a[i][j] for c, a in terms), Fraction()) for j in columns] for i in rows]
 
 
 def inner(u: Sequence[Any], v: Sequence[Any]) -> Any:
     """Return sum_i u_i v_i."""
+    if len(u) != len(v):
+        raise ValueError(f"vectors of {len(u)} and {len(v)} entries have no inner product")
     return sum(map(mul, u, v), Fraction())
 
 

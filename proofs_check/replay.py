@@ -2,55 +2,68 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from fractions import Fraction
-from itertools import pairwise
+from itertools import count, pairwise
 
 from proofs_check import expressions, intervals
-from proofs_check.certificate import Refuted, Undecided, among, rational, title, vector
+from proofs_check.certificate import Refuted, Undecided, among, digest, integer, items, rational, vector
 from proofs_check.enumerations import ENUMERATIONS
 from proofs_check.evaluations import EVALUATIONS
+from proofs_check.identities import IDENTITIES
+from proofs_check.instances import SLOPES
 
-SPREAD = 1 << 48  # random coordinates are drawn from this many integers
+BITS = 48  # random coordinates are drawn from 2^BITS integers
 MISSED = Fraction(1, 1 << 40)  # the chance to miss a false identity has to be below this
 
 
-def interval(data: dict) -> tuple[str, str]:
+def interval(name: str, data: dict) -> tuple[str, str]:
     """Check an upper bound over the boxes between the breaks, and a point that comes within the gap of it."""
-    tree, breaks, bound = data["function"], vector(data["breaks"]), rational(data["bound"])
-    point, gap = rational(data["attained"]), rational(data["gap"])
+    slope, breaks, bound = SLOPES[name], vector(data["breaks"]), rational(data["bound"])
+    point, gap, tree = rational(data["attained"]), rational(data["gap"]), slope.slope
 
     def f(x: intervals.Jet) -> intervals.Jet:
         return expressions.over_jet(tree, x)
 
+    if breaks[0] > slope.low or breaks[-1] < slope.high:
+        raise Undecided(f"the boxes do not cover [{slope.low}, {slope.high}]")
     if not breaks[0] <= point <= breaks[-1]:
         raise Undecided(f"the point {point} lies outside [{breaks[0]}, {breaks[-1]}]")
-    statement = f"{expressions.text(tree)} <= {bound} for {breaks[0]} <= x <= {breaks[-1]}"
+    statement = (
+        f"the derivative of {expressions.text(slope.function)} is <= {bound} "
+        f"for {breaks[0]} <= x <= {breaks[-1]}"
+    )
     there = f(intervals.constant(intervals.enclose(point))).value
     if there.low > bound:
         raise Refuted(f"{statement} fails at x = {point}")
     if there.low < bound - gap:
         raise Undecided(f"the bound is not attained at {point} up to {gap}")
     for low, high in pairwise(breaks):
-        if low > high or intervals.bound_above(f, low, high) > bound:
+        if low >= high or intervals.bound_above(f, low, high) > bound:
             raise Undecided(f"{statement} is not shown on [{low}, {high}]")
+    if bound > slope.bound or gap > slope.gap:
+        raise Undecided(f"{statement} is weaker than the claim, {slope.bound} up to {slope.gap}")
     return f"{statement}, attained up to {gap}", f"{len(breaks) - 1} boxes"
 
 
-def identity(data: dict) -> tuple[str, str]:
+def identity(name: str, data: dict) -> tuple[str, str]:
     """Rational functions, expanded exactly; a witness is a rational point where the sides differ."""
-    name = title(data["name"])
-    for left, right in data["pairs"]:
-        if left == right:
-            raise Undecided(f"{expressions.text(left)} = {expressions.text(right)} says nothing")
-        if not expressions.equal(left, right):
-            point, gap = _difference(left, right)
-            where = ", ".join(f"{name}={value}" for name, value in point.items())
-            raise Refuted(f"the sides of {name} differ by {gap} at {where}")
-    if not data["pairs"]:
-        raise Undecided("no equality is given")
-    equalities = "; ".join(" = ".join(map(expressions.text, pair)) for pair in data["pairs"])
-    return f"{name}: {equalities}", f"{len(data['pairs'])} equalities expanded"
+    pairs = [items(pair) for pair in items(data["pairs"])]
+    rebuilt = IDENTITIES[name]()
+    for given in pairs:
+        left, right = map(expressions.expand, given)
+        if left != right:
+            point, gap = _difference(*given)
+            where = ", ".join(f"{variable}={value}" for variable, value in point.items())
+            raise Refuted(f"the sides that are given for {name} differ by {gap} at {where}")
+    if len(pairs) != len(rebuilt):
+        raise Undecided(f"{name} is {len(rebuilt)} equalities, not {len(pairs)}")
+    for i, (given, sides) in enumerate(zip(pairs, rebuilt, strict=True)):
+        if [expressions.expand(side) for side in given] != [*sides]:
+            raise Undecided(f"equality {i} is not that of {name}")
+    equalities = "; ".join(" = ".join(map(expressions.text, pair)) for pair in pairs)
+    return f"{_summary(IDENTITIES[name])} {equalities}", f"{len(pairs)} equalities expanded"
 
 
 def _difference(left: expressions.Tree, right: expressions.Tree) -> tuple[dict[str, Fraction], Fraction]:
@@ -66,39 +79,53 @@ def _difference(left: expressions.Tree, right: expressions.Tree) -> tuple[dict[s
     raise Undecided("the sides are not the same rational function")
 
 
-def evaluation(data: dict) -> tuple[str, str]:
-    """Exact evaluation at random rational points; the chance to miss a false identity is stated."""
-    run, sign, missed = EVALUATIONS[data["name"]].sides, among(data["sign"], -1, 1), Fraction(1)
-    parameters = {name: among(size, 1, 12) for name, size in data["parameters"].items()}
-    for seed in range(among(data["rounds"], 1, 20)):
-        rng = random.Random(seed)
+def evaluation(name: str, data: dict) -> tuple[str, str]:
+    """Exact evaluation at rational points; the chance that a false identity passes is stated.
 
-        def draw(rows: int, columns: int, rng: random.Random = rng) -> list[list[Fraction]]:
-            half = SPREAD // 2
-            return [[Fraction(rng.randrange(-half, half)) for _ in range(columns)] for _ in range(rows)]
+    The coordinates are read off SHA-256 of the certificate's own data, so that nobody chooses the points.
+    """
+    asked, sign, missed, seed = EVALUATIONS[name], integer(data["sign"]), Fraction(1), digest(data)
+    if sign not in (-1, 1):
+        raise Undecided(f"a sign is 1 or -1, not {sign}")
+    if {key: integer(size) for key, size in data["parameters"].items()} != asked.sizes:
+        raise Undecided(f"{name} is claimed at {asked.sizes}")
+    for turn in range(among(data["rounds"], 1, 20)):
+        counter = count()
 
-        pairs, degree = run(draw, sign, **parameters)
-        missed *= Fraction(degree, SPREAD)
+        def draw(rows: int, columns: int, where: str = f"{seed} {turn}", at: count[int] = counter) -> list:
+            return [[_coordinate(f"{where} {next(at)}") for _ in range(columns)] for _ in range(rows)]
+
+        pairs, degree = asked.sides(draw, sign, **asked.sizes)
+        missed *= Fraction(degree, 1 << BITS)
         for i, (left, right) in enumerate(pairs):
             if left != right:
-                raise Refuted(f"equality {i} of {data['name']} fails at the rational point of seed {seed}")
+                raise Refuted(f"equality {i} of {name} fails at the rational point {turn}")
+    if sign != 1:
+        raise Undecided("the identity is claimed with the sign 1")
     if missed >= MISSED:
         raise Undecided(f"too few rounds: the chance to miss a false identity may be {missed}")
-    return f"{_summary(run)} {parameters}", f"error <= 2^-{int(1 / missed).bit_length() - 1}"
+    return f"{_summary(asked.sides)} {asked.sizes}", f"error <= 2^-{int(1 / missed).bit_length() - 1}"
 
 
-def enumeration(data: dict) -> tuple[str, str]:
+def _coordinate(words: str) -> Fraction:
+    drawn = int.from_bytes(hashlib.sha256(words.encode()).digest()) % (1 << BITS)
+    return Fraction(drawn - (1 << BITS - 1))
+
+
+def enumeration(name: str, data: dict) -> tuple[str, str]:
     """Every case of a range, exactly."""
-    asked, constant, cases = ENUMERATIONS[data["name"]], rational(data["constant"]), 0
-    first, last = (among(end, 1, asked.most) for end in data["range"])
+    asked, constant, cases = ENUMERATIONS[name], rational(data["constant"]), 0
+    first, last = (among(end, 1, asked.most) for end in items(data["range"]))
     for case, holds in asked.cases(first, last, constant):
         cases += 1
         if holds is None:
-            raise Undecided(f"{data['name']} with the constant {constant} is too close to tell at {case}")
+            raise Undecided(f"{name} with the constant {constant} is too close to tell at {case}")
         if not holds:
-            raise Refuted(f"{data['name']} with the constant {constant} fails at {case}")
-    if not cases:
-        raise Undecided("the range is empty")
+            raise Refuted(f"{name} with the constant {constant} fails at {case}")
+    if first > asked.span[0] or last < asked.span[1]:
+        raise Undecided(f"the range has to cover {asked.span[0]}..{asked.span[1]}")
+    if (constant - asked.constant) * asked.stronger < 0:
+        raise Undecided(f"the constant {constant} is weaker than that of the theorem, {asked.constant}")
     return f"{_summary(asked.cases)} c = {constant}", f"{first}..{last}, {cases} cases"
 
 

@@ -1,8 +1,9 @@
 """The verifier: a certificate of integers is VERIFIED, REFUTED or UNDECIDED, without a tolerance.
 
-VERIFIED: the claim it prints follows from the certificate. REFUTED: the certificate's own witness, or a case
-of an enumeration, shows exactly that the claim is false. UNDECIDED: neither, which includes every damaged
-file. The claim is worded here from the data that were checked; only a title is the file's own.
+VERIFIED: the claim of the registry that the certificate names holds, as it is printed. REFUTED: the
+certificate's own witness, or a case of an enumeration, shows exactly that its claim is false. UNDECIDED:
+neither, which includes every damaged file, and every true claim that is none of the registry's. Theorem and
+claim are worded here from what was checked, never by the file.
 """
 
 from __future__ import annotations
@@ -10,22 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from fractions import Fraction
 from pathlib import Path
 
-from proofs_check import assembler, replay
-from proofs_check.certificate import (
-    Refuted,
-    Undecided,
-    among,
-    integer,
-    integers,
-    rational,
-    read,
-    title,
-    vector,
-)
-from proofs_check.rational import combination, inner, matrix, product, quadratic, semidefinite, transpose
+from proofs_check import claims, inequalities, replay
+from proofs_check.certificate import Refuted, Undecided, read, shown
+from proofs_check.claims import Statement
 
 
 class Outcome(Enum):
@@ -38,146 +28,60 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a certificate came to: the claim as checked, how it is known, and the reason or witness."""
+    """What a certificate came to; all of it can be printed, on one line each.
+
+    Args:
+        outcome: the answer.
+        bound: the claim of the registry that it is about, if it is about one.
+        claim: in words, as it was checked.
+        status: how it is known.
+        reason: the witness, or what is missing.
+
+    """
 
     outcome: Outcome
-    theorem: str = "?"
+    bound: Statement | None = None
     claim: str = ""
     status: str = ""
     reason: str = ""
 
+    @property
+    def theorem(self) -> str:
+        """Whose claim it is, by the registry."""
+        return self.bound.theorem if self.bound else "?"
+
 
 def verify(text: str | bytes) -> Verdict:
     """Check one certificate, given as the text of its JSON; bad input is UNDECIDED, never an exception."""
-    theorem = "?"
+    bound = None
     try:
         body = read(text)
-        theorem, kind = body["theorem"], body["kind"]
-        if kind not in KINDS:
-            raise Undecided(f"unknown kind {kind!r}: known are {', '.join(KINDS)}")
-        check, status = KINDS[kind]
-        claim, how = check(body["data"])
-        return Verdict(Outcome.VERIFIED, theorem, claim, status.format(how), how)
+        bound = claims.bound(body)
+        check, status = KINDS[bound.kind]
+        claim, how = check(bound.name, body["data"])
+        return Verdict(Outcome.VERIFIED, bound, shown(claim, most=100_000), status.format(how), shown(how))
     except Refuted as witness:
-        return Verdict(Outcome.REFUTED, theorem, reason=str(witness))
+        return Verdict(Outcome.REFUTED, bound, reason=shown(str(witness)))
     except Undecided as gap:
-        return Verdict(Outcome.UNDECIDED, theorem, reason=str(gap))
+        return Verdict(Outcome.UNDECIDED, bound, reason=shown(str(gap)))
     except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError, AttributeError) as error:
-        return Verdict(Outcome.UNDECIDED, theorem, reason=f"damaged: {type(error).__name__}: {error}")
+        reason = shown(f"damaged: {type(error).__name__}: {error}")
+        return Verdict(Outcome.UNDECIDED, bound, reason=reason)
 
 
 def verify_file(path: Path) -> Verdict:
     """Check one file."""
     try:
         return verify(path.read_bytes())
-    except OSError as error:
-        return Verdict(Outcome.UNDECIDED, reason=str(error))
+    except (OSError, ValueError) as error:
+        return Verdict(Outcome.UNDECIDED, reason=shown(str(error)))
 
 
-def _require_semidefinite(a: list[list[Fraction]], what: str, strictly: bool = False) -> None:
-    rank, direction = semidefinite(a)
-    if direction is not None:
-        raise Undecided(f"{what} is not positive semidefinite: v'Mv = {quadratic(a, direction)}")
-    if strictly and rank < len(a):
-        raise Undecided(f"{what} is singular")
-
-
-def _claimed(data: dict, statement: str, tight: bool) -> str:
-    """Add "(tight)" to the statement where that is claimed and the witness attains the constant."""
-    if among(data["tight"], 0, 1) and not tight:
-        raise Undecided("the constant is claimed to be tight, and the witness does not attain it")
-    return statement + (" (tight)" if data["tight"] else "")
-
-
-def _performance(data: dict) -> tuple[str, str]:
-    """Check that the claim is a sum of valid inequalities, with weights >= 0, and a semidefinite form."""
-    upper, build = assembler.SETTINGS[data["setting"]]
-    given = data["parameters"].items()
-    parameters = {k: rational(v) if type(v) is list else among(v, 1, 60) for k, v in given}
-    rates = vector(data["rates"])
-    setting = build(rates, **parameters)
-    vectors = {tuple(name.split(":")): vector(v) for name, v in data["witness"]["vectors"].items()}
-    values = {name: rational(v) for name, v in data["witness"]["values"].items()}
-
-    def gap(rates: list[Fraction]) -> Fraction:
-        return assembler.evaluate(build(rates, **parameters).claim, vectors, values)
-
-    here, tight = gap(rates), False
-    if all(assembler.evaluate(form, vectors, values) >= 0 for form in setting.inequalities.values()):
-        if here < 0:
-            raise Refuted(f"{setting.statement} fails by {-here} at {data['witness']}")
-        moved = [gap([r + (i == j) for j, r in enumerate(rates)]) for i in range(len(rates))]
-        tight = here == 0 and all(other > 0 if upper else other < 0 for other in moved)
-    multipliers = {name: rational(pair) for name, pair in data["multipliers"].items()}
-    if any(m < 0 for m in multipliers.values()):
-        raise Undecided("a multiplier is negative")
-    rest = assembler.add((1, setting.claim), *((-m, setting.inequalities[k]) for k, m in multipliers.items()))
-    if any(block == "f" for block, *_ in rest):
-        raise Undecided("the function values do not cancel")
-    for block, names in assembler.blocks(rest).items():
-        _require_semidefinite(assembler.gram(rest, block, names), f"the Gram form of block {block}")
-    return _claimed(data, setting.statement, tight), f"{len(multipliers)} multipliers and an exact Gram form"
-
-
-def _lipschitz(data: dict) -> tuple[str, str]:
-    """X3: L^2|x|^2 - |c W1 W0 x + r W1 z|^2 >= sum_i t_i ((W0 x)_i^2 - z_i^2), slopes in [c - r, c + r].
-
-    The z are eliminated by a Schur complement, for which `reciprocals` bound 1 / t from above.
-    """
-    w0, w1, scale = integers(data["inner"]), integers(data["outer"]), rational(data["scale"])
-    bound, (low, high) = rational(data["bound"]), vector(data["slopes"])
-    n, d, m, c, r = len(w0), len(w0[0]), len(w1), (low + high) / 2, (high - low) / 2
-    block = f"{title(data['name'])}: W1 phi(W0 x + b), {d} -> {n} -> {m}, slopes in [{low}, {high}]"
-    statement = f"{block}, is sqrt({bound})-Lipschitz"
-    slopes, v = vector(data["witness"]["slopes"]), vector(data["witness"]["direction"])
-    if len(slopes) != n or len(v) != d or any(not low <= s <= high for s in slopes):
-        raise Undecided("the witness needs a slope in range for each neuron, and a direction")
-    moved = [s * inner(row, v) for s, row in zip(slopes, w0, strict=True)]
-    grown, length = sum(inner(row, moved) ** 2 for row in w1) * scale**4, bound * inner(v, v)
-    if grown > length:
-        raise Refuted(f"{statement} fails with the slopes {data['witness']['slopes']} along {v}")
-    unit, t, reciprocals = rational(data["unit"]), data["multipliers"], data["reciprocals"]
-    if len(t) != n or any(
-        integer(a) <= 0 or unit**2 * a * integer(b) < 1 for a, b in zip(t, reciprocals, strict=True)
-    ):
-        raise Undecided("every multiplier has to be > 0, and its reciprocal at least 1 / multiplier")
-    weighted = product(transpose([[x * a for x in row] for row, a in zip(w0, t, strict=True)]), w0)
-    back = product([[x * b for x, b in zip(row, reciprocals, strict=True)] for row in w1], transpose(w1))
-    cross = [[c * scale**2 * entry for entry in row] for row in product(w1, w0)]
-    left = [[bound * (i == j) - scale**2 * unit * weighted[i][j] for j in range(d)] for i in range(d)]
-    right = [[(i == j) - (r * scale) ** 2 * unit * back[i][j] for j in range(m)] for i in range(m)]
-    top = [a + b for a, b in zip(left, transpose(cross), strict=True)]
-    _require_semidefinite(top + [a + b for a, b in zip(cross, right, strict=True)], "the LMI")
-    return _claimed(data, statement, grown == length > 0), "an exact linear matrix inequality"
-
-
-def _contraction(data: dict) -> tuple[str, str]:
-    """T41: P > 0, and rate P - A_i' P A_i >= 0 at every vertex A_i; rate = rho^2."""
-    vertices = [combination((rational(v["scale"]), integers(v["rows"]))) for v in data["vertices"]]
-    metric, rate = matrix(integers(data["metric"])), rational(data["rate"])
-    n = len(metric)
-    statement = f"A_t in the hull of {len(vertices)} matrices {n} x {n}: ||A_t x||_P^2 <= {rate} ||x||_P^2"
-    word, v = data["witness"]["word"], vector(data["witness"]["vector"])
-    image = v
-    for letter in word:
-        image = [inner(row, image) for row in vertices[integer(letter)]]
-    grown, length = inner(image, v), inner(v, v)
-    returned = length > 0 and all(length * y == grown * x for x, y in zip(v, image, strict=True))
-    if returned and grown**2 > rate ** len(word) * length**2:
-        raise Refuted(f"{statement} fails: the product {word} maps {v} to {grown / length} times itself")
-    _require_semidefinite(metric, "P", strictly=True)
-    for i, a in enumerate(vertices):
-        lyapunov = combination((rate, metric), (-1, product(transpose(a), metric, a)))
-        _require_semidefinite(lyapunov, f"the Lyapunov inequality of vertex {i}")
-    tight = returned and len(word) > 0 and grown**2 == rate ** len(word) * length**2
-    return _claimed(data, statement, tight), "exact Lyapunov inequalities"
-
-
-# kind -> (its check: data -> (claim, how it is known), the status of what it verifies)
-KINDS: dict[str, tuple[Callable[[dict], tuple[str, str]], str]] = {
-    "performance": (_performance, "proved_exact"),
-    "lipschitz": (_lipschitz, "proved_exact"),
-    "contraction": (_contraction, "proved_exact"),
+# kind -> (its check: name of the object, data -> (claim, how it is known), the status of what it verifies)
+KINDS: dict[str, tuple[Callable[[str, dict], tuple[str, str]], str]] = {
+    "performance": (inequalities.performance, "proved_exact"),
+    "lipschitz": (inequalities.lipschitz, "proved_exact"),
+    "contraction": (inequalities.contraction, "proved_exact"),
     "interval": (replay.interval, "proved_exact"),
     "identity": (replay.identity, "proved_identity"),
     "evaluation": (replay.evaluation, "identity_tested({})"),

@@ -85,7 +85,8 @@ def _ours(steps: int, h: Fraction, two_blocks: bool) -> str:
     """Solve, round, put back on the equations, and verify; the text of the certificate."""
     rates = [1 / (4 * steps * h + 2), *[HALF] * two_blocks]
     witness = performance.huber(steps, h, two_blocks)
-    found = performance.candidates("gradient_descent", rates, witness, h=h, steps=steps)
+    setting = "gradient_descent" if two_blocks else "gradient_descent_in_subspace"
+    found = performance.candidates(setting, rates, witness, h=h, steps=steps)
     theorem = "T10" if two_blocks else "T09"
     text, verdict = first_verified(seal(theorem, "performance", data) for data in found)
     if verdict.outcome is not Outcome.VERIFIED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proofs_check.claims import CLAIMS
 from proofs_check.enumerations import ENUMERATIONS
 from proofs_check.evaluations import EVALUATIONS
 from proofs_check.prove import Found
@@ -11,11 +12,11 @@ ROUNDS = 3
 
 def computations(theorem: str) -> Found:
     """Name the computations of a theorem; the verifier does them."""
-    for name, enumeration in ENUMERATIONS.items():
-        if enumeration.theorem == theorem:
+    for claim in CLAIMS.values():
+        if claim.theorem == theorem and claim.kind == "enumeration":
+            enumeration = ENUMERATIONS[claim.name]
             asked = {"range": [*enumeration.span], "constant": [enumeration.constant, 1]}
-            yield "enumeration", "enumeration", [{"name": name, **asked}]
-    for name, evaluation in EVALUATIONS.items():
-        if evaluation.theorem == theorem:
-            asked = {"parameters": evaluation.sizes, "sign": 1, "rounds": ROUNDS}
-            yield "evaluation", "evaluation", [{"name": name, **asked}]
+            yield "enumeration", "enumeration", [{"name": claim.name, **asked}]
+        if claim.theorem == theorem and claim.kind == "evaluation":
+            asked = {"parameters": EVALUATIONS[claim.name].sizes, "sign": 1, "rounds": ROUNDS}
+            yield "evaluation", "evaluation", [{"name": claim.name, **asked}]

@@ -10,18 +10,10 @@ from fractions import Fraction
 from typing import Any
 
 from proofs_check import expressions, intervals
-from proofs_check.expressions import Tree
+from proofs_check.instances import SLOPES
 from proofs_check.prove import Found
 
-GELU: Tree = [
-    "+",
-    ["/", ["+", 1, ["erf", ["/", "x", ["sqrt", 2]]]], 2],
-    ["/", ["*", "x", ["exp", ["/", ["*", -1, "x", "x"], 2]]], ["sqrt", ["*", 2, ["pi"]]]],
-]
-_SIGMOID: Tree = ["/", 1, ["+", 1, ["exp", ["*", -1, "x"]]]]
-SILU: Tree = ["+", _SIGMOID, ["*", "x", _SIGMOID, ["+", 1, ["*", -1, _SIGMOID]]]]
 DIGITS = 10**12
-RANGE = 8
 
 
 def gelu_constant() -> tuple[Fraction, Fraction]:
@@ -46,13 +38,14 @@ def silu_constant() -> tuple[Fraction, Fraction]:
     return _rational(low), _above(sigmoid + x * sigmoid * (1 - sigmoid))
 
 
-def certificate_data(function: Tree, where: Fraction, bound: Fraction) -> dict:
-    """Split [0, 8] until the verifier's bound holds on every box."""
+def certificate_data(name: str, where: Fraction, bound: Fraction) -> dict:
+    """Split the domain until the verifier's bound on the slope holds on every box."""
+    domain, tree = SLOPES[name], SLOPES[name].slope
 
     def f(x: intervals.Jet) -> intervals.Jet:
-        return expressions.over_jet(function, x)
+        return expressions.over_jet(tree, x)
 
-    breaks, waiting = [Fraction(0)], [(Fraction(0), Fraction(RANGE))]
+    breaks, waiting = [domain.low], [(domain.low, domain.high)]
     while waiting:
         low, high = waiting.pop()
         if intervals.bound_above(f, low, high) <= bound:
@@ -64,13 +57,13 @@ def certificate_data(function: Tree, where: Fraction, bound: Fraction) -> dict:
     numbers = {"bound": bound, "attained": where, "gap": Fraction(10, DIGITS)}
     data = {name: [value.numerator, value.denominator] for name, value in numbers.items()}
     boxes = [[value.numerator, value.denominator] for value in breaks]
-    return {"function": function, "breaks": boxes, **data}
+    return {"name": name, "breaks": boxes, **data}
 
 
 def slopes() -> Found:
     """T48: bounds on the slopes of GELU and SiLU."""
-    yield "gelu", "interval", [certificate_data(GELU, *gelu_constant())]
-    yield "silu", "interval", [certificate_data(SILU, *silu_constant())]
+    yield "gelu", "interval", [certificate_data("gelu", *gelu_constant())]
+    yield "silu", "interval", [certificate_data("silu", *silu_constant())]
 
 
 def _rational(x: Any) -> Fraction:

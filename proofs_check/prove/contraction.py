@@ -11,7 +11,7 @@ from proofs_check.rational import Matrix, identity, matrix, product, solve, tran
 
 
 def certificate_data(
-    vertices: list[Matrix], metric: Matrix, rate: Fraction, word: list[int], vector: list[Fraction]
+    name: str, vertices: list[Matrix], metric: Matrix, rate: Fraction, word: list[int], vector: list[Fraction]
 ) -> dict:
     """Write it in integers; a word and a vector that it returns to show the rate to be tight."""
     scaled = []
@@ -21,6 +21,7 @@ def certificate_data(
             {"scale": [1, int(scale)], "rows": [[int(entry * int(scale)) for entry in row] for row in a]}
         )
     return {
+        "name": name,
         "vertices": scaled,
         "metric": [[int(entry) for entry in row] for row in metric],
         "rate": [rate.numerator, rate.denominator],
@@ -50,10 +51,10 @@ def switched(n: int = 5, seed: int = 0) -> dict:
         growing = min(np.linalg.norm(a, 2) for a in numbers) > 1
         if growing and p.value is not None and (margin.value or 0) > 0.01:
             rounded = np.rint(1000 * (p.value + p.value.T) / 2).astype(int).tolist()
-            return certificate_data(exact, matrix(rounded), rate, [], [Fraction()] * n)
+            return certificate_data("switched", exact, matrix(rounded), rate, [], [Fraction()] * n)
 
 
-def tight(n: int = 3) -> dict:
+def reflections(n: int = 3) -> dict:
     """Take reflections in the metric M'M, times 9/10: products are isometries times (9/10)^k."""
     m = matrix([[Fraction(1 if i == j else max(j - i, 0) * 2) for j in range(n)] for i in range(n)])
     vertices, fixed = [], []
@@ -63,10 +64,12 @@ def tight(n: int = 3) -> dict:
         reflection = [[identity(n)[i][j] - 2 * v[i] * v[j] / length for j in range(n)] for i in range(n)]
         vertices.append([[Fraction(9, 10) * x for x in row] for row in solve(m, product(reflection, m))])
         fixed.append([row[0] for row in solve(m, transpose([v]))])
-    return certificate_data(vertices, product(transpose(m), m), Fraction(81, 100), [0], fixed[0])
+    return certificate_data(
+        "reflections", vertices, product(transpose(m), m), Fraction(81, 100), [0], fixed[0]
+    )
 
 
 def switched_systems() -> Found:
     """T41: a switched system whose metric a solver finds, and one whose rate is exact."""
     yield "switched", "contraction", [switched()]
-    yield "tight", "contraction", [tight()]
+    yield "tight", "contraction", [reflections()]

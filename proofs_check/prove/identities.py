@@ -1,7 +1,8 @@
 """Identities of rational functions, proved with SymPy and stored as trees that the verifier expands anew.
 
 exp(s_j) of a score enters only as a positive number, so it is a symbol E_j; likewise Phi(x) and phi(x).
-Each gives (title, pairs of sides); the left side is built from the definition.
+Each gives pairs of sides, the left one built from the definition; its name is that of the identity that the
+verifier builds apart (`proofs_check.identities`), which these trees have to be.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ half = sp.Rational(1, 2)
 
 
 def certificate_data(name: str, pairs: Pairs) -> dict:
-    """Prove every pair with SymPy and write it as trees.
+    """Prove every pair with SymPy and write it as trees, under the name of an identity.
 
     Raises:
         ValueError: if SymPy does not reduce the difference of a pair to zero, or has made both sides the same
@@ -35,12 +36,12 @@ def certificate_data(name: str, pairs: Pairs) -> dict:
     return {"name": name, "pairs": [[tree(a), tree(b)] for a, b in pairs]}
 
 
-def identity(build: Callable[[], tuple[str, Pairs]]) -> Prover:
-    """Make a prover of a function that gives a title and pairs of sides."""
+def identity(build: Callable[[], Pairs]) -> Prover:
+    """Make a prover of a function that gives pairs of sides."""
 
     @wraps(build)
     def prover() -> Found:
-        yield "identity", "identity", [certificate_data(*build())]
+        yield "identity", "identity", [certificate_data(build.__name__, build())]
 
     return prover
 
@@ -72,7 +73,7 @@ def _symbols(name: str, *shape: int) -> Any:
 
 
 @identity
-def gradient_descent_every_n() -> tuple[str, Pairs]:
+def gradient_descent_every_n() -> Pairs:
     """T09 for every N, h = 1: a potential falls by weighted inequalities and a square at each step.
 
     With f* = x* = 0, m_k = k/(2N+1-k), t_k = m_(k+1) - m_k, a_k = (2N+1-2k)/(2(2N+1-k)^2) and
@@ -102,11 +103,11 @@ def gradient_descent_every_n() -> tuple[str, Pairs]:
     positive = (2 * n + 1 + 4 * n * k - 2 * k**2, 2 * n + 1 + 2 * k**2 + 4 * k * (n - k))
     increasing = (m(k + 1) - m(k), (2 * n + 1) / ((2 * n + 1 - k) * (2 * n - k)))
     pairs = [step, end, (a(sp.Integer(0)), 1 / (4 * n + 2)), positive, increasing]
-    return "T09 for every N: each step of gradient descent as weighted inequalities and a square", pairs
+    return pairs
 
 
 @identity
-def lifting() -> tuple[str, Pairs]:
+def lifting() -> Pairs:
     """T10, block Q, N = 3, w = Q(x0-x*): the rest is a sum of squares, for any m_k and sum t_k = 1."""
     w, g, m = sp.Symbol("w"), _symbols("g", 4), _symbols("m", 4)
     t = [*sp.symbols("t0 t1 t2")]
@@ -115,17 +116,17 @@ def lifting() -> tuple[str, Pairs]:
     used += sum(m[k] * -((g[k - 1] - g[k]) ** 2) / 2 for k in range(1, 4))
     squares = sum(t[k] * (w - g[k]) ** 2 for k in range(4)) / 2
     squares += sum(m[k] * (g[k - 1] - g[k]) ** 2 for k in range(1, 4)) / 2
-    return "T10: what the Q block leaves is a sum of squares (N = 3)", [(w**2 / 2 - used, squares)]
+    return [(w**2 / 2 - used, squares)]
 
 
 @identity
-def best_rank_one() -> tuple[str, Pairs]:
+def best_rank_one() -> Pairs:
     """T15, 2 x 2, W = diag(s1, s2): ba' with the best b leaves s2^2 + (s1^2 - s2^2) a2^2/|a|^2."""
     s1, s2, a1, a2 = sp.symbols("s1 s2 a1 a2")
     w, a = sp.diag(s1, s2), sp.Matrix([a1, a2])
     rest = w - w * a * a.T / (a1**2 + a2**2)
     left = sum(entry**2 for entry in rest)
-    return "T15: the distance to rank one, 2 x 2", [(left, s2**2 + (s1**2 - s2**2) * a2**2 / (a1**2 + a2**2))]
+    return [(left, s2**2 + (s1**2 - s2**2) * a2**2 / (a1**2 + a2**2))]
 
 
 def _attended(weights: Any, values: Any) -> Any:
@@ -133,36 +134,36 @@ def _attended(weights: Any, values: Any) -> Any:
 
 
 @identity
-def prefix_is_gate() -> tuple[str, Pairs]:
+def prefix_is_gate() -> Pairs:
     """T24: attention with k = 2 prefix tokens beside n = 4 is (1 - lambda) o + lambda o_P."""
     e, p, v, u = _symbols("E", 4), _symbols("P", 2), _symbols("v", 4), _symbols("u", 2)
     gate = sum(p) / (sum(p) + sum(e))
     both = _attended([*p, *e], [*u, *v])
-    return "T24: a prefix is a gated mixture", [(both, (1 - gate) * _attended(e, v) + gate * _attended(p, u))]
+    return [(both, (1 - gate) * _attended(e, v) + gate * _attended(p, u))]
 
 
 @identity
-def relative_attention() -> tuple[str, Pairs]:
+def relative_attention() -> Pairs:
     """T25: with a prefix every A_j becomes (1 - lambda) A_j, so the ratios A_j / A_k stay."""
     e, p = _symbols("E", 4), _symbols("P", 2)
     total, gate = sum(p) + sum(e), sum(p) / (sum(p) + sum(e))
     pairs = [(e[j] / total, (1 - gate) * e[j] / sum(e)) for j in range(4)]
-    return "T25: a prefix keeps the relative attention", pairs
+    return pairs
 
 
 @identity
-def normal_forms() -> tuple[str, Pairs]:
+def normal_forms() -> Pairs:
     """T27: LoRA merges, and IA3 scales the rows of the weight and the bias."""
     w, b, a = _symbols("W", 2, 2), _symbols("B", 2, 1), _symbols("A", 1, 2)
     x, l, c = (_symbols(name, 2) for name in "xlc")
     s = sp.Symbol("s")
     pairs = list(zip(w * x + s * b * (a * x), (w + s * b * a) * x, strict=True))
     pairs += list(zip(sp.diag(*l) * (w * x + c), sp.diag(*l) * w * x + sp.diag(*l) * c, strict=True))
-    return "T27: normal forms of LoRA and IA3", pairs
+    return pairs
 
 
 @identity
-def first_lora_step() -> tuple[str, Pairs]:
+def first_lora_step() -> Pairs:
     """T29: at B = 0 one gradient step of size eta moves s B A by -eta s^2 G A'A, G the gradient in W.
 
     A does not move: its gradient is s B'(dloss/dy)x', which vanishes with B.
@@ -183,11 +184,11 @@ def first_lora_step() -> tuple[str, Pairs]:
     right = -eta * s**2 * gradient * a.T * a
     pairs = list(zip(s * step * a, right, strict=True))
     pairs += list(zip([sp.diff(loss, entry) for entry in a], s * b.T * rest * x.T, strict=True))
-    return "T29: the first step of LoRA", pairs
+    return pairs
 
 
 @identity
-def adjoint() -> tuple[str, Pairs]:
+def adjoint() -> Pairs:
     """T31, scalar states, T = 3: forward sensitivities and costates give one gradient.
 
     a_t, b_t are the derivatives of f_t in x and u, q_t, r_t those of the running cost, p that of Phi; that
@@ -208,7 +209,7 @@ def adjoint() -> tuple[str, Pairs]:
         pairs.append((forward, r[s] + b[s] * costate))
     _chain_rule(steps, pairs, a, b, q, r, p)
     # At the last step both sides are r + b p from the start.
-    return "T31: the adjoint gives the gradient of generic dynamics, T = 3", pairs[:-1]
+    return pairs[:-1]
 
 
 def _chain_rule(steps: int, pairs: Pairs, a: Any, b: Any, q: Any, r: Any, p: Any) -> None:
@@ -229,7 +230,7 @@ def _chain_rule(steps: int, pairs: Pairs, a: Any, b: Any, q: Any, r: Any, p: Any
 
 
 @identity
-def lqr_step() -> tuple[str, Pairs]:
+def lqr_step() -> Pairs:
     """T34, one step, n = 2, m = 1: x'Qx + Ru^2 + x+'Px+ = x'P-x + H (u + Kx)^2."""
     a, b, x, u, r = _symbols("A", 2, 2), _symbols("B", 2, 1), _symbols("x", 2), sp.Symbol("u"), sp.Symbol("R")
     q = sp.Matrix([[sp.Symbol("Q00"), sp.Symbol("Q01")], [sp.Symbol("Q01"), sp.Symbol("Q11")]])
@@ -239,13 +240,11 @@ def lqr_step() -> tuple[str, Pairs]:
     k = b.T * p * a / h
     before = q + a.T * p * a - a.T * p * b * b.T * p * a / h
     left = (x.T * q * x)[0] + r * u**2 + (following.T * p * following)[0]
-    return "T34: one step of completing the square", [
-        (left, (x.T * before * x)[0] + h * (u + (k * x)[0]) ** 2)
-    ]
+    return [(left, (x.T * before * x)[0] + h * (u + (k * x)[0]) ** 2)]
 
 
 @identity
-def prefix_reach() -> tuple[str, Pairs]:
+def prefix_reach() -> Pairs:
     """T39: o' - (1 - lambda) o = lambda o_P, and z <= k e gives z/(z+g) <= k e/(k e+g)."""
     e, p, v, u = _symbols("E", 3), _symbols("P", 2), _symbols("v", 3), _symbols("u", 2)
     gate = sum(p) / (sum(p) + sum(e))
@@ -256,32 +255,30 @@ def prefix_reach() -> tuple[str, Pairs]:
         (both - (1 - gate) * _attended(e, v), gate * _attended(p, u)),
         (k * top / (k * top + g) - z / (z + g), gap),
     ]
-    return "T39: what a prefix adds, and how much at most", pairs
+    return pairs
 
 
 @identity
-def gronwall() -> tuple[str, Pairs]:
+def gronwall() -> Pairs:
     """T40 is attained by scalar maps x -> K_t x + e_t: the difference is sum_t prod_(s>t) K_s e_t, T = 4."""
     k, e, x = _symbols("K", 4), _symbols("e", 4), sp.Symbol("x")
     plain = moved = x
     for t in range(4):
         plain, moved = k[t] * plain, k[t] * moved + e[t]
-    return "T40: Gronwall's sum is attained, T = 4", [
-        (moved - plain, sum(e[t] * sp.prod(k[t + 1 :]) for t in range(4)))
-    ]
+    return [(moved - plain, sum(e[t] * sp.prod(k[t + 1 :]) for t in range(4)))]
 
 
 @identity
-def determinant_lemma() -> tuple[str, Pairs]:
+def determinant_lemma() -> Pairs:
     """T42, 2 x 2: det(M + vv') = det M (1 + v'M^-1 v), so log det gains less from v where M is larger."""
     m = sp.Matrix([[sp.Symbol("a"), sp.Symbol("b")], [sp.Symbol("b"), sp.Symbol("c")]])
     v = _symbols("v", 2)
     gain = 1 + (v.T * m.inv() * v)[0]
-    return "T42: what a rank-one term adds to a determinant", [((m + v * v.T).det(), m.det() * gain)]
+    return [((m + v * v.T).det(), m.det() * gain)]
 
 
 @identity
-def softmax_half() -> tuple[str, Pairs]:
+def softmax_half() -> Pairs:
     """T43: a row of |diag(p) - pp'| sums to 2p(1 - p), and 1/2 - 2p(1 - p) = (1 - 2p)^2/2, for every n.
 
     The row is that of E/(E + R), R the sum of all other weights: dE/ds = E for its own score s, and scaling
@@ -291,11 +288,11 @@ def softmax_half() -> tuple[str, Pairs]:
     p = e / (e + rest)
     row = sp.diff(p, e) * e - sp.diff(p, rest) * rest
     pairs = [(row, 2 * p * (1 - p)), (half - 2 * t * (1 - t), (1 - 2 * t) ** 2 / 2)]
-    return "T43: the softmax has the Lipschitz constant 1/2", pairs
+    return pairs
 
 
 @identity
-def two_token_attention() -> tuple[str, Pairs]:
+def two_token_attention() -> Pairs:
     """T44: the Jacobian of p v1 + (1-p) v2 is p(1-p)(v1-v2)(k1-k2)', and 1/4 - p(1-p) = (1/2 - p)^2."""
     e1, e2, v1, v2, k1, k2 = sp.symbols("E1 E2 v1 v2 k1 k2")
     p = e1 / (e1 + e2)
@@ -303,11 +300,11 @@ def two_token_attention() -> tuple[str, Pairs]:
     slope = sp.diff(output, e1) * e1 * k1 + sp.diff(output, e2) * e2 * k2  # dE_j/dx = E_j k_j
     t = sp.Symbol("p")
     pairs = [(slope, p * (1 - p) * (v1 - v2) * (k1 - k2)), (sp.Rational(1, 4) - t * (1 - t), (half - t) ** 2)]
-    return "T44: attention to two fixed tokens", pairs
+    return pairs
 
 
 @identity
-def attention_unbounded() -> tuple[str, Pairs]:
+def attention_unbounded() -> Pairs:
     """T45, tokens x, s, -s: at x = 0 the first output has the derivative (E0 + 2 E s^2) / (E0 + 2 E).
 
     E0 = exp(x^2), and exp(xs) = exp(-xs) = E at x = 0, where their exponents have the slopes 0, s and -s. All
@@ -318,13 +315,11 @@ def attention_unbounded() -> tuple[str, Pairs]:
     output = _attended(e, [x, s, -s])
     slope = sp.diff(output, x) + sum(sp.diff(output, w) * w * t for w, t in zip(e, (0, s, -s), strict=True))
     here = slope.subs(dict(zip([x, *e], [0, own, other, other], strict=True)))
-    return "T45: dot-product attention has no Lipschitz constant", [
-        (here, (own + 2 * other * s**2) / (own + 2 * other))
-    ]
+    return [(here, (own + 2 * other * s**2) / (own + 2 * other))]
 
 
 @identity
-def layer_norm() -> tuple[str, Pairs]:
+def layer_norm() -> Pairs:
     """T47, n = 3, centred x: J = (C - xx'/(n s^2))/s has J1 = 0, Jx = (eps/s^3) x, and Jv = v/s else."""
     a, b, s = sp.symbols("a b s")
     one, x = sp.ones(3, 1), sp.Matrix([a, b, -a - b])
@@ -342,11 +337,11 @@ def layer_norm() -> tuple[str, Pairs]:
         slope = sp.diff((y[0] - mean) / sp.sqrt(variance + free), y[j])
         direct = sp.powdenest(slope.subs(free, t**2 - variance), force=True).subs(t, s)
         pairs.append((direct, (centre[0, j] - (y[0] - mean) * (y[j] - mean) / (3 * s**2)) / s))
-    return "T47: the Jacobian of layer normalization, n = 3", pairs
+    return pairs
 
 
 @identity
-def gelu_curvature() -> tuple[str, Pairs]:
+def gelu_curvature() -> Pairs:
     """T48: GELU'' = phi (2 - x^2), so GELU' is extreme at +-sqrt 2, and GELU'(-x) = 1 - GELU'(x)."""
     x, phi, erf = sp.symbols("x phi erf")
     density, law = sp.exp(-(x**2) / 2) / sp.sqrt(2 * sp.pi), (1 + sp.erf(x / sp.sqrt(2))) / 2
@@ -354,7 +349,7 @@ def gelu_curvature() -> tuple[str, Pairs]:
         raise ValueError("T48: SymPy does not confirm the second derivative of GELU")
     second = phi + phi + x * (-x * phi)  # Phi' = phi, phi' = -x phi
     here, there = ((1 + sign * erf) / 2 + sign * x * phi for sign in (1, -1))  # erf is odd, phi is even
-    return "T48: the curvature of GELU", [
+    return [
         (second, phi * (2 - x**2)),
         (sp.Add(here, there, evaluate=False), sp.Integer(1)),
     ]

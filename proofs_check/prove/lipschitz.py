@@ -33,7 +33,7 @@ def certificate_data(
     """Write it in integers.
 
     Args:
-        name: what the block is.
+        name: of the block, a key of `proofs_check.instances.BLOCKS`.
         inner: W0 / scale, integers, units x inputs.
         outer: W1 / scale, integers, outputs x units.
         scale: what an integer stands for.
@@ -123,10 +123,7 @@ def block_of_minilm(layer: int, inputs: int, outputs: int, bits: int = 9) -> dic
     w0, w1 = _mlp_weights(layer)
     inner = np.rint(w0 @ np.linalg.svd(w0, full_matrices=False)[2][:inputs].T * 2**bits)
     outer = np.rint(np.linalg.svd(w1, full_matrices=False)[0][:, :outputs].T @ w1 * 2**bits)
-    name = (
-        f"MiniLM, layer {layer}, leading {inputs} inputs and {outputs} outputs, weights rounded to 2^-{bits}"
-    )
-    return certificate_data(name, inner, outer, Fraction(1, 2**bits), GELU_SLOPES)
+    return certificate_data(f"minilm_layer_{layer}", inner, outer, Fraction(1, 2**bits), GELU_SLOPES)
 
 
 def _mlp_weights(layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,9 +140,8 @@ def _mlp_weights(layer: int) -> tuple[np.ndarray, np.ndarray]:
 def two_units() -> dict:
     """Certify the ReLU network on which LipSDP's `network` mode answers 2: its constant is sqrt 32."""
     inner, outer = np.array([[-2, -2], [-2, -1]]), np.array([[-2, 2]])
-    relu, t = (Fraction(0), Fraction(1)), np.array([2, 8 / 3])
-    name = "two ReLU units"
-    return certificate_data(name, inner, outer, Fraction(1), relu, Fraction(32), ([1, 0], [1, 1]), t, unit=24)
+    relu, t, witness = (Fraction(0), Fraction(1)), np.array([2, 8 / 3]), ([1, 0], [1, 1])
+    return certificate_data("two_units", inner, outer, Fraction(1), relu, Fraction(32), witness, t, unit=24)
 
 
 def blocks() -> Found:

@@ -128,20 +128,20 @@ def candidates(
     setting: str, rates: list[Fraction], witness: Witness, **parameters: int | Fraction
 ) -> Iterator[dict]:
     """Solve a setting at its tight rates; yields data of growing denominators."""
-    built = assembler.SETTINGS[setting][1](rates, **parameters)
+    built = assembler.SETTINGS[setting].build(rates, **parameters)
     for multipliers in solve(built, witness):
         yield certificate_data(setting, rates, multipliers, witness, **parameters)
 
 
 def _rates(two_blocks: bool) -> Found:
+    setting = "gradient_descent" if two_blocks else "gradient_descent_in_subspace"
     for h, most in ((Fraction(1), 10), (HALF, 5)):
         for steps in range(1, most + 1):
-            rates, witness = [1 / (4 * steps * h + 2), *[HALF] * two_blocks], huber(steps, h, two_blocks)
+            rates, witness = assembler.descent_rates(h, steps, two_blocks), huber(steps, h, two_blocks)
             about: dict[str, Any] = {"h": h, "steps": steps}
             label = f"{steps}-steps-{h.numerator}-{h.denominator}"
-            yield f"{label}-sdp", "performance", candidates("gradient_descent", rates, witness, **about)
-            multipliers = closed_form(steps, h)
-            closed = certificate_data("gradient_descent", rates, multipliers, witness, **about)
+            yield f"{label}-sdp", "performance", candidates(setting, rates, witness, **about)
+            closed = certificate_data(setting, rates, closed_form(steps, h), witness, **about)
             yield f"{label}-closed", "performance", [closed]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,12 @@ def test_verify_needs_no_solver_and_no_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=FOLDER.parents[1]
     )
     assert done.returncode == 0, done.stderr
-    assert "3 certificates of 3 theorems" in done.stdout
+    assert "3 certificates in" in done.stdout
+    assert "3 VERIFIED; 3 theorems" in done.stdout
     assert "2 proved_exact, 1 proved_identity" in done.stdout
+    assert re.search(
+        r"^T24 +instance +2 tokens of prefix beside 4 +identity prefix_is_gate +1$", done.stdout, re.M
+    )
 
 
 def test_verify_fails_on_a_damaged_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -7,8 +7,8 @@ import pytest
 
 from proofs_check import intervals
 from proofs_check.expressions import over_jet
+from proofs_check.instances import SLOPES
 from proofs_check.intervals import Interval, Jet, bound_above, constant, enclose
-from proofs_check.prove.constants import GELU, SILU
 
 mpmath.mp.dps = 60
 POINTS = [Fraction(0), Fraction(1, 3), Fraction(-7, 5), Fraction(2), Fraction(-11, 2), Fraction(8)]
@@ -58,7 +58,9 @@ def silu_slope(x: mpmath.mpf) -> mpmath.mpf:
     return mpmath.diff(lambda t: t / (1 + mpmath.exp(-t)), x)
 
 
-@pytest.mark.parametrize(("tree", "slope"), [(GELU, gelu_slope), (SILU, silu_slope)])
+@pytest.mark.parametrize(
+    ("tree", "slope"), [(SLOPES["gelu"].slope, gelu_slope), (SLOPES["silu"].slope, silu_slope)]
+)
 @pytest.mark.parametrize("x", [Fraction(1, 3), Fraction(-7, 5), Fraction(2)])
 def test_jets_enclose_value_and_derivative(tree: list, slope, x: Fraction):
     jet = over_jet(tree, Jet(enclose(x), enclose(1)))
