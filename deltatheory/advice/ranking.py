@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from deltatheory.linearization.error import linearization_error
 from deltatheory.linearization.ridge import FOLDS
 from deltatheory.problems import ClassificationProblem, Problem, Setup, folds
 from deltatheory.results import provenance
+from deltatheory.training import Training, predict_learning_rate
 
 __all__ = ["advise"]
 
@@ -89,22 +90,30 @@ def advise(
     fits, passes = kernel_fits(setup, deltas, on_example)
 
     rng = np.random.default_rng(setup.seed)
+    plan = Training(steps=steps, batch_size=batch_size, seed=setup.seed)
     ranked = []
     for candidate, delta, fit in zip(candidates, deltas, fits, strict=True):
         solved = fit.solved()
-        seconds = _seconds_per_step(setup.classification(delta, check=False), batch_size)
+        problem = setup.classification(delta, check=False)
+        seconds = _seconds_per_step(problem, batch_size)
+        rate = predict_learning_rate(problem, training=plan)
+        passes += rate.passes
         within = (max_parameters is None or delta.size <= max_parameters) and (
             max_minutes is None or seconds * steps <= 60 * max_minutes
         )
         score, low, high = _interval(solved, rng)
         about = candidate.method, dict(candidate.options), score, low, high
         state = 3 * setup.backbone.wide_dtype.itemsize * delta.size  # a gradient and the two moments of AdamW
-        estimate = Estimate(*about, delta.size, state, seconds, within)
+        rates = (rate.rate, rate.low, rate.high) if rate.found else (None, None, None)
+        estimate = Estimate(*about, delta.size, state, seconds, within, *rates)
         ranked.append(_Ranked(estimate, delta, fit, solved[solved.mean(1).argmax()]))
     ranked.sort(key=lambda one: one.key)
     best = ranked[0] if ranked[0].estimate.within_budget else None
     findings, config = ["Budget: no candidate keeps to it; add smaller ones, or raise it."], None
+    arguments = None
     if best is not None:
+        if best.estimate.learning_rate:
+            arguments = replace(plan, learning_rate=best.estimate.learning_rate).to_transformers()
         winner = setup.classification(best.delta, check=False)
         findings = [*_ties(ranked), *_errors(winner, best)]
         passes += winner.passes
@@ -117,6 +126,7 @@ def advise(
         frozen=float(start.solved(start.logits).double().mean()),
         winner=best and best.estimate.label,
         adapter_config=config,
+        training_arguments=arguments,
         findings=[*findings, *_stand_in(setup.task.num_classes), *left_out],
         passes=passes + setup.head.passes,
         seconds=time.perf_counter() - began,

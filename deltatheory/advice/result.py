@@ -13,7 +13,7 @@ from deltatheory.results import Result, write_json
 
 __all__ = ["Advice", "Estimate"]
 
-_CONFIG = "adapter_config.json"
+_CONFIG, _ARGUMENTS = "adapter_config.json", "training_arguments.json"
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class Estimate:
         optimizer_bytes: gradient and AdamW state.
         seconds_per_step: of one training step with the given batch, as measured here.
         within_budget: whether it keeps to the budget.
+        learning_rate: the peak that is predicted to train it best; `None` where none was found.
+        lowest_rate: from here on training is expected to be about as good.
+        highest_rate: up to here.
     """
 
     method: str
@@ -41,6 +44,9 @@ class Estimate:
     optimizer_bytes: int
     seconds_per_step: float
     within_budget: bool
+    learning_rate: float | None
+    lowest_rate: float | None
+    highest_rate: float | None
 
     @property
     def label(self) -> str:
@@ -57,6 +63,8 @@ class Advice(Result):
         frozen: accuracy of the frozen model on the kernel's examples.
         winner: label of the first one within the budget; `None` where nothing is.
         adapter_config: for a LoRA winner, what `peft` loads: ranks and targets from the per-module kernel.
+        training_arguments: for the winner, those of `transformers.TrainingArguments`, its learning rate among
+            them; `None` where none was found.
         findings: sentences: what is not known, and why.
         passes: forward-equivalents.
         seconds: time taken.
@@ -69,18 +77,28 @@ class Advice(Result):
     frozen: float
     winner: str | None
     adapter_config: dict[str, Any] | None
+    training_arguments: dict[str, Any] | None
     findings: list[str]
     passes: float
     seconds: float
     provenance: dict[str, Any]
 
     def save_beside(self, folder: Path) -> None:
-        """Write `adapter_config.json` for a LoRA winner; for another, that of older advice goes away."""
-        path = folder / _CONFIG
-        if self.adapter_config:
-            write_json(path, self.adapter_config)
-        elif path.exists() and _json(path) == (_json(folder / self.FILE) or {}).get("adapter_config"):
-            path.unlink()
+        """Write `adapter_config.json` for a LoRA winner and `training_arguments.json`.
+
+        Of what there is none of, that of older advice goes away.
+        """
+        older = _json(folder / self.FILE) or {}
+        files = {
+            _CONFIG: ("adapter_config", self.adapter_config),
+            _ARGUMENTS: ("training_arguments", self.training_arguments),
+        }
+        for name, (field, content) in files.items():
+            path = folder / name
+            if content:
+                write_json(path, content)
+            elif path.exists() and _json(path) == older.get(field):
+                path.unlink()
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     setup=SETUP.only(
         "model", "revision", "dtype", "task", "head", "suffix", "max_length", "seed", "device"
     ).changed(help={"seed": "Of deltas and samples."}),
-    out=results_in("runs/advise", "Folder for advice.json, advice.svg and adapter_config.json."),
+    out=results_in(
+        "runs/advise", "Folder for advice.json, advice.svg, adapter_config.json and training_arguments.json."
+    ),
 )
 def advise(
     setup: "Setup",
@@ -66,17 +68,29 @@ def advise(
     advice.save(out.own)  # after the answer, which a full disk does not take away
     if advice.adapter_config:
         print(f"For peft: {out.own / 'adapter_config.json'}")
+    if advice.training_arguments:
+        print(f"For transformers.TrainingArguments: {out.own / 'training_arguments.json'}")
     print(f"Numbers: {out.own / advice.FILE}; figure: {out.own / 'advice.svg'}")
 
 
 def _ranking(advice: "Advice") -> "Table":
-    table = table_of("candidate", "score", "90 % interval", "parameters", "optimizer MB", "s/step", "budget")
+    table = table_of(
+        "candidate",
+        "score",
+        "90 % interval",
+        "parameters",
+        "learning rate",
+        "optimizer MB",
+        "s/step",
+        "budget",
+    )
     for one in advice.ranked:
         table.add_row(
             one.label,
             f"{one.score:.3f}",
             f"{one.low:.3f}–{one.high:.3f}",
             f"{one.parameters:,}",
+            "" if one.learning_rate is None else f"{one.learning_rate:.2g}",
             f"{one.optimizer_bytes / 1e6:.2f}",
             f"{one.seconds_per_step:.3g}",
             "" if one.within_budget else "outside",

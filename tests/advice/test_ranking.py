@@ -14,6 +14,7 @@ from deltatheory.advice import CANDIDATES, Advice, Candidate, advise, ranking
 from deltatheory.advice.fits import kernel_fits
 from deltatheory.deltas import make_delta
 from deltatheory.problems import Setup
+from deltatheory.training import Training, predict_learning_rate
 
 QUICK = (
     Candidate("bitfit"),
@@ -44,6 +45,19 @@ def test_candidates_are_ranked_by_what_they_promise(result):
         assert estimate.seconds_per_step > 0
     # One pass for the three that are the frozen model at 0, one for the raw prefix, and the fit's own check.
     assert result.passes >= 2 * 32 * 3
+
+
+def test_every_candidate_has_a_learning_rate_and_the_winner_ready_arguments(result, tmp_path):
+    for one in result.ranked:
+        assert 0 < one.lowest_rate < one.learning_rate < one.highest_rate
+    delta = result.ranked[0]
+    problem = setup(32).problem(delta.method, delta.options)
+    planned = predict_learning_rate(problem, training=Training(steps=120, batch_size=32))
+    assert planned.rate == pytest.approx(delta.learning_rate, rel=0.5)  # of a draw of the same examples
+    result.save(tmp_path)
+    written = json.loads((tmp_path / "training_arguments.json").read_text())
+    assert written == result.training_arguments
+    assert (written["learning_rate"], written["max_steps"]) == (delta.learning_rate, 120)
 
 
 def test_one_output_that_stands_for_several_is_said(result):
@@ -146,13 +160,14 @@ def test_a_candidate_with_a_bad_option_is_refused_before_anything_is_loaded():
         advise({"model": "nothing/here"}, candidates=[Candidate("lora", {"r": "x"})])
 
 
-def test_the_configuration_of_older_advice_goes_with_it(tmp_path, result):
-    lora, other = replace(result, adapter_config={"r": 2}), replace(result, adapter_config=None)
-    path = tmp_path / "adapter_config.json"
-    lora.save(tmp_path)
+@pytest.mark.parametrize("field", ["adapter_config", "training_arguments"])
+def test_the_configuration_of_older_advice_goes_with_it(field, tmp_path, result):
+    one, other = replace(result, **{field: {"r": 2}}), replace(result, **{field: None})
+    path = tmp_path / f"{field}.json"
+    one.save(tmp_path)
     other.save(tmp_path)
     assert not path.exists()
-    lora.save(tmp_path)
+    one.save(tmp_path)
     path.write_text('{"r": 3}')  # somebody's own
     other.save(tmp_path)
     assert path.exists()
