@@ -8,7 +8,7 @@ from tiny_models import tiny
 from tiny_problems import toy_task
 
 from deltatheory.dimension import DimensionSettings, measure, predict
-from deltatheory.dimension.search import log_grid
+from deltatheory.dimension.posterior import log_grid
 from deltatheory.problems import Setup
 from deltatheory.results import ResultLog
 

@@ -46,6 +46,16 @@ _CRITERION = Group(
             "Accuracy to compare with; by default that of full fine-tuning with the same steps.",
         ),
         "corrected": Shared(bool, False, "Count accuracy from chance, not from 0.", flag="--corrected"),
+        "metric": Shared(
+            Literal["accuracy", "loss"],
+            "accuracy",
+            "Of held-out examples: accuracy, or the fall of the loss, which is sharper.",
+        ),
+        "of": Shared(
+            Literal["baseline", "gain"],
+            "baseline",
+            "Count accuracy from 0 (share of the baseline) or from the frozen model (share of the gain).",
+        ),
     },
 )
 
@@ -56,7 +66,12 @@ _SETTINGS = Group(
         "scope": Shared(str, "blocks", "Parameters that move: blocks or all."),
         "steps": Shared(int, 120, "Step budget of every training run."),
         "batch_size": TRAINING.options["batch_size"],
-        "runs": Shared(float, 6.0, "Budget of the measurement, in full fine-tuning runs."),
+        "average": Shared(float, 0.0, "Share of the last steps of a run over which δ is averaged."),
+        "runs": Shared(
+            float,
+            6.0,
+            "Budget of the measurement, in full fine-tuning runs; 0 leaves it at the prediction.",
+        ),
         "precision": Shared(float, 0.25, "Stop once the 90 % interval is this narrow: 0.25 is ±25 %."),
         "burn_in": Shared(
             int,
@@ -107,8 +122,12 @@ def dimension(
             )
         finally:
             bars.close()
-    print_table(_summary(result))
     missed = result.diagnostics.get("missed", [])
+    if result.predicted is not None and result.predicted.status.startswith("refused"):
+        print(f"No prediction, {result.predicted.status}.")
+    print_table(_summary(result))
+    for name, found in result.fractions.items():
+        _print_fractions(name, found)
     if missed:
         print("What missed:")
         for sentence in missed:
@@ -116,6 +135,16 @@ def dimension(
     page = result.save(out.own)
     print(f"Report: {page.resolve().as_uri()}")
     print(f"Numbers: {out.own / result.FILE}")
+
+
+def _print_fractions(name: str, found: "dict[str, DimensionEstimate]") -> None:
+    """Say d50, d75 and d90 of one curve in a line, and which of them is sharp."""
+    from deltatheory.report import estimate, sharpest, span
+
+    if len(found) > 1:
+        said = ", ".join(f"{symbol} {estimate(x)} ({span(x)})" for symbol, x in found.items())
+        sharp = sharpest(found)
+        print(f"Of the {name} curve: {said}" + (f"; {sharp} is the sharpest." if sharp else "."))
 
 
 class _Bars:

@@ -60,7 +60,7 @@ def cross_fit(
     square_root, start = kernel_root(features), features.start
     held_out = {rate: torch.zeros(len(grid), *start.logits.shape) for rate in LEARNING_RATES}
     movement = {rate: np.zeros(len(grid)) for rate in LEARNING_RATES}
-    points: dict[float, list[CurvePoint]] = {rate: [] for rate in LEARNING_RATES}
+    fitted: dict[float, list[tuple[int, int, float, float]]] = {rate: [] for rate in LEARNING_RATES}
     for k, (kept, held) in enumerate(parts):
         order = kept + held
         part = start.subset(order)
@@ -73,26 +73,25 @@ def cross_fit(
                 right = part.solved(run.logits)[0].double().cpu().numpy()
                 held_out[rate][i, held] = (run.logits[0] + part.judging_offset)[len(kept) :].float().cpu()
                 movement[rate][i] += float(run.delta.norm()) / len(parts)
-                points[rate].append(
-                    CurvePoint(
-                        d=d,
-                        method="predict",
-                        seed=training.seed + k,
-                        train_loss=float(run.train_loss[0]),
-                        train_metric=float(right[: len(kept)].mean()),
-                        test_metric=float(right[len(kept) :].mean()),
-                    )
-                )
-    labels = start.labels.cpu()
-    return {
-        rate: CrossFittedRuns(
-            solved=np.stack([(logits.argmax(-1) == labels).double().numpy() for logits in held_out[rate]]),
-            losses=np.stack([scaled_losses(start.loss, logits, labels) for logits in held_out[rate]]),
-            movement=movement[rate],
-            points=points[rate],
-        )
-        for rate in LEARNING_RATES
-    }
+                fitted[rate].append((k, i, float(run.train_loss[0]), float(right[: len(kept)].mean())))
+    labels, runs = start.labels.cpu(), {}
+    for rate, logits in held_out.items():
+        solved = (logits.argmax(-1) == labels).double().numpy()
+        losses = np.stack([scaled_losses(start.loss, part, labels) for part in logits])
+        points = [
+            CurvePoint(
+                d=grid[i],
+                method="predict",
+                seed=training.seed + k,
+                train_loss=train_loss,
+                train_metric=train_metric,
+                test_metric=float(solved[i, parts[k][1]].mean()),
+                test_loss=float(losses[i, parts[k][1]].mean()),
+            )
+            for k, i, train_loss, train_metric in fitted[rate]
+        ]
+        runs[rate] = CrossFittedRuns(solved, losses, movement[rate], points)
+    return runs
 
 
 def scaled_losses(loss: Loss, logits: Float[Tensor, "n C"], labels: Int[Tensor, " n"]) -> np.ndarray:
@@ -136,7 +135,7 @@ def level_crossing(solved: np.ndarray, grid: Sequence[int], criterion: Criterion
     """
     score = isotonic_regression(solved.mean(1)).x
     baseline = criterion.baseline or float(score[-1])
-    level = criterion.level(baseline, min(chance, baseline))
+    level = criterion.level(baseline, chance=min(chance, baseline), frozen=0.0)
     above = np.flatnonzero(score >= level)
     if not len(above):  # a given baseline may lie out of reach
         return Crossing(math.log(grid[-1]), level, baseline)

@@ -35,12 +35,14 @@ def intrinsic_dimension(
     """Predict d90 from the tangent kernel, measure it by training in random subspaces, or both.
 
     d90 is the smallest d for which training δ in θ = θ₀ + Pδ, P: R^d → R^D random, reaches 90 % of the
-    accuracy of full fine-tuning with the same step budget (Li et al. 2018; Aghajanyan et al. 2021).
+    accuracy of full fine-tuning with the same step budget (Li et al. 2018; Aghajanyan et al. 2021). There
+    is one posterior of the curve: the prediction is it before any run, the measurement after the last one.
 
     Args:
         setup: backbone, classification task, head, limits and seed (`Setup.of`); its examples are taken in
             stratified order. The seed is that of subspaces, data order and draws.
-        method: "predict" (no training), "measure", or "both" (the prediction says where to start).
+        method: "predict" (no training), "measure" (without the kernel), or "both" (runs sharpen the
+            prediction).
         criterion: what counts as solved; 0.9 of the model's own full fine-tuning by default.
         settings: subspaces, step budget, and when to stop.
         log: what is finished is read from here, and added: a search that was cut off goes on.
@@ -55,6 +57,8 @@ def intrinsic_dimension(
     if method not in get_args(Method):
         raise ValueError(f"method={method!r}: allowed are 'predict', 'measure' and 'both'.")
     criterion, settings = criterion or Criterion(), settings or DimensionSettings()
+    if method == "both" and not settings.runs:
+        method = "predict"
     if method != "predict":
         check_budget(settings, criterion)
     setup = _stratified(Setup.of(setup))
@@ -69,8 +73,7 @@ def intrinsic_dimension(
             setup,
             criterion,
             settings,
-            guess=(predicted and predicted.d90.value) or None,
-            learning_rate=predicted and predicted.learning_rate,
+            prediction=predicted,
             log=log,
             on_run=on_run,
             on_point=on_point,
@@ -173,6 +176,11 @@ def _result(
             "task": {"name": setup.task.name, **setup.task.provenance},
             "seed": setup.seed,
         },
+        fractions={
+            name: part.fractions
+            for name, part in (("predicted", predicted), ("measured", measured))
+            if part is not None
+        },
     )
 
 
@@ -194,6 +202,6 @@ _ASSUMPTIONS = [
     "The prediction linearizes the logits at θ₀ and trains that model, in Gaussian subspaces, with the "
     "optimizer, steps and batch size of the measurement.",
     "The predicted baseline is the same linearized model without a limit on d, not full fine-tuning.",
-    "The predicted interval has sampling (examples and folds) and a factor of two for linearization; the "
-    "measured one has runs (subspace and data order), not the choice of test examples.",
+    "The predicted interval has sampling (examples) and what linearization missed by on other tasks; the "
+    "measured one begins with it and has runs (subspace and data order), not the choice of test examples.",
 ]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from deltatheory.dimension.criterion import Criterion, DimensionEstimate
 from deltatheory.dimension.curves import LEARNING_RATES
+from deltatheory.dimension.posterior import LOGISTIC, UNKNOWN, CurvePosterior, log_grid
+from deltatheory.dimension.predict import Prediction
 from deltatheory.dimension.result import CurvePoint
-from deltatheory.dimension.search import DimensionSearch, log_grid
 from deltatheory.dimension.settings import DimensionSettings
 from deltatheory.dimension.trials import OnRun, Trials
 from deltatheory.problems import BACKWARD, FORWARD, Setup
@@ -19,10 +20,10 @@ __all__ = ["BASELINE_RATES", "MeasuredDimension", "check_budget", "measure"]
 
 BASELINE_RATES = (1e-4, 2e-4)  # of full fine-tuning: the better one makes the baseline
 _MAX_DIMENSION = 2**16
-_LEAST_TRIALS = 3
 # Run-to-run noise of accuracy on one test set, in units of its binomial error: most examples fall the same
 # way in every run.
 _PAIRED = 0.6
+_LOSS_NOISE = 0.03  # of the share of the fall of a loss, from run to run
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class MeasuredDimension:
 
     Attributes:
         d90: the estimate, its interval and status.
-        level: the accuracy to reach.
-        baseline: accuracy of full fine-tuning (the best learning rate), or the given one.
-        frozen: accuracy at δ = 0.
+        fractions: the same for other fractions of the same curve, as "d50".
+        level: the accuracy or loss to reach.
+        baseline: that of full fine-tuning (the best learning rate), or the given one.
+        frozen: that at δ = 0.
         learning_rate: of δ, the better of `LEARNING_RATES` at the first dimension tried.
         curve: one row a run.
         passes: forward-equivalents.
@@ -42,6 +44,7 @@ class MeasuredDimension:
     """
 
     d90: DimensionEstimate
+    fractions: dict[str, DimensionEstimate]
     level: float
     baseline: float
     frozen: float
@@ -53,17 +56,17 @@ class MeasuredDimension:
 
 
 def check_budget(settings: DimensionSettings, criterion: Criterion) -> None:
-    """Refuse a budget that is too small for the baseline and three runs.
+    """Refuse a budget that is too small for the baseline and one dimension at both rates.
 
     Raises:
         ValueError: for it.
     """
     baselines = 0 if criterion.baseline else len(BASELINE_RATES)
-    least = baselines + _LEAST_TRIALS
+    least = baselines + len(LEARNING_RATES)
     if settings.runs < least:
         raise ValueError(
             f"runs={settings.runs}: must be at least {least} training runs: {baselines} for the baseline, "
-            f"{_LEAST_TRIALS} for subspaces."
+            f"{len(LEARNING_RATES)} for a subspace at each rate; 0 takes the prediction alone."
         )
 
 
@@ -72,24 +75,24 @@ def measure(
     criterion: Criterion,
     settings: DimensionSettings,
     *,
-    guess: float | None = None,
-    learning_rate: float | None = None,
+    prediction: Prediction | None = None,
     log: ResultLog | None = None,
     on_run: OnRun | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
 ) -> MeasuredDimension:
-    """Search for d90 by training: baseline, learning rate, then the dimensions that decide.
+    """Sharpen the curve by training: baseline, learning rate, then the dimensions that say most.
 
     Every run has the same step budget. The baseline is full fine-tuning at each of `BASELINE_RATES`. The
     first dimension is run at both `LEARNING_RATES`; the better rate is carried to the others, as the isometry
-    of P allows. Every dimension tried has a seed of its own for the subspace and the data order.
+    of P allows: to smaller ones as it is, to larger ones as 1/√d, which keeps the length of Adam's steps in
+    θ. Every dimension tried has a seed of its own for the subspace and the data order. The posterior of the
+    curve begins at the prediction, where there is one, and says which dimension comes next.
 
     Args:
         setup: of a classification task.
         criterion: what counts as solved.
         settings: projection, scope, step budget and when to stop.
-        guess: where to start (the prediction).
-        learning_rate: of δ, to try first.
+        prediction: of the curve, and of the rate of δ to try first.
         log: where finished runs are, and go.
         on_run: called before a run with its title, it returns the run's `on_step`.
         on_point: called with each point of the curve.
@@ -102,34 +105,29 @@ def measure(
     full = setup.delta("full", scope=settings.scope)
     # δ of full fine-tuning would be as long as the model.
     problem = setup.classification(setup.delta("subspace", d=1, scope=settings.scope), check=False)
-    trials = Trials(setup, training, log=log, on_run=on_run, on_point=on_point)
-    frozen = trials.frozen(problem)
+    trials = Trials(setup, training, criterion, log=log, on_run=on_run, on_point=on_point)
+    frozen, chance = trials.frozen(problem), setup.task.chance
     baseline = criterion.baseline or max(
         trials.score(full, "baseline", setup.seed + i, rate) for i, rate in enumerate(BASELINE_RATES)
     )
-    level = criterion.level(baseline, setup.task.chance)
-    rates = sorted(LEARNING_RATES, key=lambda r: r != learning_rate)
+    level = criterion.level(baseline, chance=chance, frozen=frozen)
+    rates = sorted(LEARNING_RATES, key=lambda r: r != (prediction and prediction.learning_rate))
+    fractions, rate = {}, rates[0]
     if frozen >= level:
-        status = f"the frozen model reaches {frozen:.3f} already, the level is {level:.3f}"
-        d90, rate = DimensionEstimate(0.0, 0.0, 0.0, status), rates[0]
+        reached = f"the frozen model reaches {criterion.shown(frozen):.3f} already"
+        d90 = DimensionEstimate(0, 0, 0, f"{reached}, the level is {criterion.shown(level):.3f}")
     else:
-        test = len(problem.test)
-        search = DimensionSearch(
-            log_grid(1, min(full.size, _MAX_DIMENSION), ratio=2**0.125),
-            level,
-            floor=min(frozen, level - 1e-3),
-            ceiling=max(baseline, level + 1e-3),
-            noise=_PAIRED * math.sqrt(max(level * (1 - level), 0.01) / test),
-            level_noise=0.0 if criterion.baseline else criterion.fraction,
-            guess=guess,
-        )
-        d90, rate = _searched(search, trials, settings, rates)
+        search = _Search(trials, settings, frozen=frozen, baseline=baseline, prediction=prediction)
+        rate = search.run(rates)
+        fractions = search.fractions()
+        d90 = search.d90()
     run = training.steps * training.batch_size * (FORWARD + BACKWARD) + FORWARD * len(problem.test)
     return MeasuredDimension(
         d90=d90,
-        level=level,
-        baseline=baseline,
-        frozen=frozen,
+        fractions=fractions,
+        level=criterion.shown(level),
+        baseline=criterion.shown(baseline),
+        frozen=criterion.shown(frozen),
         learning_rate=rate,
         curve=trials.curve,
         passes=trials.passes,
@@ -138,28 +136,80 @@ def measure(
     )
 
 
-def _searched(
-    search: DimensionSearch, trials: Trials, settings: DimensionSettings, rates: list[float]
-) -> tuple[DimensionEstimate, float]:
-    """Return d90 within the budget of runs, and the rate of δ that was better at the first dimension."""
+class _Search:
+    """Runs the dimensions that a posterior asks for, within a budget.
 
-    def score(d: int, rate: float) -> float:
-        seed = trials.training.seed + len(search.trials)
-        how = {"projection": settings.projection, "scope": settings.scope, "seed": seed}
-        return trials.score(trials.setup.delta("subspace", d=d, **how), "measure", seed, rate)
+    Args:
+        trials: where they are run.
+        settings: how, and when to stop.
+        frozen: the score that is no share of the gain.
+        baseline: the score that is all of it.
+        prediction: where the posterior begins.
+    """
 
-    d = search.propose()
-    tried = {rate: score(d, rate) for rate in rates}
-    rate = max(tried, key=lambda r: tried[r])
-    search.tell(d, tried[rate])
-    d90 = search.estimate()
-    while trials.count + 1 <= settings.runs:  # every run has the same step budget
-        if len(search.trials) >= _LEAST_TRIALS and d90.width <= settings.precision:
-            break
-        d = search.propose()
-        search.tell(d, score(d, rate))
-        d90 = search.estimate()
-    if d90.value is not None and d90.width > settings.precision:
-        unmet = f"±{settings.precision:.0%} not met within {settings.runs:g} full runs: raise `runs`"
-        d90 = replace(d90, status=f"{d90.status}; {unmet}")
-    return d90, rate
+    def __init__(
+        self,
+        trials: Trials,
+        settings: DimensionSettings,
+        *,
+        frozen: float,
+        baseline: float,
+        prediction: Prediction | None,
+    ) -> None:
+        setup, criterion = trials.setup, trials.criterion
+        self.trials, self.settings = trials, settings
+        self.frozen, self.gain = frozen, baseline - frozen
+        chance = setup.task.chance
+        self.level = criterion.level(baseline, chance=chance, frozen=frozen)
+        self.shares = criterion.shares(baseline, chance=chance, frozen=frozen)
+        noise = _LOSS_NOISE
+        if criterion.metric == "accuracy":
+            level = self.level
+            noise = _PAIRED * math.sqrt(max(level * (1 - level), 0.01) / len(setup.task.test)) / self.gain
+        known = prediction and prediction.posterior(noise)
+        self.posterior = known or CurvePosterior(LOGISTIC, UNKNOWN, noise)
+        self.deviation = 0.0 if criterion.baseline else noise  # of the baseline itself
+        self.most = min(setup.delta("full", scope=settings.scope).size, _MAX_DIMENSION)
+
+    def run(self, rates: list[float]) -> float:
+        """Run until the interval is narrow or the budget spent, and return the rate of δ.
+
+        It is the better one at the first dimension.
+        """
+        grid = log_grid(1, self.most)
+        share = self.shares[self.trials.criterion.name]
+        first = self.posterior.propose(share, grid)
+        tried = {rate: self._share(first, rate) for rate in rates}
+        rate = max(tried, key=lambda r: tried[r])
+        self.posterior.tell(first, tried[rate])
+        # Every run has the same step budget.
+        while self.trials.count + 1 <= self.settings.runs and self.d90().width > self.settings.precision:
+            d = self.posterior.propose(share, grid)
+            self.posterior.tell(d, self._share(d, rate * min(1.0, (first / d) ** 0.5)))
+        return rate
+
+    def _share(self, d: int, rate: float) -> float:
+        """Return the share of the gain that one run reaches."""
+        seed = self.trials.training.seed + len(self.posterior.runs)
+        how = {"projection": self.settings.projection, "scope": self.settings.scope, "seed": seed}
+        delta = self.trials.setup.delta("subspace", d=d, **how)
+        return (self.trials.score(delta, "measure", seed, rate) - self.frozen) / self.gain
+
+    def fractions(self) -> dict[str, DimensionEstimate]:
+        """Return d50, d75 and d90, and the own fraction, of the one curve."""
+        return {
+            name: self.posterior.estimate(share, self.most, self.deviation * max(share, 0.0))
+            for name, share in self.shares.items()
+        }
+
+    def d90(self) -> DimensionEstimate:
+        """Return the own fraction's, with what it lacks in its status."""
+        criterion, settings = self.trials.criterion, self.settings
+        found = self.fractions()[criterion.name]
+        if found.value is None:
+            level = f"the level {criterion.shown(self.level):.4g} is not reached at d <= {self.most}"
+            return replace(found, status=f"{level}: try larger d, or more steps")
+        if found.width > settings.precision and self.trials.count + 1 > settings.runs:
+            unmet = f"±{settings.precision:.0%} not met within {settings.runs:g} full runs: raise `runs`"
+            return replace(found, status=f"{found.status}; {unmet}")
+        return found

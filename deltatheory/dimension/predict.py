@@ -14,11 +14,12 @@ from scipy.optimize import isotonic_regression
 
 from deltatheory.deltas import Delta
 from deltatheory.dimension.criterion import Criterion, DimensionEstimate
-from deltatheory.dimension.curves import LEARNING_RATES, cross_fit, level_crossing
+from deltatheory.dimension.curves import LEARNING_RATES, cross_fit, scaled_losses
+from deltatheory.dimension.posterior import AS_PREDICTED, CurvePosterior, CurveShape, log_grid
 from deltatheory.dimension.result import CurvePoint
-from deltatheory.dimension.search import log_grid
 from deltatheory.dimension.settings import DimensionSettings
 from deltatheory.linearization.error import relative_error
+from deltatheory.linearization.outputs import LinearizationStart
 from deltatheory.linearization.subspace_training import train_linearized
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
 from deltatheory.problems import ClassificationProblem, Setup, Split, epochs, folds
@@ -32,12 +33,13 @@ _KERNEL_EXAMPLES = 448  # of the kernel: more barely move the prediction and cos
 _KERNEL_ROWS = 6 * _KERNEL_EXAMPLES  # of J, a backward pass each: over seven classes get fewer examples
 _BURN_IN_RATE = 2e-4
 _SKETCH = 4096
-_BOOTSTRAP = 1000
-# Spread of ln(measured/predicted) that linearization itself leaves, beside sampling: a factor of 2 at 90 %.
-_MODEL_SPREAD = 0.42
-_MOST_SPREAD = 100.0  # says as little as any more, and e to it is a number
-_TRUSTED_ERROR = 0.5  # relative error of the linearized logits above which the interval is widened
-_TRUSTED_MOVEMENT = 0.5  # ‖Δθ‖/‖θ₀‖ above which it is
+_BOOTSTRAP = 200
+_LEAST_GAIN = 2.0  # of linearized training, in standard errors: a smaller one has no shape
+# Relative error of the linearized logits, and ‖Δθ‖/‖θ₀‖, up to which nothing is said of them. The interval
+# does not depend on them: on the tasks that its prior was fitted to, a spread that grows with them is less
+# likely.
+_TRUSTED_ERROR = 0.5
+_TRUSTED_MOVEMENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,27 +48,44 @@ class Prediction:
 
     Attributes:
         d90: the estimate, its interval and status.
-        level: the accuracy to reach, 0.9 of the predicted baseline by default.
-        baseline: the predicted accuracy without a limit on d.
-        frozen: accuracy of the frozen model on the kernel's examples, which a fitted head has not seen.
+        fractions: the same for other fractions of the same curve, as "d50".
+        level: the accuracy or loss to reach, 0.9 of the predicted baseline by default.
+        baseline: that predicted without a limit on d.
+        frozen: that of the frozen model on the kernel's examples, which a fitted head has not seen.
         learning_rate: the one of `LEARNING_RATES` with the better held-out accuracy near d90.
         curve: one row for each d and fold.
+        dimensions: of the predicted curve.
+        shares: of the gain that linearized training reaches at each; none where there is no gain.
+        spread: standard deviation of the curve's shift in ln d, from linearization and sampling.
         diagnostics: "rank" of J, "examples", "logit_differences" (its rows), "movement" (‖Δθ‖/‖θ₀‖ near d90),
-            "linearization_error" there, "model_spread" (of ln d90 beside sampling), and sentences in "missed"
-            and "checked".
+            "linearization_error" there, and sentences in "missed" and "checked".
         passes: forward-equivalents.
         seconds: time taken.
     """
 
     d90: DimensionEstimate
+    fractions: dict[str, DimensionEstimate]
     level: float
     baseline: float
     frozen: float
     learning_rate: float
     curve: list[CurvePoint]
+    dimensions: list[int]
+    shares: list[float]
+    spread: float
     diagnostics: dict[str, Any]
     passes: float
     seconds: float
+
+    def posterior(self, noise: float) -> CurvePosterior | None:
+        """Return the posterior of the curve before any run; `None` where there is no curve.
+
+        Args:
+            noise: standard deviation of a run's share of the gain.
+        """
+        if not self.shares:
+            return None
+        return _posterior(self.dimensions, self.shares, self.spread, noise)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a result log."""
@@ -110,20 +129,22 @@ def predict(
     problem = setup.classification("full", {"scope": settings.scope}, check=False)
     features = kernel_rows(problem, training, settings.burn_in, on_example)
     examples, start = len(features.start), features.start
-    rank, frozen = features.rank(), float(start.solved(start.logits).double().mean())
-    differences = features.rows.shape[:2].numel()
+    rank, differences = features.rank(), features.rows.shape[:2].numel()
     full = min(differences, features.rows.shape[2])
+    solved, losses = start.solved(start.logits).double().cpu().numpy(), _losses(start)
+    at_start = _counted(criterion, solved, losses)
     diagnostics = {"rank": rank, "examples": examples, "logit_differences": differences, "missed": []}
 
     def prediction(d90: DimensionEstimate, rate: float, **found: Any) -> Prediction:
-        whole: dict[str, Any] = {"level": 0.0, "baseline": 0.0, "curve": [], "diagnostics": diagnostics}
+        whole: dict[str, Any] = {"level": 0.0, "baseline": 0.0, "curve": [], "fractions": {}}
         return Prediction(
             d90=d90,
-            frozen=frozen,
+            frozen=criterion.shown(float(at_start.mean())),
             learning_rate=rate,
+            diagnostics=diagnostics,
             passes=problem.passes,
             seconds=time.perf_counter() - began,
-            **(whole | found),
+            **({"dimensions": [], "shares": [], "spread": 0.0} | whole | found),
         )
 
     if rank < full // 2:
@@ -131,29 +152,147 @@ def predict(
             f"refused: the Jacobian of {differences} logit differences has rank {rank}; a head that is zero, "
             "or the same for all classes, does that: take head='label-words', 'prototypes' or 'probe'"
         )
+        diagnostics["missed"] = [f"Prediction {status}."]
         return prediction(DimensionEstimate(None, None, None, status), LEARNING_RATES[0])
 
     grid = kernel_grid(features)
     runs = cross_fit(features, folds(examples, FOLDS), grid, training)
-    solved = np.mean([run.solved for run in runs.values()], axis=0)
-    crossing = level_crossing(solved, grid, criterion, chance)
-    rate = max(runs, key=lambda r: float(np.interp(crossing.log_d, np.log(grid), runs[r].solved.mean(1))))
+    scores = {rate: _counted(criterion, run.solved, run.losses) for rate, run in runs.items()}
+    curve = _Curve(criterion, grid, np.mean(list(scores.values()), axis=0), at_start, chance)
+    spread = math.hypot(AS_PREDICTED.shift[1], curve.sampling(training.seed))
+    found = curve.estimates(spread, features.size)
+    d90, log_d = found[criterion.name], math.log(found[criterion.name].value or 1)
+    rate = max(runs, key=lambda r: float(np.interp(log_d, np.log(grid), scores[r].mean(1))))
 
-    movement = float(np.interp(crossing.log_d, np.log(grid), runs[rate].movement)) / _origin_norm(problem)
-    nearest = grid[int(np.argmin(np.abs(np.log(grid) - crossing.log_d)))]
+    movement = float(np.interp(log_d, np.log(grid), runs[rate].movement)) / _origin_norm(problem)
+    nearest = grid[int(np.argmin(np.abs(np.log(grid) - log_d)))]
     subspace = setup.delta("subspace", d=nearest, scope=settings.scope)
     error = _linearization_error(setup, problem, subspace, features, replace(training, learning_rate=rate))
-    spread = _MODEL_SPREAD * max(1.0, error / _TRUSTED_ERROR) * max(1.0, movement / _TRUSTED_MOVEMENT)
-    spread = min(spread, _MOST_SPREAD)
-    diagnostics |= {
-        "movement": movement,
-        "linearization_error": error,
-        "model_spread": spread,
-        **_verdicts(full, rank, error, movement),
-    }
-    d90, missed = _estimate(solved, grid, criterion, chance, frozen=frozen, spread=spread, seed=training.seed)
-    diagnostics["missed"] += missed
-    return prediction(d90, rate, level=crossing.level, baseline=crossing.baseline, curve=runs[rate].points)
+    verdicts = _verdicts(full, rank, error, movement)
+    diagnostics |= {"movement": movement, "linearization_error": error, "model_spread": spread, **verdicts}
+    diagnostics["missed"] = curve.missed() + diagnostics["missed"]
+    return prediction(
+        d90,
+        rate,
+        fractions=found,
+        level=criterion.shown(curve.level),
+        baseline=criterion.shown(curve.baseline),
+        curve=runs[rate].points,
+        dimensions=grid,
+        shares=curve.shares,
+        spread=spread,
+    )
+
+
+def _losses(start: LinearizationStart) -> np.ndarray:
+    """Return the loss of each example at δ = 0, at the best scale of the logits."""
+    judged = (start.logits + start.judging_offset).cpu()
+    return scaled_losses(start.loss, judged, start.labels.cpu())
+
+
+def _counted(criterion: Criterion, solved: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return what the criterion counts of each example, larger the better."""
+    return solved if criterion.metric == "accuracy" else -losses
+
+
+class _Curve:
+    """Held-out scores of linearized runs against d, and where they reach a level.
+
+    Args:
+        criterion: what counts as solved.
+        grid: dimensions.
+        scores: shape (dimensions, n), of each example.
+        at_start: shape (n,), at δ = 0.
+        chance: the score of a guess.
+
+    Attributes:
+        frozen: mean score at δ = 0.
+        best: mean score at the largest d, by a monotone fit.
+        baseline: that, or the given one.
+        level: the score to reach.
+        shares: of the gain, at each d; none where there is none.
+    """
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        grid: list[int],
+        scores: np.ndarray,
+        at_start: np.ndarray,
+        chance: float,
+    ) -> None:
+        self.criterion, self.grid, self._scores, self._at_start = criterion, grid, scores, at_start
+        self._rising = isotonic_regression(scores.mean(1)).x
+        self.frozen, self.best = float(at_start.mean()), float(self._rising[-1])
+        self.baseline = criterion.baseline or self.best
+        self._chance = min(chance, self.baseline)
+        self.level = criterion.level(self.baseline, chance=self._chance, frozen=self.frozen)
+        gains = scores[-1] - at_start
+        error = float(gains.std()) / math.sqrt(len(gains))
+        self.shares = self._shares(scores, at_start) if self.best - self.frozen > _LEAST_GAIN * error else []
+
+    def _shares(self, scores: np.ndarray, at_start: np.ndarray) -> list[float]:
+        rising, frozen = isotonic_regression(scores.mean(1)).x, at_start.mean()
+        return ((rising - frozen) / max(rising[-1] - frozen, 1e-9)).tolist()
+
+    def sampling(self, seed: int) -> float:
+        """Return the standard deviation, over draws of the examples, of the ln d where the curve passes ¾."""
+        if not self.shares:
+            return 0.0
+        rng, found = np.random.default_rng(seed), []
+        for _ in range(_BOOTSTRAP):
+            drawn = rng.integers(0, len(self._at_start), len(self._at_start))
+            shares = self._shares(self._scores[:, drawn], self._at_start[drawn])
+            found.append(CurveShape.of_shares(self.grid, shares).crossing(0.75))
+        return float(np.std(found))
+
+    def estimates(self, spread: float, size: int) -> dict[str, DimensionEstimate]:
+        """Return d50, d75, d90 and the own fraction.
+
+        Args:
+            spread: standard deviation of the shift, in ln d.
+            size: D.
+        """
+        own, top = self.criterion.name, self.grid[-1]
+        if self.frozen >= self.level:
+            # The level then says nothing of d; where the linearized score stops rising bounds what it needs.
+            saturated = self.grid[int(np.argmax(self._rising >= self.best))]
+            high = min(size, math.ceil(saturated * math.exp(1.645 * spread)))
+            status = "the frozen model is predicted to reach the level already"
+            return {own: DimensionEstimate(0, 0, high, status)}
+        if self.best < self.level:
+            low = max(1, math.floor(top * math.exp(-1.645 * spread)))
+            return {own: DimensionEstimate(top, low, None, f"at least: the largest d tried is {top}")}
+        if not self.shares:
+            status = "refused: linearized training gains nothing held out, so there is no curve to predict"
+            return {own: DimensionEstimate(None, None, None, status)}
+        posterior = _posterior(self.grid, self.shares, spread, noise=1.0)
+        shares = self.criterion.shares(self.baseline, chance=self._chance, frozen=self.frozen)
+        return {name: posterior.estimate(share, size) for name, share in shares.items()}
+
+    def missed(self) -> list[str]:
+        """Return what the estimate does not say, in sentences."""
+        frozen, best, level = (f"{self.criterion.shown(x):.3f}" for x in (self.frozen, self.best, self.level))
+        if self.frozen >= self.level:
+            return [
+                f"Gain: linearized training takes the held-out {self.criterion.metric} only from {frozen} to "
+                f"{best}, so the frozen model is past the level of {level}. Features that move may do more: "
+                "0 is a lower bound of d90; the interval reaches to where the linearized curve saturates."
+            ]
+        if self.best < self.level:
+            return [
+                f"Level: linearized training reaches {best} at most, short of the level of {level} that the "
+                "given baseline sets. Features that move may do more: no upper bound follows."
+            ]
+        if not self.shares:
+            return ["Prediction refused: linearized training gains nothing held out."]
+        return []
+
+
+def _posterior(dimensions: list[int], shares: list[float], spread: float, noise: float) -> CurvePosterior:
+    """Return the posterior of a predicted curve before any run."""
+    prior = replace(AS_PREDICTED, shift=(AS_PREDICTED.shift[0], spread))
+    return CurvePosterior(CurveShape.of_shares(dimensions, shares), prior, noise)
 
 
 def kernel_grid(features: TangentRows) -> list[int]:
@@ -254,59 +393,17 @@ def _linearization_error(
 def _verdicts(full: int, rank: int, error: float, movement: float) -> dict[str, list[str]]:
     """Return what the prediction rests on, in sentences: what missed, and what was checked and held."""
     findings = [
-        (rank == full, f"Rank: the Jacobian of the logits has rank {rank}, of {full} at most.", 1.0),
+        (rank == full, f"Rank: the Jacobian of the logits has rank {rank}, of {full} at most."),
         (
             error <= _TRUSTED_ERROR,
             f"Linearization: at the predicted d90 the network's logits differ from the linearized ones by "
             f"{error:.0%} of their change (trusted up to {_TRUSTED_ERROR:.0%}).",
-            error / _TRUSTED_ERROR,
         ),
         (
             movement <= _TRUSTED_MOVEMENT,
             f"Movement: ‖Δθ‖/‖θ₀‖ = {movement:.2f} at the predicted d90 (trusted up to "
             f"{_TRUSTED_MOVEMENT:g}).",
-            movement / _TRUSTED_MOVEMENT,
         ),
     ]
-    missed = [
-        sentence + (f" The interval is {factor:.1f} times as wide for it, in ln d." if factor > 1 else "")
-        for held, sentence, factor in findings
-        if not held
-    ]
-    return {"missed": missed, "checked": [sentence for held, sentence, _ in findings if held]}
-
-
-def _estimate(
-    solved: np.ndarray,
-    grid: Sequence[int],
-    criterion: Criterion,
-    chance: float,
-    *,
-    frozen: float,
-    spread: float,
-    seed: int,
-) -> tuple[DimensionEstimate, list[str]]:
-    """Return d90 with its interval, by a bootstrap over examples, and what it does not say."""
-    examples, rng = solved.shape[1], np.random.default_rng(seed)
-    log_d, level, baseline = level_crossing(solved, grid, criterion, chance)
-    draws = (rng.integers(0, examples, examples) for _ in range(_BOOTSTRAP))
-    replicates = np.array([level_crossing(solved[:, x], grid, criterion, chance).log_d for x in draws])
-    replicates += spread * rng.standard_normal(_BOOTSTRAP)
-    low, high = (math.exp(max(0.0, x)) for x in np.quantile(replicates, (0.05, 0.95)))
-    if frozen >= level:
-        # The level then says nothing of d; where the linearized accuracy stops rising bounds what it needs.
-        saturated = level_crossing(solved, grid, replace(criterion, fraction=1.0), chance).log_d
-        high = math.exp(saturated + 1.645 * spread)
-        d90 = DimensionEstimate(0.0, 0.0, high, "the frozen model is predicted to reach the level already")
-        return d90, [
-            f"Gain: linearized training lifts held-out accuracy only from {frozen:.3f} to {baseline:.3f}, so "
-            f"the frozen model lies above the level of {level:.3f}. Features that move may lift that: "
-            "0 is a lower bound of d90; the interval reaches to where the linearized accuracy saturates."
-        ]
-    if (best := float(isotonic_regression(solved.mean(1)).x[-1])) < level:
-        d90 = DimensionEstimate(math.exp(log_d), low, None, f"at least: the largest d tried is {grid[-1]}")
-        return d90, [
-            f"Level: linearized training reaches {best:.3f} at most, below the level of {level:.3f} that the "
-            "given baseline sets. Features that move may lift that: no upper bound follows."
-        ]
-    return DimensionEstimate(math.exp(log_d), low, high, "predicted"), []
+    missed = [sentence for held, sentence in findings if not held]
+    return {"missed": missed, "checked": [sentence for held, sentence in findings if held]}

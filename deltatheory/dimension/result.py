@@ -22,6 +22,7 @@ class CurvePoint:
         train_loss: mean cross-entropy over the last tenth of the steps.
         train_metric: accuracy on the training examples, where it was evaluated.
         test_metric: accuracy on held-out examples.
+        test_loss: loss on them, at the best scale of the logits.
     """
 
     d: int
@@ -30,6 +31,7 @@ class CurvePoint:
     train_loss: float | None
     train_metric: float | None
     test_metric: float | None
+    test_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class DimensionResult(Result):
     Attributes:
         predicted: d90 from the kernel, before training; `None` if it was not asked for.
         measured: d90 from training in subspaces; `None` if it was not asked for.
-        level: {"predicted": ..., "measured": ...}: the accuracy that d90 must reach, for each method.
-        baseline: the same for the accuracy of full fine-tuning.
+        level: {"predicted": ..., "measured": ...}: the accuracy or loss that d90 must reach, for each method.
+        baseline: the same for that of full fine-tuning.
         chance: majority rate of the test split.
-        frozen: accuracy at δ = 0.
+        frozen: accuracy or loss at δ = 0.
         size: D.
         curve: every run.
         passes: {"predict": ..., "measure": ...} in forward-equivalents: passes over single examples.
@@ -53,6 +55,8 @@ class DimensionResult(Result):
         settings: method, criterion, training, `DimensionSettings`, head, limits, seed, device, and the rates
             found.
         provenance: model, task, versions, seed, commit, command.
+        fractions: {"predicted": {"d50": ..., "d75": ..., "d90": ...}, "measured": ...}: where the same curve
+            reaches other fractions.
     """
 
     predicted: DimensionEstimate | None
@@ -69,6 +73,7 @@ class DimensionResult(Result):
     diagnostics: dict[str, Any]
     settings: dict[str, Any]
     provenance: dict[str, Any] = field(default_factory=dict)
+    fractions: dict[str, dict[str, DimensionEstimate]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `result.json`: both estimates under "d90", the size under its symbol "D"."""

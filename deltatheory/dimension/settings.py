@@ -21,8 +21,9 @@ class DimensionSettings:
         scope: "blocks" or "all": which parameters θ are.
         steps: optimizer steps of every run; part of the result.
         batch_size: examples a step.
+        average: share of the last steps of a run over which δ is averaged.
         runs: budget of the measured search in training runs of the full step budget, baseline and check of
-            the learning rate included.
+            the learning rate included; 0 leaves it at the prediction.
         precision: the search stops when the 90 % interval is within ± this.
         burn_in: steps of full fine-tuning before the network is linearized; 0 predicts before any training.
 
@@ -34,7 +35,8 @@ class DimensionSettings:
     scope: str = "blocks"
     steps: int = 120
     batch_size: int = 32
-    runs: float = 6.0
+    average: float = 0.0
+    runs: int | float = 6.0
     precision: float = 0.25
     burn_in: int = 0
 
@@ -44,10 +46,11 @@ class DimensionSettings:
             raise ValueError(f"scope={self.scope!r}: allowed are {', '.join(SCOPES)}.")
         for name in ("steps", "batch_size"):
             check_number(name, getattr(self, name), whole=True, least=1)
-        check_number("runs", self.runs, above=0)
+        check_number("average", self.average, least=0, most=1)
+        check_number("runs", self.runs, least=0)
         check_number("precision", self.precision, above=0)
         check_number("burn_in", self.burn_in, whole=True, least=0)
 
     def training(self, seed: int) -> Training:
         """Return the budget of one run; its learning rate is found."""
-        return Training(steps=self.steps, batch_size=self.batch_size, seed=seed)
+        return Training(steps=self.steps, batch_size=self.batch_size, average=self.average, seed=seed)

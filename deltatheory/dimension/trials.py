@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from deltatheory.deltas import Delta
+from deltatheory.dimension.criterion import Criterion
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.problems import ClassificationProblem, Setup
 from deltatheory.results import ResultLog
@@ -31,6 +32,12 @@ class _Run:
     movement: float | None
     passes: float
     seconds: float
+    calibrated_loss: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has all scores: a row of an older version lacks one."""
+        return self.calibrated_loss is not None or self.test_accuracy is None
 
 
 def identity(setup: Setup) -> dict[str, Any]:
@@ -49,6 +56,7 @@ class Trials:
     Args:
         setup: backbone, task and head of all trials.
         training: step budget and batch size.
+        criterion: which score counts.
         log: where finished runs are, and go.
         on_run: called before a run with its title, it returns the run's `on_step`.
         on_point: called with each point of the curve.
@@ -64,29 +72,31 @@ class Trials:
         self,
         setup: Setup,
         training: Training,
+        criterion: Criterion,
         *,
         log: ResultLog | None = None,
         on_run: OnRun | None = None,
         on_point: Callable[[CurvePoint], None] | None = None,
     ) -> None:
-        self.setup, self.training, self.log = setup, training, log
+        self.setup, self.training, self.criterion, self.log = setup, training, criterion, log
         self.on_run, self.on_point = on_run, on_point
         self.curve: list[CurvePoint] = []
         self.passes = self.seconds = 0.0
         self.count = 0
 
     def frozen(self, problem: ClassificationProblem) -> float:
-        """Return the test accuracy at δ = 0."""
+        """Return the score at δ = 0."""
         began, before = time.perf_counter(), problem.passes
-        accuracy = problem.evaluate(problem.delta.initial(), problem.test)["accuracy"]
+        found = problem.evaluate(problem.delta.initial(), problem.test)
+        accuracy, loss = found["accuracy"], found["calibrated_loss"]
         problem.restore()
         self.passes += problem.passes - before
         self.seconds += time.perf_counter() - began
-        self._add(CurvePoint(0, "frozen", self.training.seed, None, None, accuracy))
-        return accuracy
+        self._add(CurvePoint(0, "frozen", self.training.seed, None, None, accuracy, loss))
+        return self.criterion.score(accuracy, loss)
 
     def score(self, delta: Delta, method: str, seed: int, rate: float) -> float:
-        """Return the test accuracy of one run; 0 for one that diverged.
+        """Return the score of one run; of one that diverged, that of no answer, or of equal logits.
 
         Args:
             delta: what is trained.
@@ -97,7 +107,7 @@ class Trials:
         training = replace(self.training, learning_rate=rate, seed=seed)
         config = {**identity(self.setup), **delta.specification(), "training": training.to_dict()}
         run = None if self.log is None else self.log.result(config, _Run)
-        if run is None:
+        if run is None or not (run.whole or self.criterion.metric == "accuracy"):
             on_step = self.on_run and self.on_run(f"{method} d={delta.size} lr={rate:g}")
             run = self._run(delta, training, on_step)
             if self.log is not None:
@@ -105,8 +115,10 @@ class Trials:
         self.count += 1
         self.passes += run.passes
         self.seconds += run.seconds
-        self._add(CurvePoint(delta.size, method, seed, run.train_loss, run.train_accuracy, run.test_accuracy))
-        return run.test_accuracy or 0.0
+        accuracy, loss = run.test_accuracy, run.calibrated_loss
+        self._add(CurvePoint(delta.size, method, seed, run.train_loss, run.train_accuracy, accuracy, loss))
+        nothing = math.log(self.setup.task.num_classes)
+        return self.criterion.score(accuracy or 0.0, nothing if loss is None else loss)
 
     def _add(self, point: CurvePoint) -> None:
         self.curve.append(point)
@@ -124,4 +136,5 @@ class Trials:
             movement=outcome.movement if math.isfinite(outcome.movement) else None,
             passes=outcome.passes,
             seconds=outcome.seconds,
+            calibrated_loss=outcome.test["calibrated_loss"] if outcome.test else None,
         )

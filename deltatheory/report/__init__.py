@@ -6,7 +6,7 @@ A module of this room registers what it draws: `@figure.register(Class)` and `@d
 from deltatheory.report.advice import advice_figure
 from deltatheory.report.checks import checks_figure
 from deltatheory.report.control import control_figure, control_page
-from deltatheory.report.dimension import dimension_figure, dimension_page, estimate, span
+from deltatheory.report.dimension import dimension_figure, dimension_page, estimate, sharpest, span
 from deltatheory.report.page import count, whole
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "dimension_figure",
     "dimension_page",
     "estimate",
+    "sharpest",
     "span",
     "whole",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltatheory.dimension.criterion import DimensionEstimate
-from deltatheory.dimension.result import DimensionResult
+from deltatheory.dimension.result import CurvePoint, DimensionResult
 from deltatheory.report.page import (
     COLOURS,
     command_line,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["dimension_figure", "dimension_page", "estimate", "span"]
+__all__ = ["dimension_figure", "dimension_page", "estimate", "sharpest", "span"]
 
 _VERBS = {"predicted": "predict", "measured": "measure"}
 _TITLES = {"predicted": "predicted before training", "measured": "measured by training"}
@@ -53,9 +53,19 @@ def span(interval: DimensionEstimate) -> str:
     return f"{count(interval.low)}–{count(interval.high)}"
 
 
+def sharpest(fractions: Mapping[str, DimensionEstimate]) -> str | None:
+    """Return which of d50, d75 and d90 has the narrowest interval; `None` where all are open.
+
+    >>> sharpest({"d50": DimensionEstimate(10, 5, 20, ""), "d90": DimensionEstimate(100, 90, 110, "")})
+    'd90'
+    """
+    closed = {name: x.width for name, x in fractions.items() if x.width < float("inf")}
+    return min(closed, key=lambda name: closed[name]) if closed else None
+
+
 @figure.register(DimensionResult)
 def dimension_figure(result: DimensionResult) -> Figure:
-    """Return the figure: accuracy against d, predicted and measured, and below it both d90 on that axis."""
+    """Return the figure: the score against d, predicted and measured, and below it both d90 on that axis."""
     intervals = _intervals(result)
     with style():
         drawing = new_figure(9.0, 5.6)
@@ -90,7 +100,9 @@ def dimension_page(result: DimensionResult) -> str:
         title=_title(result),
         symbol=_symbol(result),
         headline=list(_headline(result)),
-        figure=Markup(svg(dimension_figure(result), "Accuracy against the dimension of the subspace")),
+        figure=Markup(svg(dimension_figure(result), "The score against the dimension of the subspace")),
+        metric=_metric(result),
+        fractions=_fraction_rows(result),
         missed=sentences(result.diagnostics.get("missed")),
         checked=sentences(result.diagnostics.get("checked")),
         intervals=intervals,
@@ -128,12 +140,21 @@ def _intervals(result: DimensionResult) -> dict[str, DimensionEstimate]:
     return {name: interval for name, interval in named.items() if interval is not None}
 
 
+def _metric(result: DimensionResult) -> str:
+    return result.settings.get("criterion", {}).get("metric", "accuracy")
+
+
+def _score(result: DimensionResult, point: CurvePoint) -> float | None:
+    """Return the accuracy or the loss of a run, as the criterion asks."""
+    return point.test_metric if _metric(result) == "accuracy" else point.test_loss
+
+
 def _scores(result: DimensionResult, method: str) -> dict[int, list[float]]:
-    """Return accuracies by d, ascending, of the runs that have one."""
+    """Return accuracies or losses by d, ascending, of the runs that have one."""
     scores: dict[int, list[float]] = defaultdict(list)
     for point in result.curve:
-        if point.method == method and point.test_metric is not None:
-            scores[point.d].append(point.test_metric)
+        if point.method == method and (score := _score(result, point)) is not None:
+            scores[point.d].append(score)
     return dict(sorted(scores.items()))
 
 
@@ -171,7 +192,7 @@ def _draw_curves(axes: Axes, result: DimensionResult, left: float, right: float)
                 axes.axhline(heights[name], color=COLOURS[name], linewidth=1.1, linestyle=dashes, alpha=0.8)
     axes.plot([], [], color=faint, linewidth=1.1, label="baseline: all dimensions")
     axes.plot([], [], color=faint, linewidth=1.1, linestyle=(0, (5, 3)), label=f"level of {_symbol(result)}")
-    axes.set_ylabel("held-out accuracy")
+    axes.set_ylabel(f"held-out {_metric(result)}")
     axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=2.5)
 
 
@@ -181,7 +202,10 @@ def _draw_intervals(
     middle = (left * right) ** 0.5
     for row, (name, interval) in enumerate(intervals.items()):
         colour = COLOURS[name]
-        low, high = interval.low or left, interval.high or right
+        low = (
+            left if not interval.low else interval.low
+        )  # 0 is at the left edge, an end that is open at its side
+        high = right if interval.high is None else max(interval.high, low)
         if interval.value is None and interval.low is None:
             low = high = middle  # nothing to draw but the words
         else:
@@ -248,10 +272,11 @@ def _draw_axes(curve: Axes, bars: Axes, result: DimensionResult, left: float, ri
                     alpha=0.8,
                     zorder=1,
                 )
-    heights = [point.test_metric for point in result.curve if point.test_metric is not None]
+    heights = [score for point in result.curve if (score := _score(result, point)) is not None]
     heights += [result.frozen, *filter(None, (*result.baseline.values(), *result.level.values()))]
     margin = 0.06 * (max(heights) - min(heights)) or 0.05
-    curve.set_ylim(max(min(heights) - margin, 0), min(max(heights) + margin, 1.005))
+    top = 1.005 if _metric(result) == "accuracy" else np.inf
+    curve.set_ylim(max(min(heights) - margin, 0), min(max(heights) + margin, top))
 
 
 # -------------------------------------------------------------------------------------------------- the words
@@ -275,7 +300,18 @@ def _headline(result: DimensionResult) -> Iterator[tuple[str, str, str]]:
         found = ("" if interval.value is None else "= ") + estimate(interval)
         if interval.low is not None:
             found += f" (90\N{NO-BREAK SPACE}% interval {span(interval)})"
+        if interval.status.startswith("refused"):
+            found = f"is not predicted, {interval.status}"
         yield name, _TITLES[name].capitalize(), f"{_symbol(result)} {found}"
+
+
+def _fraction_rows(result: DimensionResult) -> list[dict[str, Any]]:
+    """Return d50, d75 and d90 of each curve; the narrowest interval above 0 is the sharp one."""
+    rows = []
+    for name, found in result.fractions.items():
+        sharp = sharpest(found)
+        rows += [{"name": name, "symbol": s, "interval": x, "sharp": s == sharp} for s, x in found.items()]
+    return rows
 
 
 def _cost_rows(result: DimensionResult) -> list[dict[str, Any]]:
@@ -297,5 +333,5 @@ def _cost_rows(result: DimensionResult) -> list[dict[str, Any]]:
     return rows
 
 
-def _quotient(top: float | None, bottom: float | None) -> float | None:
+def _quotient(top: int | float | None, bottom: int | float | None) -> float | None:
     return top / bottom if top is not None and bottom else None

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from command_line import run
-from sample_results import UNREACHED, a_result
+from sample_results import MEASURED, REFUSED, UNREACHED, a_result
 
 import deltatheory.dimension
 from deltatheory.cli.dimension import dimension as dimension_command
@@ -46,6 +46,7 @@ def test_every_option_reaches_the_function(stand_in, tmp_path):
     given = (
         "--model m --task t --method measure --projection srdct --head probe --scope all --fraction 0.8 "
         "--baseline 0.95 --corrected --steps 7 --batch-size 3 --train-examples 0 --test-examples 99 "
+        "--average 0.25 --metric accuracy --of baseline "
         f"--max-length 32 --runs 2.5 --precision 0.5 --burn-in 3 --seed 4 --device cuda:1 "
         f"--out {tmp_path} --no-progress"
     )
@@ -55,7 +56,14 @@ def test_every_option_reaches_the_function(stand_in, tmp_path):
     chosen = {"head": "probe", "test_examples": 99, "max_length": 32, "seed": 4, "device": "cuda:1"}
     assert repr(call["setup"]) == repr(Setup("m", "t", **chosen))
     assert call["settings"] == DimensionSettings(
-        projection="srdct", scope="all", steps=7, batch_size=3, runs=2.5, precision=0.5, burn_in=3
+        projection="srdct",
+        scope="all",
+        steps=7,
+        batch_size=3,
+        average=0.25,
+        runs=2.5,
+        precision=0.5,
+        burn_in=3,
     )
     assert call["criterion"] == Criterion(0.8, 0.95, True)
     assert call["method"] == "measure"
@@ -71,6 +79,15 @@ def test_results_come_as_a_table_with_what_missed_and_where_the_page_is(stand_in
     assert "the level 0.8 is not reached at d <= 4096" in output
     assert "Linearization: <b>12 %</b> & more." in output
     assert (tmp_path / "report.html").as_uri() in output
+
+
+def test_a_refused_prediction_is_the_first_that_is_said(stand_in, tmp_path):
+    both = {"measured": {"d50": MEASURED, "d90": UNREACHED}}
+    stand_in(a_result(predicted=REFUSED, fractions=both))
+    output = run("dimension", "--out", str(tmp_path)).stdout
+    assert output.startswith(f"No prediction, {REFUSED.status}.")
+    assert "Of the measured curve: d50 240 (180–310), d90 not reached" in output
+    assert "; d50 is the sharpest." in output
 
 
 BAD = [

@@ -80,14 +80,15 @@ def test_what_is_written_has_the_names_it_always_had(finished):
     result, _ = finished
     written = result.to_dict()
     assert " ".join(written) == (
-        "d90 level baseline chance frozen D curve passes full_runs seconds diagnostics settings provenance"
+        "d90 level baseline chance frozen D curve passes full_runs seconds diagnostics settings provenance "
+        "fractions"
     )
     assert " ".join(written["settings"]) == (
         "method criterion training projection head scope max_length train_examples test_examples runs "
         "precision burn_in seed device learning_rate"
     )
     assert written["D"] == result.size
-    assert " ".join(written["curve"][0]) == "d method seed train_loss train_metric test_metric"
+    assert " ".join(written["curve"][0]) == "d method seed train_loss train_metric test_metric test_loss"
     only = replace(result, measured=None).to_dict()
     assert list(only["d90"]) == ["predicted"]
 
@@ -252,6 +253,72 @@ def test_a_level_out_of_reach_is_said_not_guessed():
     assert result.measured.value is None or "extrapolated" in result.measured.status
 
 
+def test_without_runs_there_is_the_prediction_alone(monkeypatch, finished):
+    monkeypatch.setattr(trials, "train", None)
+    result = intrinsic_dimension(quick_setup(), settings=replace(QUICK, runs=0))
+    assert result.measured is None
+    assert result.predicted == finished[0].predicted
+    with pytest.raises(ValueError, match=r"runs=0.*at least 4"):
+        intrinsic_dimension(quick_setup(), method="measure", settings=replace(QUICK, runs=0))
+
+
+def test_the_measurement_is_the_prediction_and_its_runs(finished):
+    """One posterior: of the rows that the search has written it can be made again."""
+    result, log = finished
+    predicted = log.result(log.rows()[0]["config"], predict.Prediction)
+    level, baseline, frozen = result.level["measured"], result.baseline["measured"], result.frozen
+    noise = measure._PAIRED * (max(level * (1 - level), 0.01) / 60) ** 0.5 / (baseline - frozen)
+    posterior = predicted.posterior(noise)
+    first, second, *rest = (p for p in result.curve if p.method == "measure")
+    for point in (max(first, second, key=lambda p: p.test_metric), *rest):
+        posterior.tell(point.d, (point.test_metric - frozen) / (baseline - frozen))
+    share = (level - frozen) / (baseline - frozen)
+    again = posterior.estimate(share, result.size, noise * share)
+    assert (again.low, again.value, again.high) == (
+        result.measured.low,
+        result.measured.value,
+        result.measured.high,
+    )
+    assert result.fractions["measured"]["d90"].value == result.measured.value
+    assert [p.test_loss is not None for p in result.curve] == [True] * len(result.curve)
+
+
+def test_the_loss_is_a_criterion_too_and_larger_dimensions_take_shorter_steps(tmp_path):
+    criterion = Criterion(metric="loss", fraction=0.75)
+    settings = replace(QUICK, average=0.5, runs=7.0, precision=0.01)
+    log = log_in(tmp_path)
+    result = intrinsic_dimension(quick_setup(), criterion=criterion, settings=settings, log=log)
+    base = [p.test_loss for p in result.curve if p.method == "baseline"]
+    assert result.baseline["measured"] == min(base)
+    assert result.level["measured"] == pytest.approx(result.frozen - 0.75 * (result.frozen - min(base)))
+    assert set(result.fractions["measured"]) == {"d50", "d75", "d90"}
+    runs = [row["config"] for row in log.rows() if row["config"].get("delta") == "subspace"]
+    first, rate = runs[0]["d"], max(run["training"]["learning_rate"] for run in runs[:2])
+    for run in runs[2:]:
+        assert run["training"]["average"] == 0.5
+        kept = run["training"]["learning_rate"] / min(1.0, (first / run["d"]) ** 0.5)
+        assert min(abs(kept / r - 1) for r in (rate, 0.3 * rate)) < 1e-6
+
+
+def test_a_row_of_an_older_version_serves_accuracy_and_not_the_loss(finished, tmp_path, monkeypatch):
+    old, log = log_in(tmp_path), finished[1]
+    for row in log.rows():
+        kept = {key: value for key, value in row["result"].items() if key != "calibrated_loss"}
+        old.append(row["config"], kept)
+    again, titles = [], []
+    original = trials.train
+    monkeypatch.setattr(trials, "train", lambda *a, **k: again.append(a) or original(*a, **k))
+    same = intrinsic_dimension(quick_setup(), method="measure", settings=QUICK, log=old)
+    assert same.baseline["measured"] == finished[0].baseline["measured"]
+    before = len(again)
+    loss = replace(QUICK, runs=4.0)
+    intrinsic_dimension(
+        quick_setup(), method="measure", criterion=Criterion(metric="loss"), settings=loss, log=old
+    )
+    assert len(again) - before >= len(BASELINE_RATES)
+    assert titles == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -270,6 +337,6 @@ def test_bad_setups_are_named(arguments, message):
 
 def test_a_budget_too_small_is_refused_before_the_prediction(monkeypatch):
     monkeypatch.setattr(predict, "tangent_rows", None)
-    with pytest.raises(ValueError, match=r"runs=2.0.*at least 5"):
+    with pytest.raises(ValueError, match=r"runs=2.0.*at least 4"):
         intrinsic_dimension(quick_setup(), settings=replace(QUICK, runs=2.0))
     measure.check_budget(replace(QUICK, runs=3.0), Criterion(baseline=0.8))

@@ -5,17 +5,20 @@ of objective landscapes": name ↦ [d, accuracy], a row a run; d = 0 is direct t
 """
 
 import json
+import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deltatheory.dimension.search import DimensionSearch
+from deltatheory.dimension.posterior import LOGISTIC, UNKNOWN, CurvePosterior, CurveShape
 
 CURVES = json.loads((Path(__file__).parent / "li2018_curves.json").read_text())
 FRACTION, CHANCE, NOISE = 0.9, 0.1, 0.003  # all tasks have ten classes
-PROBES = 5
+PRIOR = replace(UNKNOWN, lot=0.1)  # most of these runs share their subspace
+PROBES, RESOLUTION = 5, 0.05  # a grid point this little below the curve's crossing, in ln d, reaches it
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -29,11 +32,15 @@ def test_five_probes_find_the_d90_of_the_full_grid_within_a_step(name):
     level = FRACTION * ceiling
     answer = next((i for i, d in enumerate(grid) if np.mean(scores[d]) >= level), len(grid))
     lot = np.random.default_rng(0)
+    gain = ceiling - CHANCE
+    share = (level - CHANCE) / gain
+    middle = CurveShape(np.array([math.log(grid[0] * grid[-1]) / 2]), LOGISTIC.y)
     several = any(len(runs) > 1 for runs in scores.values())  # otherwise all replays are alike
-    for _ in range(50 if several else 1):
-        search = DimensionSearch(grid, level, floor=CHANCE, ceiling=ceiling, noise=NOISE)
-        while len(search.trials) < PROBES and not search.bracketed():
-            d = search.propose()
-            search.tell(d, float(lot.choice(scores[d])))
-        found = search.smallest()
-        assert abs((len(grid) if found is None else grid.index(found)) - answer) <= 1
+    for _ in range(10 if several else 1):
+        posterior = CurvePosterior(middle, PRIOR, NOISE / gain)
+        for _ in range(PROBES):
+            d = posterior.propose(share, grid)
+            posterior.tell(d, (float(lot.choice(scores[d])) - CHANCE) / gain)
+        crossing = float(np.median(posterior.crossings(share))) - RESOLUTION
+        found = next((i for i, d in enumerate(grid) if math.log(d) >= crossing), len(grid))
+        assert abs(found - answer) <= 1

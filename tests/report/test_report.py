@@ -1,12 +1,14 @@
 """The page and the figure, against results made by hand."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from sample_results import EVERY_RESULT, MEASURED, OPEN, REFUSED, UNREACHED, a_result, accuracy
 
+from deltatheory.dimension.criterion import DimensionEstimate
 from deltatheory.report import count, dimension_figure, dimension_page, span, whole
 
 
@@ -87,7 +89,7 @@ def test_where_nothing_missed_the_page_says_what_was_checked():
 
 def test_a_value_that_is_not_there_is_said_in_words():
     text = Parsed(dimension_page(a_result(predicted=REFUSED, measured=UNREACHED))).text
-    assert "Predicted before training: d90 unknown Measured" in text
+    assert f"Predicted before training: d90 is not predicted, {REFUSED.status} Measured" in text
     assert "Measured by training: d90 not reached (90 % interval above 3 300)" in text
     assert REFUSED.status in text
 
@@ -159,6 +161,35 @@ def test_the_figure_shows_each_run_once_and_leaves_no_global_state():
     np.testing.assert_allclose(
         mean.get_ydata()[3], np.mean([accuracy(32) + 0.01 * np.sin(s + 5) for s in range(8)])
     )
+
+
+def test_a_dimension_of_zero_is_a_point_and_an_open_end_an_arrow():
+    """A zero whose ends are zero had a bar over the whole axis."""
+    zero = DimensionEstimate(0, 0, 0, "the frozen model reaches it")
+    for found, end in ((zero, None), (DimensionEstimate(0, 0, 40, ""), 40), (UNREACHED, "arrow")):
+        curve, bars = dimension_figure(a_result(predicted=None, measured=found)).axes
+        left, right = curve.get_xlim()
+        bar = next(line for line in bars.lines if line.get_linewidth() == 6)
+        markers = [line.get_marker() for line in bars.lines]
+        reach = {None: left, 40: 40, "arrow": right}[end]
+        assert bar.get_xdata()[-1] == pytest.approx(reach)
+        assert (">" in markers) == (end == "arrow")
+        assert ("o" in markers) == (found.value is not None)
+
+
+def test_a_loss_is_drawn_and_told_as_one():
+    result = a_result()
+    points = [replace(p, test_loss=1.5 - p.test_metric if p.test_metric else None) for p in result.curve]
+    settings = {**result.settings, "criterion": {"fraction": 0.9, "metric": "loss"}}
+    both = {name: {"d50": MEASURED, "d90": OPEN} for name in ("predicted", "measured")}
+    page = dimension_page(replace(result, curve=points, settings=settings, fractions=both))
+    text = Parsed(page).text
+    assert "90 % of the fall of the loss from the frozen model to the baseline in held-out loss" in text
+    assert "d50 240 180–310 the sharpest" in text
+    curve, _ = dimension_figure(replace(result, curve=points, settings=settings)).axes
+    assert curve.get_ylabel() == "held-out loss"
+    drawn = {tuple(xy) for line in curve.lines if line.get_marker() == "o" for xy in line.get_xydata()}
+    assert drawn == {(d, 1.5 - accuracy(d)) for d in (64, 128, 181, 256)}
 
 
 def test_save_writes_the_page_and_the_numbers(tmp_path):
