@@ -274,6 +274,7 @@ TRAINING = Group(
         "momentum": Shared(float, 0.0, "Of SGD."),
         "weight_decay": Shared(float, 0.0, "Pull towards the frozen model."),
         "clip": Shared(float | None, None, "Largest norm of a gradient."),
+        "average": Shared(float, 0.0, "Share of the last steps over which δ is averaged."),
         "evaluate_every": Shared(
             int | None, None, "Steps between evaluations of the dev split; the best one is kept."
         ),

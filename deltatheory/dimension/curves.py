@@ -1,26 +1,22 @@
-"""Accuracy of linearized runs against the dimension of their subspaces, and where it crosses a level."""
+"""Held-out scores of linearized runs against the dimension of their subspaces."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
-from deltatheory.dimension.criterion import Criterion
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.linearization.subspace_training import kernel_root, random_subspaces, train_linearized
 from deltatheory.linearization.tangent import TangentRows
 from deltatheory.problems import Loss
 from deltatheory.training.trainer import Training
 
-__all__ = ["LEARNING_RATES", "CrossFittedRuns", "Crossing", "cross_fit", "level_crossing", "scaled_losses"]
+__all__ = ["LEARNING_RATES", "CrossFittedRuns", "cross_fit", "scaled_losses"]
 
 # Rates for δ under an isometric P: with unit-norm columns one serves all d near d90.
 LEARNING_RATES = (0.3, 1.0)
@@ -103,44 +99,3 @@ def scaled_losses(loss: Loss, logits: Float[Tensor, "n C"], labels: Int[Tensor, 
     """
     scale = loss.best_scale(logits, labels)
     return loss.values(scale * logits.double(), labels).cpu().numpy()
-
-
-class Crossing(NamedTuple):
-    """Where a curve reaches its level.
-
-    Attributes:
-        log_d: ln d90; that of the last dimension where the level is not reached.
-        level: the score to reach.
-        baseline: the score that the level is a share of.
-    """
-
-    log_d: float
-    level: float
-    baseline: float
-
-
-def level_crossing(solved: np.ndarray, grid: Sequence[int], criterion: Criterion, chance: float) -> Crossing:
-    """Return where one set of held-out judgements crosses the level, by a monotone fit.
-
-    Args:
-        solved: shape (len(grid), n): what counts as solved at each dimension, or scores of n folds.
-        grid: dimensions, increasing.
-        criterion: with the score at the last dimension for its baseline, where it has none.
-        chance: majority rate, for a corrected criterion.
-
-    >>> scores = np.array([[0.0], [0.5], [1.0]])  # 0.75 lies in the middle of d = 4 and 16
-    >>> crossing = level_crossing(scores, [1, 4, 16], Criterion(fraction=0.75), chance=0.0)
-    >>> round(math.exp(crossing.log_d), 9), crossing.level
-    (8.0, 0.75)
-    """
-    score = isotonic_regression(solved.mean(1)).x
-    baseline = criterion.baseline or float(score[-1])
-    level = criterion.level(baseline, chance=min(chance, baseline), frozen=0.0)
-    above = np.flatnonzero(score >= level)
-    if not len(above):  # a given baseline may lie out of reach
-        return Crossing(math.log(grid[-1]), level, baseline)
-    i = int(above[0])
-    if i == 0:
-        return Crossing(0.0, level, baseline)
-    share = (level - score[i - 1]) / (score[i] - score[i - 1])
-    return Crossing(float(np.log(grid[i - 1]) + share * np.log(grid[i] / grid[i - 1])), level, baseline)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from deltatheory.dimension import Criterion
-from deltatheory.dimension.predict import level_crossing
 from deltatheory.report.page import COLOURS
 from experiments.page import Findings, Table, drawing, number
 from experiments.scope import Scope, TaskInfo
@@ -251,6 +251,47 @@ def _ways(result: dict) -> tuple[float | None, ...]:
         crossing, _, best = level_crossing(scores, grid, Criterion(share, corrected=True), frozen)
         by_share = math.exp(crossing) if best > frozen else None
     return alone, result["d90"]["predicted"]["value"], by_share
+
+
+class Crossing(NamedTuple):
+    """Where a curve reaches its level.
+
+    Attributes:
+        log_d: ln d90; that of the last dimension where the level is not reached.
+        level: the score to reach.
+        baseline: the score that the level is a share of.
+    """
+
+    log_d: float
+    level: float
+    baseline: float
+
+
+def level_crossing(solved: np.ndarray, grid: Sequence[int], criterion: Criterion, chance: float) -> Crossing:
+    """Return where one set of held-out judgements crosses the level, by a monotone fit.
+
+    Args:
+        solved: shape (len(grid), n): what counts as solved at each dimension, or scores of n folds.
+        grid: dimensions, increasing.
+        criterion: with the score at the last dimension for its baseline, where it has none.
+        chance: majority rate, for a corrected criterion.
+
+    >>> scores = np.array([[0.0], [0.5], [1.0]])  # 0.75 lies in the middle of d = 4 and 16
+    >>> crossing = level_crossing(scores, [1, 4, 16], Criterion(fraction=0.75), chance=0.0)
+    >>> round(math.exp(crossing.log_d), 9), crossing.level
+    (8.0, 0.75)
+    """
+    score = isotonic_regression(solved.mean(1)).x
+    baseline = criterion.baseline or float(score[-1])
+    level = criterion.level(baseline, chance=min(chance, baseline), frozen=0.0)
+    above = np.flatnonzero(score >= level)
+    if not len(above):  # a given baseline may lie out of reach
+        return Crossing(math.log(grid[-1]), level, baseline)
+    i = int(above[0])
+    if i == 0:
+        return Crossing(0.0, level, baseline)
+    share = (level - score[i - 1]) / (score[i] - score[i - 1])
+    return Crossing(float(np.log(grid[i - 1]) + share * np.log(grid[i] / grid[i - 1])), level, baseline)
 
 
 def _shift(rows: list[dict], way: str) -> float:

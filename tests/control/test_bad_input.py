@@ -203,7 +203,7 @@ def verbs(problem):
         (f"{kind.__name__}.{name}", run(kind, name))
         for kind, names in (
             (Criterion, ("fraction", "baseline")),
-            (DimensionSettings, ("steps", "batch_size", "runs", "precision")),
+            (DimensionSettings, ("steps", "batch_size", "precision")),
             (SteeringProtocol, ("examples", "batch_size", "timed")),
             (PromptSearch, ("steps", "rate", "restarts", "chunk")),
             *((kind, ("budget", "steps", "tolerance", *kind.positive)) for kind in SOLVERS.values()),

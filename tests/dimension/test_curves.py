@@ -1,28 +1,12 @@
 from __future__ import annotations
 
-import numpy as np
-import pytest
 import torch
 from tiny_problems import toy_problem, toy_task
 
-from deltatheory.dimension.criterion import Criterion
-from deltatheory.dimension.curves import LEARNING_RATES, cross_fit, level_crossing
+from deltatheory.dimension.curves import LEARNING_RATES, cross_fit
 from deltatheory.linearization import kernel_root, random_subspaces, tangent_rows, train_linearized
 from deltatheory.problems import folds
 from deltatheory.training import Training
-
-
-def test_d90_is_where_a_monotone_fit_crosses_the_level():
-    solved = np.repeat([[0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]], 5, axis=1)  # .5 and .25 pool to .375
-    crossing, level, baseline = level_crossing(solved, [1, 2, 4], Criterion(fraction=0.6), 0.5)
-    assert (level, baseline) == (pytest.approx(0.6), 1.0)
-    assert crossing == pytest.approx(np.log(2) * (1 + (0.6 - 0.375) / (1 - 0.375)))
-    assert level_crossing(solved, [1, 2, 4], Criterion(baseline=1.0, fraction=0.3), 0.5)[0] == 0
-
-
-def test_a_level_out_of_reach_crosses_at_the_last_dimension():
-    crossing = level_crossing(np.full((2, 4), 0.5), [1, 8], Criterion(baseline=1.0), 0.0)
-    assert crossing == (pytest.approx(np.log(8)), 0.9, 1.0)
 
 
 def test_every_example_is_judged_by_the_run_that_it_was_held_out_of():

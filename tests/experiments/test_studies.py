@@ -12,6 +12,7 @@ from filelock import FileLock
 from tiny_models import tiny
 from tiny_problems import copy_task, toy_task
 
+from deltatheory.dimension import Criterion
 from deltatheory.problems import GenerationProblem
 from deltatheory.results import ResultLog
 from experiments import environment
@@ -406,3 +407,16 @@ def test_a_refused_prediction_is_a_row_without_one():
     assert not numbers  # nothing is judged, the interval neither
     assert not holds
     assert all("0 of" in sentence for sentence in found)
+
+
+def test_d90_is_where_a_monotone_fit_crosses_the_level():
+    solved = np.repeat([[0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]], 5, axis=1)  # .5 and .25 pool to .375
+    crossing, level, baseline = prediction.level_crossing(solved, [1, 2, 4], Criterion(fraction=0.6), 0.5)
+    assert (level, baseline) == (pytest.approx(0.6), 1.0)
+    assert crossing == pytest.approx(np.log(2) * (1 + (0.6 - 0.375) / (1 - 0.375)))
+    assert prediction.level_crossing(solved, [1, 2, 4], Criterion(baseline=1.0, fraction=0.3), 0.5)[0] == 0
+
+
+def test_a_level_out_of_reach_crosses_at_the_last_dimension():
+    crossing = prediction.level_crossing(np.full((2, 4), 0.5), [1, 8], Criterion(baseline=1.0), 0.0)
+    assert crossing == (pytest.approx(np.log(8)), 0.9, 1.0)
