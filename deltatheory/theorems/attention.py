@@ -286,7 +286,7 @@ def _pushed(seed: int) -> Instance:
 
 def _score_bound(x: Instance) -> bool:
     direction = x["Wk"].T @ x["q"]
-    return (x["root"] * x["alpha"]) ** 2 >= squared_norm(direction) * x["M"] ** 2
+    return x["alpha"] >= 0 and (x["root"] * x["alpha"]) ** 2 >= squared_norm(direction) * x["M"] ** 2
 
 
 T39 = register(

@@ -121,6 +121,11 @@ def _t41(x: Instance):
     return _p_norm(x, gap), bound
 
 
+def _contracts(x: Instance) -> bool:
+    shrinking = (is_psd(x["rho"] ** 2 * x["P"] - A.T @ x["P"] @ A) for A in x["vertices"])
+    return x["rho"] >= 0 and is_psd(x["P"]) and all(shrinking)
+
+
 def _contracting(seed: int) -> Instance:
     vertices = [eye(2) / 2] * 2
     x = {"P": eye(2), "rho": F(1, 2), "vertices": vertices, "path": vertices, "weights": as_fractions([1, 1])}
@@ -156,8 +161,9 @@ T41 = register(
         hypotheses=(
             Hypothesis(
                 "common norm",
-                r"$A_i^\top PA_i\preceq\rho^2P$ at every vertex (spectral radius below 1 is not enough)",
-                lambda x: all(is_psd(x["rho"] ** 2 * x["P"] - A.T @ x["P"] @ A) for A in x["vertices"]),
+                r"$A_i^\top PA_i\preceq\rho^2P$ at every vertex, $P\succeq0$, $\rho\ge0$ "
+                "(spectral radius below 1 is not enough)",
+                _contracts,
                 _switching,
             ),
             Hypothesis(

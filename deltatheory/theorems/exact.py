@@ -184,13 +184,18 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def is_psd(matrix: np.ndarray) -> bool:
-    """Return whether a symmetric matrix is positive semidefinite: exact L D Lᵀ for fractions.
+    """Return whether a matrix is symmetric and positive semidefinite: exact L D Lᵀ for fractions.
 
     >>> is_psd(as_fractions([[1, 1], [1, 1]])), is_psd(as_fractions([[1, 1], [1, Fraction(99, 100)]]))
     (True, False)
+    >>> is_psd(as_fractions([[1, 1], [0, 1]]))
+    False
     """
     if not _exact(matrix):
-        return bool(np.linalg.eigvalsh(matrix)[0] >= -1e-9 * max(1.0, np.abs(matrix).max()))
+        room = 1e-9 * max(1.0, np.abs(matrix).max())
+        return bool(np.abs(matrix - matrix.T).max() <= room and np.linalg.eigvalsh(matrix)[0] >= -room)
+    if np.any(matrix != matrix.T):
+        return False
     m = matrix.copy()
     for k in range(len(m)):
         if m[k, k] < 0 or (m[k, k] == 0 and any(x != 0 for x in m[k + 1 :, k])):

@@ -51,7 +51,8 @@ def _failure(x: Instance, fails: Callable[[Any, Any], bool]) -> Any:
 
 
 def _independent(violator: Sampler) -> Hypothesis:
-    return Hypothesis("i.i.d.", "the samples are independent", lambda x: x["independent"], violator)
+    statement = "the samples, at least one, are independent"
+    return Hypothesis("i.i.d.", statement, lambda x: x["independent"] and x["n"] >= 1, violator)
 
 
 # ---- T18: Occam ----
@@ -103,7 +104,7 @@ T18 = register(
             Hypothesis(
                 "bounded loss",
                 "the loss is in $[0,1]$",
-                lambda x: x["range"] <= 1,
+                lambda x: 0 <= x["range"] <= 1,
                 with_entries(_coins, range=F(5)),
             ),
         ),

@@ -21,7 +21,7 @@ from deltatheory.theorems.exact import (
     zeros,
 )
 from deltatheory.theorems.instances import Instance, Sampler, wide_integers, with_entries
-from deltatheory.theorems.low_rank import change, decomposed, rank_at_most, tail, truncated
+from deltatheory.theorems.low_rank import change, decomposed, rank_at_most, singular_values, truncated
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
 F = Fraction
@@ -123,12 +123,12 @@ def _with_target(seed: int) -> Instance:
     x = _layers(seed)
     n = len(x["X"])
     s = as_fractions(sorted(rng.integers(1, 9, n), reverse=True))
-    x |= {"U": random_orthogonal(rng, n), "V": random_orthogonal(rng, n), "s": s, "r": sum(x["ranks"])}
+    x |= {"U": random_orthogonal(rng, n), "V": random_orthogonal(rng, n), "s": s}
     return x | {"target": _forward(x, False) + change(x)}
 
 
 def _t20b(x: Instance):
-    return squared_norm(_forward(x, True) - x["target"]), tail(x)
+    return squared_norm(_forward(x, True) - x["target"]), sum(x["s"][sum(x["ranks"]) :] ** 2)
 
 
 def _reached(seed: int, spare: int = 0) -> Instance:
@@ -142,7 +142,7 @@ def _reached(seed: int, spare: int = 0) -> Instance:
 
 def _folded_target(seed: int) -> Instance:
     x = _folded(seed)
-    decomposition = {"U": eye(2), "V": eye(2), "s": as_fractions([seed + 1, seed + 1]), "r": 1}
+    decomposition = {"U": eye(2), "V": eye(2), "s": as_fractions([seed + 1, seed + 1])}
     return x | decomposition | {"target": _forward(x, True)}
 
 
@@ -156,14 +156,29 @@ T20b = register(
         entries={
             **_STACK,
             "target": "Wbar, (n, n)",
-            "s": "singular values of what it needs, decreasing, (n,)",
-            "r": "sum of the ranks",
+            "U": "left singular vectors of Wbar - Π W_l, (n, n)",
+            "s": "its singular values, decreasing, (n,)",
+            "V": "right singular vectors, (n, n)",
         },
         sides=_t20b,
         sampler=_with_target,
         hypotheses=(
             _ranks_kept(lambda seed: _reached(seed, 1)),
             _linear_layers(_folded_target),
+            singular_values(
+                with_entries(
+                    _reached,
+                    U=lambda x: x["U"] / 10,
+                    D=lambda x: [0 * D for D in x["D"]],
+                    target=lambda x: eye(len(x["s"])) + change(x) / 10,
+                )
+            ),
+            Hypothesis(
+                "target",
+                r"$\bar W=\prod_lW_l+U\,\mathrm{diag}(s)\,V^\top$",
+                lambda x: bool(np.all(x["target"] == _forward(x, False) + change(x))),
+                with_entries(_reached, target=lambda x: _forward(x, True)),
+            ),
         ),
         mutant=Mutant.scaled(_t20b, 1 / JUST_BELOW_ONE, _reached),
         extremal=_reached,
@@ -234,8 +249,8 @@ T21 = register(
             ),
             Hypothesis(
                 "enough rank",
-                r"$r_1+r_2\ge\mathrm{rank}\,E$",
-                lambda x: x["r1"] + x["r2"] >= rank(x["e"] @ x["f"]),
+                r"$r_1+r_2\ge$ the number of terms of $E=\sum e_lf_l^\top$",
+                lambda x: x["r1"] + x["r2"] >= x["e"].shape[1],
                 with_entries(_two_layers, r2=0),
             ),
         ),

@@ -17,6 +17,7 @@ from deltatheory.theorems.exact import (
     random_fractions,
     random_orthogonal,
     random_positive,
+    rank,
     solve,
     squared_norm,
     zeros,
@@ -99,6 +100,12 @@ def _riccati(violator: Sampler) -> Hypothesis:
     return Hypothesis("Riccati", "$P_t$ solves the Riccati recursion from $P_T=Q_T$", _is_riccati, violator)
 
 
+def _undisturbed(violator: Sampler) -> Hypothesis:
+    return Hypothesis(
+        "no disturbance", "$x_{t+1}=A_tx_t+B_tu_t$", lambda x: not np.any(x["w"] != 0), violator
+    )
+
+
 T34a = register(
     Theorem(
         id="T34a",
@@ -119,12 +126,7 @@ T34a = register(
                 lambda x: all(bool(np.all(x["K"][t] == _gain(x, t))) for t in range(len(x["u"]))),
                 with_entries(_lqr, K=lambda x: [k + 1 for k in x["K"]], x0=as_fractions([1, 2])),
             ),
-            Hypothesis(
-                "no disturbance",
-                "$x_{t+1}=A_tx_t+B_tu_t$",
-                lambda x: not np.any(x["w"] != 0),
-                with_entries(_lqr, w=as_fractions([[1, 0], [0, 1]])),
-            ),
+            _undisturbed(with_entries(_lqr, w=as_fractions([[1, 0], [0, 1]]))),
         ),
         mutant=Mutant(
             "feedback with the other sign",
@@ -189,6 +191,13 @@ T34b = register(
                 lambda x: all(is_psd(_innovation(x, t)) for t in range(len(x["u"]))),
                 _concave,
             ),
+            _undisturbed(
+                with_entries(
+                    _lqr,
+                    u=lambda x: 0 * x["u"],
+                    w=lambda x: np.array([-(x["A"][0] @ x["x0"]), 0 * x["x0"]]),  # brings the state to 0
+                )
+            ),
         ),
         mutant=Mutant.scaled(_t34b, 1 / JUST_BELOW_ONE, _optimal_feedback),
         extremal=_optimal_feedback,
@@ -226,12 +235,8 @@ def _residuals(x: Instance, u: np.ndarray) -> np.ndarray:
 
 def _gauss_newton(x: Instance) -> np.ndarray:
     """Return -(JᵀJ)^{-1} Jᵀ r, with J by forward mode."""
-    u, columns = x["u"], []
-    for i in range(3):
-        unit = np.array([[int(i == j)] for j in range(3)]) * (u * 0 + 1)
-        columns.append([d.slope for d in _residuals(x, duals(u, unit))])
-    J = np.array(columns).T
-    return solve(J.T @ J, -J.T @ _residuals(x, u))
+    J = _jacobian(x)
+    return solve(J.T @ J, -J.T @ _residuals(x, x["u"]))
 
 
 def _lqr_step(x: Instance) -> np.ndarray:
@@ -262,6 +267,26 @@ def _lqr_step(x: Instance) -> np.ndarray:
 
 def _t35(x: Instance):
     return _gauss_newton(x), _lqr_step(x)
+
+
+def _jacobian(x: Instance) -> np.ndarray:
+    """Return the Jacobian of the residuals in the controls, by forward mode."""
+    u, columns = x["u"], []
+    for i in range(3):
+        unit = np.array([[int(i == j)] for j in range(3)]) * (u * 0 + 1)
+        columns.append([d.slope for d in _residuals(x, duals(u, unit))])
+    return np.array(columns).T
+
+
+def _redundant(seed: int) -> Instance:
+    """Return an instance whose controls all move the last state alike: J has three equal columns."""
+    A, B, last = (
+        np.array([eye(2)] * 3),
+        as_fractions([[[1], [0]]] * 3),
+        as_fractions([[0, 0]] * 3 + [[3 + seed, 0]]),
+    )
+    still = {"c": F(0), "k": F(0), "E": zeros(3, 2, 1), "x0": zeros(2), "u": zeros(3, 1), "y": last}
+    return _stages(seed) | still | {"A": A, "B": B, "C": np.array([zeros(2, 2)] * 3 + [eye(2)])}
 
 
 def _fixed(seed: int) -> Instance:
@@ -312,6 +337,12 @@ T35 = register(
                 "the cost terms between states and controls are kept",
                 lambda x: x["cross_terms"],
                 with_entries(_fixed, cross_terms=False),
+            ),
+            Hypothesis(
+                "regular",
+                "$J^\\top J$ is invertible",
+                lambda x: rank(_jacobian(x)) == x["u"].size,
+                _redundant,
             ),
         ),
         mutant=Mutant("a step in the other direction", lambda x: (_t35(x)[0], -_t35(x)[1]), _fixed),
@@ -375,14 +406,21 @@ X2 = register(
         hypotheses=(
             Hypothesis(
                 "in the range",
-                r"$r\in\mathrm{range}\,W$",
-                lambda x: all(a == 0 for v, a in zip(x["values"], x["c"], strict=True) if v == 0),
+                r"$r\in\mathrm{range}\,W$, $W=U\,\mathrm{diag}(\lambda)\,U^\top$ with $U$ orthogonal",
+                lambda x: (
+                    bool(np.all(x["U"].T @ x["U"] == eye(len(x["U"]))))
+                    and all(a == 0 for v, a in zip(x["values"], x["c"], strict=True) if v == 0)
+                ),
                 with_entries(_slowest, values=as_fractions([1, 0])),
             ),
             Hypothesis(
                 "rate",
-                r"$\lambda\le$ the smallest nonzero eigenvalue of $W$",
-                lambda x: x["rate"] <= min(v for v in x["values"] if v > 0),
+                r"$\lambda\le$ the smallest nonzero eigenvalue of $W\succeq0$, $t\ge0$",
+                lambda x: (
+                    x["t"] >= 0
+                    and min(x["values"]) >= 0
+                    and x["rate"] <= min(v for v in x["values"] if v > 0)
+                ),
                 with_entries(_slowest, rate=F(2)),
             ),
         ),

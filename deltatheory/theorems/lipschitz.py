@@ -67,15 +67,15 @@ T43a = register(
             _warm(with_entries(_two_tokens, temperature=F(1, 2))),
             Hypothesis(
                 "normalised",
-                "the probabilities are divided by their sum (sigmoid or linear attention is not)",
-                lambda x: x["normaliser"] == sum(x["w"]),
+                "the weights are positive and divided by their sum (sigmoid or linear attention is not)",
+                lambda x: x["normaliser"] == sum(x["w"]) and min(x["w"]) > 0,
                 with_entries(_two_tokens, normaliser=F(1)),
             ),
         ),
         mutant=Mutant.scaled(_t43a, JUST_BELOW_ONE, _two_tokens),
         extremal=_two_tokens,
         proof="Gershgorin: p_i(1 - p_i) + Σ_{j≠i} p_i p_j = 2 p_i(1 - p_i); ½ less that is ½(1 - 2p_i)².",
-        source="Nair 2025, arXiv 2510.23012",
+        source="Böhning 1992 (the Hessian of the multinomial log likelihood); Nair 2025, arXiv 2510.23012",
         status=ProofStatus.expanded("the slack of a row, for every n; then Gershgorin"),
     )
 )
@@ -118,15 +118,15 @@ T43b = register(
         hypotheses=(
             Hypothesis(
                 "temperature",
-                "temperature 1 or above (here: scores are not multiplied)",
-                lambda x: x["power"] <= 1,
+                "temperature 1 or above (here: scores are not multiplied), and positive weights",
+                lambda x: 0 <= x["power"] <= 1 and min(*x["w"], *x["w2"]) > 0,
                 with_entries(_two_swapped, power=2),
             ),
         ),
         mutant=Mutant.scaled(_t43b, JUST_BELOW_ONE, _two_swapped),
         extremal=_two_swapped,
         proof="The worst case has two values of the change; there TV is a difference of two sigmoids.",
-        source="after Nair 2025",
+        source="Birkhoff 1957, Hopf 1963 (contraction of positive operators), in this form after Nair 2025",
         status=ProofStatus.searched(),
     )
 )
@@ -204,7 +204,7 @@ T47a = register(
             Hypothesis(
                 "local deviation",
                 "$s$ is taken at this input (a constant found elsewhere does not carry over)",
-                lambda x: x["local"] <= _tangent(x)[0],
+                lambda x: 0 < x["local"] <= _tangent(x)[0],
                 with_entries(_with_local(_level), local=lambda x: 4 * x["local"]),
             ),
         ),
@@ -238,8 +238,8 @@ T47b = register(
             _gains(with_entries(_at_zero, g=lambda x: x["g"] / 2)),
             Hypothesis(
                 "epsilon",
-                r"$\epsilon$ is at least the floor (at 0 the constant is infinite)",
-                lambda x: x["eps"] >= x["floor"],
+                r"$\epsilon$ is at least the floor, which is positive (at 0 the constant is infinite)",
+                lambda x: x["eps"] >= x["floor"] > 0,
                 with_entries(_at_zero, eps=F(1, 1000)),
             ),
         ),

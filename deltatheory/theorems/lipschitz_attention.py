@@ -79,8 +79,8 @@ def _form(x: Instance) -> Any:
 def _fixed_keys(violator: Sampler) -> Hypothesis:
     return Hypothesis(
         "fixed context",
-        "keys and values do not depend on the query (in self-attention they do)",
-        lambda x: x["own_key"] == 0,
+        "keys and values do not depend on the query (in self-attention they do); the weights are positive",
+        lambda x: x["own_key"] == 0 and min(x["w"]) > 0,
         violator,
     )
 
@@ -307,7 +307,7 @@ T46 = register(
             Hypothesis(
                 "score matrix",
                 r"$\|W_qW_k^\top\|/\sqrt d\le a$",
-                lambda x: is_psd(x["a"] ** 2 * eye(2) - x["M"].T @ x["M"]),
+                lambda x: x["a"] >= 0 and is_psd(x["a"] ** 2 * eye(2) - x["M"].T @ x["M"]),
                 with_entries(_steep, a=F(1, 100), R=lambda x: x["R"]),
             ),
             Hypothesis(

@@ -47,12 +47,19 @@ class Quadratic:
 
     @property
     def minimum(self) -> Any:
-        """f*, where H is positive semidefinite."""
-        return self.low
+        """f*, which is -∞ where f is not convex."""
+        return self.low if self.is_convex else float("-inf")
 
     def minimum_on(self, x0: np.ndarray, A: np.ndarray) -> Any:
-        """Return the minimum over x0 + range A, for H positive semidefinite."""
-        return self.value(x0 + A @ solve(A.T @ self.H @ A, -A.T @ self.gradient(x0)))
+        """Return the minimum over x0 + range A, which is -∞ where f is not convex there.
+
+        Raises:
+            ZeroDivisionError: if f is convex there and not elsewhere, and flat in a direction.
+        """
+        curvature = A.T @ self.H @ A
+        if not is_psd(curvature):
+            return float("-inf")
+        return self.value(x0 + A @ solve(curvature, -A.T @ self.gradient(x0)))
 
     def is_smooth(self, L: Any) -> bool:
         """Return whether ∇f is L-Lipschitz."""

@@ -66,12 +66,15 @@ def tail(x: Instance) -> Any:
     return sum(x["s"][x["r"] :] ** 2)
 
 
-def _orthogonal_factors(violator: Sampler) -> Hypothesis:
+def singular_values(violator: Sampler) -> Hypothesis:
+    """Return the hypothesis that U, s and V are the singular value decomposition of what is needed."""
+
     def predicate(x: Instance) -> bool:
         unit = eye(len(x["s"]))
-        return bool(np.all(x["U"].T @ x["U"] == unit) and np.all(x["V"].T @ x["V"] == unit))
+        orthogonal = np.all(x["U"].T @ x["U"] == unit) and np.all(x["V"].T @ x["V"] == unit)
+        return bool(orthogonal and np.all(x["s"][:-1] >= x["s"][1:]) and x["s"][-1] >= 0)
 
-    statement = r"$E=U\,\mathrm{diag}(s)\,V^\top$ with $U$, $V$ orthogonal and $s$ decreasing"
+    statement = r"$E=U\,\mathrm{diag}(s)\,V^\top$ with $U$, $V$ orthogonal and $s\ge0$ decreasing"
     return Hypothesis("singular values", statement, predicate, violator)
 
 
@@ -115,7 +118,7 @@ T15 = register(
         sampler=_with_update,
         hypotheses=(
             rank_at_most("M", with_entries(_best_update, M=change)),
-            _orthogonal_factors(
+            singular_values(
                 with_entries(decomposed, U=lambda x: x["U"] / 10, r=1, M=lambda x: zeros(*x["U"].shape))
             ),
         ),
@@ -178,7 +181,7 @@ T16a = register(
                 with_entries(_flat_loss, L=F(2)),
             ),
             _stationary(with_entries(_flat_loss, G=lambda x: truncated(x, x["r"]) - change(x))),
-            _orthogonal_factors(with_entries(_flat_loss, V=lambda x: 2 * x["V"])),
+            singular_values(with_entries(_flat_loss, V=lambda x: 2 * x["V"])),
         ),
         mutant=Mutant.scaled(_t16a, JUST_BELOW_ONE, _flat_loss),
         extremal=_flat_loss,
@@ -208,12 +211,13 @@ T16b = register(
         hypotheses=(
             Hypothesis(
                 "strongly convex",
-                r"$f-\frac\mu2\|W\|_F^2$ is convex",
-                lambda x: bool(np.all(x["h"] >= x["mu"])),
+                r"$f-\frac\mu2\|W\|_F^2$ is convex, $\mu>0$",
+                lambda x: bool(np.all(x["h"] >= x["mu"])) and x["mu"] > 0,
                 with_entries(_flat_best, h=lambda x: x["h"] / 3),
             ),
             _stationary(with_entries(_flat_best, G=lambda x: change(x) - x["M"])),
             rank_at_most("M", with_entries(_flat_best, M=change)),
+            singular_values(with_entries(_flat_best, U=lambda x: x["U"] / 10, r=1, M=lambda x: 0 * x["M"])),
         ),
         mutant=Mutant.scaled(_t16b, 1 / JUST_BELOW_ONE, _flat_best),
         extremal=_flat_best,

@@ -51,7 +51,8 @@ def _t31(x: Instance):
     p = x["terminal"] * (x["Q"] + x["Q"].T) @ states[-1] / 2
     adjoint = [u[0] * 0] * len(u)
     for t in reversed(range(len(x["uses"]))):
-        adjoint[t] = x["r"] * u[x["uses"][t]] + x["B"][t].T @ p
+        k = x["uses"][t]
+        adjoint[k] = x["r"] * u[k] + x["B"][t].T @ p
         p = x["A"][t].T @ p + 2 * x["c"] * states[t] * p
     return np.array(exact), np.array([adjoint[k][0] for k in controls])
 
@@ -159,13 +160,21 @@ def _hamiltonian(x: Instance, u: Any) -> Any:
 
 
 def _is_optimal(x: Instance) -> bool:
-    """Return whether no point of a grid over the controls has a lower cost."""
-    grid = [x["bound"] * F(i, 8) for i in range(-8, 9)]
-    return all(_stage_cost(x, x["u"]) <= _stage_cost(x, v) for v in grid)
+    """Return whether u is admissible and no other control costs less, for costs that are quadratic in u."""
+    Q, B, e, b = x["Q"], x["B"], x["e"], x["bound"]
+    if np.any(Q != Q.T) or e @ Q @ e != 0 or B @ Q @ e != 0 or abs(x["u"]) > b:
+        return False
+    curvature = x["r"] + B @ Q @ B + 2 * e @ (Q @ x["b"] + x["w"])
+    slope = x["l"] + B @ (Q @ x["b"] + x["w"])
+    rivals = [-b, b]
+    if curvature > 0 and abs(slope) < curvature * b:
+        rivals.append(-slope / curvature)
+    return all(_stage_cost(x, x["u"]) <= _stage_cost(x, v) for v in rivals)
 
 
 def _optimal(violator: Sampler) -> Hypothesis:
-    return Hypothesis("minimum", r"$u$ minimises $J$ over $|u|\le b$ (read on a grid)", _is_optimal, violator)
+    statement = r"$u$ minimises $J$ over $|u|\le b$ ($J$ quadratic in $u$, $Q$ symmetric)"
+    return Hypothesis("minimum", statement, _is_optimal, violator)
 
 
 def _inside(seed: int) -> Instance:
@@ -241,6 +250,14 @@ T32b = register(
         sampler=_one_stage,
         hypotheses=(
             _optimal(with_entries(_parabola_stage, u=F(1), v=F(0))),
+            Hypothesis(
+                "admissible",
+                r"$|v|\le b$",
+                lambda x: abs(x["v"]) <= x["bound"],
+                lambda seed: (
+                    _parabola_stage(seed) | {"w": as_fractions([-seed - 3, 0]), "u": F(1), "v": F(2)}
+                ),
+            ),
             Hypothesis(
                 "convex running cost",
                 "$L_t$ is convex in $u$",

@@ -116,8 +116,12 @@ T30 = register(
             ),
             Hypothesis(
                 "number of parameters",
-                r"$\psi$ has $d$ parameters",
-                lambda x: x["parameters"].shape[1] <= x["d"],
+                r"$\psi$ has $d$ parameters, in $[0,1]^d$; $N\ge1$",
+                lambda x: (
+                    x["N"] >= 1
+                    and x["parameters"].shape[1] <= x["d"]
+                    and bool(np.all(abs(2 * x["parameters"] - 1) <= 1))
+                ),
                 _square,
             ),
         ),
@@ -144,10 +148,24 @@ def _residual(x: Instance) -> np.ndarray:
 
 def _x1(x: Instance, factor: int = 1):
     i, s = x["missing"], x["s"]
-    weakest = 0 * s[0] if x["deficient"] else s[x["kept"][-1]]
     X = np.outer(x["U"][:, i], x["G"][-1])
     Y = s[i] * np.outer(inverse(x["G"])[:, -1], x["V"][:, i])
-    return _loss_curvature(x, X, Y), -factor * (s[i] - weakest) ** 2
+    gain = 2 * s[i] ** 2 if x["deficient"] else s[i] ** 2 - s[x["kept"][-1]] ** 2
+    return _loss_curvature(x, X, Y), -factor * gain
+
+
+def _normal_form(x: Instance) -> tuple[np.ndarray, np.ndarray]:
+    """Return U_S G and G^{-1} diag(s_S) V_Sᵀ, without the last component where it is not kept."""
+    kept, present = list(x["kept"]), np.array([1] * (len(x["kept"]) - 1) + [int(not x["deficient"])])
+    left, right = x["U"][:, kept] * present, np.diag(x["s"][kept] * present) @ x["V"][:, kept].T
+    return left @ x["G"], inverse(x["G"]) @ right
+
+
+def _is_normal(x: Instance) -> bool:
+    B, A = _normal_form(x)
+    unit = eye(len(x["s"]))
+    orthogonal = np.all(x["U"].T @ x["U"] == unit) and np.all(x["V"].T @ x["V"] == unit)
+    return bool(orthogonal and np.all(x["B"] == B) and np.all(x["A"] == A))
 
 
 def _stationary_point(seed: int, kept: tuple[int, ...] | None = None, missing: int | None = None) -> Instance:
@@ -161,11 +179,9 @@ def _stationary_point(seed: int, kept: tuple[int, ...] | None = None, missing: i
     picked = (int(rng.integers(0, 2)) * 2, 3) if kept is None else kept
     U, V, G = random_orthogonal(rng, n), random_orthogonal(rng, n), random_full_rank(rng, 2, 2)
     deficient = seed % 3 == 0 and kept is None
-    present = as_fractions([1, 0 if deficient else 1])
-    B = U[:, picked] * present @ G
-    A = inverse(G) @ np.diag(s[list(picked)] * present) @ V[:, picked].T
-    x = {"U": U, "V": V, "s": s, "G": G, "A": A, "B": B, "kept": picked, "deficient": deficient}
-    return x | {"missing": 1 if missing is None else missing}
+    x = {"U": U, "V": V, "s": s, "G": G, "kept": picked, "deficient": deficient}
+    B, A = _normal_form(x)
+    return x | {"B": B, "A": A, "missing": 1 if missing is None else missing}
 
 
 def _plain_point(seed: int) -> Instance:
@@ -179,12 +195,12 @@ X1 = register(
     Theorem(
         id="X1",
         name="two factors hide no local minimum",
-        latex=r"D^2f[X,Y]\le-(s_i-s_j)^2,\quad f=\tfrac12\|BA-W\|_F^2,\ X=u_i(G^\top e_j)^\top,"
+        latex=r"D^2f[X,Y]=-(s_i^2-s_j^2),\quad f=\tfrac12\|BA-W\|_F^2,\ X=u_i(G^\top e_j)^\top,"
         r"\ Y=s_iG^{-1}e_jv_i^\top",
-        words="a stationary point of LoRA's least squares keeps some singular components of W; where it "
-        "lacks a larger one, exchanging it for the smallest kept (or for an empty column) goes down, so "
-        "every local minimum is global",
-        kind="upper",
+        words="a stationary point of LoRA's least squares keeps some singular components of an invertible W; "
+        "where it lacks a larger one, exchanging it for the smallest kept (or, at -2 s_i², for an empty "
+        "column) goes down, so every local minimum is global",
+        kind="identity",
         entries={
             "U": "left singular vectors of W, (n, n)",
             "V": "right ones, (n, n)",
@@ -201,21 +217,22 @@ X1 = register(
         hypotheses=(
             Hypothesis(
                 "stationary",
-                r"$(BA-W)A^\top=0$ and $B^\top(BA-W)=0$",
-                lambda x: bool(np.all(_residual(x) @ x["A"].T == 0) and np.all(x["B"].T @ _residual(x) == 0)),
+                r"$B=U_SG$, $A=G^{-1}\mathrm{diag}(s_S)V_S^\top$ (singular $W$ have others)",
+                _is_normal,
                 with_entries(_plain_point, B=lambda x: 10 * x["B"]),
             ),
             Hypothesis(
-                "not the best",
-                "$s_i>s_j$ for some $i$ that is not kept and some $j$ that is",
-                lambda x: x["missing"] not in x["kept"] and (x["deficient"] or x["missing"] < x["kept"][-1]),
-                lambda seed: _stationary_point(seed, (0, 1), 3),
+                "missing",
+                "$i$ is not kept",
+                lambda x: x["missing"] in {*range(len(x["s"]))} - {*x["kept"]},
+                with_entries(_plain_point, missing=0),
             ),
         ),
         mutant=Mutant("three times the curvature", lambda x: _x1(x, 3), _plain_point),
         proof="The two parts of XA + BY are orthogonal, and (BA - W) v_i = -s_i u_i: the form is "
         "s_j² + s_i² - 2 s_i² for a kept j, and -2 s_i² for an empty column. Every stationary point has this "
-        "form (Baldi and Hornik 1989, recalled).",
+        "form if W is invertible (Baldi and Hornik 1989, recalled); for a singular W, B = 0 with the rows of "
+        "A in its kernel is stationary as well.",
         source="Baldi and Hornik 1989",
         status=ProofStatus.searched(),
     )

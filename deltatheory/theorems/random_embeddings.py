@@ -19,7 +19,7 @@ from deltatheory.theorems.instances import Instance, with_entries
 from deltatheory.theorems.intervals import exp, sqrt
 from deltatheory.theorems.random_subspaces import (
     GAUSSIAN_ROWS,
-    beta_cdf,
+    captured_cdf,
     chi_squared_tail,
     gaussian_hypotheses,
     gaussian_rows,
@@ -72,6 +72,10 @@ def _t13(x: Instance, factor: int = 1):
     if x["adapted"]:
         return one, right  # a direction in the kernel of A is lost
     rows = x["independent_rows"]  # each of them d / rows times
+    if k not in (1, 2):
+        raise ValueError(f"k={k}: the law is known here for k = 1 and 2.")
+    if float(root) <= 0:
+        return 0 * one, right  # no singular value is below zero
     least = root * root * rows / (d * d * x["variance"])
     kept = chi_squared_tail(rows, least) if k == 1 else smallest_eigenvalue_tail(rows, least)
     return 1 - kept, right
@@ -118,6 +122,7 @@ T13 = register(
                 with_entries(_many_rows, adapted=True),
             ),
             *gaussian_hypotheses(_many_rows),
+            Hypothesis("margin", "$t\\ge0$", lambda x: x["t"] >= 0, with_entries(_many_rows, t=F(-3))),
         ),
         mutant=Mutant(
             "exponent 2 t^2",
@@ -141,7 +146,7 @@ def _t14(x: Instance, whole: bool = False):
     one = one_like(x["sin2"])
     codimension = D if whole else D - d
     gap = one * codimension / sqrt(one * (codimension + 1)) - w
-    hit = 1 - beta_cdf(d // 2, (D - d) // 2, 1 - x["sin2"]) if x["law"] == "Haar" else one
+    hit = 1 - captured_cdf(d, D, 1 - x["sin2"]) if x["law"] == "Haar" else one
     return hit, exp(-gap * gap / 18) * 7 / 2
 
 

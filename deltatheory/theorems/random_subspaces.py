@@ -247,11 +247,17 @@ T11 = register(
         hypotheses=(
             Hypothesis(
                 "fixed vectors",
-                "the vectors are fixed before $A$ is drawn",
-                lambda x: not x["adapted"],
+                "$m\\ge1$ vectors are fixed before $A$ is drawn",
+                lambda x: not x["adapted"] and x["m"] >= 1,
                 with_entries(_many_rows, adapted=True),
             ),
             *gaussian_hypotheses(_many_rows),
+            Hypothesis(
+                "deviation",
+                r"$0<\epsilon<1$",
+                lambda x: 0 < x["eps"] < 1,
+                with_entries(_many_rows, eps=F(-1, 2)),
+            ),
         ),
         mutant=Mutant("exponent d eps^2 / 2", _too_strong_exponent, _many_rows),
         proof="Chernoff for χ²_d on both sides; union over the vectors.",
@@ -275,6 +281,17 @@ def beta_cdf(a: int, b: int, x):
     return sum(math.comb(n, j) * x**j * (1 - x) ** (n - j) for j in range(a, n + 1))
 
 
+def captured_cdf(d: int, D: int, x):
+    """Return P(‖Pg‖²/‖g‖² <= x) for a Haar subspace of dimension d of R^D, d and D - d even.
+
+    Raises:
+        ValueError: for an odd d or D - d, where the law is not a finite sum.
+    """
+    if d % 2 or (D - d) % 2:
+        raise ValueError(f"d={d}, D={D}: the finite sum is for even d and even D - d.")
+    return beta_cdf(d // 2, (D - d) // 2, x)
+
+
 def _t12(x: Instance):
     d, D, beta = x["d"], x["D"], x["beta"]
     one = one_like(beta)
@@ -283,7 +300,7 @@ def _t12(x: Instance):
     elif x["law"] == "axes":
         left = one * (D - d) / D  # the gradient is an axis: it is captured whole or not at all
     else:
-        left = beta_cdf(d // 2, (D - d) // 2, beta * d / D)
+        left = captured_cdf(d, D, beta * d / D)
     return left, exp((1 - beta + log(beta)) * d / 2)
 
 
@@ -338,7 +355,10 @@ T12 = register(
                 with_entries(_small_beta, law="axes"),
             ),
             Hypothesis(
-                "below the mean", "$\\beta<1$", lambda x: x["beta"] < 1, with_entries(_small_beta, beta=F(3))
+                "below the mean",
+                "$0<\\beta<1$",
+                lambda x: 0 < x["beta"] < 1,
+                with_entries(_small_beta, beta=F(3)),
             ),
         ),
         mutant=Mutant(

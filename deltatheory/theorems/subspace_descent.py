@@ -143,6 +143,12 @@ def _all_draws(projectors: list, k: int) -> list:
     return list(product(range(len(projectors)), repeat=k))
 
 
+def _is_unbiased(x: Instance) -> bool:
+    mean = sum(x["projectors"]) / len(x["projectors"])
+    orthogonal = all(np.all(P == P.T) and np.all(P @ P == P) for P in x["projectors"])
+    return orthogonal and bool(np.all(mean == eye(len(x["x0"])) * F(x["d"], len(x["x0"]))))
+
+
 def _t06(x: Instance):
     f, total = x["f"], 0
     for draw in x["draws"]:
@@ -198,16 +204,16 @@ T06 = register(
         sampler=_fresh(_pl),
         hypotheses=(
             smooth(with_entries(_even_bowl, L=lambda x: x["L"] / 2, mu=lambda x: x["L"] / 4)),
-            Hypothesis("PL", r"$\frac12\|\nabla f\|^2\ge\mu(f-f^*)$", lambda x: x["f"].is_pl(x["mu"]), _far),
+            Hypothesis(
+                "PL",
+                r"$\frac12\|\nabla f\|^2\ge\mu(f-f^*)$, $\mu>0$",
+                lambda x: x["mu"] > 0 and x["f"].is_pl(x["mu"]),
+                _far,
+            ),
             Hypothesis(
                 "unbiased",
-                r"$E[P]=\frac dDI$",
-                lambda x: bool(
-                    np.all(
-                        sum(x["projectors"]) / len(x["projectors"])
-                        == eye(len(x["x0"])) * F(x["d"], len(x["x0"]))
-                    )
-                ),
+                r"$E[P]=\frac dDI$, every $P$ an orthogonal projector",
+                _is_unbiased,
                 with_entries(_even_bowl, projectors=lambda x: x["projectors"][:1], draws=[(0, 0)]),
             ),
             Hypothesis(

@@ -159,8 +159,8 @@ T04a = register(
         hypotheses=(
             Hypothesis(
                 "PL",
-                r"$\frac12\|\nabla f\|^2\ge\mu(f-f^*)$ on $R^D$",
-                lambda x: x["f"].is_pl(x["mu"]),
+                r"$\frac12\|\nabla f\|^2\ge\mu(f-f^*)$ on $R^D$, $\mu>0$",
+                lambda x: x["mu"] > 0 and x["f"].is_pl(x["mu"]),
                 _far_on_huber,
             ),
             Hypothesis(
@@ -256,12 +256,15 @@ T08 = register(
         sampler=_low_rank_quadratic,
         hypotheses=(
             Hypothesis(
-                "enough dimensions", "$d\\ge k=rank H$", lambda x: x["A"].shape[1] >= x["k"], _too_small
+                "enough dimensions",
+                r"$d\ge k=\mathrm{rank}\,H$",
+                lambda x: x["A"].shape[1] >= x["k"] == rank(x["f"].H),
+                _too_small,
             ),
             Hypothesis(
                 "general position",
-                r"$\mathrm{rank}(HA)=\min(d,k)$",
-                lambda x: rank(x["f"].H @ x["A"]) == min(x["A"].shape[1], x["k"]),
+                r"$\mathrm{rank}(HA)=\min(d,k)$, $H\succeq0$",
+                lambda x: x["f"].is_convex and rank(x["f"].H @ x["A"]) == min(x["A"].shape[1], x["k"]),
                 with_entries(_too_small, A=eye(4)[:, 2:]),  # P H = 0
             ),
         ),

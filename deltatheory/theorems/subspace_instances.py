@@ -129,8 +129,8 @@ def strongly_convex(violator: Sampler) -> Hypothesis:
     """Return that f is mu-strongly convex."""
     return Hypothesis(
         "strongly convex",
-        r"$f-\frac\mu2\|x\|^2$ is convex",
-        lambda x: x["f"].is_strongly_convex(x["mu"]),
+        r"$f-\frac\mu2\|x\|^2$ is convex, $\mu>0$",
+        lambda x: x["mu"] > 0 and x["f"].is_strongly_convex(x["mu"]),
         violator,
     )
 
@@ -176,8 +176,10 @@ def small_bowl(seed: int) -> Instance:
 
 
 def right_step(violator: Sampler) -> Hypothesis:
-    """Return that the step is 1/L."""
-    return Hypothesis("step", "the step is $1/L$", lambda x: x["step"] == 1 / x["L"], violator)
+    """Return that all steps, at least one, are 1/L."""
+    return Hypothesis(
+        "step", "the step is $1/L$, $N\\ge1$", lambda x: x["step"] == 1 / x["L"] and x["N"] >= 1, violator
+    )
 
 
 def orthogonal_projection(violator: Sampler) -> Hypothesis:

@@ -106,8 +106,8 @@ T09 = register(
             smooth(with_entries(_one_parabola, L=F(1, 3))),
             Hypothesis(
                 "short step",
-                "$0<h\\le1$",
-                lambda x: 0 < x["h"] <= 1,
+                "$0<h\\le1$, $N\\ge0$",
+                lambda x: 0 < x["h"] <= 1 and x["N"] >= 0,
                 with_entries(_one_parabola, h=F(19, 10)),
             ),
             minimiser(_ramp),

@@ -1,0 +1,54 @@
+"""Instances that meet all hypotheses as coded satisfy the theorem, whatever is done to their entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from deltatheory.theorems import THEOREMS
+
+SEEDS = 1
+REFUSED = (ValueError, ZeroDivisionError, IndexError, TypeError, OverflowError)
+
+
+def spoiled(value: object) -> Iterator[object]:
+    """An entry with its sign flipped, scaled, dropped to zero, moved, or put in another order."""
+    if isinstance(value, bool | np.bool_):
+        yield not value
+    elif isinstance(value, int):
+        yield from (-value, value + 1, value - 1, 0)
+    elif isinstance(value, Fraction):
+        yield from (-value, 2 * value, value / 2, value * 0, -value - 1)
+    elif isinstance(value, np.ndarray) and value.size:
+        yield from (-value, 2 * value, value / 2, value * 0, value[::-1])
+        if value.ndim == 2 and value.shape[0] == value.shape[1] > 1:
+            yield value.T
+            skew = value.copy()
+            skew[0, 1] = skew[0, 1] + 3
+            yield skew
+    elif isinstance(value, list | tuple) and value:
+        kind = type(value)
+        yield kind(value[::-1])
+        if all(isinstance(entry, np.ndarray) for entry in value):
+            yield from (kind(-entry for entry in value), kind(2 * entry for entry in value))
+
+
+@pytest.mark.parametrize("theorem", THEOREMS.values(), ids=lambda theorem: theorem.id)
+def test_no_entry_can_be_spoiled_unnoticed(theorem) -> None:
+    broken = []
+    sources = [theorem.sampler, *([theorem.extremal] if theorem.extremal else []), theorem.mutant.instance]
+    for source in sources:
+        for seed in range(SEEDS):
+            instance = source(seed)
+            for name in theorem.entries:
+                for value in spoiled(instance[name]):
+                    try:
+                        changed = instance | {name: value}
+                        if not theorem.unmet(changed) and theorem.check(changed, exact=True).holds is False:
+                            broken.append((name, instance[name], value))
+                    except REFUSED:
+                        continue
+    assert broken == []
