@@ -30,12 +30,12 @@ from experiments.benchmarks.random_model import random_decoder, random_task
 from experiments.measuring import peak_bytes, processor, wall, write
 from experiments.page import Table
 
-# blocks, width, keys, inner width, heads, heads of keys, vocabulary
+# blocks, width, keys, inner width, heads, heads of keys
 MODELS = {
-    "Llama-3.2-1B": (16, 2048, 512, 8192, 32, 8, 128256),
-    "Llama-2-7B": (32, 4096, 4096, 11008, 32, 32, 32000),
+    "Llama-3.2-1B": (16, 2048, 512, 8192, 32, 8),
+    "Llama-2-7B": (32, 4096, 4096, 11008, 32, 32),
 }
-TINY = {"tiny": (2, 32, 16, 64, 4, 2, 64)}
+TINY = {"tiny": (2, 32, 16, 64, 4, 2)}
 SEVERAL: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lora", {"r": 8}),
     ("lora", {"r": 8, "targets": ["all-linear"]}),
@@ -49,7 +49,7 @@ STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("prefix", {"length": 8, "gate": "values"}),
     ("subspace", {"d": 1000}),
 )
-BATCH = 16
+BATCH, WORDS = 16, 64
 
 
 def main(
@@ -78,7 +78,7 @@ def main(
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
-    _report(path, log, device)
+    _report(path, log)
 
 
 def _plan(texts: list[tuple[int, int]]) -> list[tuple[str, tuple[int, int]]]:
@@ -89,7 +89,7 @@ def _plan(texts: list[tuple[int, int]]) -> list[tuple[str, tuple[int, int]]]:
 def _backbone(name: str, shape: tuple[int, ...], device: str, longest: int) -> Backbone:
     from transformers import LlamaConfig
 
-    blocks, width, keys, inner, heads, of_keys, vocabulary = shape
+    blocks, width, keys, inner, heads, of_keys = shape
     assert keys == width // heads * of_keys
     config = LlamaConfig(
         num_hidden_layers=blocks,
@@ -97,7 +97,7 @@ def _backbone(name: str, shape: tuple[int, ...], device: str, longest: int) -> B
         intermediate_size=inner,
         num_attention_heads=heads,
         num_key_value_heads=of_keys,
-        vocab_size=vocabulary,
+        vocab_size=WORDS,
         max_position_embeddings=longest + 16,
         bos_token_id=0,
         eos_token_id=0,
@@ -107,8 +107,7 @@ def _backbone(name: str, shape: tuple[int, ...], device: str, longest: int) -> B
 
 def _measured(backbone: Backbone, what: str, count: int, length: int) -> dict[str, Any]:
     cuda = backbone.device.type == "cuda"
-    vocabulary = backbone.model.config.vocab_size
-    task = random_task(count, length, vocabulary)
+    task = random_task(count, length, WORDS)
     delta = make_delta("full", backbone) if "kernel" in what else _delta(what.removeprefix("step "), backbone)
     problem = ClassificationProblem(backbone, task, delta, "random", max_length=length, check=False)
     run = _work(problem, what)
@@ -124,6 +123,7 @@ def _measured(backbone: Backbone, what: str, count: int, length: int) -> dict[st
         "seconds": seconds,
         "bytes": peak_bytes(cuda) - before,
         "weights": weights,
+        "device": torch.cuda.get_device_name() if cuda else processor(),
     }
 
 
@@ -143,7 +143,7 @@ def _work(problem: ClassificationProblem, what: str) -> Callable[[int], object]:
     return lambda n: tangent_kernels(problem, deltas, train=n, test=0, outputs="contrast")
 
 
-def _report(path: Path, log: ResultLog, device: str) -> None:
+def _report(path: Path, log: ResultLog) -> None:
     rows, lines = [row["config"] | row["result"] for row in log.rows()], []
     for row in rows:
         if "error" in row:
@@ -164,13 +164,14 @@ def _report(path: Path, log: ResultLog, device: str) -> None:
         )
     columns = ["model", "what", "texts", "tokens", "seconds", "texts a second"]
     columns += ["weights, GiB", "beyond them, GiB", "TFLOP/s counted"]
-    name = torch.cuda.get_device_name() if device == "cuda" else processor()
     several = ", ".join(" ".join([n, *(f"{k}={v}" for k, v in o.items())]) for n, o in SEVERAL)
+    devices = sorted({row["device"] for row in rows if "device" in row})
     text = "\n\n".join(
         [
             Table("", columns, lines).body(),
             f"Random weights in bfloat16, Grams in float32, one contrast a text; kernels of {several} in one "
-            f"call. A step is a loss and a gradient of {BATCH} texts. {name}, torch {torch.__version__}.",
+            f"call. A step is a loss and a gradient of {BATCH} texts. The embeddings have {WORDS} words. "
+            f"{', '.join(devices)}.",
         ]
     )
     write(path, {"rows": rows}, text)
