@@ -11,7 +11,7 @@ from tiny_problems import copy_task, toy_task
 from deltatheory.deltas import make_delta
 from deltatheory.linearization.factors import tangent_kernels
 from deltatheory.problems import ClassificationProblem, GenerationProblem, Setup
-from deltatheory.training.trainer import Training, train
+from deltatheory.training import Training, predict_learning_rate, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -65,6 +65,14 @@ def test_generation_answers_the_same():
         problem = GenerationProblem(backbone, copy_task(), delta, max_new_tokens=3, check=False)
         answers.append(problem.evaluate(delta.initial(), problem.test))
     assert answers[0] == pytest.approx(answers[1])
+
+
+def test_the_learning_rate_is_the_same():
+    rates = []
+    for device in ("cpu", "cuda"):
+        found = predict_learning_rate(problem_on(device, "lora", {"r": 2}), training=Training(batch_size=8))
+        rates.append(found.rate)
+    assert rates[1] == pytest.approx(rates[0], rel=1e-6)
 
 
 def test_the_verbs_end_in_a_result():

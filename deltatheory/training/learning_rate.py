@@ -36,7 +36,7 @@ _SPREAD = 2.5  # factor to either side of it that holds the best rate of nine in
 _SHARE = 0.1  # of the passes of the training, which the prediction may cost
 _EXAMPLES = 8  # that a gradient is taken of, and others that are looked at
 _LOOKS = 4  # that are taken however short the training is
-_FIRST = 1e-3  # where the search begins
+_FIRST = 0.5  # length of the step at the rate where the search begins, which mostly lies below the right one
 _CLOSE = 1.2  # the search ends where M is so near to the wanted one
 _FURTHEST = 100.0  # factor between two rates that are tried
 _LEAST, _MOST = 1e-9, 1e3
@@ -128,7 +128,7 @@ def predict_learning_rate(
     budget = _SHARE * training.steps * training.batch_size * (FORWARD + BACKWARD)
     looks = max(_LOOKS, int((budget - problem.passes) / probe.cost))
     try:
-        moved = sorted(_search(probe.movement, _WANTED, looks))
+        moved = sorted(_search(probe.movement, _WANTED, _FIRST / math.sqrt(problem.delta.size), looks))
     finally:
         problem.restore()
     rate = _crossing(moved, _WANTED)
@@ -190,18 +190,21 @@ class _Probe:
         return moved if math.isfinite(moved) else math.inf
 
 
-def _search(movement: Callable[[float], float], wanted: float, looks: int) -> list[tuple[float, float]]:
+def _search(
+    movement: Callable[[float], float], wanted: float, first: float, looks: int
+) -> list[tuple[float, float]]:
     """Return (η, M(η)) at rates that close in on M(η) = M*.
 
     Args:
         movement: η ↦ M(η).
         wanted: M*.
+        first: η to begin with, better too small: where the network has collapsed M says nothing.
         looks: measurements at most.
 
-    >>> _search(lambda rate: 200 * rate, 0.5, looks=4)
-    [(0.001, 0.2), (0.0025, 0.5)]
+    >>> [(round(rate, 6), round(m, 6)) for rate, m in _search(lambda rate: 200 * rate, 0.8, 1e-3, looks=4)]
+    [(0.001, 0.2), (0.002, 0.4), (0.004, 0.8)]
     """
-    rate, moved = _FIRST, []
+    rate, moved = first, []
     for _ in range(looks):
         moved.append((rate, movement(rate)))
         rate = _crossing(moved, wanted)
@@ -212,7 +215,10 @@ def _search(movement: Callable[[float], float], wanted: float, looks: int) -> li
 
 
 def _crossing(moved: Sequence[tuple[float, float]], wanted: float) -> float:
-    """Return the rate at which M passes M*: ln M is linear in ln η between two rates, of slope 1 outside.
+    """Return the rate at which M passes M*: ln M is linear in ln η between two rates.
+
+    From below the slope goes on, and is 2 as long as one rate is known; from above it is ½, for a network
+    that has collapsed moves no further.
 
     Args:
         moved: (η, M(η)), at least one.
@@ -221,12 +227,22 @@ def _crossing(moved: Sequence[tuple[float, float]], wanted: float) -> float:
     >>> round(_crossing([(1.0, 1.0), (4.0, 16.0)], 4.0), 6)  # M = η²
     2.0
     """
-    too_large = min((one for one in moved if one[1] > wanted), default=None)
-    small = [one for one in moved if one[1] <= wanted and (too_large is None or one[0] < too_large[0])]
-    if too_large and small:
-        (low, less), (high, more) = max(small), too_large
+    above = min((one for one in moved if one[1] > wanted), default=None)
+    below = sorted(one for one in moved if one[1] <= wanted and (above is None or one[0] < above[0]))
+    if above and below:
+        (low, less), (high, more) = below[-1], above
         share = math.log(wanted / less) / math.log(more / less) if less and math.isfinite(more) else 0.5
         return low * (high / low) ** share
-    rate, found = too_large or max(small)
-    factor = wanted / found if found else math.inf
+    if above:
+        rate, factor = above[0], (wanted / above[1]) ** 2
+    else:
+        rate, found = below[-1]
+        slope = _slope(*below[-2:]) if len(below) > 1 else 2.0
+        factor = (wanted / found) ** (1 / slope) if found else math.inf
     return min(max(rate * min(max(factor, 1 / _FURTHEST), _FURTHEST), _LEAST), _MOST)
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Return d ln M / d ln η between two rates, kept within what a network shows before it collapses."""
+    (low, less), (high, more) = one, other
+    return min(max(math.log(more / less) / math.log(high / low), 1.0), 4.0) if less and more else 2.0

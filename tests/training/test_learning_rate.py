@@ -43,17 +43,23 @@ def test_the_rate_has_the_units_of_delta(name, options):
     assert other.rate / one.rate == pytest.approx(64.0, rel=0.5)
 
 
-def test_the_search_finds_the_rate_of_a_movement_that_is_known():
+@pytest.mark.parametrize("first", [1e-5, 1e-3, 1.0])
+def test_the_search_finds_the_rate_of_a_movement_that_is_known(first):
     """M = aη + bη² = M* has the root (√(a² + 4bM*) - a)/2b; a step of a linear map moves by aη alone."""
     a, b, wanted = 30.0, 4e4, 0.65
     root = (math.sqrt(a * a + 4 * b * wanted) - a) / (2 * b)
-    moved = _search(lambda rate: a * rate + b * rate**2, wanted, looks=8)
+    moved = _search(lambda rate: a * rate + b * rate**2, wanted, first, looks=8)
     assert _crossing(moved, wanted) == pytest.approx(root, rel=0.03)
-    assert len(moved) <= 4
+
+
+def test_a_collapsed_network_that_moves_as_much_as_wanted_is_not_taken():
+    """Beyond η = 0.01 it moves less and less, and passes M* once more at 0.1."""
+    moved = _search(lambda rate: 200 * rate if rate < 0.01 else 0.065 / rate, 0.65, 1e-3, looks=8)
+    assert _crossing(moved, 0.65) == pytest.approx(0.65 / 200, rel=0.05)
 
 
 def test_a_network_that_overflows_is_too_large_a_rate():
-    moved = _search(lambda rate: math.inf if rate > 1e-5 else 1e4 * rate, 0.05, looks=8)
+    moved = _search(lambda rate: math.inf if rate > 1e-5 else 1e4 * rate, 0.05, 1e-3, looks=8)
     assert _crossing(moved, 0.05) == pytest.approx(5e-6, rel=0.2)
 
 
