@@ -58,7 +58,7 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
         for task in scope.tasks:
             yield from _ranks(scope, model, task, known)
         for task, result in dimension.measured(scope, model, known):
-            if one := _again(scope, model, task, result, known):
+            if one := predicted_anew(scope, model, task, result, known):
                 yield one
 
 
@@ -123,7 +123,7 @@ def findings(scope: Scope, known: Known) -> Findings:
     return Findings(verdict, ran, found, numbers, tables, figures)
 
 
-def _again(scope: Scope, model: str, task: TaskInfo, result: dict, known: Known) -> Trial | None:
+def predicted_anew(scope: Scope, model: str, task: TaskInfo, result: dict, known: Known) -> Trial | None:
     """Return the trial that predicts anew, from the logits, what a search had predicted from margins.
 
     `None` where that makes no difference, with two classes, or the search has done so itself.
@@ -138,7 +138,7 @@ def _rows(scope: Scope, model: str, known: Known) -> list[dict[str, Any]]:
     """Return what is predicted and measured of each task whose logits' kernel has been computed."""
     rows = []
     for task, result in dimension.measured(scope, model, known):
-        if again := _again(scope, model, task, result, known):
+        if again := predicted_anew(scope, model, task, result, known):
             if not (found := known.get(again)):
                 continue
             joined = {key: {**result[key], **found[key]} for key in ("passes", "seconds")}
