@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ class Meter:
 
     Attributes:
         squares: Σ |u_t|² over blocks and texts.
-        texts: that were steered.
+        texts: that were steered, or tokens.
     """
 
     squares: Tensor | float = 0.0
@@ -124,29 +124,40 @@ class Meter:
 
 @contextmanager
 def steered(
-    model: nn.Module, layers: Iterable[nn.Module], controller: Controller, pooling: Pooling
+    model: nn.Module,
+    layers: Iterable[nn.Module],
+    controller: Controller,
+    pooling: Pooling | Literal["each"],
 ) -> Iterator[Meter]:
     """Let a controller act behind every block while the context is open; the hooks are removed at its end.
+
+    With "each" every real token is a state of its own, and is moved by its own control. In `generate` a token
+    is then moved alike whether its keys and values are kept or it is run again: the text is the same with the
+    cache and without. With "last" it is not, since a token that is run again is no longer the last.
 
     Args:
         model: any `transformers` model, called with its attention mask (`watching`).
         layers: its blocks, in order.
         controller: for these blocks.
-        pooling: how states are measured, that of the controller's nominal states.
+        pooling: how states are measured, that of the controller's nominal states, or "each" token.
     """
     meter = Meter()
     errors: list[Tensor] = []
     memory: list[Tensor] = []
 
     def act(t: int, x: Tensor, mask: Tensor) -> Tensor:
+        real = mask.bool()
+        z = x[real] if pooling == "each" else pool(x, mask, pooling)
         if t == 0:
             errors.clear()
             memory.clear()
-            meter.texts += len(x)
-        errors.append(controller.setpoint.error(t, pool(x, mask, pooling), memory))
+            meter.texts += len(z)
+        errors.append(controller.setpoint.error(t, z, memory))
         u = controller.control(t, errors)
         meter.squares = meter.squares + u.detach().square().sum()
-        return spread(x, u, mask, pooling)
+        if pooling != "each":
+            return spread(x, u, mask, pooling)
+        return torch.zeros_like(x).masked_scatter(real[..., None], u) + x
 
     with watching(model, layers, act):
         yield meter

@@ -175,6 +175,26 @@ def test_control_moves_the_newest_token_of_padded_generation():
     torch.testing.assert_close(moved, expected.detach(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_text_that_is_steered_token_by_token_is_the_same_with_a_cache_and_without(family):
+    model = tiny_model(family).double().eval()
+    blocks = model.base_model.h if family == "gpt2" else model.base_model.layers
+    ids, mask = (torch.tensor(rows) for rows in PADDED["left"])
+    states = torch.randn(2, 12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    setpoint = ClassSetpoint(NominalStates(states, torch.arange(12) % 2, "last"))
+
+    def generated(gain, ids, mask, **options):
+        how = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, **options}
+        with torch.no_grad(), steered(model, blocks, PID(setpoint, gain), "each"):
+            return model.generate(input_ids=ids, attention_mask=mask, **how)[:, ids.shape[1] :].tolist()
+
+    cached = generated(0.5, ids, mask)
+    assert generated(0.5, ids, mask, use_cache=False) == cached
+    assert generated(0.0, ids, mask) != cached
+    alone = torch.tensor([SHORT])
+    assert generated(0.5, alone, torch.ones_like(alone)) == cached[:1]
+
+
 def hook_count(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
