@@ -62,14 +62,14 @@ def quadratic_threshold(first: int, last: int, c: Fraction) -> Cases:
 
 
 def chi_square_tails(first: int, last: int, c: Fraction) -> Cases:
-    """T11: both tails of chi^2_d/d at 1 +- eps are <= exp(-c d (eps^2/4 - eps^3/6)), with c = 1, even d.
+    """T11: both tails of chi^2_d/d at 1 +- eps are <= c ((1 + eps) exp(-eps))^(d/2), with c = 1, even d.
 
     P(chi^2_d > x) = exp(-x/2) sum_{j < d/2} (x/2)^j / j!, a Poisson sum; eps = 1/10, ..., 9/10.
     """
     for d in range(first + first % 2, last + 1, 2):
         for tenth in range(1, 10):
             eps = Fraction(tenth, 10)
-            bound = exp(enclose(-c * d * (eps**2 / 4 - eps**3 / 6)))
+            bound = exp(enclose(-eps * d / 2)) * enclose(c * (1 + eps) ** (d // 2))
             for side, x in (("above", d * (1 + eps)), ("below", d * (1 - eps))):
                 half = x / 2
                 above = exp(enclose(-half)) * enclose(sum(half**j / factorial(j) for j in range(d // 2)))
@@ -141,7 +141,7 @@ ENUMERATIONS = {
     "coordinate_projectors": Enumeration(coordinate_projectors, (1, 10), 1, 1, True, 12),
     "expected_gap": Enumeration(expected_gap, (1, 10), 1, -1, True, 12),
     "quadratic_threshold": Enumeration(quadratic_threshold, (1, 7), 1, 1, True, 10),
-    "chi_square_tails": Enumeration(chi_square_tails, (2, 60), 1, 1, False, 100),
+    "chi_square_tails": Enumeration(chi_square_tails, (2, 60), 1, -1, False, 100),
     "gradient_capture": Enumeration(gradient_capture, (4, 40), 1, -1, False, 60),
     "hoeffding": Enumeration(hoeffding, (1, 24), 2, 1, False, 50),
     "maurer": Enumeration(maurer, (1, 300), 4, -1, True, 500),

@@ -352,7 +352,7 @@ def small_cases(m: SimpleNamespace) -> None:
         ("coordinate_projectors", 1, 4, 10, F(99, 100)),
         ("expected_gap", 1, 4, 10, F(99, 100)),
         ("quadratic_threshold", 1, 3, 14, F(11, 10)),
-        ("chi_square_tails", 2, 6, 54, F(9)),
+        ("chi_square_tails", 2, 6, 54, F(1, 9)),
         ("gradient_capture", 4, 8, 54, F(1, 9)),
         ("hoeffding", 1, 4, 62, F(3)),
         ("maurer", 1, 6, 6, F(39, 10)),

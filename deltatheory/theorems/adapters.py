@@ -82,6 +82,7 @@ T27a = register(
         ),
         proof="Matrix products are associative and distribute.",
         source="Hu et al. 2022",
+        certificates=("normal_forms",),
         status=ProofStatus.expanded("2 x 2"),
         exact_check=identity_test(_t27a, _lora),
     )
@@ -131,6 +132,7 @@ T27b = register(
         ),
         proof="Row by row.",
         source="Liu et al. 2022",
+        certificates=("normal_forms",),
         status=ProofStatus.expanded("2 x 2"),
         exact_check=identity_test(_t27b, _scaled_layer),
     )
@@ -229,6 +231,7 @@ T28a = register(
         ),
         proof="Associativity.",
         source="classical",
+        certificates=("lora_dimension",),
         status=ProofStatus.identity_tested(12),
         exact_check=identity_test(_t28a, _gauge),
     )
@@ -305,6 +308,7 @@ T28b = register(
         proof="dB A + B dA = 0 exactly for dB = B X, dA = -X A: r² null directions; invariant under "
         "invertible row and column operations, so one pair of factors a shape decides.",
         source="classical (manifold of fixed rank)",
+        certificates=("lora_dimension",),
         status=ProofStatus.enumerated("shapes up to 5 x 5; invariance covers all factors of full rank"),
         exact_check=_enumerate_t28b,
     )
@@ -376,6 +380,7 @@ T29 = register(
         ),
         proof="At B = 0 the gradient in A is 0 and the one in B is s G Aᵀ.",
         source="folklore; own form",
+        certificates=("first_lora_step",),
         status=ProofStatus.expanded("2 x 2, rank 1"),
         exact_check=identity_test(_t29, _first),
     )

@@ -98,6 +98,7 @@ T24 = register(
         ),
         proof="Split the sum over positions and multiply and divide each part by its own normaliser.",
         source="He et al. 2022, equation 7",
+        certificates=("prefix_is_gate",),
         status=ProofStatus.expanded("4 tokens of context, 2 of prefix"),
         exact_check=identity_test(_t24, _head),
     )
@@ -149,6 +150,7 @@ T25 = register(
         ),
         proof="A prefix only adds to the normaliser of the row.",
         source="Petrov et al. 2024",
+        certificates=("relative_attention",),
         status=ProofStatus.expanded("4 tokens of context, 2 of prefix"),
         exact_check=identity_test(_t25, _head),
     )
@@ -237,6 +239,7 @@ T26 = register(
         ),
         proof="Induction over layers: activations of the prompt see the prompt only.",
         source="after Petrov et al. 2024",
+        certificates=("causal_prompt_is_prefix",),
         status=ProofStatus.identity_tested(4000),
         exact_check=identity_test(_t26, _decoder),
     )
@@ -343,6 +346,7 @@ T39 = register(
         extremal=_pushed,
         proof="T24: o' - (1-λ) o = λ o_P with ‖o_P‖ <= s_max(W_v) M, and λ grows with every score.",
         source="own; sharper than the k e^α / g form of Bhargava et al. 2023 (recalled)",
+        certificates=("prefix_reach",),
         status=ProofStatus.searched(),
     )
 )

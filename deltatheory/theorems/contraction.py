@@ -91,6 +91,7 @@ T40 = register(
         extremal=_gain,
         proof="Induction over layers.",
         source="classical (Gronwall)",
+        certificates=("gronwall",),
         status=ProofStatus.searched(),
     )
 )
@@ -180,6 +181,7 @@ T41 = register(
         extremal=_contracting,
         proof="‖A_t v‖_P <= rho ‖v‖_P by convexity of A ↦ AᵀPA; induction.",
         source="classical (Lyapunov)",
+        certificates=("switched", "reflections"),
         status=ProofStatus.searched(),
     )
 )

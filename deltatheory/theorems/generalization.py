@@ -64,6 +64,11 @@ def _occam(x: Instance, count: int = 2) -> tuple[Any, Any]:
     return _failure(x, lambda risk, mean: not x["range"] * (risk - mean) <= margin), x["eta"]
 
 
+def _one_rare_loss(seed: int) -> Instance:
+    """Return one code of a small risk and one sample: it fails unless the loss is seen, and η is near 1."""
+    return _codes(0) | {"n": 1, "bits": 0, "risks": [F(1, 100)], "eta": F(99981, 100000)}
+
+
 def _enumerate_t18() -> bool:
     cases = (
         {"n": n, "bits": bits, "risks": [F(r, 20)] * 2**bits, "eta": F(1, eta)}
@@ -109,8 +114,11 @@ T18 = register(
             ),
         ),
         mutant=Mutant("8n in place of 2n", lambda x: _occam(x, 8), _coins),
+        closest=_one_rare_loss,
+        reach=0.99,
         proof="Hoeffding for each code, union over all codes.",
         source="classical (Blumer et al. 1987)",
+        certificates=("hoeffding",),
         status=ProofStatus.enumerated("180 binomial cases, n <= 30, up to 8 codes"),
         exact_check=_enumerate_t18,
     )
@@ -186,6 +194,7 @@ T19a = register(
         extremal=with_entries(_losses, n=1),
         proof="The powers of p cancel; Maurer's estimate of ξ.",
         source="Maurer 2004",
+        certificates=("maurer",),
         status=ProofStatus.enumerated("n <= 200, in integers"),
         exact_check=_enumerate_t19a,
     )
@@ -256,6 +265,8 @@ T19b = register(
             lambda x: (_failure(x, lambda risk, mean: not _kl(mean, risk) <= 0 * risk), x["eta"]),
             _coins,
         ),
+        closest=lambda seed: _codes(0) | {"n": 2, "risks": [F(1, 2)], "eta": F(70711, 100000)},
+        reach=0.7071,  # ξ(2) = 5/2 is charged as 2√2, and Markov's inequality is not attained
         proof="Change of measure (Donsker-Varadhan), T19a, Markov.",
         source="Maurer 2004; Seeger 2002",
         status=ProofStatus.enumerated("48 binomial cases with point posteriors, n <= 30"),

@@ -112,6 +112,7 @@ T20a = register(
         extremal=_both_layers,
         proof="Telescoping: the difference is a sum of terms, one a layer, each with the factor D_l.",
         source="classical; used by Zeng and Lee 2024",
+        certificates=("telescoping",),
         status=ProofStatus.searched(),
     )
 )
@@ -264,6 +265,7 @@ T21 = register(
         ),
         proof="Expand the product: W2 D1 = e1 f1ᵀ and D2 (W1 + D1) = e2 f2ᵀ.",
         source="after Zeng and Lee 2024, lemma 1 (recalled)",
+        certificates=("attainment",),
         status=ProofStatus.identity_tested(100),
         exact_check=identity_test(_t21, _two_layers),
     )
@@ -387,6 +389,7 @@ T23 = register(
         extremal=_plain_scores,
         proof="T20a with two layers.",
         source="after Zeng and Lee 2024",
+        certificates=("attention_scores",),
         status=ProofStatus.searched(),
     )
 )

@@ -135,6 +135,7 @@ T34a = register(
         ),
         proof="One step of the recursion is an identity; telescope.",
         source="classical",
+        certificates=("lqr_step", "lqr_completion"),
         status=ProofStatus.expanded("one step, two states, one control; then induction"),
         exact_check=identity_test(_t34a, _lqr),
     )
@@ -348,6 +349,7 @@ T35 = register(
         mutant=Mutant("a step in the other direction", lambda x: (_t35(x)[0], -_t35(x)[1]), _fixed),
         proof="Dynamic programming on the quadratic model ½‖r + J δu‖², stage by stage.",
         source="after Sideris and Bobrow 2005 (recalled)",
+        certificates=("gauss_newton_is_lqr",),
         status=ProofStatus.identity_tested(2000),
         exact_check=identity_test(_t35, _stages),
     )

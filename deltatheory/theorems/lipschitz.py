@@ -76,6 +76,7 @@ T43a = register(
         extremal=_two_tokens,
         proof="Gershgorin: p_i(1 - p_i) + Σ_{j≠i} p_i p_j = 2 p_i(1 - p_i); ½ less that is ½(1 - 2p_i)².",
         source="Böhning 1992 (the Hessian of the multinomial log likelihood); Nair 2025, arXiv 2510.23012",
+        certificates=("softmax_half",),
         status=ProofStatus.expanded("the slack of a row, for every n; then Gershgorin"),
     )
 )
@@ -212,6 +213,7 @@ T47a = register(
         extremal=_with_local(_level),
         proof="s J = C - yyᵀ/(n s²) is symmetric with eigenvalues in [0, 1].",
         source="classical",
+        certificates=("layer_norm",),
         status=ProofStatus.searched(),
     )
 )
@@ -284,7 +286,9 @@ def _slope_below(slope, constant):
     return sides
 
 
-def _activation(id: str, name: str, slope, constant: Fraction, at: Fraction, latex: str) -> Theorem:
+def _activation(
+    id: str, name: str, slope, constant: Fraction, at: Fraction, latex: str, certificates: tuple[str, ...]
+) -> Theorem:
     sides = _slope_below(slope, constant)
     return Theorem(
         id=id,
@@ -307,6 +311,7 @@ def _activation(id: str, name: str, slope, constant: Fraction, at: Fraction, lat
         extremal=_steepest(at),
         proof="The slope is largest where the second derivative vanishes.",
         source="own evaluation in interval arithmetic",
+        certificates=certificates,
         status=ProofStatus.certified("boxes on [0, 8]; the rest by monotony and symmetry"),
     )
 
@@ -319,8 +324,17 @@ T48a = register(
         GELU,
         F(1414213562, 10**9),
         r"|\mathrm{GELU}'|\le\Phi(\sqrt2)+\sqrt2\,\varphi(\sqrt2)=1.12890\ldots",
+        ("gelu", "gelu_curvature"),
     )
 )
 T48b = register(
-    _activation("T48b", "SiLU", _silu_slope, SILU, F(2399357, 10**6), r"|\mathrm{SiLU}'|\le1.09984\ldots")
+    _activation(
+        "T48b",
+        "SiLU",
+        _silu_slope,
+        SILU,
+        F(2399357, 10**6),
+        r"|\mathrm{SiLU}'|\le1.09984\ldots",
+        ("silu",),
+    )
 )

@@ -17,6 +17,7 @@ from deltatheory.theorems.exact import (
     random_fractions,
     random_positive,
     squared_norm,
+    zeros,
 )
 from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
 from deltatheory.theorems.intervals import exp, sqrt
@@ -115,6 +116,7 @@ T44a = register(
         extremal=_two_keys,
         proof="J is a covariance; Cauchy-Schwarz, and Popoviciu for each factor.",
         source="own form; Popoviciu 1935",
+        certificates=("two_token_attention",),
         status=ProofStatus.searched(),
     )
 )
@@ -231,6 +233,7 @@ T45 = register(
         ),
         proof="At x_1 = 0 all weights are 1/3; the quotient rule.",
         source="after Kim et al. 2021",
+        certificates=("attention_unbounded",),
         status=ProofStatus.expanded("for every s"),
         exact_check=lambda: all(a == b for a, b in (_t45(_three_tokens(k)) for k in range(100))),
     )
@@ -279,12 +282,19 @@ def _steep(seed: int) -> Instance:
     return x | {"dX": as_fractions([[1, 0], [0, 0], [0, 0]])}
 
 
+def _alone(seed: int) -> Instance:
+    """Return one token: it attends to itself, whatever the scores, which are 0 here."""
+    X, still = as_fractions([[seed + 1, 0]]), {"M": zeros(2, 2), "V": eye(2), "a": F(0), "v": F(1)}
+    return {"X": X, "R": F(seed + 1), **still, "dX": as_fractions([[1, 2]])}
+
+
 T46 = register(
     Theorem(
         id="T46",
         name="self-attention on a ball",
         latex=r"\mathrm{Lip}(f|_{B_R^n})\le\|V\|\big(\sqrt n(1+aR^2)+aR^2\big),\ a=\|W_qW_k^\top\|/\sqrt d",
-        words="with n tokens of norm at most R dot-product self-attention is Lipschitz; squared, on tangents",
+        words="with n tokens of norm at most R dot-product self-attention is Lipschitz, attained by one "
+        "token; squared, on tangents",
         kind="upper",
         entries={
             "X": "tokens, (n, d)",
@@ -322,6 +332,7 @@ T46 = register(
             lambda x: (_t46(x)[0], x["v"] ** 2 * len(x["X"]) * squared_norm(x["dX"])),
             _steep,
         ),
+        extremal=_alone,
         proof="Values move: ‖p‖ <= √n on the stack; queries move: a covariance, a R²; keys move: √n a R².",
         source="own; after Castin et al. 2024, whose form (recalled) is larger",
         status=ProofStatus.searched(),

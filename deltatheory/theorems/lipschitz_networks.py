@@ -276,6 +276,7 @@ X3 = register(
         extremal=_one_neuron,
         proof="(Δφ)ᵀT(Δz - Δφ) >= 0 for slopes in [0, 1]; add it to the quadratic form.",
         source="Fazlyab et al. 2019, without their network mode",
+        certificates=("two_units", "minilm_layer_0", "minilm_layer_5"),
         status=ProofStatus.searched(),
     )
 )

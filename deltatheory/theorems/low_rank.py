@@ -126,6 +126,7 @@ T15 = register(
         extremal=_best_update,
         proof="Eckart-Young-Mirsky.",
         source="Eckart and Young 1936",
+        certificates=("best_rank_one",),
         status=ProofStatus.searched(),
     )
 )

@@ -107,6 +107,7 @@ T31 = register(
         ),
         proof="Chain rule, backwards.",
         source="classical; Li et al. 2017 for networks",
+        certificates=("adjoint",),
         status=ProofStatus.expanded("generic scalar dynamics, T = 3"),
         exact_check=identity_test(_t31, _network),
     )
@@ -280,7 +281,7 @@ T32b = register(
             lambda x: (_t32b(x)[0] + F(1, 10**9), _t32b(x)[1]),
             with_entries(_parabola_stage, v=F(0)),
         ),
-        extremal=with_entries(_parabola_stage, v=F(0)),
+        extremal=with_entries(_known_optimum, v=F(-1, 2)),
         proof="J has no descent direction at u, so H, convex in u with the same derivative, has none.",
         source="after Halkin 1966, Holtzman 1966",
         status=ProofStatus.searched(),

@@ -89,6 +89,12 @@ def _square(seed: int) -> Instance:
     return {"parameters": parameters, "images": parameters, "L": F(1), "N": 6 - seed % 5, "d": 1}
 
 
+def _between_boxes(seed: int) -> Instance:
+    """Return a segment of length L, or a square of side L, half a box off: it meets two boxes a side."""
+    parameters, L = _grid(seed % 2 + 1, 4), F(seed + 1)
+    return {"parameters": parameters, "images": L * (parameters + F(1, 2)), "L": L, "N": 1, "d": seed % 2 + 1}
+
+
 T30 = register(
     Theorem(
         id="T30",
@@ -126,6 +132,7 @@ T30 = register(
             ),
         ),
         mutant=Mutant("one parameter fewer", lambda x: _t30(x, 1), _line),
+        extremal=_between_boxes,
         proof="[0,1]^d has N^d cubes of side 1/N; the image of one has diameter L/N, and meets 2 boxes a "
         "coordinate at most.",
         source="classical (the easy case of Sard's theorem)",

@@ -129,6 +129,8 @@ T13 = register(
             lambda x: _t13(x, 4),
             with_entries(_many_rows, **gaussian_rows(200), t=F(5)),
         ),
+        closest=lambda seed: gaussian_rows(7) | {"k": 2, "t": F(0)},
+        reach=0.1091,  # at t = 0 the bound is 1
         proof="E s_min >= √d - √k (Gordon's comparison); s_min is 1-Lipschitz in the entries: concentration.",
         source="Davidson and Szarek 2001, theorem II.13",
         status=ProofStatus.enumerated("k = 1, even d = 16..40; k = 2, odd d = 17..39; t = 1/2..2"),
@@ -226,6 +228,8 @@ T14 = register(
             ),
         ),
         mutant=Mutant("D in the place of D - d", lambda x: _t14(x, whole=True), _wide_cap),
+        closest=lambda seed: _cap(460, 400, F(23, 200)),
+        reach=0.0717,  # the bound is above 1 where caps are met often
         proof="Gordon's comparison of Gaussian processes, and concentration.",
         source="Gordon 1988; constants as in Larsen et al. 2022 (recalled)",
         status=ProofStatus.recalled("exact on 80 caps, d <= 40, D - d <= 100"),

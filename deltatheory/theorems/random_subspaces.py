@@ -111,6 +111,7 @@ T07a = register(
         extremal=_law(bowl),
         proof="T02, and E‖Qv‖² = (1 - d/D)‖v‖².",
         source="own form",
+        certificates=("expected_gap",),
         status=ProofStatus.searched(),
     )
 )
@@ -145,6 +146,7 @@ T07b = register(
         extremal=_law(flat_bowl),
         proof="T03, and E‖Qv‖² = (1 - d/D)‖v‖².",
         source="own form",
+        certificates=("expected_gap",),
         status=ProofStatus.searched(),
     )
 )
@@ -206,7 +208,7 @@ def _t11(x: Instance):
         k = x["independent_rows"]  # ‖Ag‖²/‖g‖² is variance · d / k times χ²_k
         unit = x["variance"] * d / k
         missed = chi_squared_tail(k, (1 + eps) / unit) + 1 - chi_squared_tail(k, (1 - eps) / unit)
-    return 1 - (1 - missed) ** m, 2 * m * exp(-d * (eps**2 / 4 - eps**3 / 6))
+    return 1 - (1 - missed) ** m, 2 * m * exp((log(1 + eps) - eps) * d / 2)
 
 
 def _lengths(seed: int) -> Instance:
@@ -233,7 +235,8 @@ T11 = register(
     Theorem(
         id="T11",
         name="lengths survive a random projection",
-        latex=r"P(\exists i:|\|Ag_i\|^2/\|g_i\|^2-1|\ge\epsilon)\le2m\,e^{-d(\epsilon^2/4-\epsilon^3/6)}",
+        latex=r"P(\exists i:|\|Ag_i\|^2/\|g_i\|^2-1|\ge\epsilon)"
+        r"\le2m\,e^{-\frac d2(\epsilon-\ln(1+\epsilon))}",
         words="m fixed vectors keep their lengths under d rows of i.i.d. N(0, 1/d); the left side is exact "
         "for orthogonal vectors",
         kind="upper",
@@ -260,8 +263,12 @@ T11 = register(
             ),
         ),
         mutant=Mutant("exponent d eps^2 / 2", _too_strong_exponent, _many_rows),
-        proof="Chernoff for χ²_d on both sides; union over the vectors.",
-        source="Dasgupta and Gupta 2003",
+        closest=with_entries(_many_rows, **gaussian_rows(2), eps=F(1, 1000)),
+        reach=0.4996,  # both tails are charged the heavier one, and as ε falls all is outside
+        proof="Chernoff for χ²_d on both sides, the lower tail being the lighter; union over the vectors. "
+        "The exponent is the exact rate, above the usual d (ε²/4 - ε³/6).",
+        source="after Dasgupta and Gupta 2003",
+        certificates=("chi_square_tails",),
         status=ProofStatus.enumerated("m = 1, even d <= 40, eps = 1/8..7/8"),
         exact_check=_enumerate_t11,
     )
@@ -366,8 +373,11 @@ T12 = register(
             lambda x: (_t12(x)[0], exp((1 - x["beta"] + log(x["beta"])) * x["d"])),
             _small_beta,
         ),
+        closest=lambda seed: _small_beta(seed) | {"d": 2, "D": 1000, "beta": F(999, 1000)},
+        reach=0.6313,  # at the mean half of the law is below, or 1 - 1/e for d = 2
         proof="Chernoff for the ratio of chi-squared variables.",
         source="Dasgupta and Gupta 2003, lemma 2.2",
+        certificates=("gradient_capture",),
         status=ProofStatus.enumerated("even d <= 16, even D <= 30, beta = 1/8..7/8"),
         exact_check=_enumerate_t12,
     )

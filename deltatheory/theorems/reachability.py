@@ -88,6 +88,7 @@ T36a = register(
         extremal=_cheapest,
         proof="u = JᵀW⁺(z - y0) + v with Jv = 0, two orthogonal parts.",
         source="classical",
+        certificates=("minimum_energy",),
         status=ProofStatus.searched(),
     )
 )
@@ -215,6 +216,7 @@ T37 = register(
         ),
         proof="∂x_T/∂u_t = Φ_t B_t; sum over t.",
         source="own form; T31",
+        certificates=("gramian_is_kernel",),
         status=ProofStatus.identity_tested(40),
         exact_check=identity_test(_t37, _ensemble),
     )

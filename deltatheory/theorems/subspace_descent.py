@@ -76,6 +76,7 @@ T05a = register(
         extremal=stepping(bowl),
         proof="Descent lemma; P is symmetric and idempotent, so ∇fᵀP∇f = ‖P∇f‖².",
         source="classical",
+        certificates=("subspace_descent",),
         status=ProofStatus.certified("for all dimensions"),
     )
 )
@@ -227,6 +228,7 @@ T06 = register(
         extremal=_even_bowl,
         proof="T05a, E‖P∇f‖² = (d/D)‖∇f‖², PL; then condition on the earlier steps.",
         source="own form; after Kozak et al. 2021 (recalled, scaled projectors)",
+        certificates=("coordinate_projectors",),
         status=ProofStatus.searched(),
     )
 )

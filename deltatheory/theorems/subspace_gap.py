@@ -76,6 +76,7 @@ T02 = register(
         extremal=bowl,
         proof="Descent lemma from x*, where ∇f = 0, to its projection on S.",
         source="own form; classical",
+        certificates=("gap_above",),
         status=ProofStatus.certified("for all dimensions"),
     )
 )
@@ -107,6 +108,7 @@ T03 = register(
         extremal=flat_bowl,
         proof="Strong convexity at x*, and every point of S is at least ‖Q(x0-x*)‖ away.",
         source="own form; classical",
+        certificates=("gap_below",),
         status=ProofStatus.certified("for all dimensions"),
     )
 )
@@ -174,6 +176,7 @@ T04a = register(
         extremal=_stationary(flat_bowl),
         proof="The PL inequality at x, where ∇f = Q∇f.",
         source="own form; after Polyak 1963",
+        certificates=("sandwich_above",),
         status=ProofStatus.certified("for all dimensions"),
     )
 )
@@ -210,6 +213,7 @@ T04b = register(
         extremal=_with_minimum(bowl),
         proof="One descent step from x reaches f(x) - ‖∇f‖²/(2L) >= inf f.",
         source="own form; classical",
+        certificates=("sandwich_below",),
         status=ProofStatus.certified("for all dimensions"),
     )
 )
@@ -275,6 +279,7 @@ T08 = register(
         ),
         proof="H A has the range of H, so H(x0 - c + A z) = 0 has a solution z.",
         source="own form",
+        certificates=("quadratic_threshold",),
         status=ProofStatus.searched(),
     )
 )

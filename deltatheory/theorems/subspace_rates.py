@@ -116,6 +116,7 @@ T09 = register(
         extremal=_worst_huber,
         proof="Performance estimation: a certificate in closed form for every N.",
         source="Drori and Teboulle 2014, theorem 1",
+        certificates=("gradient_descent_in_subspace", "gradient_descent_every_n"),
         status=ProofStatus.certified(
             "h = 1: N <= 10, and every N by an identity; h = 1/2: N <= 5; other h recalled"
         ),
@@ -182,6 +183,7 @@ T10 = register(
         extremal=_worst_lifted,
         proof="The certificate of T09 plus, across S, a sum of squares for every N.",
         source="own; extends Drori and Teboulle 2014",
+        certificates=("gradient_descent", "lifting"),
         status=ProofStatus.certified("N <= 10; the part across S by an identity at N = 3"),
     )
 )

@@ -257,7 +257,10 @@ class Theorem(Bound):
         source: author, year, and what of it.
         status: how it was checked.
         mutant: a wrong variant that the check rejects.
+        certificates: claims of `proofs_check` that are the statement, a step, an instance or a range of it.
         extremal: makes an instance where equality holds, or nearly; `None` where none is known.
+        closest: makes, for a bound that is loose by nature, an instance where it is least so.
+        reach: the ratio of the sides there; 1 where equality holds.
         exact_check: runs the identity test or the enumeration of `status`; returns whether it passed.
     """
 
@@ -268,8 +271,11 @@ class Theorem(Bound):
     source: str
     status: ProofStatus
     mutant: Mutant
+    certificates: tuple[str, ...] = ()
     entries: Mapping[str, str] = field(repr=False)  # not optional, as it is for a bound of one's own
     extremal: Sampler | None = None
+    closest: Sampler | None = None
+    reach: float = 1.0
     exact_check: Callable[[], bool] | None = field(default=None, repr=False)
 
     @property

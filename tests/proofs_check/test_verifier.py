@@ -340,7 +340,7 @@ def test_enumerations_and_evaluations_have_to_do_some_work():
     assert outcome(load("T06-enumeration"), name="nothing") is UNDECIDED
     assert outcome(load("T20-evaluation"), rounds=0) is UNDECIDED
     assert outcome(load("T18-enumeration"), range=[1, 8], constant=[3, 1]) is REFUTED
-    assert outcome(load("T11-enumeration"), range=[2, 12], constant=[4, 1]) is REFUTED
+    assert outcome(load("T11-enumeration"), range=[2, 12], constant=[1, 9]) is REFUTED
     assert outcome(load("T12-enumeration"), range=[4, 12], constant=[1, 9]) is REFUTED
     assert outcome(load("T20-evaluation"), parameters={"n": 2}) is UNDECIDED
     shape = {"n": 3, "m": 2, "steps": 4}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deltatheory import theorems
@@ -95,6 +97,36 @@ def test_tight_means_attained(theorem) -> None:
     assert theorem.extremal is not None
 
 
+@pytest.mark.parametrize("theorem", [t for t in CASES if t.kind != "identity"], ids=label)
+def test_no_side_can_be_scaled_by_a_tenth_unnoticed(theorem) -> None:
+    """Where a bound is attained, or closest, a right side stronger by a tenth fails."""
+    assert (theorem.extremal is None) is (theorem.reach < 1)
+    nearest = theorem.extremal or theorem.closest
+    instance = nearest(0)
+    assert theorem.unmet(instance) == ()
+    assert theorem.check(instance).ratio == pytest.approx(
+        theorem.reach, abs=2e-4 if theorem.reach < 1 else 1e-9
+    )
+    stronger = Fraction(9, 10) * Fraction(theorem.reach)
+
+    def sides(x):
+        left, right = theorem.sides(x)
+        return left, right / stronger if theorem.kind == "lower" else right * stronger
+
+    assert replace(theorem, sides=sides).check(instance, exact=True).holds is False
+
+
+@pytest.mark.parametrize("theorem", [t for t in CASES if t.kind == "identity"], ids=label)
+def test_no_side_of_an_identity_can_be_scaled_by_a_tenth_unnoticed(theorem) -> None:
+    scaled = replace(theorem, sides=lambda x: (theorem.sides(x)[0], theorem.sides(x)[1] * Fraction(9, 10)))
+    instances = [theorem.sampler(seed) for seed in range(4)]
+    zero = all(
+        not np.any(theorem.exact_bound(x).right) for x in instances
+    )  # T32a: a derivative that vanishes
+    assert zero is (theorem.id in ("T08", "T32a"))
+    assert zero or any(scaled.check(x, exact=True).holds is False for x in instances)
+
+
 @pytest.mark.parametrize("theorem", [t for t in CASES if t.exact_check], ids=label)
 def test_exact_checks_pass(theorem) -> None:
     assert theorem.exact_check()
@@ -133,6 +165,19 @@ def test_proofs_have_stored_certificates() -> None:
             assert kinds[theorem.statement] & wanted[theorem.status.evidence], theorem
     first = next(path for path in stored() if path.name.startswith("T02"))
     assert verify_file(first).outcome is Outcome.VERIFIED
+
+
+def test_a_theorem_names_its_certificates() -> None:
+    """All claims of the registry that are of its statement, and no others; its parts share them out."""
+    from proofs_check.claims import CLAIMS
+
+    named: dict[str, set[str]] = {}
+    for theorem in CASES:
+        named.setdefault(theorem.statement, set()).update(theorem.certificates)
+    claimed: dict[str, set[str]] = {statement: set() for statement in named}
+    for claim in CLAIMS.values():
+        claimed[claim.theorem].add(claim.name)
+    assert named == claimed
 
 
 def test_every_module_that_registers_theorems_is_of_one_family() -> None:
