@@ -6,6 +6,7 @@ from deltatheory.backbones.backbone import Backbone
 from deltatheory.backbones.batch import Batch
 from deltatheory.backbones.edit import Edit
 from deltatheory.backbones.families import SUPPORTED, prepare
+from deltatheory.backbones.kv_cache import CachedTexts
 from deltatheory.backbones.load import EMBEDDED, load_backbone, load_checkpoint
 from deltatheory.backbones.wrap import wrap_model
 
@@ -14,6 +15,7 @@ __all__ = [
     "SUPPORTED",
     "Backbone",
     "Batch",
+    "CachedTexts",
     "Edit",
     "load_backbone",
     "load_checkpoint",

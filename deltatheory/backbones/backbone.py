@@ -243,7 +243,7 @@ class Backbone:
         positions = self._positions(mask.cpu()).to(ids.device)
         return Batch(ids, mask, additive_mask(mask, self.kind == "causal"), positions, types)
 
-    def _forward(self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None) -> Any:
+    def _forward(self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None, **options: Any) -> Any:
         edit = as_edit(edit)
         batch = batch.to(dtype=self.dtype)
         if edit.prompt is None:
@@ -262,11 +262,11 @@ class Backbone:
             inputs["position_ids"] = inputs["position_ids"] + edit.shift
         with editing(self.model, edit, self.attention_modules if edit.attention else {}):
             if not edit.parameters:
-                return self.model(**inputs)
-            return functional_call(self.model, edit.parameters, (), inputs)
+                return self.model(**inputs, **options)
+            return functional_call(self.model, edit.parameters, (), inputs | options)
 
     def hidden_states(
-        self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None = None
+        self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None = None, *, cache: Any = None
     ) -> Float[Tensor, "B T O"]:
         """Return the last hidden state of the batch's own tokens.
 
@@ -275,6 +275,7 @@ class Backbone:
             edit: what the pass does differently; a mapping replaces entries of `model.named_parameters()`,
                 one name for tied weights. Without parameters the module's own storage is used and ordinary
                 autograd applies.
+            cache: of `transformers`: keys and values of what stands before the batch, to be added to.
 
         Raises:
             ValueError: if prompt or shift make a text longer than the model takes.
@@ -287,7 +288,8 @@ class Backbone:
                 f"a prompt of {extra} and a shift of {edit.shift} before {length} tokens: "
                 f"{self.name!r} takes at most {self.max_length}; shorten them, or cut texts shorter."
             )
-        return self._forward(batch, edit).last_hidden_state[:, extra:]
+        kept = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+        return self._forward(batch, edit, **kept).last_hidden_state[:, extra:]
 
     @property
     def pooling(self) -> Literal["mean", "last"]:

@@ -76,14 +76,15 @@ class Batch:
     Arguments:
         input_ids: token numbers.
         mask: 1 for real tokens, 0 for padding.
-        attention_mask: what is added to the attention scores (`additive_mask`).
+        attention_mask: what is added to the attention scores (`additive_mask`); S = T keys, or
+            more where a cache holds those of earlier tokens.
         position_ids: explicit positions, with the offset of RoBERTa-like models.
         token_type_ids: segment numbers where the model has them.
     """
 
     input_ids: Int[Tensor, "B T"]
     mask: Float[Tensor, "B T"]
-    attention_mask: Float[Tensor, "B 1 T T"]
+    attention_mask: Float[Tensor, "B 1 T S"]
     position_ids: Int[Tensor, "B T"]
     token_type_ids: Int[Tensor, "B T"] | None = None
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
-from deltatheory.backbones import Backbone, Batch, Edit
+from deltatheory.backbones import Backbone, Batch, CachedTexts, Edit
 from deltatheory.deltas import Delta, WithHead
 from deltatheory.problems.base import NOT_FINITE, Problem
 from deltatheory.problems.tokens import batch_of, check_suffix, continuation, token_rows
@@ -23,6 +23,7 @@ from deltatheory.tasks import Examples, Task
 
 __all__ = ["GenerationProblem", "GenerationSplit", "scores", "token_f1"]
 
+_EXACT = 1024  # parts of a pass: their sums are the same in any order
 _NO_ANSWER = -100  # label of a token that is not to be predicted
 _CHUNK = 32
 
@@ -148,21 +149,35 @@ class GenerationProblem(Problem):
         answers: list[list[int]] = [[] for _ in split.sources]
         order = np.argsort(split.lengths, kind="stable")
         for start in range(0, len(order), _CHUNK):
-            open_ = order[start : start + _CHUNK].tolist()
-            for _ in range(self.max_new_tokens):
-                batch = batch_of(self.backbone, [split.sources[i] + answers[i] for i in open_])
-                last = batch.mask.long().sum(1) - 1
-                where = torch.arange(batch.mask.shape[1], device=last.device) == last[:, None]
-                logits = self._next_tokens(batch, where, edit)
-                self.count(len(open_), forward=1.0)
-                if not logits.isfinite().all():
-                    raise FloatingPointError(f"the logits are not finite: {NOT_FINITE}")
-                for i, token in zip(open_, logits.argmax(1).tolist(), strict=True):
-                    answers[i].append(token)
-                open_ = [i for i in open_ if answers[i][-1] != self.backbone.tokenizer.eos_token_id]
-                if not open_:
-                    break
+            rows = order[start : start + _CHUNK].tolist()
+            with self._precision():
+                for i, ids in zip(rows, self._greedy([split.sources[i] for i in rows], edit), strict=True):
+                    answers[i] = ids
         return [self.backbone.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+
+    def _greedy(self, sources: Sequence[Sequence[int]], edit: Edit) -> list[list[int]]:
+        """Return the answers to sources, each to its end or to `max_new_tokens`."""
+        texts = CachedTexts(self.backbone, batch_of(self.backbone, sources), edit)
+        self.count(len(sources), forward=1.0)
+        answers: list[list[int]] = [[] for _ in sources]
+        open_ = list(range(len(sources)))
+        while True:
+            logits = self.backbone.vocabulary_logits(texts.last, edit.parameters).to(self.backbone.wide_dtype)
+            if not logits.isfinite().all():
+                raise FloatingPointError(f"the logits are not finite: {NOT_FINITE}")
+            chosen = logits.argmax(1)
+            for i, token in zip(open_, chosen.tolist(), strict=True):
+                answers[i].append(token)
+            ended = self.backbone.tokenizer.eos_token_id
+            going = [k for k, i in enumerate(open_) if answers[i][-1] != ended]
+            if not going or len(answers[open_[0]]) == self.max_new_tokens:
+                return answers
+            open_ = [open_[k] for k in going]
+            if len(going) < len(chosen):
+                texts.keep(going)
+            texts.read(chosen[going])
+            shares = sum(1 / (len(sources[i]) + len(answers[i])) for i in open_)  # of a pass over each text
+            self.count(round(_EXACT * shares) / _EXACT, forward=1.0)
 
     @torch.no_grad()
     def evaluate(self, delta: Float[Tensor, " m"], split: GenerationSplit) -> dict[str, float]:

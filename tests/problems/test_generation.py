@@ -90,14 +90,25 @@ def test_greedy_answers_are_those_of_transformers(family):
 
 def test_passes_of_answers_are_counted():
     problem = copying(max_new_tokens=4)
-    calls = []
+    calls, tokens = [], []
     hidden_states = problem.backbone.hidden_states
-    problem.backbone.hidden_states = lambda batch, edit: (
-        calls.append(len(batch)) or hidden_states(batch, edit)
-    )
+
+    def counted(batch, edit, **kept):
+        whole = batch.input_ids.shape[1] > 1
+        (calls if whole else tokens).append(len(batch))
+        return hidden_states(batch, edit, **kept)
+
+    problem.backbone.hidden_states = counted
+    answers = problem.predict(problem.delta.initial(), problem.test)
+    assert sum(calls) == len(problem.test)  # each source once
+    assert 0 < sum(tokens) <= 3 * len(problem.test)  # and each token that is followed by another
+    longest = max(map(len, problem.test.sources)) + 4
+    shares = problem.passes - sum(calls)
+    assert sum(tokens) / longest < shares < sum(tokens) / min(map(len, problem.test.sources))
+    before = problem.passes
     problem.evaluate(problem.delta.initial(), problem.test)
-    assert problem.passes == sum(calls) <= (4 + 1) * len(problem.test)
-    assert sum(calls[-1:]) == len(problem.test)  # the loss
+    assert problem.passes == before * 2 + len(problem.test)  # and the loss
+    assert answers
 
 
 def test_a_prompt_acts_on_answers_too():
