@@ -23,7 +23,7 @@ _MAX_DIMENSION = 2**16
 # Run-to-run noise of accuracy on one test set, in units of its binomial error: most examples fall the same
 # way in every run.
 _PAIRED = 0.6
-_LOSS_NOISE = 0.03  # of the share of the fall of a loss, from run to run
+_LOSS_NOISE = 0.03  # of the share of the fall of a loss, beside the lot of subspace and order: assumed
 
 
 @dataclass(frozen=True)
