@@ -16,7 +16,7 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus, holds_on
 from deltatheory.theorems.exact import one_like
-from deltatheory.theorems.instances import Instance, Sampler, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, with_corner, with_entries
 from deltatheory.theorems.intervals import log, sqrt
 from deltatheory.theorems.theorem import Hypothesis, Mutant, Theorem, register
 
@@ -97,7 +97,7 @@ T18 = register(
             "range": "the loss is in [0, range]",
         },
         sides=_occam,
-        sampler=_codes,
+        sampler=with_corner(_codes, _one_rare_loss),
         hypotheses=(
             Hypothesis(
                 "bits counted",
@@ -222,6 +222,11 @@ def sqrt_floor(n: int) -> Fraction:
     return Fraction(math.isqrt(n * 10**24), 10**12)
 
 
+def _two_fair_samples(seed: int) -> Instance:
+    """Return one code of risk 1/2 and two samples: it fails unless they differ, with η just above 1/√2."""
+    return _codes(0) | {"n": 2, "risks": [F(1, 2)], "eta": F(70711, 100000)}
+
+
 def _enumerate_t19b() -> bool:
     cases = (
         {"n": n, "bits": bits, "risks": [F(r, 20)] * 2**bits, "eta": F(1, eta)}
@@ -250,7 +255,7 @@ T19b = register(
             "prior": '"fixed" before the data, or another word',
         },
         sides=_t19b,
-        sampler=_codes,
+        sampler=with_corner(_codes, _two_fair_samples),
         hypotheses=(
             Hypothesis(
                 "prior before data",
@@ -265,7 +270,7 @@ T19b = register(
             lambda x: (_failure(x, lambda risk, mean: not _kl(mean, risk) <= 0 * risk), x["eta"]),
             _coins,
         ),
-        closest=lambda seed: _codes(0) | {"n": 2, "risks": [F(1, 2)], "eta": F(70711, 100000)},
+        closest=_two_fair_samples,
         reach=0.7071,  # ξ(2) = 5/2 is charged as 2√2, and Markov's inequality is not attained
         proof="Change of measure (Donsker-Varadhan), T19a, Markov.",
         source="Maurer 2004; Seeger 2002",

@@ -10,7 +10,16 @@ import numpy as np
 
 from deltatheory.theorems.exact import as_fractions, random_fractions
 
-__all__ = ["SAMPLE_SET", "Instance", "Sampler", "array_source", "meanings", "wide_integers", "with_entries"]
+__all__ = [
+    "SAMPLE_SET",
+    "Instance",
+    "Sampler",
+    "array_source",
+    "meanings",
+    "wide_integers",
+    "with_corner",
+    "with_entries",
+]
 
 Instance = dict[str, Any]
 Sampler = Callable[[int], Instance]  # makes an instance from a seed
@@ -39,6 +48,15 @@ def with_entries(sampler: Sampler, **changes: Any) -> Sampler:
         return instance | {k: v(instance) if callable(v) else v for k, v in changes.items()}
 
     return sample
+
+
+def with_corner(sampler: Sampler, corner: Sampler) -> Sampler:
+    """Return a sampler whose first of every eight instances is the corner.
+
+    >>> [with_corner(lambda seed: {"n": seed}, lambda seed: {"n": -1})(seed)["n"] for seed in (0, 1, 8)]
+    [-1, 1, -1]
+    """
+    return lambda seed: sampler(seed) if seed % 8 else corner(seed)
 
 
 def wide_integers(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from deltatheory.theorems.exact import (
     random_positive,
     trace,
 )
-from deltatheory.theorems.instances import Instance, Sampler, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, with_corner, with_entries
 from deltatheory.theorems.intervals import log
 from deltatheory.theorems.theorem import JUST_BELOW_ONE, Hypothesis, Mutant, Theorem, register
 
@@ -178,7 +178,7 @@ T42b = register(
             "chosen": "two layers in the order of choice",
         },
         sides=_t42b,
-        sampler=_with_greedy,
+        sampler=with_corner(_with_greedy, _covering),
         hypotheses=(
             _gramians(_complements),
             Hypothesis(

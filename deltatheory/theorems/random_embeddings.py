@@ -15,7 +15,7 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus, holds_on
 from deltatheory.theorems.exact import one_like
-from deltatheory.theorems.instances import Instance, with_entries
+from deltatheory.theorems.instances import Instance, with_corner, with_entries
 from deltatheory.theorems.intervals import exp, sqrt
 from deltatheory.theorems.random_subspaces import (
     GAUSSIAN_ROWS,
@@ -93,6 +93,9 @@ def _many_rows(seed: int) -> Instance:
     return _embedding(seed, 100 + 20 * (seed % 4)) | {"t": F(3)}
 
 
+_no_margin = with_entries(_many_rows, **gaussian_rows(7), k=2, t=F(0))
+
+
 def _enumerate_t13() -> bool:
     cases = (
         gaussian_rows(d) | {"k": k, "t": F(t, 2)}
@@ -113,7 +116,7 @@ T13 = register(
         kind="upper",
         entries={"k": "dimension of U", "t": "number", **GAUSSIAN_ROWS},
         sides=_t13,
-        sampler=_embedding,
+        sampler=with_corner(_embedding, _no_margin),
         hypotheses=(
             Hypothesis(
                 "fixed subspace",
@@ -129,7 +132,7 @@ T13 = register(
             lambda x: _t13(x, 4),
             with_entries(_many_rows, **gaussian_rows(200), t=F(5)),
         ),
-        closest=lambda seed: gaussian_rows(7) | {"k": 2, "t": F(0)},
+        closest=_no_margin,
         reach=0.1091,  # at t = 0 the bound is 1
         proof="E s_min >= √d - √k (Gordon's comparison); s_min is 1-Lipschitz in the entries: concentration.",
         source="Davidson and Szarek 2001, theorem II.13",
@@ -178,6 +181,11 @@ def _wide_cap(seed: int) -> Instance:
     return _cap(800 + 2 * seed, 400, F(47, 100))
 
 
+def _cap_of_width(seed: int) -> Instance:
+    """Return the cap, of those searched, whose chance to be met is closest to the bound."""
+    return _cap(460, 400, F(23, 200))
+
+
 def _half_sphere(seed: int) -> Instance:
     return _cap(400, 300 + 2 * seed, F(1))
 
@@ -211,7 +219,7 @@ T14 = register(
             "law": '"Haar", or another word',
         },
         sides=_t14,
-        sampler=_small_cap,
+        sampler=with_corner(_small_cap, _cap_of_width),
         hypotheses=(
             Hypothesis(
                 "width",
@@ -228,7 +236,7 @@ T14 = register(
             ),
         ),
         mutant=Mutant("D in the place of D - d", lambda x: _t14(x, whole=True), _wide_cap),
-        closest=lambda seed: _cap(460, 400, F(23, 200)),
+        closest=_cap_of_width,
         reach=0.0717,  # the bound is above 1 where caps are met often
         proof="Gordon's comparison of Gaussian processes, and concentration.",
         source="Gordon 1988; constants as in Larsen et al. 2022 (recalled)",

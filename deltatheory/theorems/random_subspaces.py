@@ -14,7 +14,7 @@ import numpy as np
 
 from deltatheory.theorems.evidence import ProofStatus, holds_on
 from deltatheory.theorems.exact import diagonal, eye, one_like, projector, random_orthogonal, squared_norm
-from deltatheory.theorems.instances import Instance, Sampler, meanings, with_entries
+from deltatheory.theorems.instances import Instance, Sampler, meanings, with_corner, with_entries
 from deltatheory.theorems.intervals import exp, log
 from deltatheory.theorems.loss_functions import Quadratic
 from deltatheory.theorems.subspace_instances import (
@@ -222,6 +222,9 @@ def _many_rows(seed: int) -> Instance:
     return gaussian_rows(100 + 20 * (seed % 4)) | {"eps": F(1, 2), "m": 1}
 
 
+_all_outside = with_entries(_many_rows, **gaussian_rows(2), eps=F(1, 1000))
+
+
 def _too_strong_exponent(x: Instance):
     return _t11(x)[0], 2 * x["m"] * exp(-x["d"] * x["eps"] ** 2 / 2)
 
@@ -246,7 +249,7 @@ T11 = register(
             **GAUSSIAN_ROWS,
         },
         sides=_t11,
-        sampler=_lengths,
+        sampler=with_corner(_lengths, _all_outside),
         hypotheses=(
             Hypothesis(
                 "fixed vectors",
@@ -263,7 +266,7 @@ T11 = register(
             ),
         ),
         mutant=Mutant("exponent d eps^2 / 2", _too_strong_exponent, _many_rows),
-        closest=with_entries(_many_rows, **gaussian_rows(2), eps=F(1, 1000)),
+        closest=_all_outside,
         reach=0.4996,  # both tails are charged the heavier one, and as ε falls all is outside
         proof="Chernoff for χ²_d on both sides, the lower tail being the lighter; union over the vectors. "
         "The exponent is the exact rate, above the usual d (ε²/4 - ε³/6).",
@@ -322,6 +325,9 @@ def _small_beta(seed: int) -> Instance:
     return {"d": 10, "D": 100 + 10 * seed, "beta": F(1, 10), "law": "Haar", "adapted": False}
 
 
+_near_the_mean = with_entries(_small_beta, d=2, D=1000, beta=F(999, 1000))
+
+
 def _enumerate_t12() -> bool:
     cases = (
         _small_beta(0) | {"d": d, "D": D, "beta": F(beta, 8)}
@@ -347,7 +353,7 @@ T12 = register(
             "adapted": "whether g was made by training in the subspace",
         },
         sides=_t12,
-        sampler=_capture,
+        sampler=with_corner(_capture, _near_the_mean),
         hypotheses=(
             Hypothesis(
                 "fixed gradient",
@@ -373,7 +379,7 @@ T12 = register(
             lambda x: (_t12(x)[0], exp((1 - x["beta"] + log(x["beta"])) * x["d"])),
             _small_beta,
         ),
-        closest=lambda seed: _small_beta(seed) | {"d": 2, "D": 1000, "beta": F(999, 1000)},
+        closest=_near_the_mean,
         reach=0.6313,  # at the mean half of the law is below, or 1 - 1/e for d = 2
         proof="Chernoff for the ratio of chi-squared variables.",
         source="Dasgupta and Gupta 2003, lemma 2.2",
