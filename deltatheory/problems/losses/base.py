@@ -47,7 +47,7 @@ class Loss(ABC):
         Raises:
             ValueError: for a loss that is no function of one margin, as one is until it says otherwise.
         """
-        raise ValueError(f"loss={self.name!r}: is no function of one margin; take the logits for outputs.")
+        raise self._no_margin()
 
     def of_margin(
         self, margins: Float[Tensor, "*n"]
@@ -57,7 +57,13 @@ class Loss(ABC):
         Raises:
             ValueError: as `margin`.
         """
-        raise ValueError(f"loss={self.name!r}: is no function of one margin; take the logits for outputs.")
+        raise self._no_margin()
+
+    def _no_margin(self) -> ValueError:
+        return ValueError(
+            f"loss={self.name!r}: is no function of one margin; take 'cross-entropy', or outputs='logits' "
+            "where outputs can be chosen."
+        )
 
     def right(self, outputs: Float[Tensor, "*n C"], answers: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Return whether the largest output is that of the answer."""
