@@ -42,11 +42,9 @@ def tiny_model(family: str, auto=None, **extra) -> nn.Module:
     config = transformers.AutoConfig.for_model(
         family,
         vocab_size=len(WORDS),
-        hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=32,
-        **COMMON | TINY[family] | extra,
+        **{"hidden_size": 16, "intermediate_size": 32} | COMMON | TINY[family] | extra,
     )
     auto = auto or (transformers.AutoModelForCausalLM if is_causal(family) else transformers.AutoModel)
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from deltatheory.problems import ClassificationProblem, Setup, folds
 __all__ = ["KernelFit", "fitted_delta", "kernel_fits"]
 
 _SKETCH = 2048
-_CHUNK = 32  # examples of a backward pass
+_CHUNK = 8  # examples of a backward pass, whose activations are the memory that it takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,8 @@ def fitted_delta(problem: ClassificationProblem, fit: KernelFit) -> Float[Tensor
     weights = iter(alpha.split(_CHUNK))
     chunks = (kept[first : first + _CHUNK] for first in range(0, len(kept), _CHUNK))
     batches = (problem.batch(problem.train, chunk) for chunk in chunks)
-    zero = problem.delta.initial()
-    found = problem.sum_with_gradient(zero, batches, lambda z, _: (z * next(weights).to(z)).sum())
+    found = problem.sum_with_gradient(
+        problem.delta.zero(), batches, lambda z, _: (z * next(weights).to(z)).sum()
+    )
     problem.restore()
     return found.gradient

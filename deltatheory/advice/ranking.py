@@ -237,7 +237,7 @@ def _errors(winner: ClassificationProblem, best: _Ranked) -> list[str]:
 
 def _seconds_per_step(problem: ClassificationProblem, batch_size: int) -> float:
     """Return the time of a training step; a step of one example before it warms up."""
-    delta, seconds = problem.delta.initial(), 0.0
+    delta, seconds = problem.delta.zero(), 0.0
     for count in (1, min(batch_size, len(problem.train))):
         batch, labels = problem.batch(problem.train, range(count))
         began = time.perf_counter()

@@ -55,6 +55,10 @@ class Delta(ABC):
         """Return δ = 0, where training starts."""
         return torch.zeros(self.size, device=self.backbone.device, dtype=self.backbone.wide_dtype)
 
+    def zero(self) -> Float[Tensor, " m"]:
+        """Return δ = 0 as one number m times, which takes no memory and is not to be written to."""
+        return torch.zeros(1, device=self.backbone.device, dtype=self.backbone.wide_dtype).expand(self.size)
+
     def edit(self, delta: Float[Tensor, " m"]) -> Edit:
         """Return what the forward pass does differently at δ, differentiable in δ."""
         return Edit(parameters=self.parameters(delta))
@@ -96,8 +100,12 @@ class InPlaceDelta(Delta):
     def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         """Return ∂ψᵀ g for the gradient g that `backward()` has left since `clear()`; g is used up.
 
-        δ must be what was last written. It may be g itself, which the next `clear` sets to zero.
+        δ must be what was last written.
         """
+
+    @abstractmethod
+    def write_along(self, delta: Float[Tensor, " m"], v: Float[Tensor, " m"], step: Tensor) -> None:
+        """θ ← ψ(δ) + s ∂ψ v, differentiable in the step s, in forward mode."""
 
     @abstractmethod
     def restore(self) -> None:

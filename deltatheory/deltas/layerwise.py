@@ -69,10 +69,23 @@ class LayerwiseSubspace(Subspace):
 
     def write(self, delta: Float[Tensor, " m"]) -> None:
         """Let the modules run at θ₀ + (1 + λ) ∘ Pz."""
-        segments = self.projection.segments(delta[self.layers :].contiguous())
+        segments = self.projection.segments(delta[self.layers :])
         scales = (1 + delta[: self.layers]).tolist()
         form, collect = partial(self._scaled, segments, scales), partial(self._slopes, segments, scales)
         self.moved.move(Movement(form, collect))
+
+    def write_along(self, delta: Float[Tensor, " m"], v: Float[Tensor, " m"], step: Tensor) -> None:
+        """Let the modules run at θ₀ + (1 + λ + s μ) ∘ Pz + s (1 + λ) ∘ Py for v = (μ, y)."""
+        at, along = (self.projection.segments(x[self.layers :]) for x in (delta, v))
+        scales, slopes = 1 + delta[: self.layers], v[: self.layers]
+        form = partial(self._scaled_along, at, along, scales + step * slopes, step * scales)
+        self.moved.move(Movement(form, self._collect))
+
+    def _scaled_along(
+        self, at: Segments, along: Segments, scales: Tensor, steps: Tensor, number: int, base: Tensor
+    ) -> Tensor:
+        layer = self._layer[number]
+        return base + scales[layer] * self._segment(at, number) + steps[layer] * self._segment(along, number)
 
     def _scaled(self, segments: Segments, scales: Sequence[float], number: int, base: Tensor) -> Tensor:
         return torch.add(base, self._segment(segments, number), alpha=scales[self._layer[number]])

@@ -137,6 +137,14 @@ class Subspace(InPlaceDelta):
         """Let the modules run at θ₀ + Pδ, each with its segment of Pδ."""
         self.moved.move(Movement(partial(self._segment, self.projection.segments(delta)), self._collect))
 
+    def write_along(self, delta: Float[Tensor, " m"], v: Float[Tensor, " m"], step: Tensor) -> None:
+        """Let the modules run at θ₀ + Pδ + s Pv."""
+        lines = self.projection.segments(delta), self.projection.segments(v)
+        self.moved.move(Movement(partial(self._along, *lines, step), self._collect))
+
+    def _along(self, at: Segments, along: Segments, step: Tensor, number: int, base: Tensor) -> Tensor:
+        return self._segment(at, number, base) + step * self._segment(along, number)
+
     def _segment(self, segments: Segments, number: int, base: Tensor | None = None) -> Tensor:
         _, start, stop, _ = self.moved.segments[number]
         return segments.read(start, stop, base)
@@ -148,7 +156,7 @@ class Subspace(InPlaceDelta):
     def clear(self) -> None:
         """Set the gradient to zero."""
         if not self._sums:
-            self._sums = self.projection.partial_adjoint(1, self.initial())
+            self._sums = self.projection.partial_adjoint(1, self.zero()[:1])
         self._sums.clear()
 
     def gradient(self, delta: Float[Tensor, " m"]) -> Float[Tensor, " m"]:

@@ -63,8 +63,7 @@ def intrinsic_dimension(
         check_budget(settings, criterion)
     setup = _stratified(Setup.of(setup))
     full = setup.delta("full", scope=settings.scope)
-    # The self-check is of the network; a subspace's would hold tangents of all parameters.
-    setup.classification(setup.delta("layernorm"))
+    setup.classification(full)  # for its self-check
     predicted = measured = None
     if method != "measure":
         predicted = _predicted(setup, criterion, settings, log, on_example)

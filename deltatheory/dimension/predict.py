@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from scipy.optimize import isotonic_regression
 
+from deltatheory.backbones import Backbone
 from deltatheory.deltas import Delta
+from deltatheory.deltas.subspace import scope_names
 from deltatheory.dimension.criterion import Criterion, DimensionEstimate
 from deltatheory.dimension.curves import LEARNING_RATES, cross_fit, scaled_losses
 from deltatheory.dimension.posterior import AS_PREDICTED, CurvePosterior, CurveShape, log_grid
@@ -22,7 +24,7 @@ from deltatheory.linearization.error import relative_error
 from deltatheory.linearization.outputs import LinearizationStart
 from deltatheory.linearization.subspace_training import train_linearized
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
-from deltatheory.problems import ClassificationProblem, Setup, Split, epochs, folds
+from deltatheory.problems import ClassificationProblem, Setup, epochs, folds
 from deltatheory.tasks import Task
 from deltatheory.training.trainer import Training
 
@@ -164,7 +166,8 @@ def predict(
     d90, log_d = found[criterion.name], math.log(found[criterion.name].value or 1)
     rate = max(runs, key=lambda r: float(np.interp(log_d, np.log(grid), scores[r].mean(1))))
 
-    movement = float(np.interp(log_d, np.log(grid), runs[rate].movement)) / _origin_norm(problem)
+    movement = float(np.interp(log_d, np.log(grid), runs[rate].movement))
+    movement /= _origin_norm(setup.backbone, settings.scope)
     nearest = grid[int(np.argmin(np.abs(np.log(grid) - log_d)))]
     subspace = setup.delta("subspace", d=nearest, scope=settings.scope)
     error = _linearization_error(setup, problem, subspace, features, replace(training, learning_rate=rate))
@@ -329,7 +332,7 @@ def kernel_rows(
     )
     logits = features.start.logits
     if burn_in:
-        logits = problem.predict(problem.delta.initial(), _part(problem.train, range(examples)))
+        logits = problem.predict(problem.delta.zero(), problem.train.subset(range(examples)))
         problem.restore()
     offset = problem.unseen(logits, examples) - logits
     return replace(features, start=replace(features.start, logits=logits, judging_offset=offset))
@@ -345,26 +348,19 @@ def _burnt_in(problem: ClassificationProblem, training: Training, steps: int) ->
         )
     schedule = replace(training, learning_rate=_BURN_IN_RATE)
     delta = problem.delta.initial()
-    optimizer = torch.optim.AdamW([delta], weight_decay=0.0)
+    optimizer = schedule.make_optimizer(delta)
     order = epochs(problem.train.lengths, training.batch_size, training.seed)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
         batch, labels = problem.batch(problem.train, next(order))
-        *_, delta.grad = problem.loss_and_gradient(delta, batch, labels)
-        optimizer.step()
-    delta.grad = None
+        *_, gradient = problem.loss_and_gradient(delta, batch, labels)
+        optimizer.step(gradient, schedule.rate(step))
     return delta
 
 
-def _part(split: Split, indices: Sequence[int]) -> Split:
-    chosen = list(indices)
-    return Split(split.examples.subset(chosen), split.lengths[chosen], split.labels[chosen])
-
-
-def _origin_norm(problem: ClassificationProblem) -> float:
-    origin = problem.delta.parameters(problem.delta.initial())
-    return math.sqrt(sum(float(p.detach().double().square().sum()) for p in origin.values()))
+def _origin_norm(backbone: Backbone, scope: str) -> float:
+    """Return ‖θ₀‖ of the scope, parameter by parameter."""
+    origin = map(backbone.model.get_parameter, scope_names(backbone, scope))
+    return math.sqrt(sum(float(p.detach().double().square().sum()) for p in origin))
 
 
 def _linearization_error(
@@ -383,7 +379,7 @@ def _linearization_error(
     start = features.start.subset(order)
     run = train_linearized(start, rows[order][None], training, train=len(kept))
     tuned = setup.classification(delta, check=False)
-    network = tuned.predict(run.delta[0], _part(problem.train, held))
+    network = tuned.predict(run.delta[0], problem.train.subset(held))
     tuned.restore()
     problem.passes += tuned.passes
     linear = run.logits[0, len(kept) :]

@@ -42,12 +42,11 @@ def linearization_error(
         delta: δ.
         indices: of training examples.
     """
-    missed, linear = [], []
+    tangents, zero = [], problem.delta.zero()
     for start in range(0, len(indices), _CHUNK):
         batch, _ = problem.batch(problem.train, indices[start : start + _CHUNK])
-        before, moved = problem.jvp(problem.delta.initial(), delta, batch)
-        with torch.no_grad():
-            missed.append(problem.logits(delta, batch) - before - moved)
-        linear.append(moved)
-    problem.count(len(indices), forward=1.0)
-    return relative_error(torch.cat(missed), torch.cat(linear))
+        tangents.append(problem.jvp(zero, delta, batch))
+    before, moved = (torch.cat(parts) for parts in zip(*tangents, strict=True))
+    after = problem.predict(delta, problem.train.subset(indices))
+    problem.restore()
+    return relative_error(after - before - moved, moved)

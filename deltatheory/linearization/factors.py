@@ -391,7 +391,7 @@ class _EditGram:
     """R Rᵀ of the rows of an edit."""
 
     def __init__(self, place: EditPlace, size: int, sweep: _Sweep) -> None:
-        self.rows = EditRows(place, sweep.backbone.model, sweep.problem.delta.initial())
+        self.rows = EditRows(place, sweep.backbone.model, sweep.problem.delta.zero())
         self.sites = self.rows.sites
         self._left = set.union(*map(sweep.stages_of, self.sites))
         self.stages = frozenset(self._left)

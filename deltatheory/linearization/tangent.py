@@ -160,7 +160,7 @@ def joint_tangent_rows(
     projections = [
         make_projection("hashed", sketch, size, seed=seed) if size > sketch else None for size in sizes
     ]
-    origin = problem.delta.initial() if at is None else at
+    origin = problem.delta.zero() if at is None else at
     labels = torch.cat([problem.train.labels[:train], problem.test.labels[:test]])
     logits = origin.new_empty(train + test, problem.task.num_classes)
     rows = [origin.new_empty(train + test, count, min(size, sketch)) for size in sizes]

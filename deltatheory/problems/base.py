@@ -18,6 +18,7 @@ from torch import Tensor
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.deltas import Delta, InPlaceDelta
+from deltatheory.deltas.selected import Selected
 from deltatheory.problems.losses import Loss, make_loss
 from deltatheory.self_check import SelfCheck, require, self_check
 from deltatheory.tasks import Examples, Task
@@ -168,9 +169,16 @@ class Problem(ABC):
     def check(self) -> SelfCheck:
         """Run the derivative self-check at δ = 0 on the shortest examples, with the loss of unlikely answers.
 
+        For a delta that writes in place, whose tangents may be as long as θ, those of the blocks' vectors
+        (norms and biases) stand in.
+
         Raises:
             DerivativeError: if it fails.
         """
+        if isinstance(self.delta, InPlaceDelta):
+            named, block_of = self.backbone.model.named_parameters(), self.backbone.block_of
+            vectors = [name for name, p in named if p.ndim == 1 and block_of(name) is not None]
+            return self.with_delta(Selected(self.backbone, vectors)).check()
         shortest = np.argsort(self.train.lengths, kind="stable")[:_CHECKED]
         batch, labels = self.batch(self.train, shortest.tolist())
 
@@ -209,25 +217,25 @@ class Problem(ABC):
         """
         part_of = summand or self.loss_function.total
         in_place = self.delta if isinstance(self.delta, InPlaceDelta) else None
-        if in_place:
+        if in_place:  # a gradient may be as long as θ: no second one beside it
             in_place.write(delta)
-        value, right, answers, total = 0.0, 0, 0, torch.zeros_like(delta)
+            in_place.clear()
+            leaf, total = None, delta.new_zeros(0)
+        else:
+            leaf, total = delta.detach().clone().requires_grad_(), torch.zeros_like(delta)
+        value, right, answers = 0.0, 0, 0
         for batch, labels in batches:
-            leaf = delta.detach().clone().requires_grad_()
-            outputs, wanted = self.outputs(None if in_place else leaf, batch, labels)
+            outputs, wanted = self.outputs(leaf, batch, labels)
             part = part_of(outputs, wanted)
-            if in_place:
-                in_place.clear()
+            if leaf is None:
                 part.backward()
-                gradient = in_place.gradient(delta)
             else:
-                (gradient,) = torch.autograd.grad(part, leaf)
+                total += torch.autograd.grad(part, leaf)[0]
             self.count(len(batch), forward=1.0, backward=backward)
-            total += gradient
             value += float(part.detach())
             right += int(self.loss_function.right(outputs, wanted).sum())
             answers += len(wanted)
-        return SumWithGradient(value, right, answers, total)
+        return SumWithGradient(value, right, answers, in_place.gradient(delta) if in_place else total)
 
     def loss_and_gradient(
         self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, "*n"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from deltatheory import autodiff
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
-from deltatheory.deltas import Delta, WithHead
+from deltatheory.deltas import Delta, InPlaceDelta, WithHead
 from deltatheory.problems.base import NOT_FINITE, Problem
 from deltatheory.problems.heads import Head, make_head, unseen_logits
 from deltatheory.problems.losses import Loss
@@ -33,6 +33,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def subset(self, indices: Sequence[int]) -> Split:
+        """Return some of the examples, in the order given."""
+        chosen = list(indices)
+        return Split(self.examples.subset(chosen), self.lengths[chosen], self.labels[chosen])
 
 
 class ClassificationProblem(Problem):
@@ -129,9 +134,21 @@ class ClassificationProblem(Problem):
         return self._logits(batch, self._edit(delta))
 
     def jvp(self, delta: Tensor, v: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return (f(δ), J v)."""
+        """Return (f(δ), J v); of a delta that writes in place without θ(δ) as a vector."""
         self.count(len(batch), tangent=1.0)
-        return autodiff.jvp(lambda x: self.logits(x, batch), delta, v)
+        in_place = self.delta if isinstance(self.delta, InPlaceDelta) else None
+        if in_place is None:
+            return autodiff.jvp(lambda x: self.logits(x, batch), delta.contiguous(), v)
+
+        def logits(step: Tensor) -> Tensor:
+            in_place.write_along(delta, v, step)
+            return self._logits(batch, Edit())
+
+        try:
+            with torch.no_grad():
+                return autodiff.jvp(logits, delta.new_zeros(()), delta.new_ones(()))
+        finally:
+            self.restore()
 
     def vjp(self, delta: Tensor, batch: Batch) -> tuple[Tensor, autodiff.Function]:
         """Return (f(δ), w ↦ Jᵀ w)."""

@@ -123,7 +123,7 @@ class Projection(ABC):
         True
         """
         self._check("delta", delta, self.d, delta)
-        return self._segments(delta.contiguous())
+        return self._segments(delta)
 
     def partial_adjoint(self, rows: int, like: Tensor) -> PartialAdjoint:
         """P^T of gradients of which a segment at a time is known: `add` the segments, then take the `total`.

@@ -46,7 +46,7 @@ class _RunHash(WindowHash):
         return self._fold(sums, gradient[cut:])
 
     def _segments(self, delta: Tensor) -> Segments:
-        return _RunSegments(self, delta)
+        return _RunSegments(self, delta.contiguous())
 
     def _partial_adjoint(self, rows: int, like: Tensor) -> PartialAdjoint:
         return _RunSums(self, rows, like)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deltatheory.projections.base import Projection
-from deltatheory.projections.segments import Segments
+from deltatheory.projections.segments import PartialAdjoint, Segments
 
 __all__ = ["Identity"]
 
@@ -45,5 +45,22 @@ class Identity(Projection):
     def _segments(self, delta: Tensor) -> Segments:
         return Segments(delta)
 
+    def _partial_adjoint(self, rows: int, like: Tensor) -> PartialAdjoint:
+        return _Given(like.new_zeros(rows, self.D), self.D, self._gather_rows)
+
     def _gather_rows(self, gradients: Tensor) -> Tensor:
         return gradients
+
+
+class _Given(PartialAdjoint):
+    """Gradients as long as θ, which their total is: it is given away, not copied."""
+
+    def total(self) -> Tensor:
+        total = super().total()
+        self._sums = total.new_zeros(len(total), 0)
+        return total
+
+    def clear(self) -> None:
+        if not self._sums.numel():
+            self._sums = self._sums.new_empty(len(self._sums), self._length)
+        super().clear()

@@ -79,7 +79,7 @@ class PartialAdjoint:
         return self._gather(self._sums)
 
     def clear(self) -> None:
-        """Begin again at zero, in the same storage; a total may lie in it."""
+        """Begin again at zero."""
         self._sums.zero_()
 
     def _add(self, start: int, gradients: Tensor) -> None:

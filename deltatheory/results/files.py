@@ -16,12 +16,13 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")
 _PLAIN = frozenset({str, int, bool, type(None)})  # looked at here: studies hash some thousand trials a page
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: str | bytes, *more: bytes | memoryview) -> None:
     """Write a file so that readers, and a crash, see the old content or the new, never a part.
 
     Args:
         path: the file; its folder is made if absent. A symbolic link keeps pointing where it points.
         content: text is written as UTF-8; half of a surrogate pair, which has none, by its number.
+        more: what comes after it.
 
     Raises:
         OSError: if it cannot be written; the old content stays.
@@ -34,7 +35,8 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            write_all(descriptor, data)
+            for part in (data, *more):
+                write_all(descriptor, part)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -47,7 +49,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         raise
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """One write; a disk that fills up takes a part, and the next write says why."""
     while data:
         data = data[os.write(descriptor, data) :]

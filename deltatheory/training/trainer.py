@@ -22,6 +22,7 @@ from deltatheory.results import provenance
 from deltatheory.training import parallel
 from deltatheory.training.checkpoint import Checkpoint
 from deltatheory.training.interrupts import held_back
+from deltatheory.training.optimizer import SegmentedOptimizer
 from deltatheory.training.result import TrainingResult
 
 try:
@@ -122,11 +123,13 @@ class Training:
         fall = (self.steps - step) / (self.steps - rise)
         return self.learning_rate * min((step + 1) / rise if rise else 1.0, fall, 1.0)
 
-    def make_optimizer(self, delta: Tensor) -> torch.optim.Optimizer:
+    def make_optimizer(self, delta: Tensor) -> SegmentedOptimizer:
         """Return the optimizer of δ; the rate is set at each step."""
         if self.optimizer == "sgd":
-            return torch.optim.SGD([delta], momentum=self.momentum, weight_decay=self.weight_decay)
-        return torch.optim.AdamW([delta], weight_decay=self.weight_decay)
+            make = partial(torch.optim.SGD, momentum=self.momentum, weight_decay=self.weight_decay)
+        else:
+            make = partial(torch.optim.AdamW, weight_decay=self.weight_decay)
+        return SegmentedOptimizer(make, delta)
 
     def averaged_after(self, step: int) -> int:
         """Return over how many δ the average is after so many steps; its last one is over all of its share.
@@ -238,9 +241,7 @@ def train(
             best = tensors.pop("best", delta).to(delta)
             if average is not None:
                 average.copy_(tensors.pop("average"))
-            # AdamW counts its steps in a tensor that stays on the CPU.
-            state = {name: x if name == "step" else x.to(delta) for name, x in tensors.items()}
-            optimizer.state[delta] = state
+            optimizer.load(tensors)
     before, began = problem.passes - log.passes, time.perf_counter() - log.seconds
     memory = _peak_memory(device, reset=True)
     order = islice(epochs(problem.train.lengths, training.batch_size, training.seed), log.step, None)
@@ -248,7 +249,7 @@ def train(
     def save() -> None:
         if saved is not None and parallel.is_first():
             log.passes, log.seconds = problem.passes - before, time.perf_counter() - began
-            tensors = {"delta": delta, **_state(optimizer, delta)}
+            tensors = {"delta": delta, **optimizer.state()}
             if log.dev:
                 tensors["best"] = best
             if average is not None:
@@ -264,12 +265,12 @@ def train(
         with held_back(when=saved is not None) as signals:
             while log.step < training.steps and not stopped():
                 step_began = time.perf_counter()
-                for group in optimizer.param_groups:
-                    group["lr"] = training.rate(log.step)
-                loss, accuracy, delta.grad = parallel.loss_and_gradient(problem, delta, next(order))
+                loss, accuracy, gradient = parallel.loss_and_gradient(problem, delta, next(order))
                 if training.clip is not None:
-                    torch.nn.utils.clip_grad_norm_([delta], training.clip)
-                optimizer.step()
+                    norm = torch.nn.utils.get_total_norm([gradient])
+                    gradient *= (training.clip / (norm + 1e-6)).clamp(max=1.0)
+                optimizer.step(gradient, training.rate(log.step))
+                del gradient  # as long as δ, and not used again
                 log.losses.append(loss)
                 log.accuracies.append(accuracy)
                 log.step_seconds.append(time.perf_counter() - step_began)
@@ -299,7 +300,6 @@ def train(
         problem.autocast = False
         problem.restore()
     tail = max(1, training.steps // 10)
-    delta.grad = None
     peak = _peak_memory(device)
     return TrainingResult(
         delta=final,
@@ -315,7 +315,7 @@ def train(
         dev=log.dev,
         stopped_early=log.step < training.steps and stopped(),
         tuned_parameters=problem.delta.size,
-        optimizer_state_bytes=sum(x.nbytes for x in _state(optimizer, delta).values()),
+        optimizer_state_bytes=optimizer.state_bytes,
         peak_memory=peak if memory is None or peak is None else peak - memory,
         seconds_per_step=median(log.step_seconds) if log.step_seconds else None,
         full=None,
@@ -358,17 +358,11 @@ def _is_whole(log: dict[str, Any]) -> bool:
 def _shapes_of(training: Training, delta: Tensor) -> dict[str, tuple[int, ...]]:
     """Return the shapes of what a checkpoint holds: δ, the best and the mean one, the optimizer's state."""
     probe = torch.zeros_like(delta[:1])
-    probe.grad = torch.zeros_like(probe)
     optimizer = training.make_optimizer(probe)
-    optimizer.step()
-    state = {name: tuple(delta.shape) if x.shape else () for name, x in _state(optimizer, probe).items()}
+    optimizer.step(torch.zeros_like(probe), rate=0.0)
+    state = {name: tuple(delta.shape) if x.shape else () for name, x in optimizer.state().items()}
     kept = ("delta", "best", "average") if training.average else ("delta", "best")
     return {**dict.fromkeys(kept, tuple(delta.shape)), **state}
-
-
-def _state(optimizer: torch.optim.Optimizer, delta: Tensor) -> dict[str, Tensor]:
-    """Return the tensors that the optimizer keeps beside δ."""
-    return {name: x for name, x in optimizer.state[delta].items() if isinstance(x, Tensor)}
 
 
 def _peak_memory(device: torch.device, reset: bool = False) -> int | None:

@@ -66,6 +66,19 @@ def test_written_in_place_is_the_pure_function(case, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("case", IN_PLACE)
+def test_forward_mode_in_place_is_that_of_the_pure_function(case, family):
+    problem, batch, _, point = problem_of(case, family)
+    v = torch.randn(point.shape, generator=torch.Generator().manual_seed(1), dtype=point.dtype)
+    frozen = problem.backbone.pooled(batch)
+    for found, pure in zip(
+        problem.jvp(point, v, batch), autodiff.jvp(lambda x: problem.logits(x, batch), point, v), strict=True
+    ):
+        torch.testing.assert_close(found, pure, rtol=1e-10, atol=1e-10)
+    assert torch.equal(problem.backbone.pooled(batch), frozen)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("case", CASES)
 def test_the_gradient_is_that_of_the_pure_loss_and_of_differences(case, family):
     problem, batch, labels, point = problem_of(case, family)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import accumulate
-
 import pytest
 import torch
+from memory import peak
 from tiny_models import TINY, tiny
 from torch import nn
 from torch.func import functional_call
@@ -144,15 +142,6 @@ def test_a_change_too_small_for_half_precision_acts():
     out.sum().backward()
     assert torch.equal(gradient, torch.ones(1024))
     assert network.weight.dtype == torch.bfloat16
-
-
-def peak(step: Callable[[], object]) -> int:
-    """The most bytes beyond those at the start that torch's tensors take at once on the CPU."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        step()
-    events = profile.profiler.kineto_results.events()
-    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    return max(accumulate(size for _, size in memory))
 
 
 @pytest.mark.parametrize(("kept", "share"), [(0, (0.05, 0.2)), (1 << 26, (1.0, 1.2))])

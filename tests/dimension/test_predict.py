@@ -92,10 +92,10 @@ def test_what_linearization_misses_is_said_and_the_interval_stays(monkeypatch, e
 
     def diagnosed(error: float, movement: float) -> Prediction:
         monkeypatch.setattr(predict, "_linearization_error", lambda *_: error)
-        monkeypatch.setattr(predict, "_origin_norm", lambda _: at_one / movement)
+        monkeypatch.setattr(predict, "_origin_norm", lambda *_: at_one / movement)
         return predicted(given)
 
-    monkeypatch.setattr(predict, "_origin_norm", lambda _: 1.0)
+    monkeypatch.setattr(predict, "_origin_norm", lambda *_: 1.0)
     at_one = predicted(given).diagnostics["movement"]
     sound, doubtful = diagnosed(0.1, 0.1), diagnosed(error, movement)
     assert doubtful.d90 == sound.d90
