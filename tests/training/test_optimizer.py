@@ -13,7 +13,7 @@ from deltatheory.deltas import make_delta
 from deltatheory.deltas.files import read_tensors, write_tensors
 from deltatheory.linearization import linearization_error
 from deltatheory.problems import ClassificationProblem
-from deltatheory.training import Training, optimizer, train
+from deltatheory.training import Training, optimizer, predict_learning_rate, train
 
 
 @pytest.fixture
@@ -67,6 +67,11 @@ def test_a_step_that_is_timed_holds_the_gradient_alone(full):
     batch, labels = full.batch(full.train, [0, 1])
     zero = full.delta.zero()
     assert peak(lambda: full.loss_and_gradient(zero, batch, labels)) < 1.9 * 4 * full.delta.size
+
+
+def test_a_predicted_rate_holds_a_place_a_gradient_and_signs(full):
+    training = Training(steps=8, batch_size=2)
+    assert peak(lambda: predict_learning_rate(full, training=training)) < 2.9 * 4 * full.delta.size
 
 
 def test_the_linearization_error_and_the_self_check_hold_no_vector_of_the_models_length(full):
