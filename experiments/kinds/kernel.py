@@ -12,7 +12,7 @@ from experiments.environment import Environment
 from experiments.trial import Trial
 
 if TYPE_CHECKING:
-    from deltatheory.linearization.tangent import TangentRows
+    from deltatheory.linearization import TangentKernel, TangentRows
 
 EXAMPLE = Trial(
     "kernel",
@@ -32,34 +32,26 @@ _CHUNK = 32  # examples of a batch of the gradient
 
 
 def run(trial: Trial, place: Environment) -> dict[str, Any]:
-    """Predict from the kernels of several deltas at δ = 0, in one pass: score, speed, rank; and sketch one.
+    """Predict from the kernels of several deltas at δ = 0: score, speed, rank; and sketch one by its rows.
 
-    The kernels are those of a contrast of the logits. The speed is that of gradient flow on the squared loss:
-    with eigenpairs (λ_i, u_i) of K and the residuals r_c it is the least t with
+    The kernels are those of a contrast of the logits, by factors. The speed is that of gradient flow on the
+    squared loss: with eigenpairs (λ_i, u_i) of K and the residuals r_c it is the least t with
     Σ (u_i·r_c)² exp(-2λ_i t) ≤ Σ (u_i·r_c)²/10, in units of n/tr K.
     """
-    from deltatheory.linearization.tangent import joint_tangent_rows
+    from deltatheory.linearization import tangent_kernels, tangent_rows
 
-    labels, setup = trial.settings["deltas"], place.setup(trial)
-    deltas = deltas_of(trial, labels, place)
-    exact = [label for label in labels if deltas[label].exact_zero]
-    features, passes, seconds = {}, 0.0, 0.0
-    for group in (exact, *([label] for label in labels if label not in exact)):
-        problem = place.problem(trial, setup.delta("combined", deltas=[deltas[x] for x in group]))
-        sizes = [deltas[label].size for label in group]
-        found = joint_tangent_rows(
-            problem, sizes, train=len(problem.train), test=0, outputs="contrast", sketch=_SKETCH
-        )
-        features |= zip(group, found, strict=True)
-        passes, seconds = passes + problem.passes, seconds + found[0].seconds
-    start, sketched = features[labels[0]].start.double(), trial.settings["sketched"]
-    problem = place.problem(trial, deltas[sketched])
-    sketches = _sketches(features[sketched], _gradient(problem))
+    deltas = deltas_of(trial, trial.settings["deltas"], place)
+    problem = place.problem(trial, deltas[trial.settings["sketched"]])
+    of = {"train": len(problem.train), "test": 0, "outputs": "contrast", "sketch": _SKETCH}
+    kernels = tangent_kernels(problem, list(deltas.values()), **of)
+    rows = tangent_rows(problem, seed=trial.seed, **of)
+    sketches = _sketches(rows, _gradient(problem))
+    start = kernels[0].start.double()
     return {
         "frozen": float(start.solved(start.logits).double().mean()),
-        "predicted": {label: _predicted(features[label]) for label in labels},
-        "passes": passes + problem.passes,
-        "seconds": seconds,
+        "predicted": {label: _predicted(kernel) for label, kernel in zip(deltas, kernels, strict=True)},
+        "passes": kernels[0].passes + problem.passes,
+        "seconds": kernels[0].seconds + rows.seconds,
         **sketches,
     }
 
@@ -70,10 +62,10 @@ def deltas_of(trial: Trial, labels: Iterable[str], place: Environment) -> dict[s
     return {label: setup.delta(label, **options.get(label.partition(":")[0], {})) for label in labels}
 
 
-def _predicted(features: TangentRows) -> dict[str, Any]:
+def _predicted(kernel: TangentKernel) -> dict[str, Any]:
     from deltatheory.linearization.ridge import cross_fitted_logits
 
-    gram, start = features.kernel().cpu(), features.start.double()
+    gram, start = kernel.kernel(), kernel.start.double()
     solved = start.solved(cross_fitted_logits(gram, start)).double()
     values, vectors = np.linalg.eigh(gram.numpy())
     values = np.clip(values, 0, None)
