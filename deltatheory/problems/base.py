@@ -251,6 +251,18 @@ class Problem(ABC):
         return found.value, found.right / found.answers, found.gradient
 
     @torch.no_grad()
+    def loss_at(self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, "*n"]) -> float:
+        """Return the mean loss on a batch as a number, from one forward pass.
+
+        A delta that writes in place leaves θ(δ) in the model: call `restore` at the end.
+        """
+        in_place = isinstance(self.delta, InPlaceDelta)
+        self._placed(delta)
+        outputs, wanted = self.outputs(None if in_place else delta, batch, labels)
+        self.count(len(batch), forward=1.0)
+        return float(self.loss_function.mean(outputs, wanted))
+
+    @torch.no_grad()
     def features(self, delta: Float[Tensor, " m"], batch: Batch) -> Float[Tensor, "n O"]:
         """Return the last hidden states of a batch's own tokens, without padding.
 

@@ -12,7 +12,7 @@ from tiny_problems import copy_task, origin, toy_problem, toy_task
 from deltatheory.deltas import Delta, make_delta
 from deltatheory.problems import BACKWARD, FORWARD, GenerationProblem, Setup
 from deltatheory.training import Training, predict_learning_rate
-from deltatheory.training.learning_rate import _crossing, _search
+from deltatheory.training.learning_rate import _ceiling, _crossing, _search
 
 TRAINING = Training(steps=60, batch_size=16)
 
@@ -33,7 +33,7 @@ class InOtherUnits(Delta):
         return {"units": self.units, **self.delta.specification()}
 
 
-@pytest.mark.parametrize(("name", "options"), [("bitfit", {}), ("lora", {"r": 2}), ("ia3", {})])
+@pytest.mark.parametrize(("name", "options"), [("bitfit", {}), ("lora", {"r": 8}), ("ia3", {})])
 def test_the_rate_has_the_units_of_delta(name, options):
     """In units of which a change takes u times as many, the rate is uη: Adam's steps are ±η."""
     problem = toy_problem(name, task=toy_task(train=64), **options)
@@ -143,6 +143,21 @@ def test_a_prediction_is_plain_numbers_and_says_itself():
 def test_bad_input_is_refused(delta, training, says):
     with pytest.raises(ValueError, match=says):
         predict_learning_rate(Setup(tiny("bert"), toy_task()), delta, training)
+
+
+def test_a_start_of_another_length_or_without_a_finite_loss_is_refused():
+    problem = toy_problem("bitfit")
+    with pytest.raises(ValueError, match=r"start.shape=\(3,\)"):
+        predict_learning_rate(problem, start=torch.zeros(3))
+    with pytest.raises(FloatingPointError, match="loss is nan"):
+        predict_learning_rate(problem, start=torch.full((problem.delta.size,), math.nan))
+
+
+def test_a_delta_that_saturates_has_a_rate_behind_its_ceiling():
+    """No rate moves the features by M*: its movement stops growing at a hundredth."""
+    moved = _search(lambda rate: 0.15 * min(1.0, 100 * rate), 0.4, 1e-3, looks=6)
+    assert 0.01 / 1.3 < _ceiling(moved, 0.4) < 0.03
+    assert len(moved) < 6
 
 
 def test_with_a_built_problem_a_name_is_refused_and_one_example_is_too_few():
