@@ -2,6 +2,6 @@
 
 from deltatheory.advice.candidates import CANDIDATES, Candidate
 from deltatheory.advice.ranking import advise
-from deltatheory.advice.result import Advice, Estimate
+from deltatheory.advice.result import Advice, Decision, Estimate
 
-__all__ = ["CANDIDATES", "Advice", "Candidate", "Estimate", "advise"]
+__all__ = ["CANDIDATES", "Advice", "Candidate", "Decision", "Estimate", "advise"]

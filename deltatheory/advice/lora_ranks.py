@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from deltatheory.advice.fits import KernelFit
+from deltatheory.backbones import HUB_NAMES
 from deltatheory.deltas import LoRA
 from deltatheory.linearization.selection import greedy_log_det
 
@@ -15,7 +16,7 @@ __all__ = ["adapter_config"]
 _KEPT_GAIN = 0.9  # share of the log-det gain of all modules that those chosen must have
 
 
-def adapter_config(delta: LoRA, fit: KernelFit, base: str) -> tuple[dict[str, Any], str]:
+def adapter_config(delta: LoRA, fit: KernelFit) -> tuple[dict[str, Any], str]:
     """Return peft's configuration, with the ranks that promise most; equal ones if none promise more.
 
     At δ = 0 the kernel of a module is proportional to its rank, so another distribution of the same total
@@ -23,9 +24,8 @@ def adapter_config(delta: LoRA, fit: KernelFit, base: str) -> tuple[dict[str, An
     loss's gradient in each module, and equal ranks in the modules that a log-det selection takes first.
 
     Args:
-        delta: the winner.
+        delta: what is to be trained.
         fit: its kernels by module.
-        base: name of the backbone.
 
     Returns:
         The configuration, and a sentence that says what was tried.
@@ -55,7 +55,9 @@ def adapter_config(delta: LoRA, fit: KernelFit, base: str) -> tuple[dict[str, An
     pattern = {name: rank for name, rank in ranks.items() if rank != delta.r}
     config = {
         "peft_type": "LORA",
-        "base_model_name_or_path": base,
+        "task_type": "SEQ_CLS",  # with a classifier that is trained beside it
+        "modules_to_save": ["classifier" if delta.backbone.kind == "encoder" else "score"],
+        "base_model_name_or_path": HUB_NAMES.get(delta.backbone.name, delta.backbone.name),
         "r": delta.r,
         "lora_alpha": delta.r,
         "target_modules": sorted(ranks),

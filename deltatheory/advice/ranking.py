@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,23 +11,23 @@ import numpy as np
 import torch
 
 from deltatheory._numbers import check_number
+from deltatheory._shapes import Float
 from deltatheory.advice.candidates import CANDIDATES, Candidate
 from deltatheory.advice.fits import KernelFit, fitted_delta, kernel_fits
 from deltatheory.advice.lora_ranks import adapter_config
-from deltatheory.advice.result import Advice, Estimate
+from deltatheory.advice.posterior import POINT, SPREAD, TrainedScores
+from deltatheory.advice.race import Race
+from deltatheory.advice.result import Advice, Decision, Difference, Estimate, Run
 from deltatheory.deltas import Delta, LoRA, check_options
 from deltatheory.linearization.error import linearization_error
 from deltatheory.linearization.ridge import FOLDS
 from deltatheory.problems import ClassificationProblem, Problem, Setup, folds
 from deltatheory.results import provenance
-from deltatheory.training import Training, predict_learning_rate
+from deltatheory.training import RatePrediction, Training, predict_learning_rate
 
 __all__ = ["advise"]
 
-_BOOTSTRAP = 500
-# Spread of logit(trained score) around logit(predicted score) that linearization leaves, beside sampling: so
-# wide that 90 % of the trained scores of experiments/results/chosen/advice lie in their intervals.
-_MODEL_SPREAD = 1.45
+_NOTHING_WITHIN = "Budget: no candidate keeps to it; add smaller ones, or raise it."
 _TRUSTED_ERROR = 0.5
 _JUDGED = 32  # held-out examples that tell the rough size of the linearization's error
 
@@ -38,13 +37,14 @@ def advise(
     *,
     candidates: Sequence[Candidate] = CANDIDATES,
     max_parameters: int | None = None,
-    max_minutes: float | None = None,
-    steps: int = 120,
-    batch_size: int = 32,
+    max_memory: int | float | None = None,
+    max_minutes: int | float | None = None,
+    training: Training | None = None,
     examples: int = 448,
+    train_runs: int = 0,
     on_example: Callable[[int, int], None] | None = None,
 ) -> Advice:
-    """Predict, before training, the score of every candidate, and rank them.
+    """Say which candidate is the smallest that suffices, before training or after a few runs.
 
     Two forward passes over each example and one backward pass through the activations give the kernels
     K_i = J_i J_iᵀ of all deltas at δ = 0 (`linearization/factors.py`), of a contrast of the logits by lot
@@ -53,15 +53,22 @@ def advise(
     learning rate and number of steps. With two classes that is exact; with more, K stands for the kernels of
     all their differences.
 
+    All are judged on the same examples, so that differences are known better than scores: `TrainedScores`
+    is their joint distribution. Taken is the smallest candidate within the budget behind which nothing is
+    likely to be more than one point better. Runs, where asked for, are of the candidates whose results are
+    likeliest to change that, and sharpen the same distribution.
+
     Args:
         setup: backbone, classification task, head, limits and seed (`Setup.of`). The seed is that of the
             deltas, the examples, the sketches and the bootstrap.
         candidates: what to compare; of `CANDIDATES` those that have no place in the model are left out.
         max_parameters: budget of tuned numbers.
-        max_minutes: budget of training time for `steps` steps.
-        steps: of the training that is planned.
-        batch_size: of that training; steps are timed with it.
+        max_memory: budget of gradient and AdamW state, in MB.
+        max_minutes: budget of training time.
+        training: what is planned, with AdamW: 120 steps of 32 by default; its learning rate plays no part.
         examples: training examples whose Jacobian rows are computed, at most those there are.
+        train_runs: trainings at most, each as planned, judged on training and dev examples that it has not
+            seen; they end where none would change what is taken.
         on_example: called with (done, total), for progress bars.
 
     Raises:
@@ -69,62 +76,104 @@ def advise(
     """
     if not candidates:
         raise ValueError("candidates=(): give at least one.")
-    counts = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "examples": examples,
-        "max_parameters": max_parameters,
-    }
-    for name, value in counts.items():
+    for name, value in {"examples": examples, "max_parameters": max_parameters}.items():
         if value is not None:
             check_number(name, value, whole=True, above=0)
-    if max_minutes is not None:
-        check_number("max_minutes", max_minutes, above=0)
+    for name, value in {"max_memory": max_memory, "max_minutes": max_minutes}.items():
+        if value is not None:
+            check_number(name, value, above=0)
+    check_number("train_runs", train_runs, whole=True, least=0)
     for candidate in candidates:
         check_options(candidate.method, candidate.options)
     began = time.perf_counter()
-    setup = Setup.of(setup)
-    setup.check_head()
-    setup = setup.replace(train_examples=min(examples, len(setup.task.train)), test_examples=1)
+    given = Setup.of(setup)
+    given.check_head()
+    plan = training or Training(steps=120, seed=given.seed)
+    setup = given.replace(train_examples=min(examples, len(given.task.train)), test_examples=1)
     candidates, deltas, left_out = _placed(setup, candidates)
     fits, passes = kernel_fits(setup, deltas, on_example)
 
-    rng = np.random.default_rng(setup.seed)
-    plan = Training(steps=steps, batch_size=batch_size, seed=setup.seed)
-    ranked = []
-    for candidate, delta, fit in zip(candidates, deltas, fits, strict=True):
-        solved = fit.solved()
-        problem = setup.classification(delta, check=False)
-        seconds = _seconds_per_step(problem, batch_size)
-        rate = predict_learning_rate(problem, training=plan)
-        passes += rate.passes
-        within = (max_parameters is None or delta.size <= max_parameters) and (
-            max_minutes is None or seconds * steps <= 60 * max_minutes
+    solved = [fit.solved() for fit in fits]
+    costs = [_costs(setup, delta, plan) for delta in deltas]
+    passes += sum(cost.rate.passes for cost in costs)
+    within = [
+        (max_parameters is None or delta.size <= max_parameters)
+        and (max_memory is None or cost.optimizer_bytes <= 1e6 * max_memory)
+        and (max_minutes is None or cost.minutes <= max_minutes)
+        for delta, cost in zip(deltas, costs, strict=True)
+    ]
+    scores = TrainedScores.predicted(
+        solved,
+        [delta.size for delta in deltas],
+        [candidate.method for candidate in candidates],
+        np.random.default_rng(setup.seed),
+    )
+    ladder = [i for i in range(len(deltas)) if within[i]]
+    ladder.sort(key=lambda i: (deltas[i].size, -scores.mean[i]))
+    runs: list[Run] = []
+    if train_runs and ladder:
+        race = Race(setup, given.task, deltas, [cost.rate.rate for cost in costs], plan)
+        scores = race.sharpened(scores, ladder, train_runs)
+        runs = [Run(candidates[i].label, float(x.mean()), len(x)) for i, x in race.solved.items()]
+        passes += race.passes
+    draws = scores.draws()
+    taken, worse = scores.smallest(ladder) if ladder else (None, 0.0)
+
+    def estimate(i: int) -> Estimate:
+        score, low, high = _quantiles(draws[:, i])
+        rate = costs[i].rate
+        return Estimate(
+            candidates[i].method,
+            dict(candidates[i].options),
+            score=score,
+            low=low,
+            high=high,
+            kernel_score=float(solved[i].mean(1).max()),
+            parameters=deltas[i].size,
+            optimizer_bytes=costs[i].optimizer_bytes,
+            seconds_per_step=costs[i].seconds,
+            within_budget=within[i],
+            difference=None if taken is None else _difference(draws[:, i] - draws[:, taken]),
+            learning_rate=rate.rate if rate.found else None,
+            lowest_rate=rate.low if rate.found else None,
+            highest_rate=rate.high if rate.found else None,
         )
-        score, low, high = _interval(solved, rng)
-        about = candidate.method, dict(candidate.options), score, low, high
-        state = 3 * setup.backbone.wide_dtype.itemsize * delta.size  # a gradient and the two moments of AdamW
-        rates = (rate.rate, rate.low, rate.high) if rate.found else (None, None, None)
-        estimate = Estimate(*about, delta.size, state, seconds, within, *rates)
-        ranked.append(_Ranked(estimate, delta, fit, solved[solved.mean(1).argmax()]))
-    ranked.sort(key=lambda one: one.key)
-    best = ranked[0] if ranked[0].estimate.within_budget else None
-    findings, config = ["Budget: no candidate keeps to it; add smaller ones, or raise it."], None
-    arguments = None
-    if best is not None:
-        if best.estimate.learning_rate:
-            arguments = replace(plan, learning_rate=best.estimate.learning_rate).to_transformers()
-        winner = setup.classification(best.delta, check=False)
-        findings = [*_ties(ranked), *_errors(winner, best)]
-        passes += winner.passes
-        if isinstance(best.delta, LoRA):
-            config, finding = adapter_config(best.delta, best.fit, setup.backbone.name)
-            findings.append(finding)
+
+    estimates = [estimate(i) for i in range(len(deltas))]
+    findings, config, arguments, decision = [_NOTHING_WITHIN], None, None, None
+    if taken is not None:
+        one = estimates[taken]
+        decision = Decision(
+            one.label,
+            one.parameters,
+            one.learning_rate,
+            one.optimizer_bytes,
+            costs[taken].minutes,
+            probability=1 - worse,
+            largest=taken == ladder[-1],
+        )
+        if one.learning_rate:
+            arguments = replace(plan, learning_rate=one.learning_rate).to_transformers()
+        problem = setup.classification(deltas[taken], check=False)
+        findings = _errors(problem, one.label, fits[taken])
+        passes += problem.passes
+        loras = [i for i in ladder if isinstance(deltas[i], LoRA)]
+        if loras:
+            formed = taken if taken in loras else scores.smallest(loras)[0]
+            config, said = adapter_config(deltas[formed], fits[formed])
+            findings.append(said)
+            if formed != taken:
+                findings.append(
+                    f"peft: has no form of {one.label} here; adapter_config.json is of "
+                    f"{estimates[formed].label}, the smallest that suffices of those that it has."
+                )
     start = next((fit for fit, delta in zip(fits, deltas, strict=True) if delta.exact_zero), fits[0]).start
     return Advice(
-        ranked=[one.estimate for one in ranked],
+        decision=decision,
+        ranked=sorted(estimates, key=lambda e: (not e.within_budget, -e.score, e.parameters)),
+        runs=runs,
         frozen=float(start.solved(start.logits).double().mean()),
-        winner=best and best.estimate.label,
+        winner=decision and decision.label,
         adapter_config=config,
         training_arguments=arguments,
         findings=[*findings, *_stand_in(setup.task.num_classes), *left_out],
@@ -139,9 +188,13 @@ def advise(
                 "examples": len(setup.task.train),
                 **setup.head.identity(),
                 "outputs": "contrast",
-                "steps": steps,
-                "batch_size": batch_size,
-                "model_spread": _MODEL_SPREAD,
+                "steps": plan.steps,
+                "batch_size": plan.batch_size,
+                "model_spread": SPREAD,
+                "train_runs": train_runs,
+                "max_parameters": max_parameters,
+                "max_memory": max_memory,
+                "max_minutes": max_minutes,
             },
         },
     )
@@ -167,49 +220,29 @@ def _placed(setup: Setup, candidates: Sequence[Candidate]) -> tuple[list[Candida
 
 
 @dataclass(frozen=True, eq=False)
-class _Ranked:
-    """A candidate with what its estimate rests on; `solved` is with the best ridge, shape (n,)."""
+class _Costs:
+    """What training takes: time of a step and of all, memory, and the predicted rate."""
 
-    estimate: Estimate
-    delta: Delta
-    fit: KernelFit
-    solved: np.ndarray
-
-    @property
-    def key(self) -> tuple[bool, float, int]:
-        """The order: within the budget, the highest score, the fewest parameters."""
-        one = self.estimate
-        return not one.within_budget, -one.score, one.parameters
+    seconds: float
+    minutes: float
+    optimizer_bytes: int
+    rate: RatePrediction
 
 
-def _interval(solved: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Return the score of the best ridge and a 90 % interval of the trained score: examples and model."""
-    count = solved.shape[1]
-    score = float(solved.mean(1).max())
-    draws = np.array([solved[:, rng.integers(0, count, count)].mean(1).max() for _ in range(_BOOTSTRAP)])
-    edge = 0.5 / count
-    logits = np.log(np.clip(draws, edge, 1 - edge) / (1 - np.clip(draws, edge, 1 - edge)))
-    logits += _MODEL_SPREAD * rng.standard_normal(_BOOTSTRAP)
-    low, high = 1 / (1 + np.exp(-np.quantile(logits, (0.05, 0.95))))
-    return score, float(low), float(high)
+def _costs(setup: Setup, delta: Delta, plan: Training) -> _Costs:
+    problem = setup.classification(delta, check=False)
+    seconds = _seconds_per_step(problem, plan.batch_size)
+    state = 3 * setup.backbone.wide_dtype.itemsize * delta.size  # a gradient and the two moments of AdamW
+    return _Costs(seconds, seconds * plan.steps / 60, state, predict_learning_rate(problem, training=plan))
 
 
-def _ties(ranked: Sequence[_Ranked]) -> list[str]:
-    """Say which candidates the examples cannot tell from the first, by a paired test."""
-    first, *rest = ranked
-    tied = []
-    for one in rest:
-        more, less = (int(x.sum()) for x in (first.solved & ~one.solved, one.solved & ~first.solved))
-        if one.estimate.within_budget and more - less <= 1.645 * math.sqrt(more + less):
-            tied.append(one.estimate)
-    if not tied:
-        return []
-    cheapest = min([*tied, first.estimate], key=lambda e: e.parameters)
-    return [
-        f"Ties: {len(tied)} candidate(s) cannot be told from {first.estimate.label} with these examples: "
-        f"{', '.join(e.label for e in tied)}. The smallest of them is {cheapest.label} "
-        f"({cheapest.parameters:,} parameters)."
-    ]
+def _quantiles(draws: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(draws, (0.05, 0.5, 0.95))
+    return float(middle), float(low), float(high)
+
+
+def _difference(draws: Float[np.ndarray, " n"]) -> Difference:
+    return Difference(*_quantiles(draws), chance=float((draws > POINT).mean()))
 
 
 def _stand_in(classes: int) -> list[str]:
@@ -222,16 +255,16 @@ def _stand_in(classes: int) -> list[str]:
     ]
 
 
-def _errors(winner: ClassificationProblem, best: _Ranked) -> list[str]:
-    """Say so where the network under the winner's fitted δ is not the linearized one."""
-    _, held = folds(len(winner.train), FOLDS)[0]
-    error = linearization_error(winner, fitted_delta(winner, best.fit), held[:_JUDGED])
+def _errors(problem: ClassificationProblem, label: str, fit: KernelFit) -> list[str]:
+    """Say so where the network under the fitted δ is not the linearized one."""
+    _, held = folds(len(problem.train), FOLDS)[0]
+    error = linearization_error(problem, fitted_delta(problem, fit), held[:_JUDGED])
     if error <= _TRUSTED_ERROR:
         return []
     return [
-        f"Linearization: at the fitted δ of {best.estimate.label} the network's logits differ from "
-        f"the linearized ones by {error:.0%} of their change (trusted to {_TRUSTED_ERROR:.0%}): the "
-        "order of methods is better known than their scores."
+        f"Linearization: at the fitted δ of {label} the network's logits differ from the linearized ones by "
+        f"{error:.0%} of their change (trusted to {_TRUSTED_ERROR:.0%}): the order of methods is better "
+        "known than their scores."
     ]
 
 

@@ -11,9 +11,26 @@ from typing import Any, ClassVar
 from deltatheory.advice.candidates import Candidate
 from deltatheory.results import Result, write_json
 
-__all__ = ["Advice", "Estimate"]
+__all__ = ["Advice", "Decision", "Difference", "Estimate", "Run"]
 
 _CONFIG, _ARGUMENTS = "adapter_config.json", "training_arguments.json"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a candidate is expected to gain over another one.
+
+    Attributes:
+        value: of accuracy, the median.
+        low: 5 % quantile.
+        high: 95 % quantile.
+        chance: that it is more than a point.
+    """
+
+    value: float
+    low: float
+    high: float
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -23,13 +40,16 @@ class Estimate:
     Attributes:
         method: its method.
         options: its size.
-        score: predicted accuracy after training, with the best regularization.
+        score: expected accuracy after training (median).
         low: 5 % quantile.
         high: 95 % quantile.
+        kernel_score: accuracy on held-out folds of the linearized network, with the best regularization.
         parameters: tuned numbers.
         optimizer_bytes: gradient and AdamW state.
         seconds_per_step: of one training step with the given batch, as measured here.
         within_budget: whether it keeps to the budget.
+        difference: of its trained accuracy and that of the one to take; `None` where none is within the
+            budget.
         learning_rate: the peak that is predicted to train it best; `None` where none was found.
         lowest_rate: from here on training is expected to be about as good.
         highest_rate: up to here.
@@ -40,10 +60,12 @@ class Estimate:
     score: float
     low: float
     high: float
+    kernel_score: float
     parameters: int
     optimizer_bytes: int
     seconds_per_step: float
     within_budget: bool
+    difference: Difference | None
     learning_rate: float | None
     lowest_rate: float | None
     highest_rate: float | None
@@ -55,16 +77,71 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Advice(Result):
-    """Candidates, the most promising first, and what the ranking rests on.
+class Decision:
+    """The smallest delta that suffices.
 
     Attributes:
+        label: method and options.
+        parameters: tuned numbers.
+        learning_rate: the peak; `None` where none was found.
+        optimizer_bytes: gradient and AdamW state.
+        minutes: of the training that is planned, on this machine.
+        probability: that nothing larger within the budget is more than a point better.
+        largest: whether nothing larger is within the budget.
+    """
+
+    label: str
+    parameters: int
+    learning_rate: float | None
+    optimizer_bytes: int
+    minutes: float
+    probability: float
+    largest: bool
+
+    def __str__(self) -> str:
+        rate = f"learning rate {self.learning_rate:.2g}, " if self.learning_rate else ""
+        ahead = (
+            "nothing larger is within the budget."
+            if self.largest
+            else "nothing larger is expected to be more than one point better, with probability "
+            f"{self.probability:.2f}."
+        )
+        return (
+            f"Take {self.label} ({self.parameters:,} parameters, {rate}{self.optimizer_bytes / 1e6:.3g} MB "
+            f"of optimizer state, {self.minutes:.2g} min of training); {ahead}"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A candidate that was trained, and judged on training or dev examples that it has not seen.
+
+    Attributes:
+        label: method and options.
+        score: accuracy.
+        examples: it was judged on.
+    """
+
+    label: str
+    score: float
+    examples: int
+
+
+@dataclass(frozen=True)
+class Advice(Result):
+    """What to take, candidates with the most promising first, and what all this rests on.
+
+    Attributes:
+        decision: the smallest one that suffices; `None` where nothing is within the budget.
         ranked: estimates; those outside the budget come last.
+        runs: trainings that were asked for, in their order.
         frozen: accuracy of the frozen model on the kernel's examples.
-        winner: label of the first one within the budget; `None` where nothing is.
-        adapter_config: for a LoRA winner, what `peft` loads: ranks and targets from the per-module kernel.
-        training_arguments: for the winner, those of `transformers.TrainingArguments`, its learning rate among
-            them; `None` where none was found.
+        winner: label of the one to take; `None` where there is none.
+        adapter_config: what `peft` loads, of the one to take or, where `peft` has no form for it, of the
+            smallest that suffices among those for which it has; `None` where there is none. Ranks and targets
+            come from the per-module kernel.
+        training_arguments: for the one to take, those of `transformers.TrainingArguments`, its learning rate
+            among them; `None` where none was found.
         findings: sentences: what is not known, and why.
         passes: forward-equivalents.
         seconds: time taken.
@@ -73,7 +150,9 @@ class Advice(Result):
 
     FILE: ClassVar[str] = "advice.json"
 
+    decision: Decision | None
     ranked: list[Estimate]
+    runs: list[Run]
     frozen: float
     winner: str | None
     adapter_config: dict[str, Any] | None
@@ -84,7 +163,7 @@ class Advice(Result):
     provenance: dict[str, Any]
 
     def save_beside(self, folder: Path) -> None:
-        """Write `adapter_config.json` for a LoRA winner and `training_arguments.json`.
+        """Write `adapter_config.json` and `training_arguments.json`.
 
         Of what there is none of, that of older advice goes away.
         """

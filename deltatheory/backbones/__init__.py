@@ -7,11 +7,12 @@ from deltatheory.backbones.batch import Batch
 from deltatheory.backbones.edit import Edit
 from deltatheory.backbones.families import SUPPORTED, prepare
 from deltatheory.backbones.kv_cache import CachedTexts
-from deltatheory.backbones.load import EMBEDDED, load_backbone, load_checkpoint
+from deltatheory.backbones.load import EMBEDDED, HUB_NAMES, load_backbone, load_checkpoint
 from deltatheory.backbones.wrap import wrap_model
 
 __all__ = [
     "EMBEDDED",
+    "HUB_NAMES",
     "SUPPORTED",
     "Backbone",
     "Batch",

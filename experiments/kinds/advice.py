@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.environment import Environment
+from experiments.kinds.train import training
 from experiments.trial import Trial
 
 EXAMPLE = Trial(
@@ -26,8 +27,7 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
 
     given = trial.settings
     candidates = [Candidate(*one) for one in given["candidates"]]
-    budget = {key: given[key] for key in ("steps", "batch_size")}
-    result = advise(place.setup(trial), candidates=candidates, **budget)
+    result = advise(place.setup(trial), candidates=candidates, training=training(trial))
     found = result.to_dict()
     kept = {key: found[key] for key in ("ranked", "frozen", "winner", "findings", "passes", "seconds")}
     return kept | {"model_spread": found["provenance"]["settings"]["model_spread"]}

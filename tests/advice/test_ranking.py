@@ -37,7 +37,7 @@ def test_candidates_are_ranked_by_what_they_promise(result):
     scores = [e.score for e in result.ranked]
     assert scores == sorted(scores, reverse=True)
     assert {e.label for e in result.ranked} == {c.label for c in QUICK}
-    assert result.winner == result.ranked[0].label
+    assert result.winner == result.decision.label
     for estimate in result.ranked:
         assert estimate.low < estimate.high
         assert estimate.parameters == make_delta(estimate.method, tiny("bert"), **estimate.options).size
@@ -50,7 +50,7 @@ def test_candidates_are_ranked_by_what_they_promise(result):
 def test_every_candidate_has_a_learning_rate_and_the_winner_ready_arguments(result, tmp_path):
     for one in result.ranked:
         assert 0 < one.lowest_rate < one.learning_rate < one.highest_rate
-    delta = result.ranked[0]
+    (delta,) = [one for one in result.ranked if one.label == result.winner]
     problem = setup(32).problem(delta.method, delta.options)
     planned = predict_learning_rate(problem, training=Training(steps=120, batch_size=32))
     assert planned.rate == pytest.approx(delta.learning_rate, rel=0.5)  # of a draw of the same examples
@@ -96,7 +96,12 @@ def test_a_budget_sorts_out_what_it_does_not_pay():
     small = advise(given, candidates=QUICK, max_parameters=sizes[0])
     assert [e.within_budget for e in small.ranked] == [True, False, False, False]
     assert small.ranked[0].parameters == sizes[0]
+    assert small.decision.largest
+    memory = 12e-6 * sizes[1]  # MB: a gradient and two moments, 4 bytes each
+    two = advise(given, candidates=QUICK, max_memory=memory)
+    assert sorted(e.parameters for e in two.ranked if e.within_budget) == sizes[:2]
     none = advise(given, candidates=QUICK[:1], max_minutes=1e-9)
+    assert none.decision is None
     assert none.winner is None
     assert none.adapter_config is None
     assert none.findings[0].startswith("Budget")
@@ -128,12 +133,23 @@ def test_a_lora_winner_comes_with_a_configuration_that_peft_loads(tmp_path):
         ({"candidates": (Candidate("lora", {"r": 99}),)}, "r=99: must lie in"),
         ({"max_parameters": 0}, "max_parameters=0: must be above 0"),
         ({"max_minutes": -1.0}, "max_minutes=-1.0: must be above 0"),
-        ({"steps": 0}, "steps=0: must be above 0"),
+        ({"max_memory": 0}, "max_memory=0: must be above 0"),
+        ({"examples": 0}, "examples=0: must be above 0"),
+        ({"train_runs": -1}, "train_runs=-1: must be at least 0"),
     ],
 )
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         advise(setup(16), **{"candidates": QUICK} | options)
+
+
+def test_the_page_says_the_decision_first(result, tmp_path):
+    page = result.save(tmp_path).read_text()
+    sentence = str(result.decision)
+    assert page.index(sentence) < page.index("<svg")
+    saved = json.loads((tmp_path / "advice.json").read_text())
+    assert saved["decision"]["label"] == result.winner
+    assert all(label in page for label in (e.label for e in result.ranked))
 
 
 def test_a_usual_candidate_without_a_place_is_left_out_and_said():

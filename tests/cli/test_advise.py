@@ -6,14 +6,18 @@ import re
 from command_line import run
 
 import deltatheory.advice
-from deltatheory.advice import Advice, Candidate, Estimate
+from deltatheory.advice import Advice, Candidate, Decision, Estimate
+from deltatheory.advice.result import Difference, Run
 from deltatheory.problems import Setup
 
+ZERO, GAIN = Difference(0.0, 0.0, 0.0, 0.0), Difference(0.012, -0.02, 0.05, 0.4)
 ADVICE = Advice(
+    decision=Decision("lora r=2", 1024, 1e-2, 12288, 1.0, 0.6, largest=False),
     ranked=[
-        Estimate("lora", {"r": 2}, 0.9, 0.8, 0.95, 1024, 12288, 0.5, True, 1e-2, 4e-3, 2.5e-2),
-        Estimate("full", {}, 0.91, 0.85, 0.97, 4448, 53376, 0.9, False, None, None, None),
+        Estimate("full", {}, 0.91, 0.85, 0.97, 0.9, 4448, 53376, 0.9, False, GAIN, None, None, None),
+        Estimate("lora", {"r": 2}, 0.9, 0.8, 0.95, 0.8, 1024, 12288, 0.5, True, ZERO, 1e-2, 4e-3, 2.5e-2),
     ],
+    runs=[Run("lora r=2", 0.875, 64)],
     frozen=0.5,
     winner="lora r=2",
     adapter_config={"r": 2},
@@ -33,16 +37,29 @@ def test_advice_comes_as_a_table_a_figure_and_numbers(monkeypatch, tmp_path):
         return ADVICE
 
     monkeypatch.setattr(deltatheory.advice, "advise", advise)
-    given = "--model m --task t --max-parameters 1000 --steps 7 --examples 9 --seed 4 --no-progress"
+    given = (
+        "--model m --task t --max-parameters 1000 --max-memory 2 --train-runs 3 --steps 7 --examples 9 "
+        "--seed 4 --no-progress"
+    )
     result = run("advise", *given.split(), "--candidate", "lora r=2", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert repr(calls[0]["setup"]) == repr(Setup("m", "t", seed=4))
     assert calls[0]["candidates"] == [Candidate("lora", {"r": 2})]
-    assert (calls[0]["max_parameters"], calls[0]["steps"], calls[0]["examples"]) == (1000, 7, 9)
-    assert re.search(r"lora r=2 +0.900 +0.800–0.950 +1,024 +0.01 +0.01", result.output)
-    assert re.search(r"full .*outside", result.output)
+    assert (calls[0]["max_parameters"], calls[0]["max_memory"], calls[0]["examples"]) == (1000, 2.0, 9)
+    assert (calls[0]["training"].steps, calls[0]["training"].seed, calls[0]["train_runs"]) == (7, 4, 3)
+    first, *rest = result.output.splitlines()
+    assert first == (
+        "Take lora r=2 (1,024 parameters, learning rate 0.01, 0.0123 MB of optimizer state, 1 min of "
+        "training); nothing larger is expected to be more than one point better, with probability 0.60."
+    )
+    table = "\n".join(rest)
+    assert re.search(r"lora r=2 +1,024 +0.900 +0.800–0.950 +0.01 +0.01", table)
+    assert re.search(r"full +4,448 .*\+1.2 \(-2.0 to \+5.0\) .*outside", table)
+    assert table.index("lora r=2") < table.index("full")
+    assert "Trained lora r=2: 0.875 on 64 examples" in table
     assert "Ties: none" in result.output
     assert json.loads((tmp_path / "advice.json").read_text())["winner"] == "lora r=2"
     assert json.loads((tmp_path / "adapter_config.json").read_text()) == {"r": 2}
     assert json.loads((tmp_path / "training_arguments.json").read_text()) == {"learning_rate": 1e-2}
-    assert "<svg" in (tmp_path / "advice.svg").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("Take lora r=2") < page.index("<svg")

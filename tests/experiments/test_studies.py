@@ -49,6 +49,7 @@ SEVERAL = (
     "prediction",
     "subspace",
     "learning_rate",
+    "smallest",
 )  # studies that say nothing of one task alone
 
 
