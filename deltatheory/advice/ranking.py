@@ -157,10 +157,10 @@ def advise(
         problem = setup.classification(deltas[taken], check=False)
         findings = _errors(problem, one.label, fits[taken])
         passes += problem.passes
-        loras = [i for i in ladder if isinstance(deltas[i], LoRA)]
+        loras = {i: delta for i in ladder if isinstance(delta := deltas[i], LoRA)}
         if loras:
-            formed = taken if taken in loras else scores.smallest(loras)[0]
-            config, said = adapter_config(deltas[formed], fits[formed])
+            formed = taken if taken in loras else scores.smallest([*loras])[0]
+            config, said = adapter_config(loras[formed], fits[formed])
             findings.append(said)
             if formed != taken:
                 findings.append(

@@ -122,6 +122,10 @@ def _row(scope: Scope, model: str, task: TaskInfo, known: Known) -> dict[str, An
     }
 
 
+def _best(row: dict[str, Any]) -> tuple[str, bool]:
+    return max(row["scores"], key=lambda k: row["scores"][k])
+
+
 def _within(row: dict[str, Any], budget: int | None) -> dict[Any, float]:
     return {k: s for k, s in row["scores"].items() if budget is None or row["sizes"][k] <= budget}
 
@@ -170,7 +174,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                         row["sizes"][_key(row["taken"][0])],
                         row["probability"],
                         row["scores"][_key(row["taken"][0])],
-                        max(row["scores"], key=lambda k: row["scores"][k])[0],
+                        _best(row)[0],
                         row["best"],
                     ]
                     for row in rows
@@ -180,11 +184,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         with drawing(6, 3) as (figure, axes):
             for rule, colour in (("advice", "measured"), ("best", "predicted")):
                 for row in held:
-                    key = (
-                        _key(row["taken"][0])
-                        if rule == "advice"
-                        else max(row["scores"], key=lambda k: row["scores"][k])
-                    )
+                    key = _key(row["taken"][0]) if rule == "advice" else _best(row)
                     axes.plot(row["sizes"][key], row["scores"][key], "o", color=COLOURS[colour])
             axes.set(xscale="log", xlabel="parameters", ylabel="accuracy")
         figures[f"{model}, held-out: the advised delta, and the best of all in the other colour"] = figure
@@ -192,10 +192,10 @@ def findings(scope: Scope, known: Known) -> Findings:
 
 
 RAN = (
-    "The trainings are those of the study learning_rate: 60 steps of 16, ten rates, tested on at most "
-    "1,000 examples; a delta's score is that at its best rate. The advice is from kernels of 256 training examples. "
-    "The best fixed choice of a budget is the one with the best mean on the calibration tasks; the best is "
-    "that of all trained within the budget."
+    "The trainings are those of the study learning_rate: 60 steps of 16, ten rates, tested on at most 1,000 "
+    "examples; the score of a delta is that at its best rate. The advice is from kernels of 256 training "
+    "examples. The best fixed choice of a budget is the one with the best mean on the calibration tasks; the "
+    "best is that of all trained within the budget."
 )
 
 

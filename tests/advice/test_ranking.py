@@ -10,8 +10,9 @@ import pytest
 from tiny_models import tiny
 from tiny_problems import toy_task
 
-from deltatheory.advice import CANDIDATES, Advice, Candidate, advise, ranking
+from deltatheory.advice import CANDIDATES, Advice, Candidate, advise, posterior, ranking
 from deltatheory.advice.fits import kernel_fits
+from deltatheory.advice.race import judging_examples
 from deltatheory.deltas import make_delta
 from deltatheory.problems import Setup
 from deltatheory.training import Training, predict_learning_rate
@@ -150,6 +151,33 @@ def test_the_page_says_the_decision_first(result, tmp_path):
     saved = json.loads((tmp_path / "advice.json").read_text())
     assert saved["decision"]["label"] == result.winner
     assert all(label in page for label in (e.label for e in result.ranked))
+
+
+def test_where_peft_has_no_form_of_what_is_taken_its_best_is_written(monkeypatch):
+    monkeypatch.setattr(posterior, "_LEVEL", 1.0)  # the smallest is taken
+    got = advise(setup(16), candidates=(Candidate("layernorm"), Candidate("lora", {"r": 2})))
+    assert got.winner == "layernorm"
+    assert got.adapter_config["peft_type"] == "LORA"
+    assert got.adapter_config["task_type"] == "SEQ_CLS"
+    assert got.adapter_config["modules_to_save"] == ["classifier"]
+    assert any("is of lora r=2" in finding for finding in got.findings)
+
+
+def test_runs_are_judged_on_training_and_dev_examples_that_they_have_not_seen():
+    given = setup(40)
+    got = advise(
+        given,
+        candidates=(Candidate("bitfit"), Candidate("lora", {"r": 2})),
+        training=Training(steps=3, batch_size=4),
+        examples=24,
+        train_runs=2,
+    )
+    assert 1 <= len(got.runs) <= 2
+    assert {run.examples for run in got.runs} == {16 + len(given.task.dev)}
+    trained = given.replace(train_examples=24)
+    judging = judging_examples(trained.task, given.task)
+    assert not {*judging.input_keys()} & {*trained.task.train.input_keys()}
+    assert not {*judging.input_keys()} & {*given.task.test.input_keys()}
 
 
 def test_a_usual_candidate_without_a_place_is_left_out_and_said():
