@@ -37,7 +37,7 @@ _LOSSES = (0.25, 4.0)  # between which that holds
 _FLAT = 1.1  # factor by which M grows at most between two rates where it has reached its ceiling (prompts)
 _BEYOND = 3.5  # times the rate from which M has stopped growing
 
-_SPREAD = 2.5  # factor to either side of it that holds the best rate of nine in ten tasks
+_SPREAD = 3.0  # to either side: holds a rate within a point of the best in nine of ten calibration sweeps
 _SHARE = 0.1  # of the passes of the training, which the prediction may cost
 _EXAMPLES = 8  # that a gradient is taken of, and others that are looked at
 _BATCHES = 4  # whose loss is taken where training starts
