@@ -40,7 +40,10 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
     solved = [fit.solved() for fit in fits]
     sizes = [delta.size for delta in deltas]
     scores = TrainedScores.predicted(
-        solved, sizes, [delta.name for delta in deltas], np.random.default_rng(trial.seed)
+        solved,
+        sizes,
+        [name.partition(":")[0] for name, _ in given["candidates"]],
+        np.random.default_rng(trial.seed),
     )
     order = sorted(range(len(deltas)), key=lambda i: (sizes[i], -scores.mean[i]))
     taken = []

@@ -92,3 +92,9 @@ def test_the_larger_of_two_equal_promises_is_expected_ahead():
     solved = solved_by([0.8, 0.8])
     scores = TrainedScores.predicted(solved, [100, 100_000], ["a", "b"], np.random.default_rng(0))
     assert scores.mean[1] - scores.mean[0] == pytest.approx(posterior._GROWTH * np.log(1000))
+
+
+def test_what_a_method_is_usually_ahead_counts_and_an_unknown_one_is_not():
+    solved = solved_by([0.8, 0.8])
+    scores = TrainedScores.predicted(solved, [100, 100], ["ia3", "other"], np.random.default_rng(0))
+    assert scores.mean[0] - scores.mean[1] == pytest.approx(posterior._AHEAD["ia3"])
