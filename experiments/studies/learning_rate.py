@@ -32,6 +32,12 @@ CLAIM = (
     "and deltas, and loses more than ten points on at most one in a hundred"
 )
 SOURCE = "deltatheory"
+ABOUT = (
+    "Most trainings ran on an H200, the predictions on a CPU. A first version of the prediction, whose "
+    "constants came from other tasks, was within a point on 69 % of 75 held-out pairs (0.007 short, none "
+    "collapsed); the constants were then set on the calibration half alone, and the held-out half was judged "
+    "once more. One seed a rate: the best of ten noisy scores flatters the sweep, for every rule alike."
+)
 TASKS = ("classification",)
 TASK_NAMES = (  # calibration, then held out
     "natural_instructions/ni_task1289_trec_classification",
