@@ -200,7 +200,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         found.append(
             f"{model}: the {len(DIMENSIONS)} runs are there on {len(replays)} of {len(scope.tasks)}."
         )
-        numbers[model] = {"complete": len(replays)}
+        if replays:
+            numbers[model] = {"complete": len(replays)}
         for half in ("calibration", "held-out"):
             own = [one for one in replays if one.curve.half == half]
             if len(own) < 3:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from tiny_models import tiny
 from tiny_problems import toy_task
 
@@ -146,7 +147,7 @@ def test_bad_arguments_are_named(options, message):
 
 def test_the_page_says_the_decision_first(result, tmp_path):
     page = result.save(tmp_path).read_text()
-    sentence = str(result.decision)
+    sentence = str(escape(result.decision))
     assert page.index(sentence) < page.index("<svg")
     saved = json.loads((tmp_path / "advice.json").read_text())
     assert saved["decision"]["label"] == result.winner

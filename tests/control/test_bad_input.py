@@ -211,7 +211,7 @@ def verbs(problem):
         for name in names
         if name in {field.name for field in dataclasses.fields(kind)}
     )
-    for name in ("max_parameters", "max_minutes", "steps", "batch_size", "examples"):
+    for name in ("max_parameters", "max_minutes", "examples"):
         yield f"advise.{name}", run(advise, name, setup=problem)
     for name in ("learning_rate", "steps", "examples"):
         yield f"diagnose.{name}", run(diagnose, name, problem=problem)
