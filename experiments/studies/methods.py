@@ -81,17 +81,15 @@ def tuned(scope: Scope, model: str, method: Method, known: Known) -> tuple[float
     """
     key = "rate", scope, model, method.label
     if key in known.derived:
-        return known.derived[key], []
+        return known.derived[key]
     half = [task for task in scope.tasks if task.half == "calibration"] or list(scope.tasks)
     tasks, seed = half[:_TUNING_TASKS], scope.seeds[0]
 
     def at(rate: float) -> list[Trial]:
         return [training(model, method, task, rate, seed) for task in tasks]
 
-    rate, missing = climb(RATES, _FIRST, at, known)
-    if rate is not None:
-        known.derived[key] = rate
-    return rate, missing
+    known.derived[key] = climb(RATES, _FIRST, at, known)
+    return known.derived[key]
 
 
 def climb(
