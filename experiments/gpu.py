@@ -41,7 +41,7 @@ class Part:
     Attributes:
         name: of its log.
         arguments: of Python.
-        minutes: a share of the whole, of 12.
+        minutes: after which it is cut off.
     """
 
     name: str

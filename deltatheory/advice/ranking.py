@@ -72,7 +72,7 @@ def advise(
         on_example: called with (done, total), for progress bars.
 
     Raises:
-        ValueError: for no candidates, an unknown method or option, or a budget that is not positive.
+        ValueError: for no candidates, an unknown method or option, a budget that is not positive, or SGD.
     """
     if not candidates:
         raise ValueError("candidates=(): give at least one.")
@@ -85,6 +85,8 @@ def advise(
     check_number("train_runs", train_runs, whole=True, least=0)
     for candidate in candidates:
         check_options(candidate.method, candidate.options)
+    if training is not None and training.optimizer != "adamw":
+        raise ValueError(f"training.optimizer={training.optimizer!r}: advice is for 'adamw'.")
     began = time.perf_counter()
     given = Setup.of(setup)
     given.check_head()

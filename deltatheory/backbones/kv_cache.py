@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones.backbone import Backbone
-from deltatheory.backbones.batch import Batch, read_position
+from deltatheory.backbones.batch import Batch, pool
 from deltatheory.backbones.edit import Edit
 
 __all__ = ["CachedTexts"]
@@ -40,8 +40,7 @@ class CachedTexts:
         self._backbone, self._edit, self._cache = backbone, replace(edit, prompt=None), DynamicCache()
         self._keys = (backbone.prompted(batch, prompt) if prompt else batch).mask.bool()
         self._position = self._keys.sum(1)
-        hidden = backbone.hidden_states(batch, edit, cache=self._cache)
-        self.last = hidden[torch.arange(len(batch), device=hidden.device), read_position(batch.mask, "last")]
+        self.last = pool(backbone.hidden_states(batch, edit, cache=self._cache), batch.mask, "last")
 
     def read(self, tokens: Int[Tensor, " B"]) -> None:
         """Append a token to every text."""

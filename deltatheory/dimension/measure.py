@@ -20,6 +20,10 @@ __all__ = ["BASELINE_RATES", "MeasuredDimension", "check_budget", "measure"]
 
 BASELINE_RATES = (1e-4, 2e-4)  # of full fine-tuning: the better one makes the baseline
 _MAX_DIMENSION = 2**16
+_NO_GAIN = (
+    "full fine-tuning is no better than the frozen model, and chance is above both; take more steps, or a "
+    "level that is not counted from chance"
+)
 # Run-to-run noise of accuracy on one test set, in units of its binomial error: most examples fall the same
 # way in every run.
 _PAIRED = 0.6
@@ -116,6 +120,8 @@ def measure(
     if frozen >= level:
         reached = f"the frozen model reaches {criterion.shown(frozen):.3f} already"
         d90 = DimensionEstimate(0, 0, 0, f"{reached}, the level is {criterion.shown(level):.3f}")
+    elif baseline <= frozen:
+        d90 = DimensionEstimate(None, None, None, f"no gain: {_NO_GAIN}")
     else:
         search = _Search(trials, settings, frozen=frozen, baseline=baseline, prediction=prediction)
         rate = search.run(rates)

@@ -10,8 +10,6 @@ import torch
 from deltatheory.backbones import Backbone, wrap_model
 from deltatheory.tasks import Examples, Task
 
-_MOST_WORDS = 64
-
 
 def random_decoder(config: Any, name: str, device: str, dtype: torch.dtype = torch.float32) -> Backbone:
     """Return a causal language model of a configuration of `transformers`, drawn where it is to be."""
@@ -38,4 +36,4 @@ def random_task(texts: int, length: int, vocabulary: int) -> Task:
 
 
 def _words(vocabulary: int) -> list[str]:
-    return [f"w{i}" for i in range(min(vocabulary, _MOST_WORDS))]
+    return [f"w{i}" for i in range(vocabulary)]

@@ -160,7 +160,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         for half, judged in numbers[model].items():
             for budget, rules in judged.items():
                 said = "; ".join(
-                    f"{rule} {one['within']:.0%}, {one['short']:.3f} short, {one['size']:.3g} of the "
+                    f"{rule} {one['within']:.0%}, {one['short']:.3f} short, {one['size']:.3g} times the "
                     "parameters of LoRA r = 8"
                     for rule, one in rules.items()
                 )

@@ -92,6 +92,12 @@ def test_another_seed_draws_another_lora_and_the_same_seed_the_same(monkeypatch)
     assert not np.allclose(kernels[0], kernels[1], rtol=0.1)
 
 
+def test_a_training_that_no_rate_is_predicted_for_is_refused_before_the_kernels(monkeypatch):
+    monkeypatch.setattr(ranking, "kernel_fits", None)
+    with pytest.raises(ValueError, match=r"training\.optimizer='sgd'"):
+        advise(setup(12), training=Training(optimizer="sgd"))
+
+
 def test_a_budget_sorts_out_what_it_does_not_pay():
     given = setup(12)
     sizes = sorted(given.delta(c.method, **c.options).size for c in QUICK)

@@ -36,6 +36,17 @@ class Watching:
         return {"on_example": on_example, "on_run": on_run, "on_point": self.points.append}
 
 
+def test_fine_tuning_that_gains_nothing_where_chance_is_above_is_said_not_divided_by(monkeypatch):
+    """Counted from chance the level then lies above the frozen model, and the gain is 0, or less."""
+    for frozen in (0.4, 0.405):
+        monkeypatch.setattr(trials.Trials, "frozen", lambda *_, frozen=frozen: frozen)
+        criterion = Criterion(baseline=0.4, corrected=True)
+        found = intrinsic_dimension(quick_setup(), method="measure", criterion=criterion, settings=QUICK)
+        d90 = found.measured
+        assert (d90.value, d90.high) == (None, None)
+        assert d90.status.startswith("no gain: full fine-tuning is no better")
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     """A search that has ended, the log it left, and what it called."""

@@ -1,0 +1,30 @@
+"""What the page of learning rates says of the first version of the prediction."""
+
+from pathlib import Path
+
+import pytest
+
+from deltatheory.results import ResultLog
+from experiments.scope import Scope
+from experiments.studies import learning_rate
+from experiments.trial import Known
+
+RATES = Path(__file__).parents[2] / "experiments" / "results" / "rates"
+
+
+def test_a_rate_is_that_of_the_nearest_on_the_grid():
+    grid = learning_rate.GRID
+    assert [grid[learning_rate.nearest(x)] for x in (2e-4, 9.0, 1e-9)] == [3e-4, 0.3, 1e-5]
+
+
+def test_the_first_version_was_as_good_as_is_said():
+    rows = [row for row in ResultLog(RATES / "trials.jsonl").rows() if row["config"]["kind"] == "train"]
+    known = Known([*rows, *ResultLog(RATES / "first-predictions.jsonl").rows()])
+    scope = Scope.read(RATES / "scope.json")
+    sweeps = learning_rate._sweeps(scope, "minilm", known)
+    rates = learning_rate._rates(scope, "minilm", sweeps, known)
+    found = learning_rate._judged("predicted", sweeps, rates, lambda s: s.task.half == "held-out")
+    assert found["pairs"] == 75
+    assert found["within"] == pytest.approx(0.69, abs=0.005)
+    assert (round(found["regret"], 3), found["collapsed"]) == (0.007, 0)
+    assert "69 % of 75 held-out pairs (0.007 short, none collapsed;" in learning_rate.ABOUT
