@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -57,15 +58,22 @@ _INDEX = "model.safetensors.index.json"
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the report of `transformers` on keys: what is missing is an error here, or left out."""
+    """Silence the report of `transformers` on keys: what is missing is an error here, or left out.
+
+    Its bars are for terminals: in a log each of their frames is a line.
+    """
     from transformers.utils import logging
 
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager

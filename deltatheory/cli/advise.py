@@ -100,9 +100,7 @@ def _ladder(advice: "Advice") -> "Table":
         "score",
         "90 % interval",
         "points gained",
-        "learning rate",
-        "optimizer MB",
-        "s/step",
+        "rate",
         "budget",
     )
     for one in ladder(advice):
@@ -116,8 +114,6 @@ def _ladder(advice: "Advice") -> "Table":
             if gain is None or one.label == advice.winner
             else f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})",
             "" if one.learning_rate is None else f"{one.learning_rate:.2g}",
-            f"{one.optimizer_bytes / 1e6:.2f}",
-            f"{one.seconds_per_step:.3g}",
             "" if one.within_budget else "outside",
         )
     return table

@@ -39,7 +39,7 @@ def deltas(
     for name, kind in DELTAS.items():
         size = counts.get(name)
         row = [name, kind.family, kind.formula, kind.acts, "yes" if kind.affine else "no"]
-        table.add_row(*row, *([] if not counts else ["as its options say" if size is None else f"{size:,}"]))
+        table.add_row(*row, *([] if not counts else ["by options" if size is None else f"{size:,}"]))
     print_table(table)
     print("affine: whether the map of a controlled layer is affine in δ, at a fixed input.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -17,6 +18,10 @@ from deltatheory.cli.extras import extra_of
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+WIDTH = 100  # columns of a table that goes to no terminal
+GAP, NARROW = 2, 12  # between columns; the least width of one whose cells are broken
 
 
 class Terminated(KeyboardInterrupt):
@@ -53,13 +58,18 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def _fail(text: object, error: BaseException) -> NoReturn:
-    typer.secho(f"Error: {' '.join(str(text).split())}", fg=typer.colors.RED, err=True)
+    _in_red(f"Error: {' '.join(str(text).split())}")
     raise typer.Exit(2) from error
+
+
+def _in_red(text: str) -> None:
+    colour = False if os.environ.get("NO_COLOR") else None  # else as the terminal is
+    typer.secho(text, fg=typer.colors.RED, err=True, color=colour)
 
 
 def failed(text: str) -> NoReturn:
     """Say that a run has ended and has not come to what it was for, and leave with exit code 1."""
-    typer.secho(text, fg=typer.colors.RED, err=True)
+    _in_red(text)
     raise typer.Exit(1)
 
 
@@ -100,10 +110,10 @@ def resumable(*files: Path) -> Iterator[None]:
 
 
 def progress_bar(show: bool, **about: Any) -> Any:
-    """Return a bar of `tqdm`, which does nothing unless it is to be shown."""
+    """Return a bar of `tqdm`, which does nothing unless it is to be shown, and on a terminal."""
     from tqdm import tqdm
 
-    return tqdm(disable=not show, **about)
+    return tqdm(disable=None if show else True, **about)
 
 
 def table_of(*columns: str) -> Table:
@@ -111,16 +121,23 @@ def table_of(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
 def print_table(table: Table) -> None:
-    """Print a table as wide as the terminal."""
+    """Print a table as wide as the terminal, and no wider than what a pipe or a file is read in."""
     from rich.console import Console
 
-    console = Console()
-    # A pipe or a file has no width: give each row one line there. Names in brackets are names, not styles.
-    Console(width=None if console.is_terminal else 200, markup=False).print(table)
+    terminal = Console()
+    width = None if terminal.is_terminal else WIDTH
+    # Names in brackets or between colons are names: no styles, no pictures.
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    columns = {id(x): max(len(str(cell)) for cell in (x.header, *x.cells)) for x in table.columns}
+    room = console.width
+    for left, column in enumerate(sorted(table.columns, key=lambda x: columns[id(x)]), 1 - len(columns)):
+        room -= columns[id(column)] + GAP
+        column.no_wrap = room >= -left * NARROW  # the longest cells make room for the others
+    console.print(table)

@@ -2,6 +2,7 @@
 
 import pytest
 from command_line import letters, save_tiny
+from typer.testing import _NamedTextIOWrapper
 
 from deltatheory.problems import Problem
 
@@ -10,6 +11,12 @@ from deltatheory.problems import Problem
 def without_self_check(monkeypatch):
     """Most of the time of a tiny run; `tests/test_autodiff.py` and the problems' own tests hold it."""
     monkeypatch.setattr(Problem, "check", lambda *_: None)
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch):
+    """Standard output and errors of a command in this process are no pipes."""
+    monkeypatch.setattr(_NamedTextIOWrapper, "isatty", lambda _: True)
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def test_results_come_as_a_table_with_what_missed_and_where_the_page_is(stand_in
     output = run("dimension", "--out", str(tmp_path)).output
     assert re.search(r"predicted before training +190 +90–400 +0.800", output)
     assert re.search(r"measured by training +not reached +above 3.300", output)
-    assert "the level 0.8 is not reached at d <= 4096" in output
+    assert "the level 0.8 is not reached at d <= 4096" in " ".join(output.split())
     assert "Linearization: <b>12 %</b> & more." in output
     assert (tmp_path / "report.html").as_uri() in output
 

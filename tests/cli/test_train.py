@@ -152,7 +152,7 @@ def test_a_head_is_trained_beside_the_delta(given, tmp_path):
     assert results(tmp_path)["settings"]["delta"]["trained_head"]["kind"] == "label-words"
 
 
-def test_the_bar_shows_loss_score_passes_and_time_left(given, tmp_path):
+def test_the_bar_shows_loss_score_passes_and_time_left(given, tmp_path, on_a_terminal):
     how = "--evaluate-every 2 --steps 6 --no-compare"
     done = run("train", *given, *how.split(), "--out", tmp_path)
     assert done.exit_code == 0, done.output
