@@ -23,7 +23,7 @@ POINT = 0.01  # of accuracy: what a larger delta must gain to be worth its size
 _RESAMPLED = 500
 _DRAWS = 2000
 # Set on tasks of the calibration half alone: advice and trainings of experiments/results/chosen, and the
-# sweeps of the study `learning_rate`; experiments/studies/smallest.py says how.
+# sweeps of the study `learning_rate`; the page of the study `smallest` says what they come to there.
 _GAIN = 1.0  # that training adds to the kernels' level
 _SHARE = 0.25  # of the kernels' differences that training shows
 _GROWTH = 0.1  # for every unit of ln(parameters): the larger, the further features move
@@ -39,7 +39,7 @@ _AHEAD = {
 }
 _COMMON, _METHOD, _OWN = 1.0, 0.3, 0.15  # spread of l: of all together, of a method, of a candidate
 SPREAD = float(np.sqrt(_COMMON**2 + _METHOD**2 + _OWN**2))
-_RUN = 0.15  # of l between runs of a candidate
+_RUN = 0.25  # of l between a run at the predicted rate and one at the best: rms on the calibration half
 _LEVEL = 0.5  # the chance that something larger is more than a point better, up to which the smaller is taken
 _OUTCOMES = (-1.5, -0.75, 0.0, 0.75, 1.5)  # of a run that is thought of, in standard deviations
 

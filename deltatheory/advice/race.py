@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,13 +14,31 @@ from deltatheory.problems import Setup
 from deltatheory.tasks import Examples, Task
 from deltatheory.training import Training, train
 
-__all__ = ["Race"]
+__all__ = ["JUDGED", "ShortRuns", "race"]
 
-_JUDGED = 1000  # examples at most
+JUDGED = 1000  # examples at most
+
+
+def race(
+    prior: TrainedScores, ladder: Sequence[int], run: Callable[[int], Bool[np.ndarray, " n"]], examples: int
+) -> Iterator[TrainedScores]:
+    """Yield the posterior after each run, until none would change what is taken.
+
+    Args:
+        prior: before any run.
+        ladder: candidates within the budget, the smallest first; at least one.
+        run: trains a candidate, and says whether it solves each example, the same ones for all.
+        examples: that a run is judged on.
+    """
+    scores, solved = prior, {}
+    while (one := scores.most_decisive(ladder, solved, examples)) is not None:
+        solved[one] = run(one)
+        scores = prior.observed(solved)
+        yield scores
 
 
 @dataclass(eq=False)
-class Race:
+class ShortRuns:
     """Trains candidates, and judges all of them on the same examples that none has seen.
 
     Attributes:
@@ -30,6 +48,7 @@ class Race:
         rates: of each, the peak of the learning rate.
         training: the plan.
         solved: candidate ↦ whether its run solves each of these examples, in the order of the runs.
+        examples: how many they are.
         passes: forward-equivalents so far.
     """
 
@@ -45,36 +64,20 @@ class Race:
         judging = judging_examples(self.setup.task, self.task)
         task = replace(self.setup.task, dev=judging)
         self._setup = self.setup.replace(task=task, head=self.setup.head, train_examples=None)
-        self._examples = len(judging)
+        self.examples = len(judging)
 
-    def sharpened(self, scores: TrainedScores, ladder: Sequence[int], runs: int) -> TrainedScores:
-        """Return the posterior after at most so many runs; they end where none would change what is taken.
-
-        Args:
-            scores: the prior.
-            ladder: candidates within the budget, the smallest first.
-            runs: at most.
-        """
-        found = scores
-        while len(self.solved) < runs:
-            one = found.most_decisive(ladder, self.solved, self._examples)
-            if one is None:
-                break
-            self.solved[one] = self._run(one)
-            found = scores.observed(self.solved)
-        return found
-
-    def _run(self, one: int) -> Bool[np.ndarray, " n"]:
+    def run(self, one: int) -> Bool[np.ndarray, " n"]:
+        """Train a candidate, and return whether it solves each example."""
         problem = self._setup.classification(self.deltas[one], check=False)
         outcome = train(problem, replace(self.training, learning_rate=self.rates[one]))
         try:
             logits = problem.predict(outcome.delta, problem.dev)
-            solved = (logits.argmax(1) == problem.dev.labels).cpu().numpy()
+            self.solved[one] = (logits.argmax(1) == problem.dev.labels).cpu().numpy()
         except FloatingPointError:  # a run that blew up solves nothing
-            solved = np.zeros(self._examples, bool)
+            self.solved[one] = np.zeros(self.examples, bool)
         problem.restore()
         self.passes += problem.passes
-        return solved
+        return self.solved[one]
 
 
 def judging_examples(trained: Task, whole: Task) -> Examples:
@@ -86,7 +89,7 @@ def judging_examples(trained: Task, whole: Task) -> Examples:
     """
     seen = set(trained.train.input_keys())
     left = [i for i, key in enumerate(whole.train.input_keys()) if key not in seen]
-    dev = whole.dev.subset(range(min(_JUDGED, len(whole.dev))))
-    more = whole.train.subset(left[: _JUDGED - len(dev)])
+    dev = whole.dev.subset(range(min(JUDGED, len(whole.dev))))
+    more = whole.train.subset(left[: JUDGED - len(dev)])
     columns = {name: column + getattr(more, name) for name, column in vars(dev).items() if column is not None}
     return Examples(**columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from deltatheory.advice.candidates import CANDIDATES, Candidate
 from deltatheory.advice.fits import KernelFit, fitted_delta, kernel_fits
 from deltatheory.advice.lora_ranks import adapter_config
 from deltatheory.advice.posterior import POINT, SPREAD, TrainedScores
-from deltatheory.advice.race import Race
+from deltatheory.advice.race import ShortRuns, race
 from deltatheory.advice.result import Advice, Decision, Difference, Estimate, Run
 from deltatheory.deltas import Delta, LoRA, check_options
 from deltatheory.linearization.error import linearization_error
@@ -114,10 +115,11 @@ def advise(
     ladder.sort(key=lambda i: (deltas[i].size, -scores.mean[i]))
     runs: list[Run] = []
     if train_runs and ladder:
-        race = Race(setup, given.task, deltas, [cost.rate.rate for cost in costs], plan)
-        scores = race.sharpened(scores, ladder, train_runs)
-        runs = [Run(candidates[i].label, float(x.mean()), len(x)) for i, x in race.solved.items()]
-        passes += race.passes
+        short = ShortRuns(setup, given.task, deltas, [cost.rate.rate for cost in costs], plan)
+        for sharper in islice(race(scores, ladder, short.run, short.examples), train_runs):
+            scores = sharper
+        runs = [Run(candidates[i].label, float(x.mean()), len(x)) for i, x in short.solved.items()]
+        passes += short.passes
     draws = scores.draws()
     taken, worse = scores.smallest(ladder) if ladder else (None, 0.0)
 
