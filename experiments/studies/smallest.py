@@ -263,8 +263,8 @@ RAN = (
     "best is that of all trained within the budget. The smallest that suffices is known only after all "
     "trainings. Short runs are replayed from the same trainings, each at the rate of the grid nearest to the "
     "predicted one; which examples a run solves is drawn by lot, and a run is judged on the test split that "
-    "judges the end, which flatters both orders alike. 'Size' is in parameters of LoRA r = 8 (median), 'followed' what the taken delta is short of the "
-    "best of all where it is trained at its predicted rate."
+    "judges the end, which flatters both orders alike. 'Size' is in parameters of LoRA r = 8 (median), "
+    "'followed' what the taken delta is short of the best of all where it is trained at its predicted rate."
 )
 
 
