@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -107,9 +108,12 @@ class TrainedScores:
 
     def draws(self) -> Float[np.ndarray, "draws k"]:
         """Return draws of the trained accuracies, by the same numbers at every call."""
+        return _accuracy(self.mean + self._deviations())
+
+    def _deviations(self) -> Float[np.ndarray, "draws k"]:
+        """Return draws of l - E l."""
         values, vectors = np.linalg.eigh(self.covariance)
-        noise = np.random.default_rng(0).standard_normal((_DRAWS, len(self.mean)))
-        return 1 / (1 + np.exp(-self.mean - noise @ (vectors * np.sqrt(values.clip(min=0))).T))
+        return _standard(len(self.mean)) @ (vectors * np.sqrt(values.clip(min=0))).T
 
     def smallest(self, ladder: Sequence[int]) -> tuple[int, float]:
         """Return the first candidate behind which nothing is likely to be more than a point better.
@@ -120,13 +124,7 @@ class TrainedScores:
         Returns:
             It, and the chance that one of those behind it is more than a point better.
         """
-        draws = self.draws()[:, ladder]
-        best = np.maximum.accumulate(draws[:, ::-1], 1)[:, ::-1]
-        for place, candidate in enumerate(ladder[:-1]):
-            chance = float((best[:, place + 1] - draws[:, place] > POINT).mean())
-            if chance <= _LEVEL:
-                return candidate, chance
-        return ladder[-1], 0.0
+        return _smallest(self.draws(), ladder)
 
     def most_decisive(self, ladder: Sequence[int], run: Collection[int], examples: int) -> int | None:
         """Return the candidate whose run is likeliest to change what is taken; `None` where none would.
@@ -143,13 +141,36 @@ class TrainedScores:
 
     def _change(self, one: int, taken: int, ladder: Sequence[int], examples: int) -> float:
         """Return for how much of what its run may show another candidate is taken."""
-        score = 1 / (1 + np.exp(-self.mean[one]))
+        score = float(_accuracy(self.mean)[one])
         noise = _RUN**2 + 1 / (examples * score * (1 - score))
         spread = np.sqrt(self.covariance[one, one] + noise)
+        # whatever it shows, the covariance after it is the same
+        deviations = self._given([one], self.mean[[one]], np.array([[noise]]))._deviations()
+        gain = self.covariance[one] / spread
+        changed = [
+            _smallest(_accuracy(self.mean + z * gain + deviations), ladder)[0] != taken for z in _OUTCOMES
+        ]
         weights = np.exp(-0.5 * np.square(_OUTCOMES))
-        shown = (np.array([self.mean[one] + z * spread]) for z in _OUTCOMES)
-        changed = [self._given([one], x, np.array([[noise]])).smallest(ladder)[0] != taken for x in shown]
         return float(weights @ changed / weights.sum())
+
+
+def _smallest(draws: Float[np.ndarray, "draws k"], ladder: Sequence[int]) -> tuple[int, float]:
+    draws = draws[:, ladder]
+    best = np.maximum.accumulate(draws[:, ::-1], 1)[:, ::-1]
+    for place, candidate in enumerate(ladder[:-1]):
+        chance = float((best[:, place + 1] - draws[:, place] > POINT).mean())
+        if chance <= _LEVEL:
+            return candidate, chance
+    return ladder[-1], 0.0
+
+
+@cache
+def _standard(count: int) -> Float[np.ndarray, "draws k"]:
+    return np.random.default_rng(0).standard_normal((_DRAWS, count))
+
+
+def _accuracy(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
 
 
 def _logit(score: np.ndarray, count: int) -> np.ndarray:

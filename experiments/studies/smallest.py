@@ -148,7 +148,7 @@ def _at_predicted_rate(
         return None
     rate = learning_rate.GRID[learning_rate.nearest(said["rate"])]
     run = known.get(learning_rate.training(model, task, method, rate, seed))
-    return run and (run["test"] or 0.0)
+    return (run["test"] or 0.0) if run else None
 
 
 def _best(row: dict[str, Any]) -> tuple[str, bool]:
@@ -198,6 +198,13 @@ def findings(scope: Scope, known: Known) -> Findings:
                     for rule, one in rules.items()
                 )
                 found.append(f"{model}, {half}, {budget}: within a point of the best {said}.")
+        known_after = numbers[model]["held-out"]["no budget"]["the smallest that suffices"]
+        if known_after["size"] > _SIZE:
+            found.append(
+                f"{model}, held-out: no choice within a point of the best comes to {_SIZE:g} times the "
+                "parameters of LoRA r = 8 in the median: the smallest such delta, known after all trainings, "
+                f"has {known_after['size']:.3g} times."
+            )
         for budget, after in raced.items():
             said = "; ".join(
                 f"{one['order']}, {one['runs']} runs {one['within']:.0%}, {one['short']:.3f} short, "
@@ -263,8 +270,8 @@ RAN = (
     "best is that of all trained within the budget. The smallest that suffices is known only after all "
     "trainings. Short runs are replayed from the same trainings, each at the rate of the grid nearest to the "
     "predicted one; which examples a run solves is drawn by lot, and a run is judged on the test split that "
-    "judges the end, which flatters both orders alike. 'Size' is in parameters of LoRA r = 8 (median), "
-    "'followed' what the taken delta is short of the best of all where it is trained at its predicted rate."
+    "judges the end, which flatters both orders alike. 'Followed' is what the taken delta is short of the "
+    "best of all where it is trained at its predicted rate."
 )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from deltatheory.advice import posterior
 from deltatheory.advice.posterior import POINT, TrainedScores
+from deltatheory.advice.race import race
 
 
 def solved_by(rates: list[float], count: int = 400) -> list[np.ndarray]:
@@ -86,6 +87,22 @@ def test_the_next_run_is_one_that_may_change_what_is_taken():
     everything = scores.observed({i: np.arange(300) < 240 for i in range(3)})
     assert everything.most_decisive([0, 1, 2], {0, 1, 2}, 300) is None
     assert scores.most_decisive([1], {}, 300) is None  # one candidate: nothing to decide
+
+
+def test_a_race_runs_the_most_decisive_next_and_ends_where_no_run_would_change_what_is_taken():
+    start, ladder, asked = prior([0.78, 0.80, 0.5]), [0, 1, 2], []
+    shown = {0: np.arange(300) < 240, 1: np.arange(300) < 200, 2: np.arange(300) < 100}
+
+    def run(one: int) -> np.ndarray:
+        before = {i: shown[i] for i in asked}
+        assert one == start.observed(before).most_decisive(ladder, asked, 300)
+        asked.append(one)
+        return shown[one]
+
+    *_, last = race(start, ladder, run, 300)
+    assert 1 <= len(asked) == len(set(asked))
+    assert last.most_decisive(ladder, asked, 300) is None
+    np.testing.assert_array_equal(last.mean, start.observed({i: shown[i] for i in asked}).mean)
 
 
 def test_the_larger_of_two_equal_promises_is_expected_ahead():
