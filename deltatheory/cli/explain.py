@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from deltatheory.cli.options import SETUP, Group, command, results_in
+from deltatheory.cli.options import SETUP, Group, command, results_in, task_of
 from deltatheory.cli.output import print_table, table_of
 
 if TYPE_CHECKING:
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 def _verified_on(task: str | None, **about: Any) -> dict[str, Any] | None:
     """Return the arguments of a setup without its model, with the task loaded, or `None` without a task."""
     from deltatheory.problems import Setup
-    from deltatheory.tasks import load_task
 
-    Setup(**about).check_head()  # what is wrong is wrong without a task too
-    return None if task is None else {"task": load_task(task), **about}
+    given = task_of({"task": task, **about})
+    Setup(
+        **{name: value for name, value in given.items() if name != "task"}
+    ).check_head()  # without a task too
+    return None if task is None else {**given, "task": Setup(task=given["task"]).whole_task}
 
 
 _TASK = SETUP.only("task", "head", "suffix", "max_length").changed(

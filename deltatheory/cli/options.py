@@ -19,13 +19,14 @@ from typing import Annotated, Any, Literal
 from typer import Option
 
 from deltatheory.cli.extras import need
-from deltatheory.cli.output import errors_in_one_line, stopped_by_signals
+from deltatheory.cli.output import errors_in_one_line, remarks_printed, stopped_by_signals
 from deltatheory.cli.runs import claimed
 
 __all__ = [
     "AUTO",
     "DELTA",
     "SETUP",
+    "TABLE",
     "TRAINING",
     "Group",
     "Progress",
@@ -35,6 +36,7 @@ __all__ = [
     "options_of",
     "rate",
     "results_in",
+    "task_of",
     "with_prefix",
 ]
 
@@ -75,7 +77,11 @@ class Group:
     options: Mapping[str, Shared]
 
     def only(self, *names: str) -> "Group":
-        """Return the group with these options alone; the object has its own defaults for the others."""
+        """Return the group with these options alone; the object has its own defaults for the others.
+
+        A task brings the options of its table.
+        """
+        names = tuple(one for name in names for one in ([name, *TABLE] if name == "task" else [name]))
         return replace(self, options={name: self.options[name] for name in names})
 
     def changed(self, **changes: Mapping[str, Any]) -> "Group":
@@ -110,7 +116,7 @@ def command(*extras: str, **groups: Group) -> Callable[[Callable[..., None]], Ca
 
         @wraps(function)
         def run(**values: Any) -> None:
-            with errors_in_one_line(), stopped_by_signals():
+            with errors_in_one_line(), stopped_by_signals(), remarks_printed():
                 for name, value in values.items():
                     _check_finite(f"--{name.replace('_', '-')}", value)
                 need(*extras)
@@ -200,8 +206,35 @@ def _delta(delta: str, option: list[str] | None) -> tuple[str, dict[str, Any]]:
 
 def _setup(model: str = "minilm", revision: str | None = None, dtype: str = "float32", **others: Any) -> Any:
     make, name = lazy("deltatheory.problems.Setup"), model if revision is None else f"{model}@{revision}"
-    return make(name if dtype == "float32" else {"name": name, "dtype": dtype}, **others)
+    return make(name if dtype == "float32" else {"name": name, "dtype": dtype}, **task_of(others))
 
+
+def task_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options where those of the task's table are joined to the task."""
+    table = {name: values[name] for name in TABLE if values.get(name) not in (None, [], False)}
+    others = {name: value for name, value in values.items() if name not in TABLE}
+    if not table:
+        return others
+    lazy("deltatheory.tasks.TableOptions")(**table)  # what is wrong is told before anything is read
+    return {**others, "task": {"source": others["task"], **table}}
+
+
+TABLE = {
+    "text": Shared(
+        str | None, None, "Column of the texts; obvious names are found, the case does not count."
+    ),
+    "text2": Shared(str | None, None, "Column of the second texts, for pairs."),
+    "label": Shared(str | None, None, "Column of the labels."),
+    "target": Shared(str | None, None, "Column of the texts to generate."),
+    "split": Shared(str | None, None, "Column that says train, dev or test."),
+    "label_names": Shared(
+        list[str] | None, None, "Name of class 0, then of class 1, ..., of labels in numbers.", "--label-name"
+    ),
+    "separator": Shared(str | None, None, "Of a CSV file's cells: a character, or tab; found by default."),
+    "encoding": Shared(str | None, None, "Of a file; UTF-8 by default."),
+    "skip_bad": Shared(bool, False, "Leave out rows that cannot be read, and say which.", "--skip-bad"),
+    "test_share": Shared(float | None, None, "Share that is the test split of a table without one; 0.2."),
+}
 
 SETUP = Group(
     _setup,
@@ -218,6 +251,7 @@ SETUP = Group(
             "stdlib-topics",
             "An embedded task (see `tasks`), a .csv, .tsv, .json, .jsonl or .parquet file, or hub:NAME.",
         ),
+        **TABLE,
         "head": Shared(
             str,
             "label-words",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -55,6 +56,22 @@ def errors_in_one_line() -> Iterator[None]:
         if not isinstance(error, DerivativeError):
             raise
         _fail(error, error)
+
+
+@contextmanager
+def remarks_printed() -> Iterator[None]:
+    """Print what the library remarks on what it was given (columns found, rows left out) on stderr."""
+    log, handler = logging.getLogger("deltatheory"), logging.StreamHandler()
+    level, onward = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = onward
 
 
 def _fail(text: object, error: BaseException) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -28,7 +29,8 @@ class Setup:
     Args:
         model: a backbone, or what `load_backbone` takes: a name, or its arguments, as in
             {"name": "minilm", "dtype": "bfloat16"}.
-        task: a task, or what `load_task` takes.
+        task: a task, or what `load_task` takes: a name, a table in memory, or its arguments, as in
+            {"source": "my.csv", "label": "stars"}.
         head: a key of `HEADS`, or a head made before (at θ₀), for classification.
         suffix: put after each text, before the label word (verbalizer; of an encoder with its mask, as in
             " It was [MASK].", and after the first text of a pair) or the target (generation).
@@ -45,7 +47,7 @@ class Setup:
     def __init__(
         self,
         model: str | Mapping[str, Any] | Backbone = "minilm",
-        task: str | Task = "stdlib-topics",
+        task: Any = "stdlib-topics",
         *,
         head: str | Head = "label-words",
         suffix: str = "",
@@ -61,6 +63,9 @@ class Setup:
         for name, (value, low) in {**least, "max_length": (max_length, 1), "seed": (seed, 0)}.items():
             if value is not None and not value >= low:
                 raise ValueError(f"{name}={value}: must be at least {low}.")
+        named = isinstance(task, str | os.PathLike) or (isinstance(task, Mapping) and "source" in task)
+        if not named:
+            task = load_task(task)
         self._given: dict[str, Any] = {
             "model": model,
             "task": task,
@@ -141,7 +146,7 @@ class Setup:
     def whole_task(self) -> Task:
         """The task without limits."""
         task = self._given["task"]
-        return load_task(task) if isinstance(task, str) else task
+        return load_task(**task) if isinstance(task, Mapping) else load_task(task)
 
     @cached_property
     def task(self) -> Task:

@@ -7,84 +7,84 @@ a label is, `rows.py` says. The readers are those of Python and of pyarrow, as s
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deltatheory._texts import is_text
-from deltatheory.tasks.rows import ExampleRow, choose_columns, task_from_rows
+from deltatheory.tasks.rows import task_of
+from deltatheory.tasks.table import SEPARATORS, ExampleRow, ExampleTable, Faults, TableOptions
 from deltatheory.tasks.task import Task, nearest
 
-_DEFAULTS = {"text": ("text",), "text2": ("text2",), "label": ("label",), "target": ("target",)}
 # What a collection's index.json says of a file that is worth keeping beside the examples.
 _INDEX_NOTES = ("category", "instruction", "source_dataset", "licence", "licence_tier")
 _LARGEST = 1 << 30  # bytes to which a compressed file may unpack
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Columns in their order, with repetitions; rows; and the class names that a column knows itself."""
-
-    columns: Sequence[str]
-    rows: Sequence[ExampleRow]
-    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-def load_file(path: Path, asked: dict[str, str | None], label_names: Sequence[str] | None) -> Task:
-    """Load a task from a table with columns text, text2 (pairs), label or target, split (optional).
+def load_file(path: Path, options: TableOptions) -> Task:
+    """Load a task from a table in a file.
 
     Args:
         path: a file whose name ends in one of `SUFFIXES`. A file `<collection>/tasks/<id>.jsonl.gz` takes its
             class names and notes from `<collection>/index.json` where that exists.
-        asked: text, text2, label, target -> the user's name of that column, or `None` for the default.
-        label_names: class names in the order of integer labels.
+        options: how it is read.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read or is no task; the message names the line.
 
     """
+    table, faults, digest = read_table(path, options)
+    entry = _index_entry(path)
+    if labels := entry.get("labels"):
+        table = ExampleTable(table.columns, table.rows, {column: labels for column in table.columns})
+    notes = {"title": entry["name"]} if "name" in entry else {}
+    notes |= {key: entry[key] for key in _INDEX_NOTES if key in entry}
+    name = path.name[: -len(_suffix(path))]
+    about = {"source": path.name, "file_sha256": digest, **notes}
+    return task_of(table, options, faults, name=name, provenance=about)
+
+
+def read_table(path: Path, options: TableOptions) -> tuple[ExampleTable, Faults, str]:
+    """Return what a file holds, the rows that could not be read, and the SHA-256 of its bytes.
+
+    Errors are those of `load_file`.
+    """
     if not is_text(str(path)):
         raise ValueError(f"Cannot write the name {str(path)!r} into a result: rename the file.")
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-    if suffix is None:
-        raise ValueError(
-            f"Cannot tell the form of {str(path)!r}: its name must end in {', '.join(SUFFIXES)}."
-        )
+    suffix = _suffix(path)
     if not path.exists():
         others = sorted(f.name for f in path.parent.glob("*") if f.name.lower().endswith(SUFFIXES))
         hint = nearest(path.name, others) if others else f"{str(path.parent)!r} has no such file."
         raise FileNotFoundError(f"No file {str(path)!r}. {hint}")
     if not path.is_file():  # a pipe or a device may never end
         raise ValueError(f"{str(path)!r} is no plain file: a folder, a pipe or a device is not read.")
-    data = path.read_bytes()
     form = suffix.removesuffix(".gz")
-    table = _READERS[form](path.name, data if form == suffix else _unpacked(path.name, data))
-    if not table.rows:
-        raise ValueError(f"{path.name} has no rows.")
-    columns = choose_columns(path.name, table.columns, asked, _DEFAULTS)
-    rows = table.rows
-    if "split" in table.columns:
-        rows = [ExampleRow(row.where, row.values, str(row.values.get("split") or "")) for row in rows]
-    entry = _index_entry(path)
-    notes = {"title": entry["name"]} if "name" in entry else {}
-    notes |= {key: entry[key] for key in _INDEX_NOTES if key in entry}
-    return task_from_rows(
-        rows,
-        columns,
-        name=path.name[: -len(suffix)],
-        source=path.name,
-        label_names=label_names or entry.get("labels") or table.class_names.get(columns.label or ""),
-        provenance={"source": path.name, "file_sha256": hashlib.sha256(data).hexdigest(), **notes},
-    )
+    if form not in _TABULAR:
+        options.refuse(f"a {form} file", "separator")
+    if form == ".parquet":
+        options.refuse(f"a {form} file", "encoding")
+    data, faults = path.read_bytes(), Faults(path.name, options.skip_bad)
+    plain = data if form == suffix else _unpacked(path.name, data)
+    return _READERS[form](plain, options, faults), faults, hashlib.sha256(data).hexdigest()
+
+
+def _suffix(path: Path) -> str:
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
+    if suffix is None:
+        raise ValueError(
+            f"Cannot tell the form of {str(path)!r}: its name must end in {', '.join(SUFFIXES)}."
+        )
+    return suffix
 
 
 def _index_entry(path: Path) -> dict:
@@ -122,37 +122,56 @@ def _of_bearable_size(name: str, value: Any, size: int) -> Any:
     return value
 
 
-def _decode(name: str, data: bytes) -> str:
+def _decode(data: bytes, options: TableOptions, faults: Faults) -> str:
+    marked = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), None)
+    encoding = options.encoding or marked or "utf-8"
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+        return data.decode(encoding)
+    except UnicodeError as error:
+        name = faults.source
+        if not isinstance(error, UnicodeDecodeError):  # cut in the middle of a mark
+            raise ValueError(f"{name}: not {encoding.upper()} ({error}).") from error
         line = data[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{name}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}). Save the file as UTF-8."
+            f"{name}, line {line}: not {encoding.upper()} (byte 0x{data[error.start]:02x}). Save the file as "
+            "UTF-8, or say encoding='cp1252' or what it is."
         ) from error
 
 
-def _delimited(name: str, data: bytes, delimiter: str) -> _Table:
-    reader = csv.reader(io.StringIO(_decode(name, data), newline=""), delimiter=delimiter, strict=True)
+def _delimited(data: bytes, options: TableOptions, faults: Faults, usual: str) -> ExampleTable:
+    text = _decode(data, options, faults).removeprefix("\ufeff")
+    delimiter = options.separator or _separator(text, usual)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = []
     limit = csv.field_size_limit(1 << 31 - 1)  # of the process: put back below
     try:
         columns = next(reader, [])
         for cells in filter(None, reader):  # a blank line has no cells
-            if len(cells) != len(columns):
-                raise ValueError(
-                    f"{name}, line {reader.line_num}: not one cell for each of the columns "
-                    f"{', '.join(columns)}."
-                )
-            rows.append(ExampleRow(f"line {reader.line_num}", dict(zip(columns, cells, strict=True))))
+            where = f"line {reader.line_num}"
+            if len(cells) == len(columns):
+                rows.append(ExampleRow(where, dict(zip(columns, cells, strict=True))))
+            else:
+                faults.meet(where, f"not one cell for each of the columns {', '.join(columns)}.")
     except csv.Error as error:
-        raise ValueError(f"{name}, line {reader.line_num}: not valid CSV ({error}).") from error
+        raise ValueError(f"{faults.source}, line {reader.line_num}: not valid CSV ({error}).") from error
     finally:
         csv.field_size_limit(limit)
-    return _Table(columns, rows)
+    return ExampleTable(columns, rows)
 
 
-def _json_value(where: str, text: str) -> Any:
+def _separator(text: str, usual: str) -> str:
+    """Return what cuts the first line into most columns; the usual one, where none does better."""
+
+    def columns(separator: str) -> int:
+        try:
+            return len(next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), []))
+        except csv.Error:
+            return 0
+
+    return max([usual, *SEPARATORS], key=columns)
+
+
+def _json_value(text: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
@@ -163,34 +182,50 @@ def _json_value(where: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not valid JSON ({error}).") from error
+        raise ValueError(f"not valid JSON ({error}).") from error
 
 
-def _of_objects(found: list[tuple[str, str, Any]]) -> _Table:
-    """Make a table of (file, place, object)."""
+def _of_objects(found: Iterable[tuple[str, Any]], faults: Faults) -> ExampleTable:
+    """Make a table of (place, object)."""
     rows = []
-    for name, where, value in found:
-        if not isinstance(value, dict):
-            raise ValueError(f"{name}, {where}: must be one JSON object; got {json.dumps(value)[:40]}.")
-        rows.append(ExampleRow(where, value))
-    return _Table(list(dict.fromkeys(column for row in rows for column in row.values)), rows)
+    for where, value in found:
+        if isinstance(value, dict):
+            rows.append(ExampleRow(where, value))
+        else:
+            faults.meet(where, f"must be one JSON object; got {json.dumps(value)[:40]}.")
+    return ExampleTable(list(dict.fromkeys(column for row in rows for column in row.values)), rows)
 
 
-def _json_lines(name: str, data: bytes) -> _Table:
+def _json_lines(data: bytes, options: TableOptions, faults: Faults) -> ExampleTable:
     # Not splitlines(): a text may hold other line separators (U+2028).
-    lines = enumerate(_decode(name, data).split("\n"), start=1)
-    places = [(f"line {number}", line) for number, line in lines if line.strip()]
-    return _of_objects([(name, where, _json_value(f"{name}, {where}", line)) for where, line in places])
+    lines = enumerate(_decode(data, options, faults).removeprefix("\ufeff").split("\n"), start=1)
+
+    def values() -> Iterator[tuple[str, Any]]:
+        for number, line in lines:
+            if line.strip():
+                try:
+                    yield f"line {number}", _json_value(line)
+                except ValueError as error:
+                    faults.meet(f"line {number}", str(error))
+
+    return _of_objects(values(), faults)
 
 
-def _json_array(name: str, data: bytes) -> _Table:
-    found = _json_value(name, _decode(name, data))
+def _json_array(data: bytes, options: TableOptions, faults: Faults) -> ExampleTable:
+    text = _decode(data, options, faults).removeprefix("\ufeff")
+    try:
+        found = _json_value(text)
+    except ValueError as error:
+        raise ValueError(f"{faults.source}: {error}") from error
     if not isinstance(found, list):
-        raise ValueError(f"{name}: must be one JSON array of objects; one object a line is called .jsonl.")
-    return _of_objects([(name, f"object {i}", value) for i, value in enumerate(found, start=1)])
+        raise ValueError(
+            f"{faults.source}: must be one JSON array of objects; one object a line is called .jsonl."
+        )
+    return _of_objects(((f"object {i}", value) for i, value in enumerate(found, start=1)), faults)
 
 
-def _parquet(name: str, data: bytes) -> _Table:
+def _parquet(data: bytes, options: TableOptions, faults: Faults) -> ExampleTable:
+    name = faults.source
     try:
         import pyarrow
         import pyarrow.parquet
@@ -209,7 +244,7 @@ def _parquet(name: str, data: bytes) -> _Table:
         cause = " ".join(str(error).split())
         raise ValueError(f"{name} is not a whole Parquet file: {cause}.") from error
     rows = [ExampleRow(f"row {i}", row) for i, row in enumerate(values, start=1)]
-    return _Table(table.schema.names, rows, _class_names(table.schema.metadata or {}))
+    return ExampleTable(table.schema.names, rows, _class_names(table.schema.metadata or {}))
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, Sequence[str]]:
@@ -222,11 +257,11 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, Sequence[str]]:
         return {}  # nobody wrote any
 
 
-_READERS: dict[str, Callable[[str, bytes], _Table]] = {
+_TABULAR = {".csv": ",", ".tsv": "\t"}
+_READERS: dict[str, Callable[[bytes, TableOptions, Faults], ExampleTable]] = {
     ".jsonl": _json_lines,
     ".json": _json_array,
-    ".csv": partial(_delimited, delimiter=","),
-    ".tsv": partial(_delimited, delimiter="\t"),
+    **{form: partial(_delimited, usual=usual) for form, usual in _TABULAR.items()},
     ".parquet": _parquet,
 }
 SUFFIXES = tuple(form + end for end in (".gz", "") for form in _READERS if form + end != ".parquet.gz")

@@ -75,7 +75,7 @@ class Examples:
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """A supervised text task with disjoint train, dev and test splits.
 
@@ -108,7 +108,8 @@ class Task:
         for split, examples in splits.items():
             if not len(examples):
                 raise ValueError(
-                    f"Task {self.name!r} has an empty {split} split; all of train, dev, test need examples."
+                    f"Task {self.name!r} has an empty {split} split; all of train, dev, test need examples: "
+                    "give more rows, or say in a column 'split' which is which."
                 )
         if len({examples.pairs is None for examples in splits.values()}) > 1:
             raise ValueError(f"Task {self.name!r} has text pairs in some splits only.")
@@ -159,6 +160,9 @@ class Task:
                     f"Task {self.name!r} asks in {split} for classes that never occur in train: "
                     f"{', '.join(repr(names[label]) for label in unseen[:5])}."
                 )
+
+    def __repr__(self) -> str:
+        return f"<Task {self.describe()}>"
 
     @property
     def num_classes(self) -> int:

@@ -7,8 +7,9 @@ import typer
 from typer.testing import CliRunner
 
 from deltatheory.cli import app
-from deltatheory.cli.options import DELTA, SETUP, TRAINING, Group, Shared, command, options_of
+from deltatheory.cli.options import DELTA, SETUP, TABLE, TRAINING, Group, Shared, command, options_of
 from deltatheory.problems import Setup
+from deltatheory.tasks import TableOptions
 from deltatheory.training import Training
 
 COMMANDS = {one.callback.__name__: one.callback for one in app.registered_commands}
@@ -22,14 +23,30 @@ def run(function, *arguments: str):
 
 @pytest.mark.parametrize(("group", "made"), [(SETUP, Setup), (TRAINING, Training)])
 def test_the_options_of_a_group_are_the_arguments_of_what_it_makes(group, made):
-    assert group.options.keys() - {"revision", "dtype"} == inspect.signature(made).parameters.keys()
+    apart = {"revision", "dtype", *TABLE}
+    assert group.options.keys() - apart == inspect.signature(made).parameters.keys()
     assert isinstance(group.make(**{name: option.default for name, option in group.options.items()}), made)
 
 
 def test_the_defaults_of_a_setup_are_those_of_the_class():
     defaults = {name: p.default for name, p in inspect.signature(Setup).parameters.items()}
-    of_the_model = {"revision": None, "dtype": "float32"}
-    assert {name: option.default for name, option in SETUP.options.items()} == defaults | of_the_model
+    apart = {"revision": None, "dtype": "float32", **{name: option.default for name, option in TABLE.items()}}
+    assert {name: option.default for name, option in SETUP.options.items()} == defaults | apart
+
+
+def test_a_table_is_read_alike_from_the_command_line_and_from_python():
+    fields = {name: field.default for name, field in TableOptions.__dataclass_fields__.items()}
+    assert {name: option.default for name, option in TABLE.items()} == fields
+    seen = []
+
+    @command(setup=SETUP.only("model", "task"))
+    def example(setup):
+        seen.append(setup.settings()["task"])
+
+    assert run(example, "--task", "my.csv", "--label", "stars", "--skip-bad").exit_code == 0
+    assert run(example, "--task", "my.csv").exit_code == 0
+    assert seen == [{"source": "my.csv", "label": "stars", "skip_bad": True}, "my.csv"]
+    assert "test_share=2.0: must lie" in run(example, "--task", "absent.csv", "--test-share", "2").stderr
 
 
 def test_revision_and_type_of_a_model_are_options_of_every_command_that_takes_one():

@@ -272,16 +272,20 @@ def changed(i, **values):
         (
             without("text"),
             {},
-            r"data.jsonl has no text column \(looked for text\); its columns are split, label",
+            r"data.jsonl has no text column \(looked for text, .*; its columns are split, label",
         ),
         (
             lambda rows: without("label")(without("target")(rows)),
             {},
-            r"no label column.*load_task\(..., label=",
+            r"no label column.*Name it: label=",
         ),
         (list, {"text": "texxt"}, r"no column 'texxt' \(text='texxt'\). Did you mean 'text'"),
         (list, {"label": "zzz"}, "There are: split, text, label, target"),
-        (changed(2, text=" "), {}, "line 3: 'text' must be a text that is not blank; got ' '"),
+        (
+            lambda rows: [{**row, "text": " "} for row in rows[:4]] + rows[4:],
+            {},
+            "line 1: .* not blank; got ' '",
+        ),
         (changed(2, text=7), {}, "line 3: 'text' must be a text.*got 7"),
         (changed(3, text2="x"), {}, "line 1: 'text2' must be a text.*got None"),
         (changed(2, label=0.5), {}, "line 3: 'label' must be an integer or a name; got 0.5"),

@@ -71,6 +71,7 @@ def test_a_table_is_read_as_it_is_written(tmp_path, suffix, rows, good):
     task = loaded(tmp_path, written, suffix)
     if task is None:
         return
+    rows = [row for row in rows if row["text"].strip()]  # a few blank ones are left out
     given = {split: [row for row in rows if row["split"] == split] for split in SPLITS}
     if not given["test"]:  # then dev is the test split
         given["test"], given["dev"] = given["dev"], []

@@ -105,15 +105,15 @@ def test_errors(hub):
         FileNotFoundError, match=r"Cannot reach the data set 'me/none'.*doesn't exist.*owner/name"
     ):
         load_task("hub:me/none")
-    hub["me/x"] = ({"train": [{"body": "a", "stars": 1}]}, None)
+    hub["me/x"] = ({"train": [{"blurb": "a", "stars": 1}]}, None)
     with pytest.raises(ValueError, match=r"Cannot load 'me/x' with config='absent'.*Available"):
         load_task("hub:me/x:absent")
     with pytest.raises(
-        ValueError, match=r"me/x has no text column .*its columns are body, stars.*text='...'"
+        ValueError, match=r"me/x has no text column .*its columns are blurb, stars.*text='...'"
     ):
         load_task("hub:me/x")
     with pytest.raises(ValueError, match=r"me/x has no column 'star' \(label='star'\). Did you mean 'stars'"):
-        load_task("hub:me/x", text="body", label="star")
+        load_task("hub:me/x", text="blurb", label="star")
     hub["me/y"] = ({"all": [{"text": "a", "label": 1}]}, None)
     with pytest.raises(ValueError, match=r"'me/y' has no train, dev or test split; its splits are all"):
         load_task("hub:me/y")
