@@ -45,8 +45,9 @@ def load_file(path: Path, options: TableOptions) -> Task:
     """
     table, faults, digest = read_table(path, options)
     entry = _index_entry(path)
-    if labels := entry.get("labels"):
-        table = ExampleTable(table.columns, table.rows, {column: labels for column in table.columns})
+    labels = list(entry.get("labels") or ())
+    if labels:
+        table = ExampleTable(table.columns, table.rows, dict.fromkeys(table.columns, labels))
     notes = {"title": entry["name"]} if "name" in entry else {}
     notes |= {key: entry[key] for key in _INDEX_NOTES if key in entry}
     name = path.name[: -len(_suffix(path))]
