@@ -7,9 +7,11 @@ orthogonal), never rejected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ __all__ = [
     "Domain",
     "attention_heads",
     "combine",
+    "dimensions",
+    "integers",
     "losses",
     "ltv_systems",
     "matrices",
@@ -43,20 +47,29 @@ class Domain:
         size: length of the vectors.
         build: maps a vector, of floats or of fractions, to an instance or a part of one.
         bound: entries are drawn from [-bound, bound].
+        limits: the bound of each entry, where they differ; () otherwise.
     """
 
     size: int
     build: Callable[[np.ndarray], Any]
     bound: int = 3
+    limits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < 0 or self.bound < 1:
             raise ValueError(f"size={self.size}, bound={self.bound}: must be at least 0 and 1.")
+        if len(self.limits or (1,) * self.size) != self.size or min(self.limits, default=1) < 1:
+            raise ValueError(f"limits={self.limits}: must be {self.size} numbers of at least 1, or none.")
+
+    @property
+    def box(self) -> np.ndarray:
+        """The largest size of each entry, (size,)."""
+        return np.array(self.limits or (self.bound,) * self.size, dtype=float)
 
     def vector(self, seed: int) -> np.ndarray:
         """Return random coordinates in fractions."""
-        top = self.bound * _DENOMINATOR
-        return as_fractions(np.random.default_rng(seed).integers(-top, top + 1, self.size)) / _DENOMINATOR
+        top = self.box.astype(int) * _DENOMINATOR
+        return as_fractions(np.random.default_rng(seed).integers(-top, top + 1)) / _DENOMINATOR
 
     def sample(self, seed: int) -> Any:
         """Return a random instance in fractions."""
@@ -65,15 +78,21 @@ class Domain:
     def coordinates(self) -> Any:
         """Return a hypothesis strategy of vectors of fractions, which shrinks to 0.
 
+        Some have a few different entries only: corners, zeros and repeats.
+
         Raises:
             ImportError: without hypothesis.
         """
         from hypothesis import strategies as st
 
+        limits = self.box.astype(int) * _DENOMINATOR
+        numbers = [st.integers(-limit, limit) for limit in limits.tolist()]
         top = self.bound * _DENOMINATOR
-        numbers = st.integers(-top, top).map(lambda k: Fraction(k, _DENOMINATOR))
-        return st.lists(numbers, min_size=self.size, max_size=self.size).map(
-            lambda values: np.array([*values, None], dtype=object)[:-1]
+        corners = st.sampled_from([0, _DENOMINATOR, -_DENOMINATOR, top, -top])
+        few = st.lists(corners | st.integers(-top, top), min_size=1, max_size=3)
+        repeats = few.flatmap(lambda pool: st.tuples(*[st.sampled_from(pool)] * self.size))
+        return (st.tuples(*numbers) | repeats).map(
+            lambda values: as_fractions(np.clip(np.array(values, int), -limits, limits)) / _DENOMINATOR
         )
 
     def strategy(self) -> Any:
@@ -86,7 +105,7 @@ class Domain:
 
     def map(self, function: Callable[[Any], Any]) -> Domain:
         """Return the domain of `function` of these instances."""
-        return Domain(self.size, lambda vector: function(self.build(vector)), self.bound)
+        return Domain(self.size, lambda vector: function(self.build(vector)), self.bound, self.limits)
 
 
 def combine(**parts: Domain) -> Domain:
@@ -99,13 +118,63 @@ def combine(**parts: Domain) -> Domain:
     Args:
         parts: name of the entry and its domain.
     """
-    ends = np.cumsum([0, *(part.size for part in parts.values())])
+    ends = list(accumulate((part.size for part in parts.values()), initial=0))
 
     def build(vector: np.ndarray) -> dict[str, Any]:
-        pieces = zip(parts.items(), ends[:-1], ends[1:], strict=True)
-        return {name: part.build(vector[start:end]) for (name, part), start, end in pieces}
+        pieces = zip(parts.items(), pairwise(ends), strict=True)
+        return {name: part.build(vector[start:end]) for (name, part), (start, end) in pieces}
 
-    return Domain(int(ends[-1]), build, max(part.bound for part in parts.values()))
+    limits = chain.from_iterable(part.box.astype(int).tolist() for part in parts.values())
+    return Domain(ends[-1], build, max(part.bound for part in parts.values()), tuple(limits))
+
+
+# ---- Whole numbers ----
+
+
+def _chosen(x: Any, count: int) -> int:
+    """Return a number from 0, at x = 0, to count - 1, at both ends of [-3, 3]."""
+    return min(math.floor(abs(x) * count / 3), count - 1)
+
+
+def integers(low: int, high: int) -> Domain:
+    """Return the domain of the whole numbers from low to high.
+
+    >>> numbers = integers(2, 5)
+    >>> [numbers.build(np.array([x])) for x in (0, 1, -2, 3)]
+    [2, 3, 4, 5]
+
+    Raises:
+        ValueError: unless low <= high.
+    """
+    if low > high:
+        raise ValueError(f"low={low}: must be at most high={high}.")
+    return Domain(1, lambda vector: low + _chosen(vector[0], high - low + 1))
+
+
+def dimensions(low: int, high: int, make: Callable[[int], Domain]) -> Domain:
+    """Return the domain of all instances of `make(n)` for n from low to high: n is searched too.
+
+    >>> domain = dimensions(1, 3, lambda n: vectors(n).map(lambda v: {"n": n, "v": v}))
+    >>> domain.size, domain.build(np.array([2, 1, 1, 1]))["n"]
+    (4, 3)
+
+    Args:
+        low: least n.
+        high: largest n.
+        make: gives the domain of one n; only its instances know n.
+
+    Raises:
+        ValueError: unless low <= high.
+    """
+    number = integers(low, high)
+    parts = [make(n) for n in range(low, high + 1)]
+
+    def build(vector: np.ndarray) -> Any:
+        part = parts[number.build(vector[:1]) - low]
+        return part.build(vector[1 : 1 + part.size])
+
+    longest = max(parts, key=lambda part: part.size)
+    return Domain(1 + longest.size, build, longest.bound, (number.bound, *longest.box.astype(int).tolist()))
 
 
 # ---- Arrays ----
@@ -171,9 +240,9 @@ def projectors(D: int, d: int) -> Domain:
 # ---- Systems, heads, losses ----
 
 
-def _squashed(x: Any) -> Any:
-    """Return x / (1 + |x|): any number into (-1, 1), fractions into fractions."""
-    return x / (1 + abs(x))
+def _share(x: Any) -> Any:
+    """Return |x| / 3, at most 1: 0 and 1 are reached."""
+    return np.minimum(abs(x) / 3, one_like(x))
 
 
 def ltv_systems(n: int, m: int, T: int, *, stable: bool = True) -> Domain:
@@ -183,8 +252,8 @@ def ltv_systems(n: int, m: int, T: int, *, stable: bool = True) -> Domain:
         n: number of states.
         m: number of controls.
         T: number of steps.
-        stable: every A_t shrinks all states by 9/10 at least; otherwise every A_t stretches all of them by
-            11/10 at least.
+        stable: every A_t shrinks all states to 9/10 at most, which is reached; otherwise every A_t stretches
+            all of them to 11/10 at least.
     """
     parts: dict[str, Domain] = {"B": matrices(T, n, m)}
     for t in range(T):
@@ -193,8 +262,8 @@ def ltv_systems(n: int, m: int, T: int, *, stable: bool = True) -> Domain:
     def build(x: dict[str, np.ndarray]) -> dict[str, Any]:
         A = []
         for t in range(T):
-            s = _squashed(x[f"s{t}"])
-            gains = s * 9 / 10 if stable else 11 * (1 + abs(s)) / 10
+            s = x[f"s{t}"]
+            gains = np.sign(s) * _share(s) * 9 / 10 if stable else 11 * (1 + _share(s)) / 10
             A.append(x[f"U{t}"][:n, :n] * gains if n > 1 else np.array([gains]))
         return {"A": np.array(A), "B": x["B"]}
 
@@ -209,7 +278,7 @@ def attention_heads(n: int, d: int) -> Domain:
 
 
 def _curvatures(D: int, L: Any, mu: Any) -> Domain:
-    """Return the domain of D numbers between mu and L.
+    """Return the domain of D numbers between mu and L, both of which are reached.
 
     Raises:
         ValueError: unless 0 <= mu <= L, and D >= 2.
@@ -219,7 +288,7 @@ def _curvatures(D: int, L: Any, mu: Any) -> Domain:
 
     def build(x: np.ndarray) -> np.ndarray:
         one = one_like(x[0])  # of the kind of x: a fraction times an array of floats is an array of objects
-        return Fraction(mu) * one + (Fraction(L) - Fraction(mu)) * one * abs(_squashed(x))
+        return Fraction(mu) * one + (Fraction(L) - Fraction(mu)) * one * _share(x)
 
     return vectors(D).map(build)
 
@@ -265,7 +334,7 @@ def losses(D: int, L: Any, mu: Any) -> Domain:
     """
 
     def build(x: dict[str, np.ndarray]) -> dict[str, Any]:
-        near = 1 - abs(_squashed(x["near"]))  # where the curvature changes: above 0, at most 1
+        near = 1 / (1 + abs(x["near"]))  # where the curvature changes: above 0, at most 1
         parts = (bend(a, b, c) for a, b, c in zip(x["inner"], x["outer"], near, strict=True))
         return _with_constants(L, mu, Rotated(Separable(tuple(parts)), x["U"], x["centre"]), x)
 

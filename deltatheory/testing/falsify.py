@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any, cast, get_args
 
 import numpy as np
 
 from deltatheory.testing.domains import Domain
-from deltatheory.theorems.exact import as_fractions
-from deltatheory.theorems.theorem import Bound, Check, Kind
+from deltatheory.testing.search import MARGIN, UNDEFINED, excess, finite, on_domain, on_samples
+from deltatheory.theorems.theorem import TOLERANCE, Bound, Check, Kind
 
 __all__ = ["Claim", "Falsification", "PropertyReport", "check", "claim", "falsify"]
 
-_MARGIN = 1e-6  # relative violation in floats that is worth confirming
+_SHRINKING = 200  # evaluations after the first violation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +36,10 @@ def claim(
     *,
     kind: str = "upper",
     rational: bool = True,
+    atol: float = TOLERANCE,
+    rtol: float = TOLERANCE,
 ) -> Claim:
-    """State a bound of one's own.
+    """State a bound of one's own, wherever both sides have a value (a singular matrix has no inverse).
 
     Args:
         name: what to call it.
@@ -47,14 +48,26 @@ def claim(
         domain: of the instances.
         kind: "upper" (left <= right), "lower", "identity" or "tight".
         rational: whether `sides` runs on fractions; without it, violations are confirmed in floats only.
+        atol: in floats the sides may be off by so much,
+        rtol: and by this share of the larger one. Where `sides` runs on fractions neither counts.
 
     Raises:
-        ValueError: for an unknown kind.
+        ValueError: for an unknown kind, or a tolerance below 0.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind={kind!r}: must be 'upper', 'lower', 'identity' or 'tight'.")
-    known = cast(Kind, kind)
-    return Claim(name=name, sides=sides, domain=domain, sampler=domain.sample, kind=known, rational=rational)
+    if not (atol >= 0 and rtol >= 0):
+        raise ValueError(f"atol={atol}, rtol={rtol}: must not be negative.")
+    return Claim(
+        name=name,
+        sides=sides,
+        domain=domain,
+        sampler=domain.sample,
+        kind=cast(Kind, kind),
+        rational=rational,
+        atol=atol,
+        rtol=rtol,
+    )
 
 
 # ---- Property tests ----
@@ -92,6 +105,10 @@ class _Violated(Exception):
     """Tells hypothesis that an example fails."""
 
 
+class _Shrunk(BaseException):
+    """Ends hypothesis, which would shrink for minutes."""
+
+
 def check(bound: Bound, *, examples: int = 100, also: Iterable[Any] = ()) -> PropertyReport:
     """Evaluate a bound on instances that hypothesis draws, guided towards violation, and shrink what fails.
 
@@ -104,19 +121,28 @@ def check(bound: Bound, *, examples: int = 100, also: Iterable[Any] = ()) -> Pro
 
     Raises:
         ImportError: without hypothesis.
-        ValueError: if a side is NaN, or the sides have two shapes.
+        ValueError: if a side is NaN, or the sides have two shapes; if they have no value on any instance.
     """
-    from hypothesis import HealthCheck, given, settings, target
+    from hypothesis import HealthCheck, Phase, given, settings, target
     from hypothesis import strategies as st
 
-    seen: list[tuple[Check, Any]] = []
+    seen: list[Check] = []
+    failed: list[tuple[int, Check, Any]] = []  # when, and what
 
-    def evaluate(instance: Any) -> Check:
-        result = bound.check(instance)
-        if result.holds is False and bound.rational:
-            result = bound.check(instance, exact=True)
-        seen.append((result, instance))
-        return result
+    def evaluate(instance: Any) -> None:
+        if failed and len(seen) > failed[0][0] + _SHRINKING:
+            raise _Shrunk
+        try:
+            with np.errstate(all="ignore"):
+                result = _decided(bound, instance)
+        except UNDEFINED:
+            return
+        seen.append(result)
+        if result.holds is False:
+            failed.append((len(seen), result, instance))
+            raise _Violated
+        if np.isfinite(result.violation):
+            target(float(np.clip(result.violation, -1e6, 1e6)))
 
     # Instances are built in the test, not in the strategy: what builds them may be slow or use randomness.
     if isinstance(bound, Claim):
@@ -129,6 +155,7 @@ def check(bound: Bound, *, examples: int = 100, also: Iterable[Any] = ()) -> Pro
         deadline=None,
         database=None,
         derandomize=True,
+        phases=(Phase.generate, Phase.target, Phase.shrink),
         suppress_health_check=[
             HealthCheck.too_slow,
             HealthCheck.data_too_large,
@@ -137,22 +164,33 @@ def check(bound: Bound, *, examples: int = 100, also: Iterable[Any] = ()) -> Pro
     )
     @given(strategy)
     def run(drawn: Any) -> None:
-        result = evaluate(build(drawn))
-        if np.isfinite(result.violation):
-            target(float(np.clip(result.violation, -1e6, 1e6)))
-        if result.holds is False:
-            raise _Violated
+        evaluate(build(drawn))
 
-    counterexample = None
     try:
         for instance in also:
-            if evaluate(instance).holds is False:
-                raise _Violated
+            evaluate(instance)
         run()
-    except _Violated:
-        counterexample = seen[-1][1]  # hypothesis ends with the smallest
-    worst = seen[-1][0] if counterexample is not None else max((c for c, _ in seen), key=lambda c: c.ratio)
-    return PropertyReport(bound.label, _status(bound), len(seen), worst, counterexample)
+    except (_Violated, _Shrunk):
+        _, worst, counterexample = failed[-1]  # hypothesis ends with the smallest
+        return PropertyReport(bound.label, _status(bound), len(seen), worst, counterexample)
+    if not seen:
+        raise ValueError(f"{bound.label}: the sides have no value on any of {examples} instances.")
+    worst = max(seen, key=lambda result: result.ratio)
+    return PropertyReport(bound.label, _status(bound), len(seen), worst, None)
+
+
+def _decided(bound: Bound, instance: Any) -> Check:
+    """Return the check of an instance in fractions: in floats, or exactly where those leave doubt."""
+    if not bound.rational:
+        return bound.check(instance)
+    try:
+        sides = bound.bound(instance)
+        doubtful = not finite(sides) or excess(bound, sides) > MARGIN
+    except UNDEFINED:
+        raise
+    except ValueError:  # NaN, as of 0/0, where fractions divide by zero
+        doubtful = True
+    return bound.check(instance, exact=doubtful)
 
 
 def _status(bound: Bound) -> str:
@@ -198,9 +236,11 @@ class Falsification:
 def falsify(bound: Bound, *, evaluations: int = 4000, seed: int = 0) -> Falsification:
     """Search for an instance that violates a bound, simplify it, and confirm it without rounding.
 
-    On a claim's domain Nelder-Mead from random starts maximizes the relative violation in floats; the
-    coordinates of what it finds are then rounded to the simplest fractions that still violate the bound
-    exactly. Of a theorem, whose hypotheses are not coordinates, samples are drawn.
+    On a claim's domain corners, zeros and repeats of the coordinates come first; from the best of them
+    Nelder-Mead and L-BFGS maximize the logarithm of the ratio of the sides in floats. The coordinates of a
+    violation are then rounded to the simplest fractions that still violate the bound exactly. Of a theorem,
+    the search begins where it is attained and at samples, and moves their numbers as long as all hypotheses
+    hold. Instances on which a side has no value (a singular inverse, a division by zero) are passed over.
 
     An example. The mean of the keys under a softmax moves with their variance, which is at most a quarter of
     their squared range (T44a). Whoever claims 19/80 of it, five percent less, is refuted within seconds:
@@ -223,121 +263,22 @@ def falsify(bound: Bound, *, evaluations: int = 4000, seed: int = 0) -> Falsific
         seed: of the starts.
 
     Raises:
-        ValueError: if a side is NaN, or the sides have two shapes; for evaluations below 1.
+        ValueError: if a side is NaN, or the sides have two shapes; if they have no value on any instance
+            met; for evaluations below 1.
     """
     if evaluations < 1:
         raise ValueError(f"evaluations={evaluations}: must be at least 1.")
     began = time.perf_counter()
-    if isinstance(bound, Claim):
-        witness, result, spent = _search_domain(bound, evaluations, seed)
-    else:
-        witness, result, spent = _search_samples(bound, evaluations, seed)
+    search = (on_domain if isinstance(bound, Claim) else on_samples)(bound, evaluations, seed)
     confirmed = ""
-    if result.holds is False:
+    if search.witness is not None:
+        witness, result = search.witness
         confirmed = "exactly" if result.exact else "in floats"
-    return Falsification(
-        bound.label,
-        _status(bound),
-        witness if confirmed else None,
-        result,
-        confirmed,
-        spent,
-        time.perf_counter() - began,
-    )
-
-
-def _search_samples(bound: Bound, evaluations: int, seed: int) -> tuple[Any, Check, int]:
-    best, kept = None, None
-    for spent in range(1, evaluations + 1):
-        instance = bound.sampler(seed * evaluations + spent)
-        result = bound.check(instance)
-        if result.holds is False and bound.rational:
-            result = bound.check(instance, exact=True)
-        if result.holds is False:
-            return instance, result, spent
-        if best is None or result.ratio > best.ratio:
-            best, kept = result, instance
-    assert best is not None
-    return kept, best, evaluations
-
-
-class _Enough(Exception):
-    """Ends a search whose budget is spent."""
-
-
-def _search_domain(bound: Claim, evaluations: int, seed: int) -> tuple[Any, Check, int]:
-    from scipy.optimize import minimize
-
-    rng = np.random.default_rng(seed)
-    domain = bound.domain
-    spent = 0
-    best: tuple[float, np.ndarray] = (-np.inf, np.zeros(domain.size))
-
-    def loss(vector: np.ndarray) -> float:
-        nonlocal spent, best
-        if spent >= evaluations:
-            raise _Enough
-        spent += 1
-        clipped = np.clip(vector, -domain.bound, domain.bound)
-        result = bound.check(domain.build(clipped))
-        value = result.violation / (abs(result.left) + abs(result.right) + 1e-9)
-        if value > best[0]:
-            best = (value, clipped)
-        return -value
-
-    try:
-        loss(np.full(domain.size, 0.5))
-        while best[0] < _MARGIN:
-            start = rng.uniform(-domain.bound, domain.bound, domain.size)
-            options = {"maxfev": 100 * max(domain.size, 2), "adaptive": domain.size > 4}
-            minimize(loss, start, method="Nelder-Mead", options=options)
-    except _Enough:
-        pass
-    witness = _confirmed(bound, best[1]) if best[0] > 0 else None
-    if witness is not None:
-        instance = domain.build(witness)
-        return instance, bound.check(instance, exact=bound.rational), spent
-    instance = domain.build(best[1])
-    return instance, _undecided(bound.check(instance)), spent
-
-
-def _undecided(result: Check) -> Check:
-    """Return a check of an instance whose violation could not be confirmed."""
-    return replace(result, holds=None) if result.holds is False else result
-
-
-def _confirmed(bound: Claim, vector: np.ndarray) -> np.ndarray | None:
-    """Return the coordinates of a violation, confirmed and simplified one by one, or `None`."""
-
-    def fails(candidate: np.ndarray) -> bool:
-        return bound.check(bound.domain.build(candidate), exact=bound.rational).holds is False
-
-    if not bound.rational:
-        return vector if fails(vector) else None
-    roundings = (_rounded(vector, 2**k) for k in range(0, 40, 2))
-    found = next((v for v in roundings if fails(v)), None)
-    if found is None:
-        return None
-    for i, value in enumerate(found):
-        for simpler in _simpler(value):
-            candidate = found.copy()
-            candidate[i] = simpler
-            if fails(candidate):
-                found = candidate
-                break
-    return found
-
-
-def _rounded(vector: np.ndarray, denominator: int) -> np.ndarray:
-    return as_fractions(np.round(vector * denominator).astype(np.int64)) / denominator
-
-
-def _simpler(value: Fraction) -> Iterator[Fraction]:
-    """Yield simpler fractions than this one, the simplest first."""
-    for candidate in (Fraction(0), Fraction(1), Fraction(-1)):
-        if candidate != value:
-            yield candidate
-    denominator = 1
-    while denominator < value.denominator:
-        yield Fraction(round(value * denominator), denominator)
-        denominator *= 2
+    elif search.best[1] is None:
+        raise ValueError(f"{bound.label}: the sides have no value on any of {search.spent} instances.")
+    else:
+        witness, result = None, bound.check(search.best[1])
+        if result.holds is False:  # and it could not be confirmed
+            result = replace(result, holds=None)
+    spent, seconds = search.spent, time.perf_counter() - began
+    return Falsification(bound.label, _status(bound), witness, result, confirmed, spent, seconds)

@@ -8,6 +8,7 @@ alone: what it says does not rest on this module, and a test compares the two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -18,6 +19,7 @@ from deltatheory.theorems.intervals import RationalInterval
 
 __all__ = [
     "Dual",
+    "Singular",
     "as_float",
     "as_fractions",
     "det",
@@ -26,6 +28,7 @@ __all__ = [
     "eye",
     "inverse",
     "is_psd",
+    "map_numbers",
     "one_like",
     "projector",
     "random_fractions",
@@ -104,6 +107,10 @@ def random_full_rank(rng: np.random.Generator, rows: int, columns: int) -> np.nd
 # ---- Linear algebra, generic in the kind of number ----
 
 
+class Singular(ValueError):
+    """A system of equations has no solution."""
+
+
 def _exact(matrix: np.ndarray) -> bool:
     return matrix.dtype == object
 
@@ -160,14 +167,14 @@ def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     [Fraction(-2, 1), Fraction(3, 2)]
 
     Raises:
-        ValueError: if an exact system has no solution.
+        Singular: a ValueError, if an exact system has no solution.
     """
     if not _exact(matrix):
         return np.linalg.lstsq(matrix, right, rcond=1e-12)[0]
     columns = right.reshape(len(right), -1)
     reduced, pivots, _ = _eliminate(np.concatenate([matrix, columns], 1))
     if pivots and pivots[-1] >= matrix.shape[1]:
-        raise ValueError("the system has no solution: its right side is outside the range of the matrix.")
+        raise Singular("the system has no solution: its right side is outside the range of the matrix.")
     out = zeros(matrix.shape[1], columns.shape[1])
     for row, column in enumerate(pivots):
         out[column] = reduced[row, matrix.shape[1] :]
@@ -179,6 +186,9 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
     >>> inverse(as_fractions([[1, 2], [3, 4]])).tolist()
     [[Fraction(-2, 1), Fraction(1, 1)], [Fraction(3, 2), Fraction(-1, 2)]]
+
+    Raises:
+        Singular: a ValueError, if an exact matrix is not invertible.
     """
     return solve(matrix, eye(len(matrix)) if _exact(matrix) else np.eye(len(matrix)))
 
@@ -299,20 +309,32 @@ def duals(values: np.ndarray, slopes: np.ndarray) -> np.ndarray:
     return out
 
 
+def map_numbers(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return an instance with a function of its fractions: in arrays, sequences, mappings and dataclasses.
+
+    >>> map_numbers(lambda x: 2 * x, {"half": Fraction(1, 2), "list": [Fraction(1, 4), "name", 3]})
+    {'half': Fraction(1, 1), 'list': [Fraction(1, 2), 'name', 3]}
+    """
+    if isinstance(value, (Fraction, RationalInterval)):
+        return function(value)
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        numbers = [function(x) for x in value.ravel()]
+        kind = float if all(isinstance(x, float) for x in numbers) else object
+        return np.array(numbers, dtype=kind).reshape(value.shape)
+    if isinstance(value, dict):
+        return {key: map_numbers(function, item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_numbers(function, item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        mapped = {f.name: map_numbers(function, getattr(value, f.name)) for f in fields(value) if f.init}
+        return replace(value, **mapped)
+    return value
+
+
 def as_float(value: Any) -> Any:
-    """Return an instance with every fraction as a float: in arrays, sequences, mappings and dataclasses.
+    """Return an instance with every fraction as a float.
 
     >>> as_float({"half": Fraction(1, 2), "list": [Fraction(1, 4)]})
     {'half': 0.5, 'list': [0.25]}
     """
-    if isinstance(value, (Fraction, RationalInterval)):
-        return float(value)
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        return np.array([float(x) for x in value.ravel()]).reshape(value.shape)
-    if isinstance(value, dict):
-        return {key: as_float(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(as_float(item) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: as_float(getattr(value, f.name)) for f in fields(value) if f.init})
-    return value
+    return map_numbers(float, value)

@@ -35,7 +35,7 @@ __all__ = [
 Kind = Literal["upper", "lower", "identity", "tight"]
 
 JUST_BELOW_ONE = 1 - Fraction(1, 10**9)  # what a constant that is claimed tight is weakened by
-TOLERANCE = 1e-9  # relative, of checks in floats; exact checks have none
+TOLERANCE = 1e-9  # of checks in floats, relative and absolute; exact checks have none
 
 
 class Sides(NamedTuple):
@@ -135,6 +135,8 @@ class Bound:
         hypotheses: what is assumed.
         rational: whether `sides` runs on fractions.
         entries: what an instance holds: name and meaning of all that `sides` and the hypotheses read.
+        atol: in floats the sides may be off by so much,
+        rtol: and by this share of the larger one.
     """
 
     name: str
@@ -144,6 +146,8 @@ class Bound:
     hypotheses: tuple[Hypothesis, ...] = ()
     rational: bool = True
     entries: Mapping[str, str] = field(default_factory=dict, repr=False)
+    atol: float = TOLERANCE
+    rtol: float = TOLERANCE
 
     @property
     def label(self) -> str:
@@ -235,14 +239,17 @@ class Bound:
             rounding: by how much the sides may be off where they were measured in less than float64.
         """
         pairs = list(zip(np.ravel(sides.left), np.ravel(sides.right), strict=True))
-        verdicts = [_holds(self.kind, a, b, exact, rounding) for a, b in pairs]
+        verdicts = [_holds(self.kind, a, b, None if exact else self._room(a, b, rounding)) for a, b in pairs]
         holds = False if False in verdicts else None if None in verdicts else True
         floats = [(float(a), float(b)) for a, b in pairs]
         a, b = max(floats, key=lambda pair: _violation(self.kind, *pair))
-        ratio = max(_ratio(self.kind, *pair, rounding) for pair in floats)
+        ratio = max(_ratio(self.kind, *pair, self._room(*pair, rounding)) for pair in floats)
         violation = _violation(self.kind, a, b)
         status = getattr(self, "status", None)
         return Check(self.label, status, self.kind, a, b, violation, ratio, holds, exact, unmet)
+
+    def _room(self, a: Any, b: Any, rounding: float) -> float:
+        return max(self.atol + self.rtol * max(abs(a), abs(b)), rounding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,11 +299,11 @@ class Theorem(Bound):
         return f"{self.label} [{self.status}]: {self.words}"
 
 
-def _holds(kind: Kind, a: Any, b: Any, exact: bool, rounding: float = 0.0) -> bool | None:
+def _holds(kind: Kind, a: Any, b: Any, room: float | None) -> bool | None:
+    """Return whether a relation holds, up to `room`; exactly for `None`."""
     if kind == "lower":
-        return _holds("upper", b, a, exact, rounding)
-    if not exact:
-        room = max(TOLERANCE * max(1.0, abs(a), abs(b)), rounding)
+        return _holds("upper", b, a, room)
+    if room is not None:
         return bool(abs(a - b) <= room if kind == "identity" else a <= b + room)
     # Fractions are compared as they are: an interval would round their ends.
     (low, high), (floor, ceiling) = _ends(a), _ends(b)
@@ -315,10 +322,10 @@ def _violation(kind: Kind, a: float, b: float) -> float:
     return abs(a - b) if kind == "identity" else b - a if kind == "lower" else a - b
 
 
-def _ratio(kind: Kind, a: float, b: float, rounding: float) -> float:
+def _ratio(kind: Kind, a: float, b: float, room: float) -> float:
     small, large = (b, a) if kind == "lower" else (a, b)
     if kind == "identity":
-        if _holds(kind, a, b, False, rounding):
+        if _holds(kind, a, b, room):
             return 1.0
         large, small = sorted((abs(a), abs(b)))
     if small == large:
@@ -326,7 +333,7 @@ def _ratio(kind: Kind, a: float, b: float, rounding: float) -> float:
     if large < 0 and small < 0:
         small, large = -large, -small
     if large <= 0:
-        return float("inf") if small > TOLERANCE else 1.0 if small >= 0 else 0.0
+        return float("inf") if small > room else 1.0 if small >= 0 else 0.0
     return max(0.0, small / large)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import doctest
 import importlib
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -121,6 +123,65 @@ def test_bad_bounds_are_told(run) -> None:
     shapes = claim("shapes", lambda x: (np.zeros(2), np.zeros(3)), combine(v=vectors(1)))
     with pytest.raises(ValueError, match="one shape"):
         run(shapes)
+
+
+@pytest.mark.parametrize(
+    "run", [partial(check, examples=20), partial(falsify, evaluations=150)], ids=["check", "falsify"]
+)
+def test_where_a_side_has_no_value_nothing_is_claimed(run) -> None:
+    """A singular inverse or 0/0 is passed over, in floats and in fractions; if that is all, it is told."""
+
+    def inverted(x):
+        A = np.outer(x["v"], x["v"]) + x["v"][0] * np.eye(2, dtype=int)
+        return x["v"] @ inverse(A) @ x["v"], x["v"][0] * 0 + 4
+
+    def quotient(x):
+        return x["v"][0] / x["v"][0], x["v"][0] * 0 + 1
+
+    domain = combine(v=vectors(2))
+    for sides in (inverted, quotient):
+        assert "undecided" not in str(run(claim("partly", sides, domain)))
+    with pytest.raises(ValueError, match="no value on any of"):
+        run(claim("never", lambda x: (1 / (x["v"][0] - x["v"][0]), x["v"][0]), domain))
+
+
+def test_small_sides_are_compared_by_their_ratio() -> None:
+    """A violation below the absolute tolerance of floats is confirmed in fractions."""
+
+    def tiny(x):
+        return x["v"][0] ** 2 / 10**12, x["v"][0] ** 2 / (2 * 10**12)
+
+    bound = claim("tiny", tiny, combine(v=vectors(1)))
+    assert falsify(bound).confirmed == "exactly"
+    assert not check(bound, examples=20).holds
+
+
+def test_tolerances_of_floats_are_one_s_own() -> None:
+    def off(x):
+        return x["v"][0] ** 2 + 1e-4, x["v"][0] ** 2
+
+    domain = combine(v=vectors(1))
+    for tolerances in ({"atol": 1e-3}, {"rtol": 1e-3, "atol": 1e-4}):
+        assert not falsify(claim("off", off, domain, rational=False, **tolerances), evaluations=200).refuted
+    assert falsify(claim("off", off, domain, rational=False), evaluations=200).refuted
+    with pytest.raises(ValueError, match="atol=-1"):
+        claim("off", off, domain, atol=-1.0)
+
+
+def test_a_theorem_is_searched_beyond_its_samples() -> None:
+    """Numbers of an instance are moved as long as its hypotheses hold: |x0|^2 <= 8 falls, from 1/4."""
+    theorem = get_theorem("T02")
+
+    def near(seed):
+        x = theorem.extremal(seed)
+        return x | {"x0": x["x0"] * 0 + Fraction(1, 4)}
+
+    def sides(x):
+        return (x["x0"] @ x["x0"]), x["x0"][0] * 0 + 8
+
+    found = falsify(replace(theorem, sides=sides, sampler=near, extremal=None))
+    assert found.refuted
+    assert theorem.unmet(found.witness) == ()
 
 
 def test_bad_arguments_are_told() -> None:
