@@ -2,7 +2,7 @@
 
 from deltatheory.adapters.adapter import TrainedAdapter, open_adapter
 from deltatheory.adapters.explanation import Explanation, explain
-from deltatheory.adapters.exported import has_peft_form, to_peft
+from deltatheory.adapters.exported import has_peft_form, peft_config, to_peft
 from deltatheory.adapters.imported import PeftDelta, from_peft
 from deltatheory.adapters.loaded import load_adapter
 
@@ -15,5 +15,6 @@ __all__ = [
     "has_peft_form",
     "load_adapter",
     "open_adapter",
+    "peft_config",
     "to_peft",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
+from collections.abc import Iterable
 from functools import singledispatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,19 +15,21 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.adapters.files import WEIGHTS, peft_library
+from deltatheory.adapters.files import BASE, CONFIG, WEIGHTS, peft_library
 from deltatheory.adapters.imported import PeftDelta
-from deltatheory.backbones import Backbone
+from deltatheory.backbones import HUB_NAMES, Backbone
 from deltatheory.deltas import Delta, WithHead
+from deltatheory.deltas.ia3 import IA3
 from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning
+from deltatheory.deltas.selected import LayerNormOnly
 from deltatheory.deltas.subspace import project
 from deltatheory.deltas.targets import matrix_shape
 from deltatheory.deltas.unilora import UniLoRA
-from deltatheory.results import write_atomically
+from deltatheory.results import write_atomically, write_json
 
-__all__ = ["has_peft_form", "to_peft"]
+__all__ = ["has_peft_form", "peft_config", "to_peft"]
 
 _KEEP = "deltatheory.deltas.files.save_delta keeps every delta as safetensors"
 
@@ -42,67 +46,101 @@ def to_peft(
     and `AutoModelForSequenceClassification` where the checkpoint's own head was trained beside the delta.
 
     Args:
-        delta: `LoRA`, `UniLoRA` (written as the LoRA that it is), `PromptTuning`, `PrefixTuning` of all
-            blocks with gate "none" and shift (an MLP is evaluated), what `from_peft` made, or a `WithHead` of
-            one of them and the head "own".
+        delta: `LoRA`, `UniLoRA` (written as the LoRA that it is), `IA3`, `LayerNormOnly`, `PromptTuning`,
+            `PrefixTuning` of all blocks with gate "none" and shift (an MLP is evaluated), what `from_peft`
+            made, or a `WithHead` of one of them and the head "own".
         values: δ.
         folder: where adapter_config.json and adapter_model.safetensors go.
-        base_model_name: what adapter_config.json names as the base; the backbone's name by default.
+        base_model_name: what adapter_config.json names as the base; by default where the hub has it, else
+            the backbone's name.
 
     Raises:
-        ImportError: without `peft`.
+        ImportError: without `peft`, for what `from_peft` made.
         ValueError: for values of another length, or a delta that PEFT has no form for.
     """
-    peft = peft_library()
     if values.shape != (delta.size,):
         raise ValueError(f"values.shape={tuple(values.shape)}: {delta.name!r} needs ({delta.size},).")
-    config, tensors = _form(delta, values, peft)
+    form, tensors = _form(delta, values)
     from safetensors.torch import save
 
-    config.base_model_name_or_path = base_model_name or delta.backbone.name
-    config.inference_mode = True
-    with TemporaryDirectory() as aside:  # peft's own writing is not atomic
-        config.save_pretrained(aside)
-        written = {path.name: path.read_bytes() for path in Path(aside).iterdir()}
+    config = {**form, **_base_of(delta.backbone), "inference_mode": True}
+    notes = {"format": "pt"}
+    if base_model_name:
+        config |= {"base_model_name_or_path": base_model_name, "revision": None}
+    else:  # what to load where the name on the hub is that of another release
+        notes[BASE] = delta.backbone.name
     whole = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
-    for name, content in {WEIGHTS: save(whole, {"format": "pt"}), **written}.items():
-        write_atomically(Path(folder) / name, content)
+    write_atomically(Path(folder) / WEIGHTS, save(whole, notes))
+    write_json(Path(folder) / CONFIG, config)
+
+
+def peft_config(delta: Delta, *, train_head: bool = False) -> dict[str, Any]:
+    """Return the configuration with which `peft` trains what a delta tunes: adapter_config.json.
+
+    Args:
+        delta: as `to_peft` takes it.
+        train_head: of `AutoModelForSequenceClassification`, whose classifier is trained beside it.
+
+    Raises:
+        ValueError: for a delta that PEFT has no form for.
+    """
+    form, _ = _form(delta, delta.initial())
+    if train_head:
+        form |= {"task_type": "SEQ_CLS", "modules_to_save": [_head_of(delta.backbone)]}
+    return {**form, **_base_of(delta.backbone)}
+
+
+def _base_of(backbone: Backbone) -> dict[str, Any]:
+    """Return the base's name, and its commit where it came from the hub."""
+    about = backbone.provenance
+    revision = None if about.get("weights_sha256") else about.get("revision")
+    name = HUB_NAMES.get(backbone.name, backbone.name)
+    return {"base_model_name_or_path": name, "revision": revision}
+
+
+def _head_of(backbone: Backbone) -> str:
+    return "classifier" if backbone.kind == "encoder" else "score"
 
 
 def has_peft_form(delta: Delta) -> bool:
     """Return whether `to_peft` can write a delta here."""
     try:
-        _form(delta, delta.initial(), peft_library())
+        _form(delta, delta.initial())
     except (ValueError, ImportError):
         return False
     return True
 
 
+Form = tuple[dict[str, Any], dict[str, Tensor]]
+
+
 @singledispatch
-def _form(delta: Delta, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Return PEFT's configuration of a delta, and its tensors by PEFT's names."""
+def _form(delta: Delta, values: Tensor) -> Form:
+    """Return PEFT's configuration of a delta, in JSON, and its tensors by PEFT's names."""
     raise ValueError(
-        f"delta={delta.name!r} has no form in PEFT: allowed are 'lora', 'unilora', 'prompt', 'prefix' "
-        f"and imported adapters; {_KEEP}."
+        f"delta={delta.name!r} has no form in PEFT: allowed are 'lora', 'unilora', 'ia3', 'layernorm', "
+        f"'prompt', 'prefix' and imported adapters; {_KEEP}."
     )
 
 
 @_form.register
-def _imported(delta: PeftDelta, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+def _imported(delta: PeftDelta, values: Tensor) -> Form:
     if len(active := delta.model.active_adapters) > 1:
         raise ValueError(
             f"the adapters {active} are active together: one folder holds one; set_adapter of one."
         )
     with delta.written(values) as model:
-        tensors = peft.get_peft_model_state_dict(
+        tensors = peft_library().get_peft_model_state_dict(
             model, adapter_name=model.active_adapter, save_embedding_layers=False
         )
         tensors = {name: x.detach().clone() for name, x in tensors.items()}
-    return copy.deepcopy(delta.model.active_peft_config), tensors
+    with TemporaryDirectory() as aside:  # PEFT itself knows what of it is JSON
+        copy.deepcopy(delta.model.active_peft_config).save_pretrained(aside)
+        return json.loads((Path(aside) / CONFIG).read_bytes()), tensors
 
 
 @_form.register
-def _with_head(delta: WithHead, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+def _with_head(delta: WithHead, values: Tensor) -> Form:
     inner, head = delta.split(values)
     if delta.head != "own" or any(".lora_" in f".{name}" for name in head):
         raise ValueError(
@@ -114,65 +152,91 @@ def _with_head(delta: WithHead, values: Tensor, peft: Any) -> tuple[Any, dict[st
             "delta='prompt' with a trained head has no form in PEFT, whose encoders read the first virtual "
             f"token: allowed are the other deltas, and causal backbones; {_KEEP}."
         )
-    config, tensors = _form(delta.delta, inner, peft)
-    name = "classifier" if delta.backbone.kind == "encoder" else "score"
-    outer = "base_model." if config.is_prompt_learning else "base_model.model."
+    config, tensors = _form(delta.delta, inner)
+    name, virtual = _head_of(delta.backbone), "num_virtual_tokens" in config
+    outer = "base_model." if virtual else "base_model.model."
     if not isinstance(delta.delta, PeftDelta):  # written for the base model alone
-        config.task_type = "SEQ_CLS"
-        if not config.is_prompt_learning:
+        config["task_type"] = "SEQ_CLS"
+        if not virtual:
             within: Any = f"{delta.backbone.model.base_model_prefix}."
             tensors = {f"{outer}{within}{n.removeprefix(outer)}": x for n, x in tensors.items()}
-            config.target_modules = {within + n for n in config.target_modules}
-            for pattern in (config.rank_pattern, config.alpha_pattern):
-                for key in list(pattern):
-                    pattern[within + key] = pattern.pop(key)
-    config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), name})
+            for key in {"target_modules", "feedforward_modules"} & config.keys():
+                config[key] = [within + n for n in config[key]]
+            for key in {"rank_pattern", "alpha_pattern"} & config.keys():
+                config[key] = {within + n: x for n, x in config[key].items()}
+    config["modules_to_save"] = sorted({*(config.get("modules_to_save") or ()), name})
     return config, {**tensors, **{f"{outer}{name}.{n}": x for n, x in head.items()}}
 
 
 @_form.register
-def _unilora(delta: UniLoRA, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
-    return _lora(delta.lora, project(delta.projection, values), peft)
+def _unilora(delta: UniLoRA, values: Tensor) -> Form:
+    return _lora(delta.lora, project(delta.projection, values))
 
 
 @_form.register
-def _lora(delta: LoRA, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
-    backbone: Any = delta.backbone
-    outer = f"{backbone.model.base_model_prefix}." if _task(backbone) == "CAUSAL_LM" else ""
+def _lora(delta: LoRA, values: Tensor) -> Form:
+    outer = _outer(delta.backbone)
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in delta.factors(values).items():
         tensors[f"base_model.model.{outer}{name}.lora_A.weight"] = a
         tensors[f"base_model.model.{outer}{name}.lora_B.weight"] = b
     alpha = delta.r if delta.alpha is None else delta.alpha
     alphas = {outer + n: r if delta.alpha is None else alpha for n, r in delta.ranks.items()}
-    config = peft.LoraConfig(
-        task_type=_task(backbone),
-        r=delta.r,
-        lora_alpha=_whole(alpha),
-        target_modules=[outer + name for name in delta.targets],
-        rank_pattern={outer + name: r for name, r in delta.ranks.items() if r != delta.r},
-        alpha_pattern={name: _whole(x) for name, x in alphas.items() if x != alpha},
-        fan_in_fan_out=any(matrix_shape(backbone.model.get_submodule(n))[2] for n in delta.targets),
-        lora_dropout=0.0,
-        bias="none",
-    )
-    return config, tensors
+    return {
+        "peft_type": "LORA",
+        "task_type": _task(delta.backbone),
+        "r": delta.r,
+        "lora_alpha": _whole(alpha),
+        "target_modules": [outer + name for name in delta.targets],
+        "rank_pattern": {outer + name: r for name, r in delta.ranks.items() if r != delta.r},
+        "alpha_pattern": {name: _whole(x) for name, x in alphas.items() if x != alpha},
+        "fan_in_fan_out": _transposed(delta.backbone, delta.targets),
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }, tensors
 
 
 @_form.register
-def _prompt(delta: PromptTuning, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+def _ia3(delta: IA3, values: Tensor) -> Form:
+    outer, inputs, outputs = _outer(delta.backbone), *delta.scales(values)
+    named = {**{n: x[:, None] for n, x in outputs.items()}, **{n: x[None] for n, x in inputs.items()}}
+    return {
+        "peft_type": "IA3",
+        "task_type": _task(delta.backbone),
+        "target_modules": [outer + name for name in named],
+        "feedforward_modules": [outer + name for name in inputs],
+        "fan_in_fan_out": _transposed(delta.backbone, named),
+    }, {f"base_model.model.{outer}{name}.ia3_l": x for name, x in named.items()}
+
+
+@_form.register
+def _layernorm(delta: LayerNormOnly, values: Tensor) -> Form:
+    outer, tensors, modules = _outer(delta.backbone), {}, {}
+    for name, p in delta.parameters(values).items():
+        module, _, leaf = name.rpartition(".")
+        modules[outer + module] = None
+        tensors[f"base_model.model.{outer}{module}.ln_tuning_layers.{leaf}"] = p
+    return {
+        "peft_type": "LN_TUNING",
+        "task_type": _task(delta.backbone),
+        "target_modules": list(modules),
+    }, tensors
+
+
+@_form.register
+def _prompt(delta: PromptTuning, values: Tensor) -> Form:
     prompt = delta.prompt(values)
-    config = peft.PromptTuningConfig(
-        task_type=_task(delta.backbone),
-        num_virtual_tokens=len(prompt),
-        token_dim=prompt.shape[1],
-        num_transformer_submodules=1,
-    )
-    return config, {"prompt_embeddings": prompt}
+    return {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": _task(delta.backbone),
+        "num_virtual_tokens": len(prompt),
+        "token_dim": prompt.shape[1],
+        "num_transformer_submodules": 1,
+    }, {"prompt_embeddings": prompt}
 
 
 @_form.register
-def _prefix(delta: PrefixTuning, values: Tensor, peft: Any) -> tuple[Any, dict[str, Tensor]]:
+def _prefix(delta: PrefixTuning, values: Tensor) -> Form:
     layers = len(delta.backbone.layers)
     if delta.gate != "none" or not delta.shift or len(delta.blocks) != layers:
         raise ValueError(
@@ -187,15 +251,25 @@ def _prefix(delta: PrefixTuning, values: Tensor, peft: Any) -> tuple[Any, dict[s
     config: Any = delta.backbone.model.config
     # PEFT itself turns hidden size and heads into those of keys and values, when it loads.
     grouped = hasattr(config, "num_key_value_heads")
-    config = peft.PrefixTuningConfig(
-        task_type=_task(delta.backbone),
-        num_virtual_tokens=width,
-        token_dim=config.hidden_size if grouped else heads * size,
-        num_attention_heads=config.num_attention_heads if grouped else heads,
-        num_layers=layers,
-        num_transformer_submodules=1,
-    )
-    return config, {"prompt_embeddings": rows}
+    return {
+        "peft_type": "PREFIX_TUNING",
+        "task_type": _task(delta.backbone),
+        "num_virtual_tokens": width,
+        "token_dim": config.hidden_size if grouped else heads * size,
+        "num_attention_heads": config.num_attention_heads if grouped else heads,
+        "num_layers": layers,
+        "num_transformer_submodules": 1,
+    }, {"prompt_embeddings": rows}
+
+
+def _outer(backbone: Backbone) -> str:
+    """Return what stands before the names of the base model's modules in the model that PEFT wraps."""
+    model: Any = backbone.model
+    return f"{model.base_model_prefix}." if _task(backbone) == "CAUSAL_LM" else ""
+
+
+def _transposed(backbone: Backbone, names: Iterable[str]) -> bool:
+    return any(matrix_shape(backbone.model.get_submodule(name))[2] for name in names)
 
 
 def _task(backbone: Backbone) -> str:

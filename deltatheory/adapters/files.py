@@ -13,6 +13,7 @@ from torch import Tensor
 from deltatheory.deltas.files import not_finite, read_safetensors
 
 __all__ = [
+    "BASE",
     "CONFIG",
     "WEIGHTS",
     "adapter_folder",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "deltatheory_base"  # note in WEIGHTS: the name here of the base that it was trained on
 _OPENS_FILES = ("XLORA", "MULTITASK_PROMPT_TUNING")  # other adapters, and a checkpoint to start from
 _CONVERT = (
     "a pickle such as adapter_model.bin runs code when opened. Convert it once where you trust it: load it "
@@ -118,13 +120,13 @@ def patterns_of(config: Any) -> Iterator[str]:
             yield from (x for x in whole or () if isinstance(x, str))
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of an adapter.
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Return the tensors of an adapter, and the name of its base here where this package wrote them.
 
     Raises:
         ValueError: for a damaged file, a pickle, or numbers that are not finite.
     """
-    tensors = read_safetensors(folder / WEIGHTS)[0]
+    tensors, notes = read_safetensors(folder / WEIGHTS)
     if bad := not_finite(tensors):
         raise ValueError(f"{str(folder / WEIGHTS)!r}: {bad!r} has NaN or an infinity; its training diverged.")
-    return tensors
+    return tensors, notes.get(BASE)

@@ -20,7 +20,7 @@ from deltatheory.adapters.files import (
     read_weights,
 )
 from deltatheory.adapters.imported import PeftDelta, from_peft
-from deltatheory.backbones import Backbone, load_checkpoint
+from deltatheory.backbones import EMBEDDED, HUB_NAMES, Backbone, embedded_is_here, load_checkpoint
 from deltatheory.deltas.patterns import check_patterns
 
 __all__ = ["load_adapter"]
@@ -70,14 +70,15 @@ def load_adapter(
             without a tokenizer, and as `from_peft`.
     """
     folder, at_hand = adapter_folder(adapter, revision), model is not None
-    config, tensors = read_config(folder), read_weights(folder)
+    config, (tensors, noted) = read_config(folder), read_weights(folder)
     there = config.base_model_name_or_path or ""
+    known = noted if noted in EMBEDDED and embedded_is_here(noted) else there
     if model is None:
-        if not (name or there):
+        if not (name or known):
             raise ValueError(f"{str(adapter)!r} names no base model: give model and tokenizer.")
         model, own_tokenizer, found = load_checkpoint(
-            name or there,
-            revision=None if name else config.revision,
+            name or known,
+            revision=None if name or known != there else config.revision,
             download=name is not None,
             model_class=partial(_class_for, config),
             labels=_labels(tensors),
@@ -92,6 +93,7 @@ def load_adapter(
         raise ValueError("tokenizer=None: a model at hand needs its tokenizer.")
     own: str = getattr(model.config, "_name_or_path", "")
     here = [x for x in (name, own) if x]
+    here += [HUB_NAMES[x] for x in here if x in HUB_NAMES]
     if check_name and there and here and _last(there) not in map(_last, here):
         raise ValueError(
             f"{str(adapter)!r} is an adapter of {there!r}, and model is {here[0]!r}: load that one, or pass "

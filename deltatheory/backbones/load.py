@@ -27,7 +27,14 @@ from deltatheory.backbones.families import Attention, Kind, family_of
 from deltatheory.backbones.gguf import check_causal, find_gguf, read_config, read_gguf
 from deltatheory.backbones.wrap import wrap_model
 
-__all__ = ["EMBEDDED", "HUB_NAMES", "find_checkpoint", "load_backbone", "load_checkpoint"]
+__all__ = [
+    "EMBEDDED",
+    "HUB_NAMES",
+    "embedded_is_here",
+    "find_checkpoint",
+    "load_backbone",
+    "load_checkpoint",
+]
 
 ModelClass = Callable[[Any], type[nn.Module] | None]
 
@@ -89,6 +96,12 @@ def _reading(folder: Path, what: str) -> Iterator[None]:
         raise ValueError(
             f"{what} of {str(folder)!r} cannot be read: fetch it again. Cause: {cause}"
         ) from error
+
+
+def embedded_is_here(name: str) -> bool:
+    """Return whether the package of an embedded model is installed."""
+    spec = importlib.util.find_spec(EMBEDDED[name][1])  # not imported: it wants sentence-transformers
+    return spec is not None and bool(spec.submodule_search_locations)
 
 
 def _embedded_folder(name: str) -> tuple[Path, str]:

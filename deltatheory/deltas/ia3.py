@@ -58,23 +58,44 @@ class IA3(Delta):
     def _fused(attention: torch.nn.Module) -> str:
         return next((name for name in _FUSED if hasattr(attention, name)), "")
 
-    def edit(self, delta: Float[Tensor, " m"]) -> Edit:
-        """Return the factors on keys, values and inner activations."""
+    def scales(self, delta: Float[Tensor, " m"]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the factors on the inputs and on the outputs of linear maps, by the maps' names."""
         factors = {name: 1 + x for name, x in self.coordinates.split(delta).items()}
         inputs, outputs = {}, {}
         for t, attention in self.backbone.attention_modules.items():
             key, value = factors[f"{t}.key"], factors[f"{t}.value"]
             fused = self._fused(attention)
             if fused:
-                scales = {f"{name_of(self.backbone, attention)}.{fused}": self._joined(fused, key, value)}
+                name = f"{name_of(self.backbone, attention)}.{fused}"
+                outputs[name] = self._joined(fused, key, value)
             else:
-                scales = {
+                outputs |= {
                     self.backbone.module_name(t, "key"): key,
                     self.backbone.module_name(t, "value"): value,
                 }
-            outputs |= {name: self._after(scale) for name, scale in scales.items()}
-            inputs[self.backbone.module_name(t, "ffn_out")] = factors[f"{t}.ffn"].mul
-        return Edit(inputs=inputs, outputs=outputs)
+            inputs[self.backbone.module_name(t, "ffn_out")] = factors[f"{t}.ffn"]
+        return inputs, outputs
+
+    def edit(self, delta: Float[Tensor, " m"]) -> Edit:
+        """Return the factors on keys, values and inner activations."""
+        inputs, outputs = self.scales(delta)
+        return Edit(
+            inputs={name: scale.mul for name, scale in inputs.items()},
+            outputs={name: self._after(scale) for name, scale in outputs.items()},
+        )
+
+    def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
+        """Return weights and biases with the factors merged into them."""
+        inputs, outputs = self.scales(delta)
+        changed: dict[str, Tensor] = {}
+        for name, scale in {**inputs, **outputs}.items():
+            module = self.backbone.model.get_submodule(name)
+            rows = (name in outputs) != matrix_shape(module)[2]
+            weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
+            changed[f"{name}.weight"] = weight * (scale[:, None] if rows else scale)
+            if name in outputs and bias is not None:
+                changed[f"{name}.bias"] = bias * scale
+        return changed
 
     def _joined(self, fused: str, key: Tensor, value: Tensor) -> Tensor:
         """Put 1 for the query, l_k and l_v in the order of the fused output."""

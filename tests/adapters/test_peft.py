@@ -11,7 +11,7 @@ from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import toy_task
 from torch.nn.functional import cross_entropy
 
-from deltatheory.adapters import from_peft, load_adapter, to_peft
+from deltatheory.adapters import from_peft, load_adapter, peft_config, to_peft
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.prefix import PrefixTuning
@@ -323,6 +323,8 @@ LORA = {
 EXPORTS = {
     **{f"lora-{name}": ("lora", options) for name, options in LORA.items()},
     "unilora": ("unilora", {"d": 9, "r": 2, "alpha": 4.0}),
+    "ia3": ("ia3", {}),
+    "layernorm": ("layernorm", {}),
     "prompt": ("prompt", {"length": 3}),
     "prefix": ("prefix", {"length": 3, "gate": "none", "shift": True}),
     "prefix-mlp": ("prefix", {"length": 3, "gate": "none", "shift": True, "hidden": 5}),
@@ -398,6 +400,29 @@ def test_an_imported_adapter_goes_back_trained(method, family, tmp_path):
     loaded = peft.PeftModel.from_pretrained(tiny_model(family), tmp_path).eval()
     equal(ours, last_hidden(loaded, batch), batch)
     assert not delta.model.active_peft_config.inference_mode
+
+
+def test_a_configuration_alone_is_what_peft_trains():
+    backbone = tiny("gpt2")
+    ours = make_delta("ia3", backbone)
+    config = peft.get_peft_config(peft_config(ours))
+    assert (config.base_model_name_or_path, config.task_type) == ("tiny-gpt2", "CAUSAL_LM")
+    _, delta = imported(peft.get_peft_model(tiny_model("gpt2"), config), "gpt2")
+    assert delta.size == ours.size + 2 * 16  # it also scales queries, which one module makes with the keys
+    head = peft_config(make_delta("lora", tiny("bert"), r=2), train_head=True)
+    assert (head["task_type"], head["modules_to_save"]) == ("SEQ_CLS", ["classifier"])
+
+
+def test_the_base_is_named_as_the_hub_knows_it():
+    backbone = tiny("bert")
+    backbone.name = "minilm"
+    backbone.provenance |= {"name": "minilm", "revision": "release==1", "weights_sha256": "0" * 64}
+    config = peft_config(make_delta("lora", backbone))
+    named = config["base_model_name_or_path"], config["revision"]
+    assert named == ("sentence-transformers/all-MiniLM-L6-v2", None)
+    backbone.name, backbone.provenance = "org/model", {"revision": "0123abc"}
+    config = peft_config(make_delta("lora", backbone))
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/model", "0123abc")
 
 
 def test_what_peft_has_no_form_for_is_refused_by_name(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_models import tiny
 
+from deltatheory.backbones import Edit
 from deltatheory.deltas.ia3 import IA3
 
 TEXTS = ["a b c d", "e f", "g h i"]
@@ -100,3 +101,12 @@ def test_cut_at_the_blocks_it_is_the_same(family):
     for t in range(2):
         x = backbone.step(t, x, batch, edit)
     torch.testing.assert_close(backbone.readout(x), backbone.hidden_states(batch, edit), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_it_would_merge_is_what_it_does(family):
+    backbone, delta, point = made(family)
+    batch = backbone.encode(TEXTS)
+    as_weights = backbone.hidden_states(batch, Edit(parameters=delta.parameters(point)))
+    ours = backbone.hidden_states(batch, delta.edit(point))
+    torch.testing.assert_close(as_weights, ours, rtol=0, atol=1e-9 if family != "llama" else 1e-6)
