@@ -43,8 +43,11 @@ FAMILIES = {
         "subspace_rates",
         "random_subspaces",
         "random_embeddings",
+        "solution_space",
+        "exact_gap",
     ),
     "expressivity": ("low_rank", "linear_networks", "adapters", "attention", "parametrizations"),
+    "training of LoRA": ("factored_losses", "lora_descent"),
     "optimal control": (
         "optimal_control",
         "successive_approximations",
