@@ -33,6 +33,13 @@ def _on_quadratic(id: str):
     return measure
 
 
+def _schur(probe: Probe) -> Measurement:
+    x = probe.linearised
+    H, A, v = x["f"].H, x["A"], x["star"] - x["x0"]
+    z = np.linalg.solve(A.T @ H @ A, A.T @ H @ v)
+    return Measurement(get_theorem("T50a").bound({"H": H, "A": A, "v": v, "z": z}), _LINEARISED)
+
+
 def _fresh(probe: Probe) -> Measurement:
     x = probe.linearised
     D = len(x["x0"])
@@ -221,6 +228,7 @@ MEASURES = {
     **{id: _on_quadratic(id) for id in ("T01a", "T01b", "T02", "T03", "T04a", "T05b", "T07a", "T07b")},
     **{id: _on_quadratic(id) for id in ("T09", "T10")},
     "T06": _fresh,
+    "T50a": _schur,
     "T04b": _gap_below,
     "T05a": _descent,
     "T17a": _transfer,

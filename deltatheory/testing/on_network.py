@@ -48,20 +48,60 @@ def _scores(probe: Probe) -> Measurement:
     return Measurement(get_theorem("T23").bound(x), "met: query and key weights of one head, ranks 2 and 1")
 
 
-def _first_step(probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (ΔW after one step of LoRA on the query weight, the weight's gradient, A)."""
+def _lora_step(probe: Probe, B: Tensor) -> dict[str, Tensor]:
+    """Return the factors before and after a step of LoRA on the query weight, at scale 2, and G before it."""
     name, W = probe.weight("query")
     A = probe.tensor(4, W.shape[1]) / math.sqrt(W.shape[1])
 
-    def loss(factors: Tensor) -> Tensor:
-        B, inner = factors[: 4 * len(W)].view(len(W), 4), factors[4 * len(W) :].view_as(A)
-        return probe.loss_of(Edit({name: W + 2 * B @ inner}))
+    def split(factors: Tensor) -> tuple[Tensor, Tensor]:
+        return factors[: B.numel()].view_as(B), factors[B.numel() :].view_as(A)
 
-    start = torch.cat([torch.zeros(4 * len(W)).to(W), A.flatten()])
-    moved = start - autodiff.grad(loss, start).detach()
-    change = 2 * moved[: 4 * len(W)].view(len(W), 4) @ moved[4 * len(W) :].view_as(A)
-    gradient = autodiff.grad(lambda w: probe.loss_of(Edit({name: w})), W).detach()
-    return change, gradient, A
+    def loss(factors: Tensor) -> Tensor:
+        outer, inner = split(factors)
+        return probe.loss_of(Edit({name: W + 2 * outer @ inner}))
+
+    start = torch.cat([B.flatten(), A.flatten()])
+    B2, A2 = split(start - autodiff.grad(loss, start).detach())
+    G = autodiff.grad(lambda w: probe.loss_of(Edit({name: w})), W + 2 * B @ A).detach()
+    return {"B": B, "A": A, "B2": B2, "A2": A2, "G": G}
+
+
+def _first_step(probe: Probe) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (ΔW after one step of LoRA from B = 0, the weight's gradient, A)."""
+    x = _lora_step(probe, torch.zeros(len(probe.weight("query")[1]), 4).to(probe.origin))
+    return 2 * x["B2"] @ x["A2"], x["G"], x["A"]
+
+
+def _second_step(probe: Probe) -> dict[str, Tensor]:
+    """Return a step from factors that are both not 0."""
+    rows = len(probe.weight("query")[1])
+    return _lora_step(probe, probe.tensor(rows, 4) / math.sqrt(rows))
+
+
+_STEP = {"s": 2.0, "eta": 1.0, "order": "together", "optimizer": "gradient descent"}
+
+
+def _on_step(id: str):
+    def measure(probe: Probe) -> Measurement:
+        x = _second_step(probe)
+        _, right = get_theorem(id).bound({name: _array(x[name]) for name in "BAG"} | _STEP)
+        B, A, B2, A2 = (_array(x[name]) for name in ("B", "A", "B2", "A2"))
+        left = 2 * (B2 @ A2 - B @ A) if id == "T52a" else B2.T @ B2 - A2 @ A2.T
+        scale = float(np.abs(right).max())
+        text = (
+            "met: query weight, rank 4, both factors random, rate 1, scale 2; in units of the largest entry"
+        )
+        return Measurement(Sides(left / scale, right / scale), text, rounding=4 * probe.rounding)
+
+    return measure
+
+
+def _captured(probe: Probe) -> Measurement:
+    _, gradient, A = _first_step(probe)
+    U, s, Vt = np.linalg.svd(_array(gradient), full_matrices=False)
+    x = {"U": U, "s": s, "V": Vt.T, "k": 1, "Omega": Vt @ _array(A).T}
+    text = "met: gradient of the query weight, A of rank 4; counted on is its first direction"
+    return Measurement(get_theorem("T53a").bound(x), text, trivial=float(s @ s))
 
 
 def _first(probe: Probe) -> Measurement:
@@ -82,6 +122,18 @@ def _best_rank(probe: Probe) -> Measurement:
 
 
 # ---- Attention of one head ----
+
+
+def _one_token(probe: Probe) -> Measurement:
+    row = _row(probe)
+    half = (len(row["w"]) + 1) // 2
+    x = {
+        "w": np.stack([row["w"][:half], row["w"][-half:]]),
+        "V": np.stack([row["V"][:half], row["V"][-half:]]),
+    }
+    x |= {"p": np.stack([row["p"]] * 2), "P": row["Vp"]}
+    text = f"{_ONE_HEAD}; both halves of the text as contexts of one query, a prefix of two tokens"
+    return Measurement(get_theorem("T57a").bound(x), text)
 
 
 def _row(probe: Probe) -> dict[str, Any]:
@@ -247,6 +299,10 @@ MEASURES = {
     "T23": _scores,
     "T29": _first,
     "T15": _best_rank,
+    "T52a": _on_step("T52a"),
+    "T52b": _on_step("T52b"),
+    "T53a": _captured,
+    "T57a": _one_token,
     "T24": _on_row("T24", f"{_ONE_HEAD}; a prefix of two tokens"),
     "T25": _on_row("T25", f"{_ONE_HEAD}; a prefix of two tokens"),
     "T43a": _on_row("T43a", f"{_ONE_HEAD}; worst direction"),

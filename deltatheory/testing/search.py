@@ -104,7 +104,8 @@ class Search:
         if value > self.best[0]:
             self.best = (value, instance())
         if value > MARGIN and self.spent >= self._next:
-            self.witness = confirm()
+            with suppress(*UNDEFINED):  # what has a value in floats only
+                self.witness = confirm()
             if self.witness is not None:
                 raise Enough
             # Rounding that looks like a violation must not take all the time.

@@ -23,8 +23,8 @@ from deltatheory.testing import (
     vectors,
     write_tests,
 )
-from deltatheory.theorems import get_theorem
-from deltatheory.theorems.exact import inverse, trace
+from deltatheory.theorems import Bound, get_theorem
+from deltatheory.theorems.exact import as_fractions, inverse, trace
 from deltatheory.theorems.intervals import exp
 
 CONTEXT = combine(keys=vectors(3))
@@ -143,6 +143,16 @@ def test_where_a_side_has_no_value_nothing_is_claimed(run) -> None:
         assert "undecided" not in str(run(claim("partly", sides, domain)))
     with pytest.raises(ValueError, match="no value on any of"):
         run(claim("never", lambda x: (1 / (x["v"][0] - x["v"][0]), x["v"][0]), domain))
+
+
+def test_a_value_in_floats_only_is_no_violation_of_a_theorem() -> None:
+    """Floats give a singular matrix a pseudo-inverse, fractions none."""
+
+    def sides(x):
+        return inverse(x["A"])[0, 0], x["A"][0, 0] * 0
+
+    singular = Bound(name="singular", sides=sides, sampler=lambda seed: {"A": as_fractions([[1, 1], [1, 1]])})
+    assert not falsify(singular, evaluations=9).refuted
 
 
 def test_small_sides_are_compared_by_their_ratio() -> None:

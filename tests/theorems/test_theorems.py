@@ -189,9 +189,9 @@ def test_every_module_that_registers_theorems_is_of_one_family() -> None:
 
 def test_the_collection() -> None:
     exact = [t for t in CASES if t.status.evidence not in (Evidence.SEARCHED, Evidence.RECALLED)]
-    assert len(exact) >= 24
-    assert len(CASES) >= 40
-    assert len(HYPOTHESES) >= 80
+    assert len(exact) >= 45
+    assert len(CASES) >= 80
+    assert len(HYPOTHESES) >= 120
     assert all(t.rational for t in CASES)
     assert all(t.exact_check for t in exact if t.status.evidence is Evidence.ENUMERATED)
     assert all(t.exact_check for t in exact if t.status.evidence is Evidence.IDENTITY_TESTED)
