@@ -245,7 +245,7 @@ def _optimal(seed: int) -> Instance:
     x |= dict(zip(("start", "goal"), random_fractions(rng, 2), strict=True))
     x |= {"q": F(int(rng.integers(0, 4))), "r": F(int(rng.integers(0, 3))), "l": as_fractions([0] * T)}
     place = rng.integers(-1, 2, T)  # at the lower bound, inside, at the upper one
-    x["u"] = np.where(place == 0, F(1, 4), as_fractions(place))
+    x["u"] = as_fractions(np.where(place == 0, 0.25, place))
     x["v"] = as_fractions(rng.integers(-4, 5, T)) / 4
     return x | {"l": -_slopes(x) - as_fractions(place * rng.integers(0, 3, T))}
 
