@@ -1,5 +1,6 @@
 """Puts this folder on the path: tests in subfolders use `tiny_models` and `tiny_problems` too."""
 
+import zlib
 from collections.abc import Iterator
 
 import jaxtyping
@@ -16,8 +17,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Check annotations in the tests of parts only: they are a third of the time of a whole run."""
-    jaxtyping.config.update("jaxtyping_disable", item.path.parent.name in WHOLES)
+    """Check annotations in a third of the tests of parts, by their names: they take a third of the time of one."""
+    whole = item.path.parent.name in WHOLES
+    jaxtyping.config.update("jaxtyping_disable", whole or zlib.crc32(item.nodeid.encode()) % 3 > 0)
     try:
         return (yield)
     finally:
