@@ -2,19 +2,26 @@
 
 from deltatheory.adapters.adapter import TrainedAdapter, open_adapter
 from deltatheory.adapters.explanation import Explanation, explain
-from deltatheory.adapters.exported import has_peft_form, peft_config, to_peft
+from deltatheory.adapters.exported import base_of, has_peft_form, peft_config, to_peft
+from deltatheory.adapters.handed_on import Predictions, classifier_of, merge, predict, write_adapter
 from deltatheory.adapters.imported import PeftDelta, from_peft
 from deltatheory.adapters.loaded import load_adapter
 
 __all__ = [
     "Explanation",
     "PeftDelta",
+    "Predictions",
     "TrainedAdapter",
+    "base_of",
+    "classifier_of",
     "explain",
     "from_peft",
     "has_peft_form",
     "load_adapter",
+    "merge",
     "open_adapter",
     "peft_config",
+    "predict",
     "to_peft",
+    "write_adapter",
 ]

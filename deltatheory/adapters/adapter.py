@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatheory._shapes import Float
+from deltatheory.adapters.files import CONFIG
 from deltatheory.adapters.imported import PeftDelta
 from deltatheory.adapters.loaded import load_adapter
 from deltatheory.backbones import Backbone, load_backbone
@@ -22,7 +23,9 @@ from deltatheory.deltas.lora import LoRA
 from deltatheory.deltas.subspace import project
 from deltatheory.deltas.unilora import UniLoRA
 
-__all__ = ["Factors", "PeftAdapter", "TrainedAdapter", "open_adapter"]
+__all__ = ["DELTA", "Factors", "PeftAdapter", "TrainedAdapter", "open_adapter", "place_of"]
+
+DELTA, _RELEASE = "delta.safetensors", "adapter"
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # module name ↦ (A, B) with ΔW = B A
 
@@ -193,6 +196,22 @@ def _named_in(path: Path) -> Backbone:
     return load_backbone(there["name"], revision=revision and str(revision), download=False)
 
 
+def place_of(adapter: str | os.PathLike[str]) -> Path:
+    """Return where an adapter lies: a folder in PEFT's format, or a file of `save_delta`.
+
+    Args:
+        adapter: one of these, or a folder that `train` wrote, which holds either.
+    """
+    path = Path(adapter)
+    if path.is_dir() and not (path / CONFIG).is_file():
+        if (path / _RELEASE / CONFIG).is_file():
+            return path / _RELEASE
+        for inside in (path / DELTA, path / _RELEASE / DELTA):
+            if inside.is_file():
+                return inside
+    return path
+
+
 def open_adapter(
     adapter: str | os.PathLike[str],
     model: str | Backbone | nn.Module | None = None,
@@ -204,7 +223,8 @@ def open_adapter(
     """Load a trained adapter onto its base model.
 
     Args:
-        adapter: a folder in PEFT's format or a hub id (`load_adapter`), or a file of `save_delta`.
+        adapter: a folder in PEFT's format or a hub id (`load_adapter`), a file of `save_delta`, or a folder
+            of `train`.
         model: what `load_backbone` takes; by default what the adapter names, if it is on this machine. At
             hand: a backbone for a file of `save_delta`; for PEFT's format the `transformers` model, prepared
             in place, with its tokenizer.
@@ -218,7 +238,7 @@ def open_adapter(
         ValueError: for a model at hand of the wrong kind, an adapter whose start changed the base, and as
             `load_adapter` and `load_delta`.
     """
-    path = Path(adapter)
+    path = place_of(adapter)
     if path.is_file() or path.suffix == ".safetensors":
         if isinstance(model, nn.Module):
             raise ValueError(
@@ -235,6 +255,7 @@ def open_adapter(
             "model=Backbone: for an adapter in PEFT's format give a name, or the transformers model with its "
             "tokenizer."
         )
+    adapter = path if path.is_dir() else adapter
     if isinstance(model, nn.Module):
         backbone, imported = load_adapter(adapter, model, tokenizer=tokenizer, check_name=check_name)
     else:

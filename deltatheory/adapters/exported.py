@@ -29,7 +29,7 @@ from deltatheory.deltas.targets import matrix_shape
 from deltatheory.deltas.unilora import UniLoRA
 from deltatheory.results import write_atomically, write_json
 
-__all__ = ["has_peft_form", "peft_config", "to_peft"]
+__all__ = ["base_of", "has_peft_form", "peft_config", "to_peft"]
 
 _KEEP = "deltatheory.deltas.files.save_delta keeps every delta as safetensors"
 
@@ -63,7 +63,7 @@ def to_peft(
     form, tensors = _form(delta, values)
     from safetensors.torch import save
 
-    config = {**form, **_base_of(delta.backbone), "inference_mode": True}
+    config = {**form, **base_of(delta.backbone), "inference_mode": True}
     notes = {"format": "pt"}
     if base_model_name:
         config |= {"base_model_name_or_path": base_model_name, "revision": None}
@@ -87,11 +87,11 @@ def peft_config(delta: Delta, *, train_head: bool = False) -> dict[str, Any]:
     form, _ = _form(delta, delta.initial())
     if train_head:
         form |= {"task_type": "SEQ_CLS", "modules_to_save": [_head_of(delta.backbone)]}
-    return {**form, **_base_of(delta.backbone)}
+    return {**form, **base_of(delta.backbone)}
 
 
-def _base_of(backbone: Backbone) -> dict[str, Any]:
-    """Return the base's name, and its commit where it came from the hub."""
+def base_of(backbone: Backbone) -> dict[str, Any]:
+    """Return how PEFT names a base: by the hub's name where it has one, and its commit."""
     about = backbone.provenance
     revision = None if about.get("weights_sha256") else about.get("revision")
     name = HUB_NAMES.get(backbone.name, backbone.name)

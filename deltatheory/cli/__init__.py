@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:  # the script is there without what it need
     raise SystemExit(2) from None
 
 from deltatheory import __version__
-from deltatheory.cli import advise, check, control, dimension, explain, lists, steer, train
+from deltatheory.cli import advise, check, control, dimension, explain, lists, predict, steer, train
 
 __all__ = ["app"]
 
@@ -56,6 +56,8 @@ for _command in (
     train.train,
     advise.advise,
     explain.explain,
+    predict.predict,
+    predict.export,
     control.control,
     control.diagnose,
     steer.steer,

@@ -2,6 +2,7 @@
 
 from deltatheory.problems.base import BACKWARD, FORWARD, NOT_FINITE, Problem, epochs
 from deltatheory.problems.classification import ClassificationProblem, Split
+from deltatheory.problems.classifier import Classifier
 from deltatheory.problems.folds import folds
 from deltatheory.problems.generation import GenerationProblem
 from deltatheory.problems.heads import HEADS, Head, make_head
@@ -15,6 +16,7 @@ __all__ = [
     "LOSSES",
     "NOT_FINITE",
     "ClassificationProblem",
+    "Classifier",
     "CrossEntropy",
     "GenerationProblem",
     "Head",

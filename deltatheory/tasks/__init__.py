@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deltatheory.tasks.files import SUFFIXES, load_file
+from deltatheory.tasks.files import SUFFIXES, load_file, read_table
 from deltatheory.tasks.hub import load_hub
-from deltatheory.tasks.objects import load_object
+from deltatheory.tasks.objects import load_object, table_in
+from deltatheory.tasks.rows import Inputs, inputs_of
 from deltatheory.tasks.stdlib import EMBEDDED, load_stdlib
-from deltatheory.tasks.table import TableOptions
+from deltatheory.tasks.table import Faults, TableOptions
 from deltatheory.tasks.task import Examples, Task, nearest
 
-__all__ = ["EMBEDDED", "Examples", "TableOptions", "Task", "load_task"]
+__all__ = ["EMBEDDED", "Examples", "Inputs", "TableOptions", "Task", "load_inputs", "load_task"]
 
 
 def load_task(source: Any, *, revision: str | None = None, **options: Any) -> Task:
@@ -62,3 +64,25 @@ def load_task(source: Any, *, revision: str | None = None, **options: Any) -> Ta
         f"Unknown task {name!r}. {nearest(name, list(EMBEDDED))} "
         f"A file must end in {', '.join(SUFFIXES)}; a hub data set is hub:NAME."
     )
+
+
+def load_inputs(source: Any, **options: Any) -> Inputs:
+    """Return the texts of a table, whose answers are asked for; of a task by name those of its test split.
+
+    Args:
+        source: what `load_task` takes; a table needs no labels and no splits.
+        options: as there.
+
+    Errors are those of `load_task`.
+    """
+    reading = TableOptions(**options)
+    name = str(source) if isinstance(source, str | os.PathLike) else ""
+    if name.lower().endswith(SUFFIXES) and not name.startswith("hub:"):
+        table, faults, _ = read_table(Path(name), reading)
+        return inputs_of(table, reading, faults)
+    if not name and not isinstance(source, Task | Mapping):
+        return inputs_of(table_in(source), reading, Faults("the table", reading.skip_bad))
+    task = load_task(source, **options)
+    test = task.test
+    labels = None if test.labels is None else tuple(task.label_names[i] for i in test.labels)
+    return Inputs(tuple(f"test {i}" for i in range(1, len(test) + 1)), test.texts, test.pairs, labels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from deltatheory._texts import is_text
@@ -32,7 +32,7 @@ from deltatheory.tasks.task import (
     without_leakage,
 )
 
-__all__ = ["SPLIT_ALIASES", "task_of"]
+__all__ = ["SPLIT_ALIASES", "Inputs", "inputs_of", "task_of"]
 
 SPLIT_ALIASES = {
     "train": "train",
@@ -114,6 +114,41 @@ def task_of(
         )
     notes |= {"split": how, "removed_as_leaking": removed, "examples_sha256": digest(train, dev, test)}
     return Task(name, kind, names, train, dev, test, notes)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Texts whose answers are asked for.
+
+    Attributes:
+        where: the row of each.
+        texts: the inputs.
+        pairs: the second text of each; `None` where inputs are single texts.
+        labels: what the table says of each, as written; `None` where it says nothing.
+    """
+
+    where: tuple[str, ...]
+    texts: tuple[str, ...]
+    pairs: tuple[str, ...] | None
+    labels: tuple[str, ...] | None
+
+
+def inputs_of(table: ExampleTable, options: TableOptions, faults: Faults) -> Inputs:
+    """Return the texts of a table, with labels where every row has one. A few blank ones are left out.
+
+    Errors are those of `task_of`, but nothing must have a label.
+    """
+    columns = choose_columns(faults.source, table.columns, options, labelled=False)
+    total = len(table.rows) + len(faults.found)
+    rows = _readable(table.rows, replace(columns, target=None, split=None), faults)
+    _say_left_out(faults, total)
+    labels = [_label_text(row.values.get(columns.label)) for row in rows] if columns.label else [None]
+    return Inputs(
+        tuple(row.where for row in rows),
+        tuple(row.values[columns.text] for row in rows),
+        None if columns.text2 is None else tuple(row.values[columns.text2] for row in rows),
+        None if None in labels else tuple(map(str, labels)),
+    )
 
 
 def _readable(rows: Sequence[ExampleRow], columns: Columns, faults: Faults) -> list[ExampleRow]:

@@ -9,9 +9,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from deltatheory.adapters import write_adapter
 from deltatheory.deltas import Delta
 from deltatheory.deltas.files import save_delta
+from deltatheory.problems import Classifier
 from deltatheory.results import Result
+from deltatheory.training.card import model_card
 
 __all__ = ["TrainingCosts", "TrainingResult"]
 
@@ -54,9 +57,10 @@ class TrainingResult(Result):
         settings: what makes the run what it is.
         provenance: task, versions, commit, command.
         tuned: the change that δ is of.
+        classifier: what reads it, of a classification task.
     """
 
-    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "last", "tuned")
+    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "last", "tuned", "classifier")
 
     delta: Tensor
     last: Tensor
@@ -78,12 +82,14 @@ class TrainingResult(Result):
     settings: dict[str, Any]
     provenance: dict[str, Any]
     tuned: Delta
+    classifier: Classifier | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `result.json`; the movement of a run that diverged may be `None`."""
         return {**super().to_dict(), "movement": self.movement if math.isfinite(self.movement) else None}
 
     def save_beside(self, folder: Path) -> None:
-        """Write `delta.safetensors`, unless the run diverged."""
+        """Write δ, and the folder `adapter` in which it is used elsewhere, unless the run diverged."""
         if self.test is not None:
             save_delta(folder / "delta.safetensors", self.tuned, self.delta)
+            write_adapter(folder / "adapter", self.tuned, self.delta, self.classifier, model_card(self))

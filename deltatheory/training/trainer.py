@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltatheory.problems import Problem, epochs
+from deltatheory.problems import ClassificationProblem, Classifier, Problem, epochs
 from deltatheory.results import provenance
 from deltatheory.training import parallel
 from deltatheory.training.checkpoint import Checkpoint
@@ -322,6 +322,7 @@ def train(
         settings=settings_of(problem, training),
         provenance={**provenance(), "task": {"name": problem.task.name, **problem.task.provenance}},
         tuned=problem.delta,
+        classifier=Classifier.of(problem, final) if isinstance(problem, ClassificationProblem) else None,
     )
 
 
