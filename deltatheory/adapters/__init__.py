@@ -3,7 +3,14 @@
 from deltatheory.adapters.adapter import TrainedAdapter, open_adapter
 from deltatheory.adapters.explanation import Explanation, explain
 from deltatheory.adapters.exported import base_of, has_peft_form, peft_config, to_peft
-from deltatheory.adapters.handed_on import Predictions, classifier_of, merge, predict, write_adapter
+from deltatheory.adapters.handed_on import (
+    Predictions,
+    classifier_of,
+    is_for_peft,
+    merge,
+    predict,
+    write_adapter,
+)
 from deltatheory.adapters.imported import PeftDelta, from_peft
 from deltatheory.adapters.loaded import load_adapter
 
@@ -17,6 +24,7 @@ __all__ = [
     "explain",
     "from_peft",
     "has_peft_form",
+    "is_for_peft",
     "load_adapter",
     "merge",
     "open_adapter",

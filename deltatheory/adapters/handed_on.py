@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from deltatheory.deltas.files import save_delta
 from deltatheory.problems.classifier import Classifier
 from deltatheory.results import write_atomically
 
-__all__ = ["CARD", "Predictions", "classifier_of", "merge", "predict", "write_adapter"]
+__all__ = ["CARD", "Predictions", "classifier_of", "is_for_peft", "merge", "predict", "write_adapter"]
 
 CARD = "README.md"
 
@@ -44,22 +44,33 @@ def write_adapter(
         classifier: what reads it.
         card: text of the model card, README.md.
     """
-    folder = Path(folder)
-    if isinstance(delta, WithHead) and delta.head != "own":
-        form, at = delta.delta, delta.split(values)[0]
-    elif classifier is not None and classifier.head.kind == "own" and not isinstance(delta, WithHead):
-        form = WithHead(delta, "own", classifier.head.parameters())
-        at = torch.cat([values, values.new_zeros(form.size - delta.size)])
-    else:
-        form, at = delta, values
-    if has_peft_form(form):
-        to_peft(form, at, folder)
-    else:
+    folder, form = Path(folder), _handed(delta, classifier)
+    if not has_peft_form(form):
         save_delta(folder / DELTA, delta, values)
+    elif form is delta:
+        to_peft(form, values, folder)
+    elif isinstance(form, WithHead):
+        to_peft(form, torch.cat([values, values.new_zeros(form.size - delta.size)]), folder)
+    else:
+        to_peft(form, cast(WithHead, delta).split(values)[0], folder)
     if classifier is not None:
         classifier.save(folder)
     if card is not None:
         write_atomically(folder / CARD, card.encode())
+
+
+def is_for_peft(delta: Delta, classifier: Classifier | None) -> bool:
+    """Return whether `write_adapter` writes what `peft` loads."""
+    return has_peft_form(_handed(delta, classifier))
+
+
+def _handed(delta: Delta, classifier: Classifier | None) -> Delta:
+    """Return a delta as PEFT has it: with the checkpoint's own head, without any other."""
+    if isinstance(delta, WithHead):
+        return delta if delta.head == "own" else delta.delta
+    if classifier is not None and classifier.head.kind == "own":
+        return WithHead(delta, "own", classifier.head.parameters())
+    return delta
 
 
 @torch.no_grad()

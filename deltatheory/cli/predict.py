@@ -90,7 +90,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained adapter for others: in peft's format, or merged into a checkpoint of transformers."""
-    from deltatheory.adapters import classifier_of, has_peft_form, merge, open_adapter, write_adapter
+    from deltatheory.adapters import classifier_of, is_for_peft, merge, open_adapter, write_adapter
 
     held = open_adapter(adapter, model)
     try:
@@ -104,5 +104,5 @@ def export(
         print(f"A checkpoint of transformers with the adapter in its weights: {out.own}")
     else:
         write_adapter(out.own, held.delta, held.values, read)
-        form = "An adapter of peft" if has_peft_form(held.delta) else "A delta (peft has no form for it)"
+        form = "An adapter of peft" if is_for_peft(held.delta, read) else "A delta (peft has no form for it)"
         print(f"{form}: {out.own}")

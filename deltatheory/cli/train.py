@@ -128,6 +128,8 @@ def train(
             result.save(out.own)
             if result.test is not None:
                 print(f"Delta: {out.own / 'delta.safetensors'}")
+                if (adapter := out.own / "adapter").is_dir():
+                    print(f"For peft: {adapter}")
             print(f"Numbers: {out.own / result.FILE}")
     if result.test is None:
         failed(f"Training {result.status}")

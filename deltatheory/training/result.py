@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from deltatheory.adapters import write_adapter
+from deltatheory.adapters import is_for_peft, write_adapter
 from deltatheory.deltas import Delta
 from deltatheory.deltas.files import save_delta
 from deltatheory.problems import Classifier
@@ -89,7 +89,14 @@ class TrainingResult(Result):
         return {**super().to_dict(), "movement": self.movement if math.isfinite(self.movement) else None}
 
     def save_beside(self, folder: Path) -> None:
-        """Write δ, and the folder `adapter` in which it is used elsewhere, unless the run diverged."""
-        if self.test is not None:
+        """Write δ, with its head and a model card, unless the run diverged.
+
+        What `peft` has a form for goes with them into a folder of its own, `adapter`, to be used elsewhere.
+        """
+        if self.test is None:
+            return
+        apart = is_for_peft(self.tuned, self.classifier)
+        place = folder / "adapter" if apart else folder
+        write_adapter(place, self.tuned, self.delta, self.classifier, model_card(self))
+        if apart:
             save_delta(folder / "delta.safetensors", self.tuned, self.delta)
-            write_adapter(folder / "adapter", self.tuned, self.delta, self.classifier, model_card(self))
