@@ -85,7 +85,9 @@ def fitted_delta(problem: ClassificationProblem, fit: KernelFit) -> Float[Tensor
     unseen = fit.start.subset(held)
     heldout = unseen.logits + fit.kernel[held][:, kept] @ alphas / 2
     alpha = alphas[int(np.argmin([float(fit.start.loss.mean(z, unseen.labels)) for z in heldout]))]
-    weights = iter(alpha.split(_CHUNK))
+    order = np.argsort(problem.train.lengths[kept], kind="stable")  # texts of like length: less padding
+    weights = iter(alpha[order].split(_CHUNK))
+    kept = np.array(kept)[order].tolist()
     chunks = (kept[first : first + _CHUNK] for first in range(0, len(kept), _CHUNK))
     batches = (problem.batch(problem.train, chunk) for chunk in chunks)
     found = problem.sum_with_gradient(

@@ -22,7 +22,7 @@ from deltatheory.advice.result import Advice, Decision, Difference, Estimate, Ru
 from deltatheory.deltas import Delta, LoRA, check_options
 from deltatheory.linearization.error import linearization_error
 from deltatheory.linearization.ridge import FOLDS
-from deltatheory.problems import ClassificationProblem, Problem, Setup, folds
+from deltatheory.problems import ClassificationProblem, Problem, Setup, epochs, folds
 from deltatheory.results import provenance
 from deltatheory.training import RatePrediction, Training, predict_learning_rate
 
@@ -30,6 +30,7 @@ __all__ = ["advise"]
 
 _NOTHING_WITHIN = "Budget: no candidate keeps to it; add smaller ones, or raise it."
 _TRUSTED_ERROR = 0.5
+_GROUP = 4  # batches, of which one of middle length is timed
 _JUDGED = 32  # held-out examples that tell the rough size of the linearization's error
 
 
@@ -235,7 +236,7 @@ class _Costs:
 
 def _costs(setup: Setup, delta: Delta, plan: Training) -> _Costs:
     problem = setup.classification(delta, check=False)
-    seconds = _seconds_per_step(problem, plan.batch_size)
+    seconds = _seconds_per_step(problem, plan)
     state = 3 * setup.backbone.wide_dtype.itemsize * delta.size  # a gradient and the two moments of AdamW
     return _Costs(seconds, seconds * plan.steps / 60, state, predict_learning_rate(problem, training=plan))
 
@@ -272,11 +273,14 @@ def _errors(problem: ClassificationProblem, label: str, fit: KernelFit) -> list[
     ]
 
 
-def _seconds_per_step(problem: ClassificationProblem, batch_size: int) -> float:
-    """Return the time of a training step; a step of one example before it warms up."""
+def _seconds_per_step(problem: ClassificationProblem, plan: Training) -> float:
+    """Return the time of a training step on a batch of middle length; one of a single example warms up."""
+    lengths = problem.train.lengths
+    batches = islice(epochs(lengths, plan.batch_size, plan.seed), _GROUP)
+    middle = sorted(batches, key=lambda batch: lengths[batch].max())[_GROUP // 2]
     delta, seconds = problem.delta.zero(), 0.0
-    for count in (1, min(batch_size, len(problem.train))):
-        batch, labels = problem.batch(problem.train, range(count))
+    for indices in (middle[:1], middle):
+        batch, labels = problem.batch(problem.train, indices)
         began = time.perf_counter()
         problem.loss_and_gradient(delta, batch, labels)
         if problem.backbone.device.type == "cuda":

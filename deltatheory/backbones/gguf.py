@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,8 +69,11 @@ def read_gguf(file: Path, attention: str, dtype: torch.dtype) -> tuple[nn.Module
     The model is built from its configuration as one that was never quantized, so that it can be saved. A
     length that the tokenizer does not know is the model's.
     """
+    from tqdm.auto import tqdm
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoTokenizer
+    from transformers import modeling_gguf_pytorch_utils as reader
 
+    reader.tqdm = partial(tqdm, disable=None)  # no setting reaches this bar: on terminals alone
     place = _place(file)
     read: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
     config = read.config

@@ -395,7 +395,7 @@ def load_checkpoint(
         with _reading(folder, gguf.name):
             config = read_config(gguf)
         check_causal(gguf, config)
-        with _reading(folder, gguf.name):
+        with _reading(folder, gguf.name), _quiet():
             model, tokenizer = read_gguf(gguf, attention, dtype)
     else:
         model = _read_model(folder, attention, dtype, model_class, labels)

@@ -32,10 +32,10 @@ from deltatheory.problems import ClassificationProblem
 __all__ = ["TangentKernel", "places_of", "tangent_kernels"]
 
 SEVERAL = "several layers"  # name of the part that acts in more than one
-_CHUNK = 32  # examples of a pass
+_TEXTS, _TOKENS = 64, 1024  # of a pass at most: its activations are the memory that it takes
 _BLOCK = 64  # rows and columns of a Gram matrix that are formed together
-_SLICE = 1 << 26  # numbers of those rows of J that are formed at once
-_ROW_COST = 3  # of a multiplication in rows of J, which pass through memory, in those of pairs of tokens
+_PAIRED = 16  # texts whose tokens are paired with all before at once
+_SLICE = 1 << 22  # numbers of those rows of J that are formed at once: what a cache holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +185,7 @@ class _Sweep:
 
     def _chunks(self, train: int, test: int) -> Iterator[_Chunk]:
         for split, count, first in ((self.problem.train, train, 0), (self.problem.test, test, train)):
-            order = np.argsort(split.lengths[:count], kind="stable").tolist()
-            for chosen in (order[i : i + _CHUNK] for i in range(0, count, _CHUNK)):
+            for chosen in _batches(split.lengths[:count]):
                 yield _Chunk([first + i for i in chosen], *self.problem.batch(split, chosen))
 
     def _logits(self, x: Tensor, batch: Batch) -> Tensor:
@@ -266,6 +265,22 @@ class _Sweep:
         }
 
 
+def _batches(lengths: np.ndarray) -> Iterator[list[int]]:
+    """Yield the numbers of texts in batches of `_TEXTS` and of `_TOKENS`, padding included, the short first.
+
+    >>> [len(batch) for batch in _batches(np.array([700, 4, 400, 500]))]
+    [3, 1]
+    """
+    chosen: list[int] = []
+    for i in np.argsort(lengths, kind="stable").tolist():
+        if len(chosen) == _TEXTS or (chosen and (len(chosen) + 1) * lengths[i] > _TOKENS):
+            yield chosen
+            chosen = []
+        chosen.append(i)
+    if chosen:
+        yield chosen
+
+
 def _gram_of(place: Place, size: int, sweep: _Sweep) -> _WeightGram | _EditGram:
     return (
         _WeightGram(place, size, sweep) if isinstance(place, WeightPlace) else _EditGram(place, size, sweep)
@@ -299,20 +314,20 @@ class _WeightGram:
         if not self._held:
             return
         order = torch.cat([_numbers(rows, self.outputs) for rows, _, _ in self._held])
-        chunks = [_Tokens.of(a, b) for _, a, b in self._held]
-        tokens = sum(len(chunk.texts) for chunk in chunks)
-        if not chunks[0].inputs.is_floating_point() or self._by_pairs(tokens, len(order)):
-            gram = _pairs(chunks, [len(rows) for rows, _, _ in self._held])
+        tokens = _Tokens.of(self._held)
+        if not tokens.inputs.is_floating_point() or self._by_pairs(len(tokens.texts), len(order)):
+            gram = _pairs(tokens, len(order) // self.outputs)
         else:
             gram = _gram(self._rows(len(order)))
         self.total[order[:, None], order] += gram
         self._held = []
 
     def _by_pairs(self, tokens: int, rows: int) -> bool:
+        """Return whether pairs of tokens take fewer multiplications than rows of J."""
         *_, width = self._held[0][1].shape
         *_, out = self._held[0][2].shape
         pairs = tokens**2 * (width + self.outputs**2 * out)
-        return pairs < _ROW_COST * (tokens * self.outputs + rows**2) * width * out
+        return pairs < (2 * tokens * self.outputs + rows**2) * width * out
 
     def _rows(self, count: int) -> Iterator[Tensor]:
         """Yield the rows of J, for a slice of the module's outputs at a time."""
@@ -327,11 +342,12 @@ def _gram(parts: Iterable[Tensor]) -> Float[Tensor, "n n"]:
     """Return Σ R Rᵀ over parts of the columns, from its blocks on and below the diagonal."""
     total: Any = 0.0
     for part in parts:
-        gram = part.new_zeros(len(part), len(part))
-        for low in range(0, len(part), _BLOCK):
-            high = low + _BLOCK
-            gram[low:high, :high] = part[low:high] @ part[:high].T
-        total = total + gram.double().cpu()
+        for piece in part.split(max(1, _SLICE // len(part)), 1):
+            gram = piece.new_zeros(len(piece), len(piece))
+            for low in range(0, len(piece), _BLOCK):
+                high = low + _BLOCK
+                gram[low:high, :high] = piece[low:high] @ piece[:high].T
+            total = total + gram.double().cpu()
     return total.tril() + total.tril(-1).T
 
 
@@ -341,12 +357,12 @@ def _numbers(rows: Sequence[int], outputs: int) -> Tensor:
 
 
 class _Tokens(NamedTuple):
-    """Tokens of a chunk in which its outputs have a gradient; padding has none.
+    """Tokens in which the outputs have a gradient, by text; padding has none.
 
     Attributes:
         inputs: a, shape (N, in), or (N,) of token numbers, which are one-hot vectors.
         gradients: b, shape (outputs, N, out).
-        texts: shape (N,), the number of each token's text in the chunk.
+        texts: shape (N,), the number of each token's text.
     """
 
     inputs: Tensor
@@ -354,35 +370,42 @@ class _Tokens(NamedTuple):
     texts: Tensor
 
     @classmethod
-    def of(cls, a: Tensor, b: Tensor) -> _Tokens:
-        """Return those of a, shape (B, T, in), and b, shape (B, outputs, T, out)."""
-        texts, places = (b != 0).any(-1).any(1).nonzero(as_tuple=True)
-        return cls(a[texts, places], b[texts, :, places].transpose(0, 1), texts)
+    def of(cls, held: Iterable[tuple[list[int], Tensor, Tensor]]) -> _Tokens:
+        """Return those of texts with a of shape (B, T, in) and b of shape (B, outputs, T, out)."""
+        inputs, gradients, numbers, before = [], [], [], 0
+        for rows, a, b in held:
+            texts, places = (b != 0).any(-1).any(1).nonzero(as_tuple=True)
+            inputs.append(a[texts, places])
+            gradients.append(b[texts, :, places].transpose(0, 1))
+            numbers.append(texts + before)
+            before += len(rows)
+        return cls(torch.cat(inputs), torch.cat(gradients, 1), torch.cat(numbers))
 
 
-def _pairs(chunks: Sequence[_Tokens], counts: Sequence[int]) -> Float[Tensor, "n n"]:
-    """Return Σ_ts (a_it · a_js)(b_it · b_js), from the products of each chunk with itself and those before.
+def _pairs(tokens: _Tokens, count: int) -> Float[Tensor, "n n"]:
+    """Return Σ_ts (a_it · a_js)(b_it · b_js), from the products of some texts with all up to them.
 
     Args:
-        chunks: their tokens.
-        counts: texts of each.
+        tokens: of all texts.
+        count: of the texts.
     """
-    inputs, gradients = torch.cat([c.inputs for c in chunks]), torch.cat([c.gradients for c in chunks], 1)
-    firsts = np.cumsum([0, *counts]).tolist()
-    texts = torch.cat([chunk.texts + first for chunk, first in zip(chunks, firsts, strict=False)])
-    outputs, stop = len(gradients), 0
-    whole = torch.zeros(sum(counts), outputs, sum(counts), outputs, dtype=torch.float64)
-    for chunk, first, count in zip(chunks, firsts, counts, strict=False):
-        stop += len(chunk.texts)
-        if chunk.inputs.is_floating_point():
-            of_inputs = chunk.inputs @ inputs[:stop].T
+    inputs, gradients, texts = tokens
+    outputs = len(gradients)
+    firsts = torch.searchsorted(texts, torch.arange(count + 1, device=texts.device)).tolist()
+    whole = torch.zeros(count, outputs, count, outputs, dtype=torch.float64)
+    for low in range(0, count, _PAIRED):
+        high = min(low + _PAIRED, count)
+        stop = firsts[high]
+        own = slice(firsts[low], stop)
+        if inputs.is_floating_point():
+            of_inputs = inputs[own] @ inputs[:stop].T
         else:
-            of_inputs = (chunk.inputs[:, None] == inputs[:stop]).to(gradients)
+            of_inputs = (inputs[own, None] == inputs[:stop]).to(gradients)
         for c, d in product(range(outputs), repeat=2):
-            pairs = of_inputs * (chunk.gradients[c] @ gradients[d, :stop].T)
-            by_text = pairs.new_zeros(count, stop).index_add_(0, chunk.texts, pairs)
-            sums = by_text.new_zeros(count, first + count).index_add_(1, texts[:stop], by_text)
-            whole[first : first + count, c, : first + count, d] = sums.double().cpu()
+            pairs = (gradients[c, own] @ gradients[d, :stop].T).mul_(of_inputs)
+            by_text = pairs.new_zeros(high - low, stop).index_add_(0, texts[own] - low, pairs)
+            sums = by_text.new_zeros(high - low, high).index_add_(1, texts[:stop], by_text)
+            whole[low:high, c, :high, d] = sums.double().cpu()
     whole = whole.flatten(2).flatten(0, 1)
     return whole.tril() + whole.tril(-1).T
 

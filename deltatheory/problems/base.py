@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deltatheory._memory import give_back
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.deltas import Delta, InPlaceDelta
@@ -193,6 +194,7 @@ class Problem(ABC):
         result = self_check(
             outputs, lambda x: loss.mean(outputs(x), least_likely), zero, dtype=self.backbone.dtype
         )
+        give_back()  # forward mode has filled about as much as all weights take, in pieces
         require(result)
         return result
 

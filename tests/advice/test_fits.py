@@ -67,6 +67,17 @@ def test_the_fitted_delta_is_that_of_the_kernel(monkeypatch):
     np.testing.assert_allclose(moved - moved.mean(1, keepdim=True), expected, rtol=1e-6, atol=1e-9)
 
 
+def test_texts_of_like_length_are_fitted_together(monkeypatch):
+    problem, fit, kept, _ = fitted(2)
+    monkeypatch.setattr("deltatheory.advice.fits._CHUNK", 4)
+    taken, batch = [], problem.batch
+    monkeypatch.setattr(problem, "batch", lambda split, chosen: taken.append(chosen) or batch(split, chosen))
+    fitted_delta(problem, fit)
+    order = [i for chunk in taken for i in chunk]
+    assert sorted(order) == sorted(kept)
+    assert (np.diff(problem.train.lengths[order]) >= 0).all()
+
+
 def test_in_place_deltas_are_fitted_as_well():
     """Full fine-tuning writes θ into the model; θ₀ stands there again afterwards."""
     problem = toy_problem("full", task=toy_task(2, train=16))

@@ -15,7 +15,7 @@ from deltatheory.advice import CANDIDATES, Advice, Candidate, advise, posterior,
 from deltatheory.advice.fits import kernel_fits
 from deltatheory.advice.race import judging_examples
 from deltatheory.deltas import make_delta
-from deltatheory.problems import Setup
+from deltatheory.problems import Setup, epochs
 from deltatheory.training import Training, predict_learning_rate
 
 QUICK = (
@@ -47,6 +47,18 @@ def test_candidates_are_ranked_by_what_they_promise(result):
         assert estimate.seconds_per_step > 0
     # One pass for the three that are the frozen model at 0, one for the raw prefix, and the fit's own check.
     assert result.passes >= 2 * 32 * 3
+
+
+def test_the_step_that_is_timed_is_one_of_the_training(monkeypatch):
+    """Not of the first examples in whatever order, padded to their longest."""
+    problem, taken = setup(32).classification("bitfit", check=False), []
+    monkeypatch.setattr(problem, "loss_and_gradient", lambda _, batch, __: taken.append(batch.mask.shape[1]))
+    plan = Training(batch_size=4, seed=1)
+    assert ranking._seconds_per_step(problem, plan) > 0
+    order = epochs(problem.train.lengths, 4, seed=1)
+    widths = sorted(problem.train.lengths[next(order)].max() for _ in range(4))
+    assert widths[0] < widths[-1]
+    assert taken == [taken[0], widths[2]]
 
 
 def test_every_candidate_has_a_learning_rate_and_the_winner_ready_arguments(result, tmp_path):

@@ -69,8 +69,9 @@ def test_another_architecture_is_refused_by_name(tmp_path, architecture):
 
 @smollm2
 @pytest.mark.slow
-def test_smollm2_is_a_language_model(tmp_path):
+def test_smollm2_is_a_language_model(capfd):
     backbone = load_backbone("smollm2")
+    assert capfd.readouterr().err == ""  # no bars where nobody watches
     assert (len(backbone.layers), backbone.hidden_size, backbone.max_length) == (30, 576, 8192)
     assert backbone.provenance["weights_sha256"].startswith("b179c952")
     batch = backbone.encode(["The capital of France is"])

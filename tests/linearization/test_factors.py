@@ -64,8 +64,23 @@ def test_a_head_of_its_own_beside_tuned_embeddings(family):
 def test_both_ways_to_a_gram_are_the_same(monkeypatch, pairs, slices):
     monkeypatch.setattr(factors._WeightGram, "_by_pairs", lambda *_: pairs)
     monkeypatch.setattr(factors, "_SLICE", slices)
-    monkeypatch.setattr(factors, "_CHUNK", 2)
+    monkeypatch.setattr(factors, "_TEXTS", 2)
+    monkeypatch.setattr(factors, "_PAIRED", 3)
     agree(toy_problem("full", dtype=torch.float64, task=toy_task(CLASSES)))
+
+
+def test_no_pass_takes_more_tokens_than_its_memory_is_for(monkeypatch):
+    monkeypatch.setattr(factors, "_TOKENS", 12)
+    problem = toy_problem("lora", task=toy_task(CLASSES), r=1)
+    taken, encode = [], problem.batch
+    monkeypatch.setattr(
+        ClassificationProblem, "batch", lambda _, *given: taken.append(encode(*given)) or taken[-1]
+    )
+    tangent_kernels(problem, [problem.delta], outputs="contrast", **COUNTS)
+    shapes = [batch.input_ids.shape for batch, _ in taken]
+    assert sum(texts for texts, _ in shapes) == 8
+    assert all(texts * length <= 12 or texts == 1 for texts, length in shapes)
+    assert any(texts > 1 for texts, _ in shapes)
 
 
 def test_several_at_once_are_each_alone():

@@ -95,3 +95,18 @@ def test_labels_by_lot_are_foretold_at_chance_from_a_contrast_not_from_margins()
     chance, error = 1 / 8, (1 / 8 * 7 / 8 / 96) ** 0.5
     assert score("contrast") < chance + 3 * error
     assert score("margin") > chance + 6 * error  # the mutant: its rows know the labels
+
+
+def test_a_fit_takes_few_evaluations_where_eigenvalues_lie_far_apart(monkeypatch):
+    """In units in which curvature is even they are 20 a ridge, in w itself 151."""
+    rng, taken = np.random.default_rng(3), []
+    rows = rng.standard_normal((60, 40)) * np.geomspace(1, 1e-3, 40)
+    start = start_at(rng.standard_normal((60, 3)), rng.integers(0, 3, 60))
+
+    def counted(*given, **named):
+        taken.append(minimize(*given, **named))
+        return taken[-1]
+
+    monkeypatch.setattr("deltatheory.linearization.ridge.minimize", counted)
+    fit_path(torch.from_numpy(rows @ rows.T), start)
+    assert sum(found.nfev for found in taken) < 45 * len(RIDGES)

@@ -1,0 +1,37 @@
+import ctypes
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_problems import toy_problem
+
+from deltatheory._memory import give_back
+from deltatheory.problems import base
+from deltatheory.self_check import SelfCheck
+
+glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return 4096 * pages
+
+
+@pytest.mark.skipif(not glibc, reason="glibc keeps what is free")
+def test_small_pieces_go_back_to_the_system():
+    pieces = [b"x" * (1 << 16) for _ in range(1024)]  # 64 MB, below the size from which pieces are mapped
+    kept = b"x" * (1 << 16)  # above them, so that they cannot go by themselves
+    pieces.clear()
+    before = resident()
+    give_back()
+    assert before - resident() > 48 << 20
+    assert len(kept) == 1 << 16
+
+
+def test_the_self_check_gives_back_what_it_took(monkeypatch):
+    done: list[str] = []
+    passed = SelfCheck(0.0, 0.0, 0.0, 1.0, True, "", 0.0)
+    monkeypatch.setattr(base, "self_check", lambda *_, **__: done.append("checked") or passed)
+    monkeypatch.setattr(base, "give_back", lambda: done.append("given back"))
+    toy_problem("bitfit").check()
+    assert done == ["checked", "given back"]
