@@ -344,7 +344,7 @@ def reachability_ball(
     Raises:
         ValueError: for an M or a limit that is not positive.
     """
-    constant = lipschitz.value if isinstance(lipschitz, JacobianLipschitz) else float(lipschitz)
+    constant = lipschitz.value if isinstance(lipschitz, JacobianLipschitz) else lipschitz
     remedies = [] if gramian.exact else ["W is sketched: raise sketch above the size of δ"]
     if isinstance(lipschitz, JacobianLipschitz):
         limit = min(limit, lipschitz.radius)
