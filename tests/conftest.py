@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Check annotations in a third of the tests of parts, by their names: they take a third of the time of one."""
+    """Check annotations in a third of the tests of parts, by name: a third of a test's time goes there."""
     whole = item.path.parent.name in WHOLES
     jaxtyping.config.update("jaxtyping_disable", whole or zlib.crc32(item.nodeid.encode()) % 3 > 0)
     try:

@@ -1,8 +1,8 @@
 """Every delta trains on a real task, beats the majority class, and survives a kill -9 at a random step.
 
-The network is the first two blocks of MiniLM, with the words that occur, under a random head, which frozen knows
-nothing of the task: two near parts of the standard library told apart by the sentences of their docstrings. What is
-killed is a run of a tiny network: what comes back does not depend on the size.
+The network is the first two blocks of MiniLM, with the words that occur, under a random head, which frozen
+knows nothing of the task: two near parts of the standard library told apart by the sentences of their
+docstrings. What is killed is a run of a tiny network: what comes back does not depend on the size.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def setting() -> Setting:
 
 
 def words_of(task: Task, model, tokenizer):
-    """Return a tokenizer of the pieces that occur, and leave no others in the model: 9 of its 12 million numbers."""
+    """Return a tokenizer of the pieces that occur, and leave the model no others."""
     ids = tokenizer([*task.train.texts, *task.test.texts])["input_ids"]
     kept = sorted({*tokenizer.all_special_ids, *(i for text in ids for i in text)})
     words = model.embeddings.word_embeddings
