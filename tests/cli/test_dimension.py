@@ -11,6 +11,7 @@ import deltatheory.dimension
 from deltatheory.cli.dimension import dimension as dimension_command
 from deltatheory.dimension import Criterion, DimensionSettings
 from deltatheory.problems import Setup
+from deltatheory.tasks.table import TableOptions
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def stand_in(monkeypatch):
 
 def test_options_and_defaults_are_those_of_the_library():
     command = inspect.signature(dimension_command).parameters
-    makers = (Setup, DimensionSettings, Criterion)
+    makers = (Setup, TableOptions, DimensionSettings, Criterion)
     known = {n: p.default for kind in makers for n, p in inspect.signature(kind).parameters.items()}
     own = {"method", "out", "progress", "revision", "dtype"}  # the last two are parts of the model
     assert set(command) - own == set(known)
