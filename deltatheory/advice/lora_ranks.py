@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
 import numpy as np
 
 from deltatheory.advice.fits import KernelFit
-from deltatheory.backbones import HUB_NAMES
 from deltatheory.deltas import LoRA
 from deltatheory.linearization.selection import greedy_log_det
 
-__all__ = ["adapter_config"]
+__all__ = ["spread_ranks"]
 
 _KEPT_GAIN = 0.9  # share of the log-det gain of all modules that those chosen must have
 
 
-def adapter_config(delta: LoRA, fit: KernelFit) -> tuple[dict[str, Any], str]:
-    """Return peft's configuration, with the ranks that promise most; equal ones if none promise more.
+def spread_ranks(delta: LoRA, fit: KernelFit) -> tuple[LoRA, str]:
+    """Return the LoRA with the ranks that promise most; equal ones if none promise more.
 
     At δ = 0 the kernel of a module is proportional to its rank, so another distribution of the same total
     rank has the kernel Σ (r_l/r) K_l: its score needs no further pass. Tried are ranks in proportion to the
@@ -28,7 +27,7 @@ def adapter_config(delta: LoRA, fit: KernelFit) -> tuple[dict[str, Any], str]:
         fit: its kernels by module.
 
     Returns:
-        The configuration, and a sentence that says what was tried.
+        It, and a sentence that says what was tried.
     """
     kernels = fit.modules
     pull = fit.start.residual()
@@ -36,15 +35,15 @@ def adapter_config(delta: LoRA, fit: KernelFit) -> tuple[dict[str, Any], str]:
     total = delta.r * len(energy)
     selection = greedy_log_det(kernels, len(kernels))
     kept = 1 + int(np.searchsorted(np.cumsum(selection.gains), _KEPT_GAIN * selection.value))
-    spreads = {
+    rules = {
         "the gradient in each module": {n: total * e / sum(energy.values()) for n, e in energy.items()},
         "log-det gain": dict.fromkeys(selection.chosen[:kept], total / kept),
     }
     shapes = delta.coordinates.shapes
     tried = {"equal ranks": dict.fromkeys(kernels, delta.r)}
-    for rule, spread in spreads.items():
-        widest = {n: min(4 * delta.r, shapes[f"{n}.A"][1], shapes[f"{n}.B"][0]) for n in spread}
-        ranks = {n: min(round(value), widest[n]) for n, value in spread.items()}
+    for rule, wanted in rules.items():
+        widest = {n: min(4 * delta.r, shapes[f"{n}.A"][1], shapes[f"{n}.B"][0]) for n in wanted}
+        ranks = {n: min(round(value), widest[n]) for n, value in wanted.items()}
         tried[rule] = {n: rank for n, rank in ranks.items() if rank}
     scores = {
         rule: KernelFit({n: rank / delta.r * kernels[n] for n, rank in ranks.items()}, fit.start).score()
@@ -52,18 +51,8 @@ def adapter_config(delta: LoRA, fit: KernelFit) -> tuple[dict[str, Any], str]:
     }
     best = max(tried, key=lambda rule: scores[rule])
     ranks = tried[best]
-    pattern = {name: rank for name, rank in ranks.items() if rank != delta.r}
-    config = {
-        "peft_type": "LORA",
-        "task_type": "SEQ_CLS",  # with a classifier that is trained beside it
-        "modules_to_save": ["classifier" if delta.backbone.kind == "encoder" else "score"],
-        "base_model_name_or_path": HUB_NAMES.get(delta.backbone.name, delta.backbone.name),
-        "r": delta.r,
-        "lora_alpha": delta.r,
-        "target_modules": sorted(ranks),
-        "rank_pattern": pattern,
-        "alpha_pattern": pattern,
-    }
+    pattern = {re.escape(name): rank for name, rank in ranks.items() if rank != delta.r}
+    spread = LoRA(delta.backbone, r=delta.r, targets=sorted(ranks), rank_pattern=pattern, seed=delta.seed)
     said = ", ".join(f"{scores[rule]:.3f} by {rule} ({len(tried[rule])} modules)" for rule in tried)
     finding = f"Ranks: predicted scores at the total rank {total}: {said}; adapter_config.json has {best}."
-    return config, finding
+    return spread, finding

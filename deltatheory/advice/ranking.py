@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -13,13 +14,15 @@ import torch
 
 from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
+from deltatheory.adapters import peft_config
 from deltatheory.advice.candidates import CANDIDATES, Candidate
 from deltatheory.advice.fits import KernelFit, fitted_delta, kernel_fits
-from deltatheory.advice.lora_ranks import adapter_config
+from deltatheory.advice.lora_ranks import spread_ranks
 from deltatheory.advice.posterior import POINT, SPREAD, TrainedScores
 from deltatheory.advice.race import ShortRuns, race
 from deltatheory.advice.result import Advice, Decision, Difference, Estimate, Run
 from deltatheory.deltas import Delta, LoRA, check_options
+from deltatheory.deltas.unilora import UniLoRA
 from deltatheory.linearization.error import linearization_error
 from deltatheory.linearization.ridge import FOLDS
 from deltatheory.problems import ClassificationProblem, Problem, Setup, epochs, folds
@@ -162,15 +165,22 @@ def advise(
         problem = setup.classification(deltas[taken], check=False)
         findings = _errors(problem, one.label, fits[taken])
         passes += problem.passes
-        loras = {i: delta for i in ladder if isinstance(delta := deltas[i], LoRA)}
-        if loras:
-            formed = taken if taken in loras else scores.smallest([*loras])[0]
-            config, said = adapter_config(loras[formed], fits[formed])
-            findings.append(said)
+        if configs := {i: found for i in ladder if (found := _peft_config(setup, deltas[i]))}:
+            formed = taken if taken in configs else scores.smallest([*configs])[0]
+            config = configs[formed]
+            if isinstance(delta := deltas[formed], LoRA):
+                spread, said = spread_ranks(delta, fits[formed])
+                config = _peft_config(setup, spread)
+                findings.append(said)
             if formed != taken:
                 findings.append(
                     f"peft: has no form of {one.label} here; adapter_config.json is of "
-                    f"{estimates[formed].label}, the smallest that suffices of those that it has."
+                    f"{estimates[formed].label}, the smallest that suffices of those that it has"
+                    + (
+                        f"; its learning rate is {rate:.2g}."
+                        if (rate := estimates[formed].learning_rate)
+                        else "."
+                    )
                 )
     start = next((fit for fit, delta in zip(fits, deltas, strict=True) if delta.exact_zero), fits[0]).start
     return Advice(
@@ -222,6 +232,18 @@ def _placed(setup: Setup, candidates: Sequence[Candidate]) -> tuple[list[Candida
     if not placed:
         raise ValueError(f"candidates: none has a place in {setup.backbone.name!r}. {' '.join(left_out)}")
     return [candidate for candidate, _ in placed], [delta for _, delta in placed], left_out
+
+
+def _peft_config(setup: Setup, delta: Delta) -> dict[str, Any] | None:
+    """Return the configuration with which `peft` trains a delta; `None` where it has none.
+
+    Where words answer there is no classifier to train beside it.
+    """
+    if isinstance(delta, UniLoRA):  # PEFT would train all of its LoRA
+        return None
+    with suppress(ValueError):
+        return peft_config(delta, train_head=not setup.head.kind.endswith("verbalizer"))
+    return None
 
 
 @dataclass(frozen=True, eq=False)

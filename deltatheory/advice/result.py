@@ -139,7 +139,7 @@ class Advice(Result):
         winner: label of the one to take; `None` where there is none.
         adapter_config: what `peft` loads, of the one to take or, where `peft` has no form for it, of the
             smallest that suffices among those for which it has; `None` where there is none. Ranks and targets
-            come from the per-module kernel.
+            of a LoRA come from the per-module kernel.
         training_arguments: for the one to take, those of `transformers.TrainingArguments`, its learning rate
             among them; `None` where none was found.
         findings: sentences: what is not known, and why.

@@ -174,12 +174,12 @@ def test_the_page_says_the_decision_first(result, tmp_path):
 
 def test_where_peft_has_no_form_of_what_is_taken_its_best_is_written(monkeypatch):
     monkeypatch.setattr(posterior, "_LEVEL", 1.0)  # the smallest is taken
-    got = advise(setup(16), candidates=(Candidate("layernorm"), Candidate("lora", {"r": 2})))
-    assert got.winner == "layernorm"
+    got = advise(setup(16), candidates=(Candidate("bitfit"), Candidate("lora", {"r": 16})))
+    assert got.winner == "bitfit"
     assert got.adapter_config["peft_type"] == "LORA"
     assert got.adapter_config["task_type"] == "SEQ_CLS"
     assert got.adapter_config["modules_to_save"] == ["classifier"]
-    assert any("is of lora r=2" in finding for finding in got.findings)
+    assert any("is of lora r=16" in finding for finding in got.findings)
 
 
 def test_runs_are_judged_on_training_and_dev_examples_that_they_have_not_seen(monkeypatch):
