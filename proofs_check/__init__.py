@@ -1,6 +1,6 @@
 """Machine-checked proofs of the theory: certificates in integers and a verifier without a tolerance.
 
-What is trusted is the standard-library part, about 2,500 lines in all, and Python itself: `verifier` and what
+What is trusted is the standard-library part, about 2,700 lines in all, and Python itself: `verifier` and what
 it calls (`inequalities`, `replay`), the registry of claims (`claims`), what builds their objects from
 definitions (`assembler`, `identities`, `instances`, `enumerations`, `evaluations`), what reads and computes
 (`certificate`, `expressions`, `rational`, `intervals`). It imports nothing of `deltatheory`, whose own exact

@@ -55,6 +55,9 @@ PROVERS: dict[str, tuple[str, ...]] = {
     "T45": ("identities.attention_unbounded",),
     "T47": ("identities.layer_norm",),
     "T48": ("identities.gelu_curvature", "constants.slopes"),
+    "T50": ("identities.gaussian_line",),
+    "T54": ("identities.factor_moves",),
+    "T57": ("identities.one_token",),
     "X3": ("lipschitz.blocks",),
 }
 # With those whose certificate only names a computation, which needs no prover.

@@ -6,11 +6,12 @@ An enumeration is a function of a range [first, last] and of the constant that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate, combinations
+from itertools import accumulate, combinations, product
 from math import comb, factorial
+from operator import mul
 
 from proofs_check.intervals import Interval, enclose, exp
 from proofs_check.rational import rank
@@ -115,6 +116,58 @@ def maurer(first: int, last: int, c: Fraction) -> Cases:
         yield f"n={n}", xi * xi <= c * n * n ** (2 * n)
 
 
+def two_directions(first: int, last: int, c: Fraction) -> Cases:
+    """T49: if min F' <= F + e and min F <= F' + e everywhere, |min F - min F'| <= c e, with c = 1.
+
+    Over all tables of two values from 0 to n, and e from 0 to n.
+    """
+    for n in range(first, last + 1):
+        tables = list(product(range(n + 1), repeat=2))
+        for full, other in product(tables, tables):
+            for e in range(n + 1):
+                if all(min(other) <= f + e for f in full) and all(min(full) <= f + e for f in other):
+                    yield f"{full} and {other}, e={e}", abs(min(full) - min(other)) <= c * e
+
+
+def _signs(r: int, n: int) -> Iterator[list[tuple[int, ...]]]:
+    """Yield all r x n matrices of signs."""
+    yield from map(list, product(product((-1, 1), repeat=n), repeat=r))
+
+
+def sign_moments(first: int, last: int, c: Fraction) -> Cases:
+    """T55: over all r x n matrices A of signs the mean of A'A is rI, of (A'A)^2 c r (r+n-1) I, with c = 1."""
+    for r, n in product(range(first, last + 1), repeat=2):
+        grams = [_products(zip(*a, strict=True), zip(*a, strict=True)) for a in _signs(r, n)]
+        squares = [_products(gram, gram) for gram in grams]
+        holds = all(
+            sum(gram[i][j] for gram in grams) == r * (i == j) * len(grams)
+            and sum(square[i][j] for square in squares) == c * r * (r + n - 1) * (i == j) * len(grams)
+            for i, j in product(range(n), repeat=2)
+        )
+        yield f"r={r}, n={n}", holds
+
+
+def _products(rows: Iterable[Sequence[int]], columns: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Return the inner products of rows with columns."""
+    columns = list(columns)
+    return [[sum(map(mul, row, column)) for column in columns] for row in rows]
+
+
+def kernel_variance(first: int, last: int, c: Fraction) -> Cases:
+    """T56: sum_i a_i'Ma_i / r over all signs a_i has mean tr M, variance c (|M|^2 + tr M^2 - 2 sum M_jj^2)/r.
+
+    With c = 1 and M_ij = i^2 + 3 j, counted from 1: a fixed matrix that is not symmetric.
+    """
+    for r, n in product(range(first, last + 1), range(2, last + 2)):
+        M = [[i * i + 3 * j for j in range(1, n + 1)] for i in range(1, n + 1)]
+        forms = [sum(sum(map(mul, row, a)) * x for row, x in zip(M, a, strict=True)) for (a,) in _signs(1, n)]
+        values = [sum(chosen) for chosen in product(forms, repeat=r)]
+        mean = Fraction(sum(values), len(values))
+        variance = sum((value - mean) ** 2 for value in values) / len(values)
+        spread = sum(M[i][j] * (M[i][j] + M[j][i]) for i in range(n) for j in range(n) if i != j)
+        yield f"r={r}, n={n}", mean == r * sum(M[i][i] for i in range(n)) and variance == c * r * spread
+
+
 @dataclass(frozen=True)
 class Enumeration:
     """A statement with a constant, over the cases of a range.
@@ -145,4 +198,7 @@ ENUMERATIONS = {
     "gradient_capture": Enumeration(gradient_capture, (4, 40), 1, -1, False, 60),
     "hoeffding": Enumeration(hoeffding, (1, 24), 2, 1, False, 50),
     "maurer": Enumeration(maurer, (1, 300), 4, -1, True, 500),
+    "two_directions": Enumeration(two_directions, (1, 3), 1, -1, True, 5),
+    "sign_moments": Enumeration(sign_moments, (1, 3), 1, -1, True, 3),
+    "kernel_variance": Enumeration(kernel_variance, (1, 3), 1, -1, True, 3),
 }

@@ -283,6 +283,76 @@ def _symmetric(a: Matrix) -> Matrix:
     return combination((1, a), (1, transpose(a)))
 
 
+def exact_gap(draw: Draw, sign: int, n: int, d: int) -> Sides:
+    """T50: At A'H(v - Az) = 0: (v - Az)'H(v - Az) = v'Hv - v'HA (A'HA)^-1 A'Hv."""
+    h, a, v = _symmetric(draw(n, n)), draw(n, d), draw(n, 1)
+    slope, curved = product(transpose(a), h, v), product(transpose(a), h, a)
+    z = solve(curved, slope)
+    rest = combination((1, v), (-1, product(a, z)))
+    schur = combination((1, product(transpose(v), h, v)), (-sign, product(transpose(slope), z)))
+    return [(product(transpose(rest), h, rest), schur)], 6 * d + 3
+
+
+def landscape(draw: Draw, sign: int) -> Sides:
+    """T51: 2 x 2, rank 1: from a stationary point the objective differs by h/2 |M' - M|^2 + <Z', KZ'>/2.
+
+    With M = BA and f(M) = h/2 |M - W|^2: A = B'O, O a rotation, and G = -l (P + y (I - P)) O is the gradient,
+    P the projector on B, so that GA' + l B = 0 and B'G + l A = 0. K has the blocks l I and G.
+    """
+    b, ((t, y, l, h),) = draw(2, 1), draw(1, 4)
+    size, turn = inner(b[0] + b[1], b[0] + b[1]), 1 + t * t
+    rotation = [[(1 - t * t) / turn, -2 * t / turn], [2 * t / turn, (1 - t * t) / turn]]
+    on_b = combination((1 / size, product(b, transpose(b))))
+    g = combination((-l, product(combination((1 - y, on_b), (y, identity(2))), rotation)))
+    a = product(transpose(b), rotation)
+    w = combination((1, product(b, a)), (-1 / h, g))
+
+    def objective(outer: Matrix, other: Matrix) -> Fraction:
+        away = combination((1, product(outer, other)), (-1, w))
+        return h / 2 * _square(away) + l / 2 * (_square(outer) + _square(other))
+
+    b2, a2 = draw(2, 1), draw(1, 2)
+    moved = product(b2, a2)
+    form = l * (_square(b2) + _square(a2)) + 2 * sign * sum(map(inner, g, moved))
+    right = h / 2 * _square(combination((1, moved), (-1, product(b, a)))) + form / 2
+    return [(objective(b2, a2) - objective(b, a), right)], 24
+
+
+def lora_step(draw: Draw, sign: int, m: int, n: int, r: int) -> Sides:
+    """T52: A step of size e of B and A moves s BA by -e s^2 (GA'A + BB'G) + e^2 s^3 GA'B'G.
+
+    And B'B - AA' by e^2 s^2 (AG'GA' - B'GG'B).
+    """
+    b, a, g, ((s, e),) = draw(m, r), draw(r, n), draw(m, n), draw(1, 2)
+    in_b, in_a = product(g, transpose(a)), product(transpose(b), g)
+    b2, a2 = combination((1, b), (-e * s, in_b)), combination((1, a), (-e * s, in_a))
+    step = combination((s, product(b2, a2)), (-s, product(b, a)))
+    first = combination((1, product(in_b, a)), (1, product(b, in_a)))
+    formula = combination((-e * s * s, first), (sign * e**2 * s**3, product(in_b, in_a)))
+    drift = combination((1, product(transpose(in_b), in_b)), (-1, product(in_a, transpose(in_a))))
+    balance = combination((1, _balance(b, a)), (sign * e**2 * s**2, drift))
+    return [(step, formula), (_balance(b2, a2), balance)], 9
+
+
+def _balance(b: Matrix, a: Matrix) -> Matrix:
+    return combination((1, product(transpose(b), b)), (-1, product(a, transpose(a))))
+
+
+def _square(a: Matrix) -> Fraction:
+    return sum((inner(row, row) for row in a), Fraction())
+
+
+def integral_action(draw: Draw, sign: int, n: int) -> Sides:
+    """T58: Where x = Ax - B(Kx + kz) + d and z = z + Cx - r, Cx = r."""
+    a, b, c, k, d = draw(n, n), draw(n, 1), draw(1, n), draw(1, n), draw(n, 1)
+    gain, reference = draw(1, 2)[0]
+    loop = combination((1, identity(n)), (-1, a), (1, product(b, k)))
+    rows = [[*row, gain * entry] for row, (entry,) in zip(loop, b, strict=True)]
+    rows.append([*(-entry for entry in c[0]), Fraction()])
+    fixed = solve(rows, [*d, [-reference]])
+    return [(inner(c[0], [entry for (entry,) in fixed[:n]]), sign * reference)], 2 * n + 2
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """An identity to be tested at random points.
@@ -308,4 +378,8 @@ EVALUATIONS = {
     "gauss_newton_is_lqr": Evaluation(gauss_newton_is_lqr, {"n": 3, "m": 2, "steps": 4}),
     "minimum_energy": Evaluation(minimum_energy, {"outputs": 3, "controls": 6}),
     "gramian_is_kernel": Evaluation(gramian_is_kernel, {"n": 3, "m": 2, "steps": 4, "samples": 3}),
+    "exact_gap": Evaluation(exact_gap, {"n": 4, "d": 2}),
+    "landscape": Evaluation(landscape, {}),
+    "lora_step": Evaluation(lora_step, {"m": 3, "n": 4, "r": 2}),
+    "integral_action": Evaluation(integral_action, {"n": 2}),
 }

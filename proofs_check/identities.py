@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import prod
+from operator import mul
 
 from proofs_check import assembler
 from proofs_check.expressions import Quotient, quotient, symbol
@@ -294,6 +295,39 @@ def gelu_curvature() -> Pairs:
     return [(slope.along(rates), phi * (2 - x**2)), (slope + opposite, quotient(1))]
 
 
+def gaussian_line() -> Pairs:
+    """T50: curvatures a^2, b^2 in the plane: what a Gaussian line captures of the first, and its equivalent.
+
+    At the slope t of the line, of density 1/(pi (1 + t^2)), it is a^2/(a^2 + b^2 t^2): partial fractions,
+    whose integrals are 1 and b/a (arctan). For c = 1/(ab) the mean is c a^2/(1 + c a^2), and both sum to 1.
+    """
+    a, b, t = map(symbol, ("a", "b", "t"))
+    share = a**2 / ((a**2 + b**2 * t**2) * (1 + t**2))
+    parts = (1 / (1 + t**2) - b**2 / (a**2 + b**2 * t**2)) * (a**2 / (a**2 - b**2))
+    c = 1 / (a * b)
+    first, second = c * a**2 / (1 + c * a**2), c * b**2 / (1 + c * b**2)
+    mean = (1 - b / a) * (a**2 / (a**2 - b**2))
+    return [(share, parts), (mean, first), (first + second, quotient(1))]
+
+
+def factor_moves() -> Pairs:
+    """T54: f = b <a, x>, loss (f - y)^2/2, n = 2: a step of both factors changes f by three terms."""
+    a, x, (b, y, p, q) = _symbols("a", 2), _symbols("x", 2), map(symbol, ("b", "y", "eta_a", "eta_b"))
+    code, size = _sum(map(mul, a, x)), _sum(map(mul, x, x))
+    loss = (b * code - y) ** 2 / 2
+    moved = [a[i] - p * loss.along({f"a{i}": 1}) for i in range(2)]
+    after = (b - q * loss.along({"b": 1})) * _sum(map(mul, moved, x))
+    u = b * code - y
+    terms = -p * u * b**2 * size - q * u * code**2 + p * q * u**2 * b * code * size
+    return [(after - b * code, terms)]
+
+
+def one_token() -> Pairs:
+    """T57: 3 tokens of prefix beside 2 act as one, of weight Z = sum p_i and value sum p_i u_i / Z."""
+    e, p, v, u = _symbols("E", 2), _symbols("P", 3), _symbols("v", 2), _symbols("u", 3)
+    return [(_attended(p + e, u + v), _attended([_sum(p), *e], [_attended(p, u), *v]))]
+
+
 # What a certificate may name, and what builds it.
 IDENTITIES = {
     build.__name__: build
@@ -315,5 +349,8 @@ IDENTITIES = {
         attention_unbounded,
         layer_norm,
         gelu_curvature,
+        gaussian_line,
+        factor_moves,
+        one_token,
     )
 }

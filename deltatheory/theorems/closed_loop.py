@@ -183,6 +183,7 @@ T58b = register(
         ),
         proof="In an equilibrium z = z + Cx - r.",
         source="classical (internal model principle, Francis and Wonham 1976)",
+        certificates=("integral_action",),
         status=ProofStatus.identity_tested(60),
         exact_check=identity_test(_t58b, _servo),
     )

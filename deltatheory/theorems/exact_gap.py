@@ -90,6 +90,7 @@ T50a = register(
         mutant=Mutant("without the half", lambda x: (_t50a(x)[0], 2 * _t50a(x)[1]), _quadratic),
         proof="z = (AᵀHA)^{-1} AᵀHv, put into ½ (v - Az)ᵀ H (v - Az).",
         source="classical",
+        certificates=("exact_gap",),
         status=ProofStatus.identity_tested(40),
         exact_check=identity_test(_t50a, _quadratic),
     )
@@ -188,6 +189,7 @@ T50b = register(
         "and 1 + cλ = k/(k - d). For a Gaussian line in the plane the mean of λ1 g1²/(λ1 g1² + λ2 g2²) is "
         "√λ1/(√λ1 + √λ2), which is cλ1/(1 + cλ1) for c = 1/√(λ1 λ2).",
         source="after Derezinski, Liang, Liao and Mahoney 2020 (recalled); the exact cases are our own form",
+        certificates=("gaussian_line",),
         status=ProofStatus.enumerated("coordinate subspaces of k <= 5 curved directions"),
         exact_check=_enumerate_t50b,
     )

@@ -104,6 +104,7 @@ T51a = register(
         proof="f(M') - f(M) = <G, M' - M> + h/2 ‖M' - M‖², <G, M'> is half the form of the blocks off the "
         "diagonal, and K Z = 0 at the stationary point.",
         source="after Burer and Monteiro 2005 and Jang, Lee and Ryu 2024 (recalled); own form",
+        certificates=("landscape",),
         status=ProofStatus.identity_tested(120),
         exact_check=identity_test(_t51a, _stationary_point),
     )

@@ -102,6 +102,7 @@ T52a = register(
         ),
         proof="(B - η s G Aᵀ)(A - η s Bᵀ G), multiplied out.",
         source="own form; Mu and Klabjan 2025 (recalled) use it",
+        certificates=("lora_step",),
         status=ProofStatus.identity_tested(20),
         exact_check=identity_test(_t52a, _factors),
     )
@@ -134,6 +135,7 @@ T52b = register(
         ),
         proof="The terms of first order are -η s (A Gᵀ B + Bᵀ G Aᵀ) on both sides of the difference.",
         source="classical for deep linear networks (Arora, Cohen and Hazan 2018, recalled)",
+        certificates=("lora_step",),
         status=ProofStatus.identity_tested(20),
         exact_check=identity_test(_t52b, _factors),
     )

@@ -86,6 +86,7 @@ T56b = register(
         ),
         proof="The rows are independent, and aᵀMa of one has this variance (all pairs of its entries).",
         source="own form; after Malladi et al. 2023 (recalled), who bound it",
+        certificates=("kernel_variance",),
         status=ProofStatus.enumerated("all A of 3 values an entry, r n <= 4, three laws"),
         exact_check=lambda: agree_exactly(_t56b, _pair, 15),
     )

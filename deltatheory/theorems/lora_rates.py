@@ -79,7 +79,8 @@ T54a = register(
         mutant=Mutant("without the product", lambda x: _t54a(x, 0), _units),
         proof="(b - η_B U <a, x>) <a - η_A U b x, x>, multiplied out.",
         source="Hayou, Ghosh and Yu 2024 (recalled)",
-        status=ProofStatus.identity_tested(30),
+        certificates=("factor_moves",),
+        status=ProofStatus.expanded("2 features"),
         exact_check=identity_test(_t54a, _one_output),
     )
 )

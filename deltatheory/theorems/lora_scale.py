@@ -97,6 +97,7 @@ T55b = register(
         ),
         proof="(AᵀA)² is a sum over pairs of rows: r (r - 1) I from unlike ones, r (n - 1 + κ) I from like.",
         source="own form",
+        certificates=("sign_moments",),
         status=ProofStatus.enumerated("all A of 3 values an entry, r n <= 4, three laws"),
         exact_check=lambda: agree_exactly(_t55b, _first_update, 15),
     )

@@ -82,7 +82,8 @@ T57a = register(
         ),
         proof="The prefix enters the numerator and the denominator by its sums alone.",
         source="own form",
-        status=ProofStatus.identity_tested(30),
+        certificates=("one_token",),
+        status=ProofStatus.expanded("3 tokens of prefix beside 2"),
         exact_check=identity_test(_t57a, _contexts),
     )
 )

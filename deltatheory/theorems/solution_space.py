@@ -261,6 +261,7 @@ T49c = register(
         extremal=_apart,
         proof="At a minimiser of either the other is at most ε higher.",
         source="own form; the idea after Ding et al. 2023 (recalled)",
+        certificates=("two_directions",),
         status=ProofStatus.enumerated("values 0..2 of at most 2 points each"),
         exact_check=_enumerate_t49c,
     )

@@ -353,3 +353,41 @@ def gelu_curvature() -> Pairs:
         (second, phi * (2 - x**2)),
         (sp.Add(here, there, evaluate=False), sp.Integer(1)),
     ]
+
+
+@identity
+def gaussian_line() -> Pairs:
+    """T50: what a Gaussian line in the plane captures, in partial fractions, and its equivalent."""
+    a, b, t = sp.symbols("a b t", positive=True)
+    share = a**2 / ((a**2 + b**2 * t**2) * (1 + t**2))
+    weight = a**2 / (a**2 - b**2)
+    parts = weight * (1 / (1 + t**2) - b**2 / (a**2 + b**2 * t**2))
+    for part, area in ((1 / (1 + t**2), 1), (b**2 / (a**2 + b**2 * t**2), b / a)):
+        if sp.simplify(2 * sp.integrate(part, (t, 0, sp.oo)) / sp.pi - area) != 0:
+            raise ValueError(f"T50: SymPy does not confirm the integral of {part}")
+    c = 1 / (a * b)
+    first, second = c * a**2 / (1 + c * a**2), c * b**2 / (1 + c * b**2)
+    mean = sp.Mul(weight, 1 - b / a, evaluate=False)
+    return [(share, parts), (mean, first), (sp.Add(first, second, evaluate=False), sp.Integer(1))]
+
+
+@identity
+def factor_moves() -> Pairs:
+    """T54: f = b <a, x>, n = 2: the terms of a, of b, and of both."""
+    a, x, b, y, p, q = _symbols("a", 2), _symbols("x", 2), *sp.symbols("b y eta_a eta_b")
+    code, size = a.dot(x), x.dot(x)
+    loss = (b * code - y) ** 2 / 2
+    moved = sp.Matrix([entry - p * sp.diff(loss, entry) for entry in a])
+    after = (b - q * sp.diff(loss, b)) * moved.dot(x)
+    u = b * code - y
+    return [
+        (after - b * code, -p * u * b**2 * size - q * u * code**2 + p * q * u**2 * b * code * size),
+    ]
+
+
+@identity
+def one_token() -> Pairs:
+    """T57: 3 tokens of prefix beside 2 of context act as one."""
+    e, p, v, u = _symbols("E", 2), _symbols("P", 3), _symbols("v", 2), _symbols("u", 3)
+    token = sp.Mul(sum(p), _attended(p, u), evaluate=False)  # which SymPy would cancel
+    return [(_attended([*p, *e], [*u, *v]), sp.Add(token, e.dot(v), evaluate=False) / (sum(p) + sum(e)))]

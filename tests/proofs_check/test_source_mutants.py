@@ -206,6 +206,12 @@ WRITTEN: list[tuple[str, str, str]] = [
     ("instances", "return derivative(self.function)", "return self.function"),
     ("identities", "(1 - gate) * _attended(e, v)", "gate * _attended(e, v)"),
     ("evaluations", "layer[1]), combination((sign,", "layer[1]), combination((1,"),
+    ("evaluations", "sign * reference", "reference"),
+    ("evaluations", "(-sign, product(transpose(slope), z))", "(-1, product(transpose(slope), z))"),
+    ("evaluations", "2 * sign * sum(map(inner, g, moved))", "2 * sum(map(inner, g, moved))"),
+    ("enumerations", "<= c * e", "<= e"),
+    ("enumerations", "c * r * (r + n - 1)", "r * (r + n - 1)"),
+    ("enumerations", "c * r * spread", "r * spread"),
     ("enumerations", "True if a.hi <= b.lo else False if a.lo > b.hi else None", "a.lo <= b.hi"),
 ]
 
