@@ -429,7 +429,10 @@ def _computed() -> list[Forgery]:
         ),
         *(
             (f"sign -1 in {name}", changed(f"{name}-evaluation", sign=-1), "REFUTED", "equality")
-            for name in ("T21", "T23", "T26", "T28", "T31", "T34", "T36", "T37")
+            for name in (
+                *("T21", "T23", "T26", "T28", "T31", "T34", "T36", "T37"),
+                *("T50", "T51", "T52", "T58"),
+            )
         ),
         (
             "boxes too wide",

@@ -356,6 +356,9 @@ def small_cases(m: SimpleNamespace) -> None:
         ("gradient_capture", 4, 8, 54, F(1, 9)),
         ("hoeffding", 1, 4, 62, F(3)),
         ("maurer", 1, 6, 6, F(39, 10)),
+        ("two_directions", 1, 1, 26, F(9, 10)),
+        ("sign_moments", 1, 2, 4, F(11, 10)),
+        ("kernel_variance", 1, 1, 1, F(11, 10)),
     ):
         asked = n.ENUMERATIONS[name]
         found = list(asked.cases(first, last, F(asked.constant)))
