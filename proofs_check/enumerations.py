@@ -129,9 +129,9 @@ def two_directions(first: int, last: int, c: Fraction) -> Cases:
                     yield f"{full} and {other}, e={e}", abs(min(full) - min(other)) <= c * e
 
 
-def _signs(r: int, n: int) -> Iterator[list[tuple[int, ...]]]:
-    """Yield all r x n matrices of signs."""
-    yield from map(list, product(product((-1, 1), repeat=n), repeat=r))
+def _signs(r: int, n: int) -> Iterator[Sequence[Sequence[int]]]:
+    """Return all r x n matrices of signs."""
+    return product(product((-1, 1), repeat=n), repeat=r)
 
 
 def sign_moments(first: int, last: int, c: Fraction) -> Cases:

@@ -101,7 +101,7 @@ T17a = register(
         mutant=Mutant.scaled(_t17a, JUST_BELOW_ONE, _line),
         extremal=_line,
         proof="The segment between the points stays in the set.",
-        source="own form; after Ding et al. 2023",
+        source="own form; after Ding et al. 2023 (recalled)",
         status=ProofStatus.searched(),
     )
 )
@@ -175,7 +175,7 @@ T17b = register(
         mutant=Mutant.scaled(_t17b, JUST_BELOW_ONE, _ramp),
         extremal=_ramp,
         proof="F(ψ(δ+)) is at most F at the projection of θ+; T17a.",
-        source="own form; after Ding et al. 2023",
+        source="own form; after Ding et al. 2023 (recalled)",
         status=ProofStatus.searched(),
     )
 )

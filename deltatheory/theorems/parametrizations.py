@@ -240,7 +240,7 @@ X1 = register(
         "s_j² + s_i² - 2 s_i² for a kept j, and -2 s_i² for an empty column. Every stationary point has this "
         "form if W is invertible (Baldi and Hornik 1989, recalled); for a singular W, B = 0 with the rows of "
         "A in its kernel is stationary as well.",
-        source="Baldi and Hornik 1989",
+        source="Baldi and Hornik 1989 (recalled)",
         status=ProofStatus.searched(),
     )
 )
