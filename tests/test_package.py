@@ -78,7 +78,7 @@ def test_the_version_is_the_same_everywhere():
 def test_the_templates_are_in_the_package():
     templates = files("deltatheory.report") / "templates"
     assert "{{ title }}" in (templates / "page.html").read_text()
-    for name in ("dimension.html", "control.html"):
+    for name in ("answer.html",):
         assert '{% extends "page.html" %}' in (templates / name).read_text()
 
 

@@ -21,7 +21,18 @@ except ModuleNotFoundError as error:  # the script is there without what it need
     raise SystemExit(2) from None
 
 from deltatheory import __version__
-from deltatheory.cli import advise, check, control, dimension, explain, lists, predict, steer, train
+from deltatheory.cli import (
+    advise,
+    check,
+    compare,
+    control,
+    dimension,
+    explain,
+    lists,
+    predict,
+    steer,
+    train,
+)
 
 __all__ = ["app"]
 
@@ -62,6 +73,8 @@ for _command in (
     control.diagnose,
     steer.steer,
     check.check,
+    compare.runs,
+    compare.cite,
     lists.tasks,
     lists.deltas,
     lists.projections,

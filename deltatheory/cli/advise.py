@@ -5,12 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from deltatheory.cli.options import SETUP, TRAINING, Group, Progress, Shared, command, options_of, results_in
-from deltatheory.cli.output import print_table, progress_bar, table_of
+from deltatheory.cli.output import progress_bar, tell
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from deltatheory.advice import Advice
     from deltatheory.cli.runs import RunFolder
     from deltatheory.problems import Setup
     from deltatheory.training import Training
@@ -75,45 +72,9 @@ def advise(
             train_runs=train_runs,
             on_example=show,
         )
-    print(advice.decision or "No candidate keeps to the budget.")
-    print_table(_ladder(advice))
-    for run in advice.runs:
-        print(f"Trained {run.label}: {run.score:.3f} on {run.examples} examples that it has not seen.")
-    print(f"The frozen model: {advice.frozen:.3f}. Passes: {advice.passes:,.0f} in {advice.seconds:.0f} s.")
-    for sentence in advice.findings:
-        print(f"  - {sentence}")
-    page = advice.save(out.own)  # after the answer, which a full disk does not take away
+    files = {}
     if advice.adapter_config:
-        print(f"For peft: {out.own / 'adapter_config.json'}")
+        files["For_peft"] = "adapter_config.json"
     if advice.training_arguments:
-        print(f"For transformers.TrainingArguments: {out.own / 'training_arguments.json'}")
-    print(f"Numbers: {out.own / advice.FILE}")
-    print(f"Report: {page.resolve().as_uri()}")
-
-
-def _ladder(advice: "Advice") -> "Table":
-    from deltatheory.report.advice import ladder
-
-    table = table_of(
-        "candidate",
-        "parameters",
-        "score",
-        "90 % interval",
-        "points gained",
-        "rate",
-        "budget",
-    )
-    for one in ladder(advice):
-        gain = one.difference
-        table.add_row(
-            one.label,
-            f"{one.parameters:,}",
-            f"{one.score:.3f}",
-            f"{one.low:.3f}–{one.high:.3f}",
-            ""
-            if gain is None or one.label == advice.winner
-            else f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})",
-            "" if one.learning_rate is None else f"{one.learning_rate:.2g}",
-            "" if one.within_budget else "outside",
-        )
-    return table
+        files["For_transformers.TrainingArguments"] = "training_arguments.json"
+    tell(advice, out.own, **files)

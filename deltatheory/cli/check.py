@@ -5,14 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument
 
 from deltatheory.cli.options import DELTA, SETUP, Progress, command, results_in
-from deltatheory.cli.output import failed, print_table, progress_bar, table_of
+from deltatheory.cli.output import failed, progress_bar, tell
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from deltatheory.cli.runs import RunFolder
     from deltatheory.problems import Setup
-    from deltatheory.testing.on_models import ModelCheck, ModelChecks
 
 
 @command(
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
     "report",
     setup=SETUP.only("model", "revision", "dtype", "task", "head", "suffix", "max_length", "seed", "device"),
     delta=DELTA.changed(default={"delta": "lora:4"}),
-    out=results_in("runs/check", "Folder for check.json."),
+    out=results_in("runs/check", "Folder for check.json and report.html."),
 )
 def check(
     setup: "Setup",
@@ -36,28 +33,6 @@ def check(
     problem = setup.classification(*delta)
     with progress_bar(progress, total=len(wanted), unit="theorem") as bar:
         result = check_on_model(problem, wanted, seed=setup.seed, on_row=lambda _: bar.update())
-    print_table(_rows(result))
-    print(f"Numbers: {result.save(out.own)}")
+    tell(result, out.own)
     if violated := [row.id for row in result.rows if row.holds is False]:
         failed(f"Violated beyond rounding: {', '.join(violated)}.")
-
-
-def _rows(result: "ModelChecks") -> "Table":
-    table = table_of("theorem", "checked", "hypotheses here", "left", "right", "tightness", "verdict")
-    for row in result.rows:
-        table.add_row(
-            f"{row.id} {row.name}",
-            row.status,
-            row.hypotheses,
-            *("" if value != value else f"{value:.3g}" for value in (row.left, row.right, row.ratio)),
-            _verdict(row),
-        )
-    return table
-
-
-def _verdict(row: "ModelCheck") -> str:
-    if row.holds is None:
-        return "not measured"
-    if not row.holds:
-        return "VIOLATED"
-    return "vacuous" if row.vacuous else "holds"

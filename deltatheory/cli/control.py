@@ -15,14 +15,10 @@ from deltatheory.cli.options import (
     results_in,
     with_prefix,
 )
-from deltatheory.cli.output import print_table, progress_bar, table_of
+from deltatheory.cli.output import progress_bar, tell
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from deltatheory.cli.runs import RunFolder
-    from deltatheory.control.design import ControlResult
-    from deltatheory.control.diagnosis import Diagnosis
     from deltatheory.problems import Setup
     from deltatheory.training import Training
 
@@ -84,11 +80,7 @@ def control(
             bar.set_postfix(objective=f"{row['cost']:.4f}", passes=f"{row['passes']:.0f}")
 
         result = design_controller(problem, solver, settings, energy_weight=energy, on_step=show)
-    print_table(_layers(result))
-    print(f"Status: {result.status}{'. ' + result.remedy if result.remedy else ''}")
-    scores = f"{result.frozen['accuracy']:.3f} frozen, {result.test['accuracy']:.3f} under control"
-    print(f"Test accuracy: {scores}; objective {result.cost:.4f}; energy |δ|² {result.energy:.3g}")
-    print(f"Report: {result.save(out.own)}")
+    tell(result, out.own, Delta="delta.safetensors")
 
 
 def _training(adam: Any, examples: int) -> "Training":
@@ -100,16 +92,6 @@ def _training(adam: Any, examples: int) -> "Training":
     affordable = adam.budget and max(1, int(adam.budget * examples / (batch * (FORWARD + BACKWARD))))
     steps = min((n for n in (adam.steps, affordable) if n), default=Training.steps)
     return Training(steps=steps, batch_size=batch, warmup=0.0, seed=adam.seed)
-
-
-def _layers(result: "ControlResult") -> "Table":
-    table = table_of("step", "coordinates", "energy", "costate", "residual at 0", "residual", "Gramian share")
-    for x in result.layers:
-        numbers = (x.energy, x.costate, x.residual_at_zero, x.residual)
-        table.add_row(
-            x.name, f"{x.coordinates:,}", *(f"{value:.3g}" for value in numbers), f"{x.gramian_share:.0%}"
-        )
-    return table
 
 
 # The raw prefix, with positions counted behind it, is PEFT's.
@@ -129,7 +111,7 @@ def _layers(result: "ControlResult") -> "Table":
         "device",
     ).changed(default={"train_examples": 32}),
     delta=with_prefix(gate="none", shift=True),
-    out=results_in("runs/diagnose", "Folder for diagnosis.json and the warm-started adapter."),
+    out=results_in("runs/diagnose", "Folder for diagnosis.json, report.html and the warm-started adapter."),
 )
 def diagnose(
     setup: "Setup",
@@ -162,14 +144,4 @@ def diagnose(
             warm_start=True,
             on_finding=lambda _: bar.update(),
         )
-    print_table(_findings(found))
-    numbers = found.save(out.own)
-    print(f"Warm start: {out.own / found.start_file}")
-    print(f"Numbers: {numbers}")
-
-
-def _findings(found: "Diagnosis") -> "Table":
-    table = table_of("possible fault", "verdict", "what shows it", "remedy")
-    for one in found.findings:
-        table.add_row(one.fault, one.verdict, one.says, one.remedy)
-    return table
+    tell(found, out.own, Warm_start=found.start_file)

@@ -6,19 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Option
 
 from deltatheory.cli.options import SETUP, TRAINING, Group, Progress, Shared, command, lazy, results_in
-from deltatheory.cli.output import print_table, progress_bar, resumable, table_of
+from deltatheory.cli.output import progress_bar, resumable, tell
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from deltatheory.cli.runs import RunFolder
-    from deltatheory.dimension import (
-        Criterion,
-        CurvePoint,
-        DimensionEstimate,
-        DimensionResult,
-        DimensionSettings,
-    )
+    from deltatheory.dimension import Criterion, CurvePoint, DimensionSettings
     from deltatheory.problems import Setup
 
 
@@ -122,29 +114,7 @@ def dimension(
             )
         finally:
             bars.close()
-    missed = result.diagnostics.get("missed", [])
-    if result.predicted is not None and result.predicted.status.startswith("refused"):
-        print(f"No prediction, {result.predicted.status}.")
-    print_table(_summary(result))
-    for name, found in result.fractions.items():
-        _print_fractions(name, found)
-    if missed:
-        print("What missed:")
-        for sentence in missed:
-            print(f"  - {sentence}")
-    page = result.save(out.own)
-    print(f"Report: {page.resolve().as_uri()}")
-    print(f"Numbers: {out.own / result.FILE}")
-
-
-def _print_fractions(name: str, found: "dict[str, DimensionEstimate]") -> None:
-    """Say d50, d75 and d90 of one curve in a line, and which of them is sharp."""
-    from deltatheory.report import estimate, sharpest, span
-
-    if len(found) > 1:
-        said = ", ".join(f"{symbol} {estimate(x)} ({span(x)})" for symbol, x in found.items())
-        sharp = sharpest(found)
-        print(f"Of the {name} curve: {said}" + (f"; {sharp} is the sharpest." if sharp else "."))
+    tell(result, out.own)
 
 
 class _Bars:
@@ -185,26 +155,3 @@ class _Bars:
         if self._bar is not None and point.method != "frozen" and point.test_metric is not None:
             self._bar.set_postfix_str(f"accuracy {point.test_metric:.3f}")
         self.close()
-
-
-def _summary(result: "DimensionResult") -> "Table":
-    from deltatheory.report import count, estimate, span
-
-    table = table_of("", "d90", "90 % interval", "level", "passes", "seconds", "status")
-    rows: tuple[tuple[str, str, str, DimensionEstimate | None], ...] = (
-        ("predicted before training", "predicted", "predict", result.predicted),
-        ("measured by training", "measured", "measure", result.measured),
-    )
-    for label, name, verb, interval in rows:
-        if interval is None:
-            continue
-        table.add_row(
-            label,
-            estimate(interval),
-            span(interval),
-            f"{result.level[name]:.3f}" if name in result.level else "",
-            count(result.passes.get(verb)),
-            f"{result.seconds[verb]:.0f}" if verb in result.seconds else "",
-            interval.status,
-        )
-    return table

@@ -6,12 +6,9 @@ import typer
 from typer import Option
 
 from deltatheory.cli.options import SETUP, Group, command, results_in, task_of
-from deltatheory.cli.output import print_table, table_of
+from deltatheory.cli.output import tell
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from deltatheory.adapters import Explanation
     from deltatheory.cli.runs import RunFolder
 
 
@@ -42,7 +39,7 @@ _TASK = SETUP.only("task", "head", "suffix", "max_length").changed(
     "peft",
     "report",
     setup=Group(_verified_on, _TASK.options),
-    out=results_in("runs/explain", "Folder for explanation.json and truncated/."),
+    out=results_in("runs/explain", "Folder for explanation.json, report.html and truncated/."),
 )
 def explain(
     adapter: Annotated[
@@ -64,20 +61,4 @@ def explain(
     check_limits(keep, examples)
 
     found = explain(open_adapter(adapter, model, device=device), setup, keep=keep, examples=examples)
-    print_table(_modules(found))
-    for sentence in found.findings:
-        print(f"  - {sentence}")
-    found.save(out.own)
-    if found.adapter is not None:
-        print(f"For peft: {out.own / 'truncated'}")
-    print(f"Numbers: {out.own / found.FILE}")
-
-
-def _modules(found: "Explanation") -> "Table":
-    table = table_of("module", "movement", "rank", "used", "kept", "effective rank")
-    for one in found.modules:
-        numbers = (one.rank, one.used, one.kept)
-        movement = "" if one.movement is None else f"{one.movement:.3g}"
-        effective = "" if one.effective_rank is None else f"{one.effective_rank:.1f}"
-        table.add_row(one.name, movement, *("" if n is None else str(n) for n in numbers), effective)
-    return table
+    tell(found, out.own, **({} if found.adapter is None else {"For_peft": "truncated"}))

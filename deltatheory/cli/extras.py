@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-__all__ = ["EXTRAS", "extra_of", "need"]
+__all__ = ["EXTRAS", "extra_of", "need", "need_tracker"]
 
 # Extra of pyproject.toml and what it brings, by the names that are imported.
 EXTRAS = {
@@ -15,7 +15,7 @@ EXTRAS = {
     "tracking": ("trackio",),
     "generation": ("rouge_score",),
     "cli": ("typer", "rich", "tqdm"),
-    "report": ("matplotlib", "jinja2"),
+    "report": ("matplotlib", "jinja2", "sklearn"),
     "control": ("cvxpy",),
     "cluster": ("accelerate", "submitit"),
     "proofs": ("sympy", "flint"),
@@ -32,6 +32,18 @@ def need(*extras: str) -> None:
     if absent := [module for modules in missing.values() for module in modules]:
         wanted = ",".join(extra for extra, modules in missing.items() if modules)
         raise ImportError(f"{', '.join(absent)}: not installed; pip install 'deltatheory[{wanted}]'")
+
+
+def need_tracker(name: str) -> None:
+    """Refuse to begin without the package of a tracker.
+
+    Raises:
+        ImportError: that says how to get it.
+    """
+    if name in EXTRAS["tracking"]:
+        need("tracking")
+    elif not _is_there(name):
+        raise ImportError(f"{name}: not installed; pip install {name}")
 
 
 def _is_there(module: str) -> bool:

@@ -20,6 +20,8 @@ from deltatheory.cli.extras import extra_of
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from deltatheory.results import Result, Section
+
 
 WIDTH = 100  # columns of a table that goes to no terminal
 GAP, NARROW = 2, 12  # between columns; the least width of one whose cells are broken
@@ -152,9 +154,53 @@ def print_table(table: Table) -> None:
     width = None if terminal.is_terminal else WIDTH
     # Names in brackets or between colons are names: no styles, no pictures.
     console = Console(width=width, markup=False, emoji=False, highlight=False)
-    columns = {id(x): max(len(str(cell)) for cell in (x.header, *x.cells)) for x in table.columns}
+    cells = {id(x): "\n".join(map(str, (x.header, *x.cells))) for x in table.columns}
+    columns = {name: max(map(len, text.splitlines()), default=0) for name, text in cells.items()}
     room = console.width
     for left, column in enumerate(sorted(table.columns, key=lambda x: columns[id(x)]), 1 - len(columns)):
         room -= columns[id(column)] + GAP
         column.no_wrap = room >= -left * NARROW  # the longest cells make room for the others
     console.print(table)
+
+
+def tell(result: Result, folder: Path, **files: str) -> None:
+    """Print an answer: a sentence, its tables, what to know; then write all and say where it is.
+
+    What could not be written is told after the answer.
+
+    Args:
+        result: that answers a question.
+        folder: of the run.
+        files: what else lies there, by what to call it.
+    """
+    said = result.answer()
+    assert said is not None
+    print(said.sentence)
+    for section in (*(one for one in said.sections if one.brief), said.note):
+        print_section(section)
+    print()
+    page = result.save(folder)
+    for name, file in files.items():
+        print(f"{name.replace('_', ' ')}: {folder / file}")
+    print(f"Numbers: {folder / result.FILE}")
+    print(f"Report: {page.resolve().as_uri()}")
+
+
+def print_section(section: Section) -> None:
+    """Print a part of an answer, if anything stands in it."""
+    if not (section.rows or section.items or section.text):
+        return
+    print()
+    if section.text or section.items:
+        print(f"{section.heading}: {section.text}".rstrip())
+    for sentence in section.items:
+        print(f"  - {sentence}")
+    if section.rows:
+        table = table_of(*section.columns)
+        for i, column in enumerate(table.columns):
+            column.justify = "right" if section.numeric(i) else "left"
+        for row in section.rows:
+            table.add_row(*row)
+        print_table(table)
+    if section.remark:
+        print(section.remark)

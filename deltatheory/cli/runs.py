@@ -21,7 +21,7 @@ __all__ = ["RunFolder", "claimed", "configuration_of"]
 CLAIM, LOCK = "run.json", ".lock"
 _READ = ("model", "task", "adapter", "tuned")  # options that may name files
 # Options that do not change what comes out: a run may go on on another device, or with another bar.
-_ASIDE = ("out", "progress", "track", "device", "compare", "checkpoint_every")
+_ASIDE = ("out", "progress", "track", "device", "compare", "score_full", "checkpoint_every")
 
 
 @dataclass(frozen=True)

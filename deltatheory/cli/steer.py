@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from deltatheory.cli.options import SETUP, TRAINING, Progress, command, results_in, with_prefix
-from deltatheory.cli.output import print_table, progress_bar, table_of
+from deltatheory.cli.output import progress_bar, tell
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from deltatheory.cli.runs import RunFolder
-    from deltatheory.control.feedback import SteeringResult
     from deltatheory.problems import Setup
     from deltatheory.training import Training
 
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
         default={"steps": 60, "learning_rate": 1e-2},
         help={"steps": "Of that training.", "learning_rate": "Of that training."},
     ),
-    out=results_in("runs/steer", "Folder for result.json, table.md and figure.svg."),
+    out=results_in("runs/steer", "Folder for result.json, report.html, table.md and figure.svg."),
 )
 def steer(
     setup: "Setup",
@@ -62,22 +59,4 @@ def steer(
         result = steer(
             problem, value, controller, disturbances, protocol=protocol, on_row=lambda _: bar.update()
         )
-    print_table(_recovered(result))
-    result.save(out.own)
-    print(f"Numbers: {out.own / result.FILE}")
-
-
-def _recovered(result: "SteeringResult") -> "Table":
-    from deltatheory.control.feedback.steering import CLEAN
-
-    names = [CLEAN, *result.disturbances]
-    table = table_of("controller", *names, "recovered", "added latency")
-    for name in result.settings:
-        share = result.recovered(name)
-        table.add_row(
-            name,
-            *(f"{result.accuracy(name, one):.3f}" for one in names),
-            "-" if share is None else f"{share:.0%}",
-            f"{result.latency[name]['added']:+.0%}",
-        )
-    return table
+    tell(result, out.own)

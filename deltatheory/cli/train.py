@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from deltatheory.cli.extras import need
+from deltatheory.cli.extras import need_tracker
 from deltatheory.cli.options import (
     AUTO,
     DELTA,
@@ -24,11 +24,9 @@ from deltatheory.cli.options import (
     rate,
     results_in,
 )
-from deltatheory.cli.output import failed, print_table, progress_bar, resumable, table_of
+from deltatheory.cli.output import failed, progress_bar, resumable, tell
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from deltatheory.cli.runs import RunFolder
     from deltatheory.problems import Problem, Setup
     from deltatheory.training import Training, TrainingResult
@@ -73,39 +71,65 @@ _TRAINING = Group(
 )
 
 
+def _compared(compare: bool, score_full: bool) -> tuple[bool, bool]:
+    """Return whether full fine-tuning is to stand beside the delta, and whether with its scores."""
+    return compare or score_full, score_full
+
+
+_BESIDE = Group(
+    _compared,
+    {
+        "compare": Shared(
+            bool, True, "Also time five steps of full fine-tuning, and count what it tunes and keeps."
+        ),
+        "score_full": Shared(
+            bool,
+            False,
+            "Also train full fine-tuning as long, at its predicted rate, and score it.",
+            flag="--score-full",
+        ),
+    },
+)
+
+
 @command(
     "models",
     "report",
     setup=SETUP.changed(help={"seed": _SEED}),
     tuned=_TUNED,
     training=_TRAINING,
+    beside=_BESIDE,
     out=results_in(
-        "runs/train", "Folder for result.json and delta.safetensors; a stopped run goes on from there."
+        "runs/train",
+        "Folder for result.json, report.html and delta.safetensors; a stopped run goes on from there.",
     ),
 )
 def train(
     setup: "Setup",
     tuned: dict[str, Any],
     training: "tuple[Training, bool]",
+    beside: tuple[bool, bool],
     out: "RunFolder",
     max_new_tokens: Annotated[
         int, Option(min=1, help="Longest target and answer of a generation task.")
     ] = 16,
-    compare: Annotated[
-        bool, Option(help="Also time five steps of full fine-tuning, and count what it tunes and keeps.")
-    ] = True,
     checkpoint_every: Annotated[int, Option(min=1, help="Steps between checkpoints.")] = 100,
     track: Annotated[
-        str | None, Option(help="A project of trackio that gets loss and scores at every evaluation.")
+        str | None,
+        Option(
+            help="trackio, tensorboard or wandb, or NAME:PROJECT: gets loss and scores at every evaluation."
+        ),
     ] = None,
     progress: Progress = True,
 ) -> None:
     """Train one delta on a task; the same command goes on with a run that was stopped."""
-    from deltatheory.training import full_costs
+    from deltatheory.adapters import is_for_peft
+    from deltatheory.training import full_costs, held_out_scores
     from deltatheory.training.parallel import from_first, is_first, join
+    from deltatheory.training.tracking import tracker_of
 
     if track is not None:
-        need("tracking")
+        need_tracker(tracker_of(track)[0])
     plan, predicted = training
     plan.check_device(setup.device)
     join(setup.device)
@@ -117,20 +141,17 @@ def train(
         shown, project = progress and is_first(), track if is_first() else None
         result = _watched(problem, plan, checkpoint, checkpoint_every, project, shown)
         if is_first():
-            print(f"Status: {result.status}")
             if result.test is not None:
-                print("Test: " + ", ".join(f"{name} {value:.3f}" for name, value in result.test.items()))
-            result.save(out.own)
-        if compare and result.test is not None:
-            result = replace(result, full=full_costs(problem, plan))
+                result = replace(result, scores=held_out_scores(problem, result.delta))
+            result.save_numbers(out.own)  # what comes now may take long, and may be stopped
+        compared, scored = beside
+        if compared and result.test is not None:
+            result = replace(result, full=full_costs(problem, plan, scored=scored))
         if is_first():
-            print_table(_summary(result))
-            result.save(out.own)
-            if result.test is not None:
-                print(f"Delta: {out.own / 'delta.safetensors'}")
-                if (adapter := out.own / "adapter").is_dir():
-                    print(f"For peft: {adapter}")
-            print(f"Numbers: {out.own / result.FILE}")
+            files = {} if result.test is None else {"Delta": "delta.safetensors"}
+            if files and is_for_peft(result.tuned, result.classifier):
+                files["For_peft"] = "adapter"
+            tell(result, out.own, **files)
     if result.test is None:
         failed(f"Training {result.status}")
 
@@ -179,7 +200,7 @@ def _watched(
     score = ""
     with (
         progress_bar(progress, total=training.steps, desc=problem.delta.name) as bar,
-        Tracker(track, problem, training) as tracker,
+        Tracker(track, problem, training, checkpoint.parent) as tracker,
     ):
 
         def step(number: int, loss: float) -> None:
@@ -205,20 +226,3 @@ def _watched(
         if result.test is not None:
             tracker.evaluation({"step": len(result.losses), **result.test}, "test")
     return result
-
-
-def _summary(result: "TrainingResult") -> "Table":
-    table = table_of("", "this delta", "full fine-tuning", "ratio")
-    rows = {
-        "tuned parameters": ("tuned_parameters", ",.0f"),
-        "optimizer state, bytes": ("optimizer_state_bytes", ",.0f"),
-        "seconds a step": ("seconds_per_step", ".3g"),
-    }
-    if result.settings["device"] != "cpu":  # there a process has one high-water mark for both runs
-        rows["peak memory, bytes"] = ("peak_memory", ",.0f")
-    for label, (name, form) in rows.items():
-        values = [getattr(costs, name, None) for costs in (result, result.full)]
-        texts = ["" if value is None else format(value, form) for value in values]
-        ratio = f"{values[0] / values[1]:.3g}" if values[0] is not None and values[1] else ""
-        table.add_row(label, *texts, ratio)
-    return table

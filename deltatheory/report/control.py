@@ -1,10 +1,12 @@
-"""What the control view came to, for people: figures, and the self-contained page of a controller."""
+"""What the control view came to, for people: controllers, steering, diagnoses, and their parts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from deltatheory.control.design import ControlResult
+from deltatheory.control.diagnosis import Diagnosis
+from deltatheory.control.feedback.policies import TUNED
 from deltatheory.control.feedback.steering import CLEAN, SteeringResult
 from deltatheory.control.pontryagin import MaximumPrinciple
 from deltatheory.control.reach.actuators import Ranking
@@ -13,38 +15,43 @@ from deltatheory.control.reach.prompts import PromptReachability
 from deltatheory.control.solvers.base import Solution
 from deltatheory.report.page import (
     COLOURS,
-    command_line,
-    flat,
+    NARROW,
+    count,
+    legend,
     literal,
     new_figure,
+    page_files,
     plain_svg,
-    render,
     style,
-    svg,
+    titled,
+    whole,
 )
-from deltatheory.results import PAGE, drawn, figure
+from deltatheory.results import Answer, Section, answered, drawn, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["control_figure", "control_page"]
+__all__ = ["control_figure", "diagnosis_figure", "steering_figure"]
+
+_FAR = 0.5  # linearization error above which reachability and Gramian say little
 
 
 @figure.register(ControlResult)
-def control_figure(result: ControlResult) -> Figure:
+def control_figure(result: ControlResult, narrow: bool = False) -> Figure:
     """Return the figure: objective against passes, Gramian spectrum; energy, costates, residuals by layer."""
     first, second = COLOURS["predicted"], COLOURS["measured"]
     names = [literal(layer.name.replace("block ", "")) for layer in result.layers]
     places = range(len(names))
     with style():
-        drawing = new_figure(9.0, 6.0)
-        loss, spectrum, energy, costate = drawing.subplots(2, 2).flat
+        drawing = new_figure(NARROW, 10.0) if narrow else new_figure(9.0, 6.0)
+        rows, columns = (4, 1) if narrow else (2, 2)
+        loss, spectrum, energy, costate = drawing.subplots(rows, columns).flat
         passes = [row["passes"] for row in result.history]
         loss.plot(passes, [row["cost"] or None for row in result.history], color=first)
-        loss.set(xlabel="passes", ylabel="objective (loss and energy)", yscale="log")
+        loss.set(xlabel="passes over single examples", ylabel="objective (nats)", yscale="log")
         kept = result.spectrum[: result.rank]
         spectrum.plot(range(1, len(kept) + 1), kept, ".-", color=first)
-        spectrum.set(xlabel="eigenvalue of the output Gramian", yscale="log")
+        spectrum.set(xlabel="number of the eigenvalue", ylabel="of the output Gramian", yscale="log")
         energy.bar(places, [layer.energy for layer in result.layers], color=first)
         energy.set(ylabel="control energy |u_t|²", xlabel="layer")
         costate.plot(
@@ -56,55 +63,210 @@ def control_figure(result: ControlResult) -> Figure:
         ):
             costate.plot(places, values, "s" + style_, color=second, label=label)
         costate.set(ylabel="norm", xlabel="layer", yscale="log")
-        costate.legend()
         for axes in (energy, costate):
             axes.set_xticks(places, names, rotation=30 if len(names) < 20 else 90)
+        legend(drawing, 3)
     return drawing
 
 
-def control_page(result: ControlResult) -> str:
-    """Return the page: what came out, figure, layers, reachability and how to get the numbers again."""
-    from markupsafe import Markup
-
-    return render(
-        "control.html",
-        result=result,
-        title=f"Control: {result.provenance['task']['name']} with {result.provenance['model']['name']}",
-        figure=Markup(svg(control_figure(result), "Loss, spectrum, energy and costates by layer")),
-        details={
-            "Settings": list(flat(result.settings)),
-            "Provenance": [row for row in flat(result.provenance) if row[0] != "command"],
-        },
-        command=command_line(result.provenance.get("command")),
+@answered.register(ControlResult)
+def _(result: ControlResult) -> Answer:
+    reach = result.reachability
+    unreached, far = reach["status"] != "converged", result.linearization_error > _FAR
+    target = f"The least-norm control that brings every linearized margin to {reach['target_margin']:g}"
+    least = (
+        f"{target} does not exist: {reach['remedy']}"
+        if unreached
+        else f"{target} has energy {count(reach['energy'])}; the one found has {count(result.energy)}."
+    )
+    little = ": reachability and Gramian, which are those of the linearized network, say little there"
+    error = (
+        "At the controller found, the margins differ from the linearized ones by "
+        f"{result.linearization_error:.0%} of their change{little if far else ''}."
+    )
+    layers = []
+    for x in result.layers:
+        numbers = (x.energy, x.costate, x.residual_at_zero, x.residual)
+        layers.append((x.name, whole(x.coordinates), *map(count, numbers), f"{x.gramian_share:.0%}"))
+    minimum = [
+        (
+            x.name,
+            count(x.hamiltonian),
+            x.no_minimum_condition or f"H within {x.minimum_gap:.2g} of its minimum",
+        )
+        for x in result.layers
+    ]
+    costs = [(name, count(n), count(result.seconds[name])) for name, n in result.passes.items()]
+    return Answer(
+        titled("Control", result),
+        [
+            (
+                "measured",
+                f"Test accuracy {result.test['accuracy']:.3f} under control, "
+                f"{result.frozen['accuracy']:.3f} frozen",
+            ),
+            (
+                "predicted",
+                f"Solver {result.solver}: {result.status}, training loss {result.cost:.3g} after "
+                f"{count(result.passes['solver'])} passes",
+            ),
+        ],
+        Section(
+            "What to know first",
+            items=[*([f"The solver stopped: {result.remedy}"] if result.remedy else []), least, error],
+        ),
+        bool(result.remedy) or far or unreached,
+        [
+            Section(
+                "Layers",
+                columns=(
+                    "step",
+                    "coordinates",
+                    "energy",
+                    "costate",
+                    "residual at 0",
+                    "residual",
+                    "Gramian share",
+                ),
+                rows=layers,
+                brief=True,
+            ),
+            Section(
+                "The minimum condition",
+                columns=("step", "Hamiltonian", "minimum condition"),
+                rows=minimum,
+                remark="The residual is zero at every local minimum. That u_t minimizes the Hamiltonian as "
+                "well is asked "
+                "only where the step is affine and the cost convex in u_t: elsewhere it is false in general.",
+            ),
+            Section("What it cost", columns=("", "passes", "seconds"), rows=costs),
+        ],
+        "Loss against passes over single examples; eigenvalues of the output Gramian J Jᵀ of the margins at "
+        "δ = 0; "
+        "control energy by layer; norms of costates and of the residuals of the maximum principle, ∂H/∂u, "
+        "before and "
+        "after.",
     )
 
 
-@drawn.register(ControlResult)
-def _(result: ControlResult) -> dict[str, str]:
-    return {PAGE: control_page(result)}
-
-
 @figure.register(SteeringResult)
-def steering_figure(result: SteeringResult) -> Figure:
-    """Return the figure: accuracy by disturbance, a bar for each controller."""
+def steering_figure(result: SteeringResult, narrow: bool = False) -> Figure:
+    """Return the figure: accuracy by disturbance, a dot for each controller."""
     names = [CLEAN, *result.disturbances]
-    width = 0.8 / len(result.settings)
+    colours = [COLOURS[name] for name in ("measured", "predicted", "third", "fourth", "fifth", "faint")]
     with style():
-        drawing = new_figure(7.0, 3.2)
+        drawing = new_figure(NARROW if narrow else 9.0, 1.5 + 0.55 * len(names))
         axes = drawing.subplots()
         for i, controller in enumerate(result.settings):
-            places = [k + (i - (len(result.settings) - 1) / 2) * width for k in range(len(names))]
-            axes.bar(
-                places, [result.accuracy(controller, n) for n in names], width, label=literal(controller)
-            )
-        axes.set(xticks=range(len(names)), xticklabels=[*map(literal, names)], ylabel="accuracy", ylim=(0, 1))
-        axes.legend(fontsize="small", ncols=len(result.settings), loc="lower center")
+            heights = [k + 0.12 * (i - (len(result.settings) - 1) / 2) for k in range(len(names))]
+            accuracies = [result.accuracy(controller, name) for name in names]
+            axes.plot(accuracies, heights, "o", color=colours[i % len(colours)], label=literal(controller))
+        axes.set_yticks(range(len(names)), [*map(literal, names)])
+        axes.set(xlabel="accuracy (share of the test texts)", ylim=(len(names) - 0.5, -0.5))
+        legend(drawing, 2 if narrow else 5)
     return drawing
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+@answered.register(SteeringResult)
+def _(result: SteeringResult) -> Answer:
+    names, others = list(result.disturbances), [name for name in result.settings if name != TUNED]
+    shares = {name: share for name in others if (share := result.recovered(name)) is not None}
+    lost = {name: result.accuracy(TUNED) - result.accuracy(TUNED, name) for name in names}
+    worst = max(lost, key=lambda name: lost[name])
+    if lost[worst] <= 0:
+        fall = f"No disturbance takes accuracy from the tuned model ({result.accuracy(TUNED):.3f})"
+    else:
+        fall = f"Most is lost to {worst}, {result.accuracy(TUNED):.3f} to {result.accuracy(TUNED, worst):.3f}"
+    best = max(shares, key=lambda name: shares[name]) if shares else None
+    gives = "" if best is None else f"; {best} gives back most of what all take, {shares[best]:.0%}"
+    harmful = [name for name, share in shares.items() if share < 0]
+    return Answer(
+        titled("Steering", result),
+        [("", fall + gives)],
+        Section(
+            "What to know first",
+            items=[f"{name} loses more than it gives back: recovered {shares[name]:.0%}" for name in harmful],
+        ),
+        bool(harmful),
+        [
+            Section(
+                "Accuracy",
+                columns=("controller", CLEAN, *names, "recovered", "added time"),
+                rows=[
+                    (
+                        name,
+                        *(f"{result.accuracy(name, one):.3f}" for one in (CLEAN, *names)),
+                        "–" if name == TUNED else _share(result.recovered(name)),
+                        f"{result.latency[name]['added']:+.0%}",
+                    )
+                    for name in result.settings
+                ],
+                remark="recovered: of the accuracy that the disturbances take from the tuned model, the "
+                "share that a "
+                "controller gives back; below 0 it makes things worse. added time: of a batch, beside the "
+                "tuned model.",
+                brief=True,
+            )
+        ],
+        "Accuracy of each controller without a disturbance (clean) and under each.",
+    )
 
 
 @drawn.register(SteeringResult)
 def _(result: SteeringResult) -> dict[str, str]:
-    return {"table.md": result.table() + "\n", "figure.svg": plain_svg(steering_figure(result))}
+    drawing = plain_svg(steering_figure(result))
+    return {"table.md": result.table() + "\n", "figure.svg": drawing, **page_files(result)}
+
+
+@figure.register(Diagnosis)
+def diagnosis_figure(result: Diagnosis, narrow: bool = False) -> Figure:
+    """Return the figure: each number in units of its limit; right of the line is a fault."""
+    rows = [x for x in result.findings if x.number is not None and x.limit]
+    with style():
+        drawing = new_figure(NARROW if narrow else 8.0, 1.2 + 0.35 * max(len(rows), 1))
+        axes = drawing.subplots()
+        for y, one in enumerate(rows):
+            ratio = max((one.number or 0.0) / (one.limit or 1.0), 1e-3)
+            axes.plot(ratio, y, "o", color=COLOURS["measured" if one.verdict == "found" else "predicted"])
+        axes.axvline(1.0, color=COLOURS["faint"], lw=1, ls=":")
+        axes.set(xscale="log", xlabel="times its limit (no unit)", ylim=(max(len(rows), 1) - 0.5, -0.5))
+        faults = [one.fault.replace(" off", "\noff") if narrow else one.fault for one in rows]
+        axes.set_yticks(range(len(rows)), [*map(literal, faults)])
+    return drawing
+
+
+@answered.register(Diagnosis)
+def _(result: Diagnosis) -> Answer:
+    found = result.found
+    checked = sum(one.verdict != "not applicable" for one in result.findings)
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    said = (
+        f"Found: {found[0].fault}{more}. {found[0].remedy}"
+        if found
+        else f"None of the {checked} faults that were looked for is there"
+    )
+    return Answer(
+        titled("Why does it not train?", result),
+        [("measured" if found else "", said)],
+        Section("What to do", items=[f"{one.fault}: {one.remedy}" for one in found]),
+        bool(found),
+        [
+            Section(
+                "What was looked for",
+                columns=("possible fault", "verdict", "what shows it"),
+                rows=[(one.fault, one.verdict, one.says) for one in result.findings],
+                tones=["measured" if one.verdict == "found" else "" for one in result.findings],
+                remark="The most fundamental first: a later one means little where an earlier one was found.",
+                brief=True,
+            )
+        ],
+        "The number that shows each fault, in units of its limit: right of the dotted line the fault is "
+        "there.",
+    )
 
 
 @figure.register(Solution)
@@ -175,7 +337,7 @@ def ranking_figure(ranking: Ranking) -> Figure:
         drawing = new_figure(8.0, 0.3 * len(names) + 1.2)
         left, right = drawing.subplots(1, 2)
         left.barh(names, [place.score for place in ranking.places])
-        left.axvline(ranking.frozen, color="0.5", lw=1)
+        left.axvline(ranking.frozen, color=COLOURS["faint"], lw=1)
         left.set(xlabel="predicted score (line: frozen)")
         right.barh(names, [place.gain for place in ranking.places])
         right.set(xlabel="log det(I + W/ε)", yticks=[])

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deltatheory.dimension.criterion import DimensionEstimate
 from deltatheory.dimension.result import CurvePoint, DimensionResult
-from deltatheory.report.page import (
-    COLOURS,
-    command_line,
-    count,
-    flat,
-    new_figure,
-    render,
-    sentences,
-    style,
-    svg,
-)
-from deltatheory.results import PAGE, drawn, figure
+from deltatheory.report.page import COLOURS, NARROW, count, flat, new_figure, sentences, style, titled, whole
+from deltatheory.results import Answer, Section, answered, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["dimension_figure", "dimension_page", "estimate", "sharpest", "span"]
+__all__ = ["dimension_figure", "estimate", "sharpest", "span"]
 
 _VERBS = {"predicted": "predict", "measured": "measure"}
 _TITLES = {"predicted": "predicted before training", "measured": "measured by training"}
@@ -64,71 +54,155 @@ def sharpest(fractions: Mapping[str, DimensionEstimate]) -> str | None:
 
 
 @figure.register(DimensionResult)
-def dimension_figure(result: DimensionResult) -> Figure:
+def dimension_figure(result: DimensionResult, narrow: bool = False) -> Figure:
     """Return the figure: the score against d, predicted and measured, and below it both d90 on that axis."""
     intervals = _intervals(result)
     with style():
-        drawing = new_figure(9.0, 5.6)
+        drawing = new_figure(NARROW if narrow else 9.0, 5.6)
         curve, bars = drawing.subplots(
             2, 1, sharex=True, height_ratios=[4.2, 0.45 + 0.45 * max(1, len(intervals))]
         )
         left, right = _ends(result, intervals)
         _draw_curves(curve, result, left, right)
         _draw_intervals(bars, intervals, result, left, right)
-        _draw_axes(curve, bars, result, left, right)
+        _draw_axes(curve, bars, result, left, right, narrow)
+        drawing.legend(loc="outside upper left", ncols=1 if narrow else 2, columnspacing=2.5)
     return drawing
 
 
-@drawn.register(DimensionResult)
-def _(result: DimensionResult) -> dict[str, str]:
-    return {PAGE: dimension_page(result)}
+@answered.register(DimensionResult)
+def _(result: DimensionResult) -> Answer:
+    missed = sentences(result.diagnostics.get("missed"))
+    return Answer(
+        titled("Intrinsic dimension", result),
+        list(_headline(result)),
+        _note(result, missed),
+        bool(missed),
+        list(_sections(result)),
+        f"Held-out {_metric(result)} against the dimension of the random subspace that training may move "
+        f"in. At the "
+        "left edge is the frozen model, at the right edge full fine-tuning (squares: training runs). Below, "
+        f"{_symbol(result)} with its 90 % interval; an arrow means that its upper end lies above every "
+        f"dimension tried.",
+    )
 
 
-def dimension_page(result: DimensionResult) -> str:
-    """Return the page: headline, what missed, figure, tables and how to get the numbers again."""
-    from markupsafe import Markup
+def _note(result: DimensionResult, missed: list[str]) -> Section:
+    if missed:
+        return Section("What missed", items=missed)
+    if checked := sentences(result.diagnostics.get("checked")):
+        return Section("What missed", "Nothing. Checked and passed:", checked)
+    values = ", ".join(f"{name} ({value})" for name, value in _diagnostics(result))
+    return Section(
+        "What missed", f"Nothing. Checked and within bounds: {values}." if values else "Nothing was checked."
+    )
 
-    diagnostics = {
-        key: value
-        for key, value in result.diagnostics.items()
-        if key not in ("missed", "checked", "assumptions")
+
+def _diagnostics(result: DimensionResult) -> list[tuple[str, str]]:
+    told = ("missed", "checked", "assumptions")
+    rest = {key: value for key, value in result.diagnostics.items() if key not in told}
+    return [(name.replace("_", " "), value) for name, value in flat(rest)]
+
+
+def _sections(result: DimensionResult) -> Iterator[Section]:
+    """Yield the tables and what the words in them mean."""
+    intervals, symbol, metric = _intervals(result), _symbol(result), _metric(result)
+    rows = []
+    for name, interval in intervals.items():
+        heights = [f"{x[name]:.3f}" if name in x else "–" for x in (result.level, result.baseline)]
+        rows.append((_TITLES[name], estimate(interval), span(interval), *heights, interval.status))
+    values = [getattr(intervals.get(name), "value", None) for name in ("predicted", "measured")]
+    if (ratio := _quotient(*values)) is not None:
+        rows.append(("predicted / measured", count(ratio), "", "", "", ""))
+    columns = ("", symbol, "90 % interval", "level", "baseline", "status")
+    yield Section(symbol, columns=columns, rows=rows, tones=list(intervals), brief=True)
+    found = _fraction_rows(result)
+    if found:
+        yield Section(
+            "Other fractions of the same curve",
+            columns=("", "", "d", "90 % interval", ""),
+            rows=[row for _, row in found],
+            tones=[name for name, _ in found],
+            brief=True,
+        )
+    yield Section(
+        "What it cost",
+        columns=("", "passes", "full fine-tuning runs", "seconds"),
+        rows=_cost_rows(result),
+        tones=list(intervals),
+        remark="A pass is one example through the network forward; a backward pass counts 2 of them.",
+        brief=True,
+    )
+    yield Section(f"What {symbol} means here", _meaning(result))
+    if assumptions := sentences(result.diagnostics.get("assumptions")):
+        yield Section("Assumptions", items=assumptions)
+    if runs := _runs(result):
+        yield runs
+    curve = []
+    for d, scores in _scores(result, "predict").items():
+        low, high = np.quantile(scores, _BAND)
+        curve.append((whole(d), str(len(scores)), f"{np.mean(scores):.3f}", f"{low:.3f}–{high:.3f}"))
+    if curve:
+        head = ("d", "runs", f"mean {metric}", "5–95 % of runs")
+        yield Section("Predicted curve", columns=head, rows=curve, folded=True)
+    if diagnostics := _diagnostics(result):
+        yield Section("Diagnostics", columns=("", ""), rows=diagnostics, folded=True)
+
+
+def _runs(result: DimensionResult) -> Section | None:
+    """Return the table of training runs, without columns in which nothing stands."""
+    trials = [point for point in result.curve if point.method != "predict"]
+    heads = {
+        "training loss": "train_loss",
+        "training accuracy": "train_metric",
+        "held-out accuracy": "test_metric",
+        "held-out loss": "test_loss",
     }
-    intervals = _intervals(result)
-    return render(
-        "dimension.html",
-        result=result,
-        title=_title(result),
-        symbol=_symbol(result),
-        headline=list(_headline(result)),
-        figure=Markup(svg(dimension_figure(result), "The score against the dimension of the subspace")),
-        metric=_metric(result),
-        fractions=_fraction_rows(result),
-        missed=sentences(result.diagnostics.get("missed")),
-        checked=sentences(result.diagnostics.get("checked")),
-        intervals=intervals,
-        titles=_TITLES,
-        ratio=_quotient(*(getattr(intervals.get(name), "value", None) for name in ("predicted", "measured"))),
-        costs=_cost_rows(result),
-        saved={
-            "passes": _quotient(result.passes.get("measure"), result.passes.get("predict")),
-            "seconds": _quotient(result.seconds.get("measure"), result.seconds.get("predict")),
-        },
-        criterion=result.settings.get("criterion", {}),
-        steps=result.settings.get("training", result.settings).get("steps"),
-        assumptions=sentences(result.diagnostics.get("assumptions")),
-        trials=[point for point in result.curve if point.method != "predict"],
-        predictions=[
-            {"d": d, "runs": len(scores), "mean": np.mean(scores), "band": np.quantile(scores, _BAND)}
-            for d, scores in _scores(result, "predict").items()
-        ],
-        details={
-            "Diagnostics": [(name.replace("_", " "), value) for name, value in flat(diagnostics)],
-            "Settings": list(flat(result.settings)),
-            "Provenance": [row for row in flat(result.provenance) if row[0] != "command"],
-        },
-        command=command_line(result.provenance.get("command")),
-        estimate=estimate,
-        span=span,
+    values = {head: [getattr(point, name) for point in trials] for head, name in heads.items()}
+    kept = {head: cells for head, cells in values.items() if any(x is not None for x in cells)}
+    rows = [
+        (
+            point.method,
+            whole(point.d),
+            str(point.seed),
+            *("–" if cells[i] is None else f"{cells[i]:.3f}" for cells in kept.values()),
+        )
+        for i, point in enumerate(trials)
+    ]
+    return Section("Runs", columns=("method", "d", "seed", *kept), rows=rows) if rows else None
+
+
+def _meaning(result: DimensionResult) -> str:
+    """Say what is counted, and from where."""
+    criterion, metric = result.settings.get("criterion", {}), _metric(result)
+    fraction = criterion.get("fraction", 0.9)
+    steps = result.settings.get("training", result.settings).get("steps")
+    if metric == "loss":
+        level = f"{100 * fraction:g} % of the fall of the loss from the frozen model to the baseline"
+    elif criterion.get("of") == "gain":
+        level = f"frozen + {fraction:g} · (baseline − frozen)"
+    elif criterion.get("corrected"):
+        level = f"chance + {fraction:g} · (baseline − chance)"
+    else:
+        level = f"{100 * fraction:g} % of the baseline"
+    at_best = " (at the best scale of the logits)" if metric == "loss" else ""
+    budget = f", with a budget of {steps} steps for every run" if steps else ""
+    baseline = (
+        f"the accuracy given, {criterion['baseline']:g}"
+        if criterion.get("baseline")
+        else "the model's own full fine-tuning with the same budget; for the prediction, its linearized "
+        "counterpart "
+        "without a limit on d"
+    )
+    constant = f"; always answering with the commonest class has {result.chance:.3f}"
+    return (
+        f"{_symbol(result)} is the smallest dimension d of a random subspace of the D = "
+        f"{whole(result.size)} parameters "
+        f"in which training reaches {level} in held-out {metric}{at_best}{budget}. The baseline is "
+        f"{baseline}. The "
+        f"frozen model has {metric} {result.frozen:.3f}{constant if metric == 'accuracy' else ''}. Another "
+        f"definition "
+        "or budget gives another number."
     )
 
 
@@ -193,7 +267,6 @@ def _draw_curves(axes: Axes, result: DimensionResult, left: float, right: float)
     axes.plot([], [], color=faint, linewidth=1.1, label="baseline: all dimensions")
     axes.plot([], [], color=faint, linewidth=1.1, linestyle=(0, (5, 3)), label=f"level of {_symbol(result)}")
     axes.set_ylabel(f"held-out {_metric(result)}")
-    axes.figure.legend(loc="outside upper left", ncols=2, columnspacing=2.5)
 
 
 def _draw_intervals(
@@ -234,7 +307,9 @@ def _draw_intervals(
     axes.grid(axis="y", visible=False)
 
 
-def _draw_axes(curve: Axes, bars: Axes, result: DimensionResult, left: float, right: float) -> None:
+def _draw_axes(
+    curve: Axes, bars: Axes, result: DimensionResult, left: float, right: float, narrow: bool
+) -> None:
     """One logarithmic axis with two ends that are not on it: the frozen model and full fine-tuning."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -244,6 +319,8 @@ def _draw_axes(curve: Axes, bars: Axes, result: DimensionResult, left: float, ri
     ticks = [x for x in decades if left * 1.25 < x < right / 1.25]
     if len(ticks) < 3:
         ticks = [m * x for x in decades for m in (1, 2, 5) if left * 1.25 < m * x < right / 1.25]
+    if narrow:
+        ticks = ticks[:: -(-len(ticks) // 3)]
     labels = ["0\n(frozen)", *map(count, ticks), f"{count(result.size)}\n(all)"]
     bars.xaxis.set_major_locator(FixedLocator([left, *ticks, right]))
     bars.xaxis.set_minor_locator(NullLocator())
@@ -282,54 +359,44 @@ def _draw_axes(curve: Axes, bars: Axes, result: DimensionResult, left: float, ri
 # -------------------------------------------------------------------------------------------------- the words
 
 
-def _title(result: DimensionResult) -> str:
-    named = [result.provenance.get(key) for key in ("task", "model")]
-    names = [x.get("name") if isinstance(x, Mapping) else x for x in named]
-    known = [str(name) for name in names if name]
-    return "Intrinsic dimension" + (f": {' with '.join(known)}" if known else "")
-
-
 def _symbol(result: DimensionResult) -> str:
     """d90, or what the criterion's fraction makes of it."""
     return f"d{100 * result.settings.get('criterion', {}).get('fraction', 0.9):g}"
 
 
-def _headline(result: DimensionResult) -> Iterator[tuple[str, str, str]]:
-    """Yield (name, what was done, what came out)."""
+def _headline(result: DimensionResult) -> Iterator[tuple[str, str]]:
+    """Yield name and what came out, of what was done."""
     for name, interval in _intervals(result).items():
         found = ("" if interval.value is None else "= ") + estimate(interval)
         if interval.low is not None:
             found += f" (90\N{NO-BREAK SPACE}% interval {span(interval)})"
         if interval.status.startswith("refused"):
             found = f"is not predicted, {interval.status}"
-        yield name, _TITLES[name].capitalize(), f"{_symbol(result)} {found}"
+        yield name, f"{_TITLES[name].capitalize()}: {_symbol(result)} {found}"
 
 
-def _fraction_rows(result: DimensionResult) -> list[dict[str, Any]]:
+def _fraction_rows(result: DimensionResult) -> list[tuple[str, tuple[str, ...]]]:
     """Return d50, d75 and d90 of each curve; the narrowest interval above 0 is the sharp one."""
     rows = []
     for name, found in result.fractions.items():
-        sharp = sharpest(found)
-        rows += [{"name": name, "symbol": s, "interval": x, "sharp": s == sharp} for s, x in found.items()]
+        sharp = sharpest(found) if len(found) > 1 else None
+        for symbol, x in found.items():
+            told = "the sharpest" if symbol == sharp else ""
+            rows.append((name, (_TITLES[name], symbol, estimate(x), span(x), told)))
     return rows
 
 
-def _cost_rows(result: DimensionResult) -> list[dict[str, Any]]:
+def _cost_rows(result: DimensionResult) -> list[tuple[str, str, str, str]]:
     rows = []
     measured = result.passes.get("measure")
     unit = measured / result.full_runs if measured and result.full_runs else None
     for name in _intervals(result):
-        passes = result.passes.get(_VERBS[name])
+        passes, seconds = (costs.get(_VERBS[name]) for costs in (result.passes, result.seconds))
         full_runs = passes / unit if unit and passes is not None else None
-        rows.append(
-            {
-                "name": name,
-                "title": _TITLES[name],
-                "passes": passes,
-                "full_runs": full_runs,
-                "seconds": result.seconds.get(_VERBS[name]),
-            }
-        )
+        rows.append((_TITLES[name], count(passes), count(full_runs), count(seconds)))
+    saved = [_quotient(x.get("measure"), x.get("predict")) for x in (result.passes, result.seconds)]
+    if saved[0] is not None:
+        rows.append(("measured / predicted", count(saved[0]), "", count(saved[1])))
     return rows
 
 

@@ -5,27 +5,38 @@ from __future__ import annotations
 import io
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deltatheory.results import ANSWER, PAGE, Answer, Result, answered, drawn, figure, plain
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
     "COLOURS",
+    "NARROW",
     "command_line",
     "count",
     "flat",
+    "legend",
     "literal",
+    "named",
     "new_figure",
+    "page_files",
+    "page_of",
+    "panels",
     "plain_svg",
+    "record_of",
     "render",
     "sentences",
     "style",
     "svg",
+    "titled",
     "whole",
 ]
 
@@ -37,7 +48,11 @@ COLOURS = {
     "ink": "#26272b",
     "faint": "#6f7179",
     "grid": "#e4e5e9",
+    "third": "#15803d",
+    "fourth": "#7c3aed",
+    "fifth": "#0e7490",
 }
+NARROW = 4.2  # inches of a figure for a phone
 _LISTED = 12  # entries of a list that the page shows
 
 
@@ -93,7 +108,6 @@ def style() -> Iterator[None]:
             "ytick.labelcolor": ink,
             "legend.frameon": False,
             "svg.fonttype": "path",
-            "svg.hashsalt": "deltatheory",  # the same drawing, the same bytes
         }
     ):
         yield
@@ -115,17 +129,49 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def plain_svg(figure: Figure) -> str:
+def panels(width: float, heights: Sequence[float], narrow: bool) -> tuple[Figure, list[Axes]]:
+    """Return a figure with axes side by side or, where it is narrow, one below the other.
+
+    Args:
+        width: of the wide one, in inches.
+        heights: of each of the axes.
+        narrow: as wide as a phone.
+    """
+    drawing = new_figure(NARROW, sum(heights)) if narrow else new_figure(width, max(heights))
+    grid = drawing.add_gridspec(len(heights), 1, height_ratios=list(heights)) if narrow else None
+    grid = grid or drawing.add_gridspec(1, len(heights))
+    return drawing, [drawing.add_subplot(grid[i]) for i in range(len(heights))]
+
+
+def legend(drawing: Figure, columns: int = 2) -> None:
+    """Put the legend of all axes above them, where no data are."""
+    found: dict[str, Any] = {}
+    for axes in drawing.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        drawing.legend(list(found.values()), list(found), loc="outside upper left", ncols=columns)
+
+
+def plain_svg(drawing: Figure, salt: str = "deltatheory") -> str:
     """Return a figure as the content of an SVG file; the same drawing gives the same bytes."""
+    import matplotlib
+
     buffer = io.StringIO()
-    with style():
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    with style(), matplotlib.rc_context({"svg.hashsalt": salt}):
+        drawing.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return buffer.getvalue()
 
 
-def svg(figure: Figure, label: str) -> str:
-    """Return the drawing alone, with the colours of the page and a width that follows the window."""
-    text = plain_svg(figure)
+def svg(drawing: Figure, label: str, salt: str = "deltatheory") -> str:
+    """Return the drawing alone, with the colours of the page and a width that follows the window.
+
+    Args:
+        drawing: the figure.
+        label: what it shows, for those who do not see it.
+        salt: of the names inside, which must differ where a page has two drawings of the same.
+    """
+    text = plain_svg(drawing, salt)
     text = text[text.index("<svg") :]
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
@@ -147,6 +193,82 @@ def render(template: str, folder: Path | None = None, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(colours=COLOURS, count=count, whole=whole, **values)
+
+
+def page_of(result: Result) -> str:
+    """Return the page of a result: answer, what to know first, figure, tables, settings, command.
+
+    Raises:
+        TypeError: for a result that answers no question of its own.
+    """
+    from markupsafe import Markup
+
+    said = answered(result)
+    if said is None:
+        raise TypeError(f"result={type(result).__name__}: has no page.")
+    # A drawing that is scaled to a phone cannot be read: there is another one for it.
+    figures = {
+        name: Markup(svg(figure(result, narrow=name == "narrow"), said.caption, f"deltatheory-{name}"))
+        for name in ("wide", "narrow")
+    }
+    about = dict(getattr(result, "provenance", {}))
+    command = about.pop("command", None)
+    settings = getattr(result, "settings", about.pop("settings", {}))
+    return render(
+        "answer.html",
+        title=said.title,
+        said=said,
+        figures=figures,
+        details={"Settings": list(flat(settings)), "Provenance": list(flat(about))},
+        command=command_line(command),
+    )
+
+
+def named(result: Any) -> dict[str, str]:
+    """Return the names of a result's task and model, as far as it says them."""
+    about = getattr(result, "provenance", {})
+    settings = getattr(result, "settings", {})
+    found = {"task": about.get("task") or settings.get("task")}
+    found["model"] = about.get("model") or settings.get("backbone") or settings.get("model")
+    names = {key: x.get("name") if isinstance(x, Mapping) else x for key, x in found.items()}
+    return {key: str(name) for key, name in names.items() if name}
+
+
+def titled(question: str, result: Any) -> str:
+    """Return what was asked, of which task and model."""
+    names = named(result).values()
+    return question + (f": {' with '.join(names)}" if names else "")
+
+
+def record_of(result: Result, said: Answer) -> dict[str, Any]:
+    """Return what a list of runs, and a comparison of several, reads of one."""
+    about = getattr(result, "provenance", {})
+    settings = getattr(result, "settings", about.get("settings", {}))
+    costs = {}
+    for name in ("passes", "seconds"):
+        cost = getattr(result, name, None)
+        costs[name] = sum(cost.values()) if isinstance(cost, Mapping) else cost
+    return {
+        "title": said.title,
+        "answer": said.sentence,
+        **named(result),
+        "time": about.get("time"),
+        "command": command_line(about.get("command")),
+        **costs,
+        "warnings": list(said.note.items) if said.missed else [],
+        "settings": dict(flat(plain(settings))),
+        "tables": [plain(one) for one in said.sections if one.brief],
+    }
+
+
+@drawn.register(Result)
+def page_files(result: Result) -> dict[str, str]:
+    """Return the page, and what a list of runs reads; nothing of a result that answers no question."""
+    said = answered(result)
+    if said is None:
+        return {}
+    record = json.dumps(record_of(result, said), indent=2, ensure_ascii=False) + "\n"
+    return {PAGE: page_of(result), ANSWER: record}
 
 
 def sentences(value: Any) -> list[str]:

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
+from deltatheory.results.answer import Answer, answered
 from deltatheory.results.files import write_atomically, write_json
 
 PAGE = "report.html"
@@ -57,6 +58,11 @@ class Result:
     def save_beside(self, folder: Path) -> None:
         """Write what is no JSON into a folder; nothing, unless a class says otherwise."""
 
+    def save_numbers(self, folder: str | os.PathLike[str]) -> None:
+        """Write what `save` writes, without what is drawn."""
+        self.save_beside(Path(folder))
+        write_json(Path(folder) / self.FILE, self.to_dict())
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write all files of the result, each atomically; the JSON file comes after what it refers to.
 
@@ -72,13 +78,17 @@ class Result:
 
         """
         folder = Path(folder)
-        self.save_beside(folder)
-        write_json(folder / self.FILE, self.to_dict())
+        self.save_numbers(folder)
         _meet_report()
         files = drawn(self)
         for name, content in files.items():
             write_atomically(folder / name, content)
         return folder / (PAGE if PAGE in files else self.FILE)
+
+    def answer(self) -> Answer | None:
+        """Return what it says in words, as its page and the command line do; `None` where that is nothing."""
+        _meet_report()
+        return answered(self)
 
     def plot(self) -> Any:
         """Return its matplotlib figure.

@@ -15,18 +15,24 @@ from deltatheory.deltas.files import save_delta
 from deltatheory.problems import Classifier
 from deltatheory.results import Result
 from deltatheory.training.card import model_card
+from deltatheory.training.scores import HeldOutScores
 
 __all__ = ["TrainingCosts", "TrainingResult"]
 
 
 @dataclass(frozen=True)
 class TrainingCosts:
-    """What a run costs beside its passes; the attributes are those of `TrainingResult`."""
+    """What a run costs beside its passes; the attributes are those of `TrainingResult`.
+
+    Attributes:
+        test: scores on the test split; `None` where the run was not whole.
+    """
 
     tuned_parameters: int
     optimizer_state_bytes: int
     peak_memory: int | None
     seconds_per_step: float | None
+    test: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +59,12 @@ class TrainingResult(Result):
             CPU how far the high-water mark rose, a lower bound: 0 where it had been as high before; `None`
             where the system does not tell.
         seconds_per_step: median time of a step, without evaluations and checkpoints.
-        full: the same costs of full fine-tuning, where they were asked for (`full_costs`).
+        full: the same of full fine-tuning, where it was asked for (`full_costs`).
         settings: what makes the run what it is.
         provenance: task, versions, commit, command.
         tuned: the change that δ is of.
         classifier: what reads it, of a classification task.
+        scores: what the score on the test split stands beside, where that was asked for (`held_out_scores`).
     """
 
     BESIDE: ClassVar[tuple[str, ...]] = ("delta", "last", "tuned", "classifier")
@@ -83,6 +90,7 @@ class TrainingResult(Result):
     provenance: dict[str, Any]
     tuned: Delta
     classifier: Classifier | None
+    scores: HeldOutScores | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `result.json`; the movement of a run that diverged may be `None`."""

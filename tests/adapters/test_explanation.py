@@ -260,7 +260,8 @@ def test_other_deltas_have_movement_only(tmp_path):
     assert report.full == problem.evaluate(point, problem.test)["accuracy"]
     assert report.frozen == problem.evaluate(delta.initial(), problem.test)["accuracy"]
     report.save(tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["explanation.json"]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"answer.json", "explanation.json", "report.html"}
 
 
 @pytest.mark.parametrize("dora", [False, True])

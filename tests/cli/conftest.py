@@ -13,6 +13,12 @@ def without_self_check(monkeypatch):
     monkeypatch.setattr(Problem, "check", lambda *_: None)
 
 
+@pytest.fixture(autouse=True)
+def without_drawings(monkeypatch):
+    """Pages without the figures, which `tests/report` holds."""
+    monkeypatch.setattr("deltatheory.report.page.svg", lambda *_: "<svg></svg>")
+
+
 @pytest.fixture
 def on_a_terminal(monkeypatch):
     """Standard output and errors of a command in this process are no pipes."""

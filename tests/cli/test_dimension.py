@@ -86,9 +86,12 @@ def test_a_refused_prediction_is_the_first_that_is_said(stand_in, tmp_path):
     both = {"measured": {"d50": MEASURED, "d90": UNREACHED}}
     stand_in(a_result(predicted=REFUSED, fractions=both))
     output = run("dimension", "--out", str(tmp_path)).stdout
-    assert output.startswith(f"No prediction, {REFUSED.status}.")
-    assert "Of the measured curve: d50 240 (180–310), d90 not reached" in output
-    assert "; d50 is the sharpest." in output
+    first = (
+        f"Predicted before training: d90 is not predicted, {REFUSED.status}; measured by training: d90 = 240"
+    )
+    assert output.startswith(first)
+    assert re.search(r"measured by training +d50 +240 +180–310 +the sharpest", output)
+    assert re.search(r"measured by training +d90 +not reached", output)
 
 
 BAD = [

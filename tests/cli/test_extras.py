@@ -13,7 +13,10 @@ from deltatheory.cli.extras import EXTRAS, extra_of, need
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NAMES = {"python_flint": "flint"}  # of what is imported, where it is not the distribution's
+NAMES = {
+    "python_flint": "flint",
+    "scikit_learn": "sklearn",
+}  # of what is imported, where it is not the distribution's
 
 
 def test_the_table_is_that_of_the_project():

@@ -25,11 +25,11 @@ SMALL = {
 ANSWER = {
     "advise": "layernorm +[01]",
     "check": "T04b .*holds",
-    "control": "Test accuracy: ",
+    "control": "Test accuracy [01]",
     "diagnose": "step size",
     "explain": "attention.self.query +[0-9.]+ +3 +3",
     "steer": "tuned +[01]",
-    "train": "Test: accuracy [01]",
+    "train": "Test accuracy [01]",
 }
 
 

@@ -7,6 +7,7 @@ import statistics
 import sys
 from pathlib import Path
 from shutil import copyfile
+from types import SimpleNamespace
 
 import pytest
 from command_line import letters, quick, run
@@ -143,6 +144,24 @@ def test_train_takes_label_words_and_generation_tasks(gpt2, task, tmp_path):
     assert result["settings"]["max_new_tokens"] == 3
 
 
+def test_the_score_stands_beside_a_constant_the_frozen_model_and_full_fine_tuning(given, tmp_path):
+    done = trained(tmp_path, *given, "--score-full")
+    assert done.exit_code == 0, done.output
+    result = results(tmp_path)
+    scores, full = result["scores"], result["full"]
+    assert scores["value"] == result["test"]["accuracy"]
+    assert scores["low"] < scores["value"] < scores["high"]
+    assert scores["constant"] == 0.5
+    assert scores["macro_f1"] == pytest.approx(statistics.mean(row["f1"] for row in scores["classes"]))
+    assert sum(row["texts"] for row in scores["classes"]) == scores["texts"] == 12
+    assert full["test"].keys() == result["test"].keys()
+    first = done.stdout.splitlines()[0]
+    assert first.startswith(f"Test accuracy {scores['value']:.3f} (90 % interval {scores['low']:.3f}")
+    assert f"the frozen model has {scores['frozen']:.3f}, always answering 'p' 0.500" in first
+    assert re.search(rf"full fine-tuning +{full['test']['accuracy']:.3f}", done.stdout)
+    assert re.search(r"class +precision +recall +F1 +texts", done.stdout)
+
+
 def test_a_head_is_trained_beside_the_delta(given, tmp_path):
     done = trained(tmp_path, *given, "--train-head", "--no-compare")
     assert done.exit_code == 0, done.output
@@ -180,7 +199,7 @@ class FakeTrackio:
 def test_a_run_is_tracked_where_that_is_asked_for(given, tmp_path, monkeypatch, asked):
     fake = FakeTrackio()
     monkeypatch.setitem(sys.modules, "trackio", fake if asked else None)
-    track = ("--track", "letters") if asked else ()
+    track = ("--track", "trackio:letters") if asked else ()
     done = trained(tmp_path, *given, "--no-compare", "--evaluate-every", "4", *track)
     assert done.exit_code == 0, done.output
     result = results(tmp_path)
@@ -211,10 +230,59 @@ def test_a_run_is_tracked_where_that_is_asked_for(given, tmp_path, monkeypatch, 
 
 def test_tracking_without_trackio_names_the_extra(given, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", None)  # an import of it fails
-    done = trained(tmp_path, *given, "--track", "p")
-    assert done.exit_code == 2
-    assert done.stderr == "Error: trackio: not installed; pip install 'deltatheory[tracking]'\n"
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    for name, said in {
+        "trackio:p": "trackio: not installed; pip install 'deltatheory[tracking]'",
+        "wandb": "wandb: not installed; pip install wandb",
+        "mlflow": "track='mlflow': must be one of trackio, tensorboard, wandb, or NAME:PROJECT.",
+    }.items():
+        done = trained(tmp_path, *given, "--track", name)
+        assert (done.exit_code, done.stderr) == (2, f"Error: {said}\n")
     assert not (tmp_path / "result.json").exists()
+
+
+class FakeWandb(FakeTrackio):
+    """What `deltatheory` uses of wandb: the same, with an id."""
+
+    def init(self, project, id, dir, **settings):
+        assert id == settings["name"]
+        return super().init(project, **settings)
+
+
+class FakeWriter:
+    """What `deltatheory` uses of TensorBoard's writer."""
+
+    def __init__(self, folder):
+        self.folder, self.scalars = folder, []
+        written.append(self)
+
+    def add_text(self, *_):
+        pass
+
+    def add_scalar(self, name, value, step):
+        self.scalars.append((name, step))
+
+    def close(self):
+        pass
+
+
+written: list[FakeWriter] = []
+
+
+def test_runs_go_to_wandb_and_tensorboard_by_the_names_of_transformers(given, tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setitem(sys.modules, "tensorboard", fake)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=FakeWriter))
+    for name in ("wandb", "tensorboard:letters"):
+        done = trained(tmp_path / name[:5], *given, "--no-compare", "--steps", "2", "--track", name)
+        assert done.exit_code == 0, done.output
+    assert [project for project, _ in fake.runs] == ["deltatheory"]
+    assert fake.finished == 1
+    assert [step for step, _ in fake.rows] == [2]
+    (writer,) = written
+    assert writer.folder.startswith(str(tmp_path / "tenso" / "tensorboard" / "letters" / "lora-"))
+    assert ("test/accuracy", 2) in writer.scalars
 
 
 BAD_TRAINING = [

@@ -100,7 +100,7 @@ def test_a_diagnosis_leaves_a_warm_prefix_that_peft_loads(tmp_path):
     peft = pytest.importorskip("peft")
     problem = problem_of(tiny("gpt2"), "prefix:4", gate="none", shift=True)
     diagnosis = diagnose(problem, examples=len(problem.train), warm_start=True)
-    assert diagnosis.save(tmp_path) == tmp_path / "diagnosis.json"
+    assert diagnosis.save(tmp_path) == tmp_path / "report.html"
     kept = json.loads((tmp_path / "diagnosis.json").read_text())
     assert [one["fault"] for one in kept["findings"]] == [one.fault for one in diagnosis.findings]
     cold = problem.evaluate(problem.delta.initial(), problem.train)["loss"]
@@ -119,4 +119,5 @@ def test_a_warm_start_without_a_form_in_peft_is_kept_as_it_is_and_only_where_it_
     cold = diagnose(problem, examples=4)
     cold.save(tmp_path / "cold")
     assert json.loads((tmp_path / "cold" / "diagnosis.json").read_text())["warm_start"] is None
-    assert [path.name for path in (tmp_path / "cold").iterdir()] == ["diagnosis.json"]
+    written = {path.name for path in (tmp_path / "cold").iterdir()}
+    assert written == {"answer.json", "diagnosis.json", "report.html"}

@@ -7,7 +7,7 @@ import pytest
 from sample_results import a_result
 from skeletons import HOSTILE, tags
 
-from deltatheory.report import dimension_page
+from deltatheory.report import page_of
 from deltatheory.report.page import literal, new_figure, plain_svg, style, svg
 
 
@@ -30,11 +30,13 @@ def test_a_name_in_a_figure_is_no_formula(text):
 
 
 @pytest.mark.parametrize("text", ["".join(HOSTILE), "".join(reversed(HOSTILE))])
-def test_a_page_of_hostile_names_has_the_tags_of_any_other(text):
+def test_a_page_of_hostile_names_has_the_tags_of_any_other(text, monkeypatch):
+    monkeypatch.setattr("deltatheory.report.page.svg", lambda *_: "<svg></svg>")
+
     def page(name):
         result = a_result()
         assert result.predicted is not None
-        return dimension_page(
+        return page_of(
             replace(
                 result,
                 predicted=replace(result.predicted, status=name),

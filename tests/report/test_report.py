@@ -9,7 +9,7 @@ import pytest
 from sample_results import EVERY_RESULT, MEASURED, OPEN, REFUSED, UNREACHED, a_result, accuracy
 
 from deltatheory.dimension.criterion import DimensionEstimate
-from deltatheory.report import count, dimension_figure, dimension_page, span, whole
+from deltatheory.report import count, dimension_figure, page_of, span, whole
 
 
 class Parsed(HTMLParser):
@@ -39,18 +39,24 @@ class Parsed(HTMLParser):
             self.words.append(data)
 
 
+@pytest.fixture
+def words_only(monkeypatch):
+    """Pages without drawings, which take most of their time."""
+    monkeypatch.setattr("deltatheory.report.page.svg", lambda *_: "<svg></svg>")
+
+
 @pytest.mark.parametrize("name", EVERY_RESULT)
-def test_every_result_has_a_well_formed_page_that_loads_nothing(name):
-    page = dimension_page(EVERY_RESULT[name])
+def test_every_result_has_a_well_formed_page_that_loads_nothing(name, words_only):
+    page = page_of(EVERY_RESULT[name])
     parsed = Parsed(page)
     assert parsed.open == []
     assert "None" not in parsed.text
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2  # one of them for phones
     assert not re.search(r"""(src|href)=["'](?!#)|@import|url\((?!#)|<script""", page)
 
 
-def test_the_headline_comes_first_and_what_missed_before_the_figure():
-    page = dimension_page(a_result())
+def test_the_headline_comes_first_and_what_missed_before_the_figure(words_only):
+    page = page_of(a_result())
     text = Parsed(page).text
     assert "Predicted before training: d90 = 190 (90 % interval 90–400)" in text
     assert "Measured by training: d90 = 240 (90 % interval 180–310)" in text
@@ -59,44 +65,43 @@ def test_the_headline_comes_first_and_what_missed_before_the_figure():
     assert "deltatheory dimension --out 'a folder'" in text
 
 
-def test_costs_are_in_passes_and_in_full_runs_on_both_sides():
-    text = Parsed(dimension_page(a_result())).text
+def test_costs_are_in_passes_and_in_full_runs_on_both_sides(words_only):
+    text = Parsed(page_of(a_result())).text
     assert "predicted before training 3 500 0.25 41" in text  # 5 runs took 70 000 passes
     assert "measured by training 70 000 5 612" in text
     assert "measured / predicted 20 15" in text
 
 
-def test_text_of_a_result_cannot_become_markup():
-    page = dimension_page(a_result(provenance={"task": "<script>alert(1)</script>", "command": "x</pre><b>"}))
+def test_text_of_a_result_cannot_become_markup(words_only):
+    page = page_of(a_result(provenance={"task": "<script>alert(1)</script>", "command": "x</pre><b>"}))
     assert "<script" not in page
     assert "&lt;b&gt;12 %&lt;/b&gt; &amp; more." in page
     assert "x&lt;/pre&gt;" in page
 
 
-def test_where_nothing_missed_the_page_says_what_was_checked():
+def test_where_nothing_missed_the_page_says_what_was_checked(words_only):
     told = {"missed": [], "checked": ["Linearization error 0.2 is within 0.5."], "rank": 448}
     assert (
         "Nothing. Checked and passed: Linearization error 0.2"
-        in Parsed(dimension_page(a_result(diagnostics=told))).text
+        in Parsed(page_of(a_result(diagnostics=told))).text
     )
     only_values = {"missed": [], "linearization_error": 0.2}
     assert (
-        "within bounds: linearization error (0.2)"
-        in Parsed(dimension_page(a_result(diagnostics=only_values))).text
+        "within bounds: linearization error (0.2)" in Parsed(page_of(a_result(diagnostics=only_values))).text
     )
-    assert "Nothing was checked" in Parsed(dimension_page(a_result(diagnostics={}))).text
+    assert "Nothing was checked" in Parsed(page_of(a_result(diagnostics={}))).text
 
 
-def test_a_value_that_is_not_there_is_said_in_words():
-    text = Parsed(dimension_page(a_result(predicted=REFUSED, measured=UNREACHED))).text
+def test_a_value_that_is_not_there_is_said_in_words(words_only):
+    text = Parsed(page_of(a_result(predicted=REFUSED, measured=UNREACHED))).text
     assert f"Predicted before training: d90 is not predicted, {REFUSED.status} Measured" in text
     assert "Measured by training: d90 not reached (90 % interval above 3 300)" in text
     assert REFUSED.status in text
 
 
-def test_the_symbol_and_the_definition_follow_the_criterion():
+def test_the_symbol_and_the_definition_follow_the_criterion(words_only):
     settings = {"criterion": {"fraction": 0.8, "baseline": 0.95, "corrected": True}, "steps": 77}
-    text = Parsed(dimension_page(a_result(settings=settings))).text
+    text = Parsed(page_of(a_result(settings=settings))).text
     assert "d80 = 190" in text
     assert "chance + 0.8 · (baseline − chance)" in text
     assert "the accuracy given, 0.95" in text
@@ -104,14 +109,14 @@ def test_the_symbol_and_the_definition_follow_the_criterion():
     assert "d90" not in text
 
 
-def test_a_long_list_is_cut_and_says_so():
-    text = Parsed(dimension_page(a_result())).text
+def test_a_long_list_is_cut_and_says_so(words_only):
+    text = Parsed(page_of(a_result())).text
     assert "10, 11, ... (50 values; all are in result.json)" in text
     assert "12, 13" not in text
 
 
 def test_the_drawing_has_only_colours_that_the_page_can_swap():
-    page = dimension_page(a_result())
+    page = page_of(a_result())
     drawing = page[page.index("<svg") : page.index("</svg>")]
     assert not re.search("#[0-9a-f]{6}", drawing)
     used = set(re.findall(r"var\(--(\w+)\)", drawing))
@@ -121,7 +126,7 @@ def test_the_drawing_has_only_colours_that_the_page_can_swap():
 
 
 def test_the_same_result_gives_the_same_page():
-    assert dimension_page(a_result()) == dimension_page(a_result())
+    assert page_of(a_result()) == page_of(a_result())
 
 
 @pytest.mark.parametrize("name", EVERY_RESULT)
@@ -177,12 +182,12 @@ def test_a_dimension_of_zero_is_a_point_and_an_open_end_an_arrow():
         assert ("o" in markers) == (found.value is not None)
 
 
-def test_a_loss_is_drawn_and_told_as_one():
+def test_a_loss_is_drawn_and_told_as_one(words_only):
     result = a_result()
     points = [replace(p, test_loss=1.5 - p.test_metric if p.test_metric else None) for p in result.curve]
     settings = {**result.settings, "criterion": {"fraction": 0.9, "metric": "loss"}}
     both = {name: {"d50": MEASURED, "d90": OPEN} for name in ("predicted", "measured")}
-    page = dimension_page(replace(result, curve=points, settings=settings, fractions=both))
+    page = page_of(replace(result, curve=points, settings=settings, fractions=both))
     text = Parsed(page).text
     assert "90 % of the fall of the loss from the frozen model to the baseline in held-out loss" in text
     assert "d50 240 180–310 the sharpest" in text
@@ -194,7 +199,7 @@ def test_a_loss_is_drawn_and_told_as_one():
 
 def test_save_writes_the_page_and_the_numbers(tmp_path):
     path = a_result().save(tmp_path / "new" / "folder")
-    assert path.read_text() == dimension_page(a_result())
+    assert path.read_text() == page_of(a_result())
     assert (path.parent / "result.json").is_file()
 
 

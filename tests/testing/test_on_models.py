@@ -142,8 +142,8 @@ def test_a_statement_stands_for_those_of_its_parts_that_are_measured() -> None:
 
 
 def test_the_result_writes_one_file_and_draws_itself(result, tmp_path) -> None:
-    assert result.save(tmp_path) == tmp_path / "check.json"
-    assert [path.name for path in tmp_path.iterdir()] == ["check.json"]
+    assert result.save(tmp_path) == tmp_path / "report.html"
+    assert {path.name for path in tmp_path.iterdir()} == {"answer.json", "check.json", "report.html"}
     stored = json.loads((tmp_path / "check.json").read_text())
     assert list(stored) == ["rows", "settings", "provenance"]
     assert stored["settings"]["seed"] == 3

@@ -406,7 +406,11 @@ def steer(
         {one.name: asdict(one) for one in acting},
         problem.passes - before,
         time.perf_counter() - began,
-        provenance(),
+        {
+            **provenance(),
+            "model": problem.backbone.provenance,
+            "task": {"name": problem.task.name, **problem.task.provenance},
+        },
         problem.delta,
         delta,
     )

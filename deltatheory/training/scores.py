@@ -1,0 +1,112 @@
+"""What a score on the test split stands beside: a constant, the frozen model, its own interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from deltatheory._shapes import Float
+from deltatheory.problems import ClassificationProblem, Problem
+
+__all__ = ["ClassScore", "HeldOutScores", "held_out_scores"]
+
+_LEVEL = 0.9  # of the interval
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class is found.
+
+    Attributes:
+        name: of the class.
+        precision: share of the texts answered with it that are of it; 0 where there is none.
+        recall: share of its texts that are answered with it; 0 where there is none.
+        f1: their harmonic mean.
+        texts: of it in the test split.
+    """
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    texts: int
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """A score on the test split, and what it stands beside; `None` where a kind of task has no such thing.
+
+    Attributes:
+        metric: what is counted.
+        value: of the trained delta.
+        low: lower end of the 90 % interval (Wilson 1927).
+        high: its upper end.
+        frozen: the same metric at δ = 0.
+        constant: of the constant that is right most often.
+        answer: which one that is.
+        texts: in the test split.
+        macro_f1: mean of F1 over classes.
+        classes: one entry each.
+    """
+
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    frozen: float
+    constant: float | None
+    answer: str | None
+    texts: int
+    macro_f1: float | None
+    classes: list[ClassScore]
+
+
+def held_out_scores(problem: Problem, delta: Float[Tensor, " m"]) -> HeldOutScores:
+    """Score a δ on the test split, beside the frozen model and the best constant.
+
+    Costs two passes over the test split.
+
+    Args:
+        problem: whose δ it is.
+        delta: δ.
+
+    Raises:
+        FloatingPointError: if a logit is not finite.
+    """
+    metric, test = problem.metric, problem.test
+    try:
+        frozen = float(problem.evaluate(problem.delta.zero(), test)[metric])
+        if not isinstance(problem, ClassificationProblem):
+            value = float(problem.evaluate(delta, test)[metric])
+            return HeldOutScores(metric, value, None, None, frozen, None, None, len(test), None, [])
+        answers = problem.predict(delta, test).argmax(1).tolist()
+    finally:
+        problem.restore()
+    from scipy.stats import binomtest
+    from sklearn.metrics import classification_report
+
+    names, labels = problem.task.label_names, test.labels.tolist()
+    right = sum(a == b for a, b in zip(answers, labels, strict=True))
+    interval = binomtest(right, len(labels)).proportion_ci(_LEVEL, "wilson")
+    kinds = range(len(names))
+    report: Any = classification_report(labels, answers, labels=kinds, output_dict=True, zero_division=0)  # type: ignore
+    rows = [report[str(kind)] for kind in kinds]
+    classes = [
+        ClassScore(name, row["precision"], row["recall"], row["f1-score"], int(row["support"]))
+        for name, row in zip(names, rows, strict=True)
+    ]
+    commonest = max(classes, key=lambda one: one.texts)
+    return HeldOutScores(
+        metric,
+        right / len(labels),
+        float(interval.low),
+        float(interval.high),
+        frozen,
+        problem.task.chance,
+        commonest.name,
+        len(labels),
+        report["macro avg"]["f1-score"],
+        classes,
+    )
