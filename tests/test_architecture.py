@@ -15,7 +15,18 @@ PACKAGES = ("deltatheory", "experiments", "proofs_check")
 
 # Rooms of the package from the ground up; a module at its root is a room of its own.
 FLOORS = (
-    {"_memory", "_numbers", "_shapes", "_texts", "_threads", "autodiff", "results", "self_check", "theorems"},
+    {
+        "_memory",
+        "_numbers",
+        "_options",
+        "_shapes",
+        "_texts",
+        "_threads",
+        "autodiff",
+        "results",
+        "self_check",
+        "theorems",
+    },
     {"backbones", "projections", "tasks"},
     {"deltas"},
     {"problems"},

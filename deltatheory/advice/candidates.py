@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deltatheory._options import options_of
+from deltatheory.deltas import split_size
+
 __all__ = ["CANDIDATES", "Candidate"]
 
 
@@ -20,6 +23,19 @@ class Candidate:
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Candidate | str) -> Candidate:
+        """Return a candidate, or the one that is written as a delta with its size and options.
+
+        >>> Candidate.of("lora:8 alpha=16.0"), Candidate.of("bitfit").label
+        (Candidate(method='lora', options={'r': 8, 'alpha': 16.0}), 'bitfit')
+        """
+        if isinstance(given, Candidate):
+            return given
+        name, *options = given.split() or [""]
+        method, size = split_size(name)
+        return cls(method, {**size, **options_of(options)})
 
     @property
     def label(self) -> str:

@@ -40,7 +40,7 @@ _JUDGED = 32  # held-out examples that tell the rough size of the linearization'
 def advise(
     setup: Setup | Problem | Mapping[str, Any] | None = None,
     *,
-    candidates: Sequence[Candidate] = CANDIDATES,
+    candidates: Sequence[Candidate | str] = CANDIDATES,
     max_parameters: int | None = None,
     max_memory: int | float | None = None,
     max_minutes: int | float | None = None,
@@ -66,7 +66,8 @@ def advise(
     Args:
         setup: backbone, classification task, head, limits and seed (`Setup.of`). The seed is that of the
             deltas, the examples, the sketches and the bootstrap.
-        candidates: what to compare; of `CANDIDATES` those that have no place in the model are left out.
+        candidates: what to compare, also as texts ("lora:8", "prefix:16 gate=values"); of `CANDIDATES` those
+            that have no place in the model are left out.
         max_parameters: budget of tuned numbers.
         max_memory: budget of gradient and AdamW state, in MB.
         max_minutes: budget of training time.
@@ -81,6 +82,7 @@ def advise(
     """
     if not candidates:
         raise ValueError("candidates=(): give at least one.")
+    wanted = [Candidate.of(one) for one in candidates]
     for name, value in {"examples": examples, "max_parameters": max_parameters}.items():
         if value is not None:
             check_number(name, value, whole=True, above=0)
@@ -88,7 +90,7 @@ def advise(
         if value is not None:
             check_number(name, value, above=0)
     check_number("train_runs", train_runs, whole=True, least=0)
-    for candidate in candidates:
+    for candidate in wanted:
         check_options(candidate.method, candidate.options)
     if training is not None and training.optimizer != "adamw":
         raise ValueError(f"training.optimizer={training.optimizer!r}: advice is for 'adamw'.")
@@ -97,7 +99,7 @@ def advise(
     given.check_head()
     plan = training or Training(steps=120, seed=given.seed)
     setup = given.replace(train_examples=min(examples, len(given.task.train)), test_examples=1)
-    candidates, deltas, left_out = _placed(setup, candidates)
+    candidates, deltas, left_out = _placed(setup, wanted)
     fits, passes = kernel_fits(setup, deltas, on_example)
 
     solved = [fit.solved() for fit in fits]

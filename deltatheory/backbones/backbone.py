@@ -90,6 +90,10 @@ class Backbone:
     classifier: nn.Module | None = None
     _family: Family = field(init=False, repr=False)
 
+    def __repr__(self) -> str:
+        about = f"{self.kind}, {len(self.layers)} blocks, H = {self.hidden_size}"
+        return f"<Backbone {self.name}: {about}, {self.provenance['parameters']:,} parameters>"
+
     def __post_init__(self) -> None:
         self._family = family_of(self.model.config)
         self._name_dtype()

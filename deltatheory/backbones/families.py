@@ -128,7 +128,9 @@ def family_of(config: Any) -> Family:
         near = get_close_matches(str(model_type), SUPPORTED, n=1)
         hint = f" Nearest: {near[0]!r}." if near else ""
         raise ValueError(
-            f"model_type={model_type!r} is not supported; supported are {', '.join(SUPPORTED)}.{hint}"
+            f"model_type={model_type!r} is not supported; supported are {', '.join(SUPPORTED)}.{hint} To add "
+            "it, say where it keeps its blocks, projections and norm: a line of FAMILIES in "
+            "deltatheory/backbones/families.py, and one of TINY in tests/tiny_models.py."
         )
     family = FAMILIES[model_type]
     if family.kind == "encoder" and getattr(config, "is_decoder", False):

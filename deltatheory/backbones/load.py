@@ -137,8 +137,8 @@ def _hub_folder(name: str, revision: str | None, download: bool) -> tuple[Path, 
     except Exception as error:  # offline, gated, misspelt: the hub client has a class for each
         if not download:
             raise ValueError(
-                f"name={name!r} (revision={revision!r}) is not on this machine, and nobody asked for it by "
-                f"name: give name={name!r}, or --model {name} on the command line, to fetch it"
+                f"{name!r} (revision={revision!r}) is not on this machine, and nobody asked for it by name: "
+                f"give name={name!r} to fetch it"
             ) from error
         near = get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""

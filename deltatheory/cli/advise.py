@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from deltatheory.cli.options import SETUP, TRAINING, Group, Progress, Shared, command, options_of, results_in
+from deltatheory.cli.options import SETUP, TRAINING, Group, Progress, Shared, command, results_in
 from deltatheory.cli.output import progress_bar, tell
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def advise(
     out: "RunFolder",
     candidate: Annotated[
         list[str] | None,
-        Option(help="A delta with its options, as 'lora r=8'; by default ladders of several families."),
+        Option(
+            help="A delta with its options, as lora:8 or 'lora r=8'; by default ladders of several families."
+        ),
     ] = None,
     examples: Annotated[int, Option(help="Training examples to compute kernels of, at most.")] = 448,
     train_runs: Annotated[
@@ -52,10 +54,9 @@ def advise(
     progress: Progress = True,
 ) -> None:
     """Which delta is the smallest that suffices? From kernels, before any training or after a few runs."""
-    from deltatheory.advice import CANDIDATES, Candidate, advise
+    from deltatheory.advice import CANDIDATES, advise
 
-    given = [one.split() for one in candidate or []]
-    if [] in given:
+    if not all(map(str.strip, candidate or [])):
         raise ValueError("candidate='': name a delta, with its options, as in 'lora r=8'.")
     with progress_bar(progress, desc="kernels") as bar:
 
@@ -65,7 +66,7 @@ def advise(
 
         advice = advise(
             setup,
-            candidates=[Candidate(name, options_of(rest)) for name, *rest in given] or CANDIDATES,
+            candidates=candidate or CANDIDATES,
             **budget,
             training=training,
             examples=examples,

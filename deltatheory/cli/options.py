@@ -7,9 +7,7 @@ Nothing heavy is imported before a command runs.
 
 import importlib
 import inspect
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -17,7 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from typer import Option
+from typer.models import ArgumentInfo
 
+from deltatheory._options import check_finite, options_of
 from deltatheory.cli.extras import need
 from deltatheory.cli.output import errors_in_one_line, remarks_printed, stopped_by_signals
 from deltatheory.cli.runs import claimed
@@ -113,12 +113,13 @@ def command(*extras: str, **groups: Group) -> Callable[[Callable[..., None]], Ca
         parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values()]
         parameters.sort(key=lambda p: _LAST.index(p.name) if p.name in _LAST else -1)
         defaults = {p.name: p.default for p in parameters}
+        flags = _flags_of(parameters)
 
         @wraps(function)
         def run(**values: Any) -> None:
-            with errors_in_one_line(), stopped_by_signals(), remarks_printed():
+            with errors_in_one_line(flags), stopped_by_signals(), remarks_printed(flags):
                 for name, value in values.items():
-                    _check_finite(f"--{name.replace('_', '-')}", value)
+                    check_finite(f"--{name.replace('_', '-')}", value)
                 need(*extras)
                 made = {
                     name: group.make(**{option: values[option] for option in group.options})
@@ -138,18 +139,17 @@ def command(*extras: str, **groups: Group) -> Callable[[Callable[..., None]], Ca
     return decorate
 
 
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, list | dict):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(one)
-
-
-def _check_finite(name: str, value: Any) -> None:
-    for number in _numbers(value):
-        if not math.isfinite(number):
-            raise ValueError(f"{name}={number}: must be finite.")
+def _flags_of(parameters: list[inspect.Parameter]) -> dict[str, str]:
+    """Return the flags of a command by the names that its options have in the library."""
+    flags = {}
+    for p in parameters:
+        about = getattr(p.annotation, "__metadata__", (None,))[0]
+        if not isinstance(about, ArgumentInfo):
+            declared = [one for one in getattr(about, "param_decls", None) or () if one.startswith("--")]
+            flags[p.name] = declared[0] if declared else f"--{p.name.replace('_', '-')}"
+    if "model" in flags:
+        flags["name"] = flags["model"]  # as of `load_backbone`
+    return flags
 
 
 def results_in(default: str, text: str) -> Group:
@@ -160,25 +160,6 @@ def results_in(default: str, text: str) -> Group:
         text: its help.
     """
     return Group(lambda out: out, {"out": Shared(Path, Path(default), text)})
-
-
-def options_of(given: list[str] | None) -> dict[str, Any]:
-    """Return NAME=VALUE pairs as arguments; a value is JSON where it can be, else a text.
-
-    >>> options_of(["r=8", 'targets=["query"]', "gate=none"])
-    {'r': 8, 'targets': ['query'], 'gate': 'none'}
-    """
-    options: dict[str, Any] = {}
-    for pair in given or []:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise ValueError(f"option={pair!r}: must be NAME=VALUE.")
-        try:
-            options[name] = json.loads(value)
-        except (ValueError, RecursionError):
-            options[name] = value
-        _check_finite(f"option {pair!r}: {name}", options[name])
-    return options
 
 
 def rate(text: str | float) -> float | str:

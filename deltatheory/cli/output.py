@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,9 +33,31 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, as of a cluster that wants its machine back: an interrupt with an exit code of its own."""
 
 
+def as_options(flags: Mapping[str, str], text: str) -> str:
+    """Return what the library says of its arguments in the words of the command line.
+
+    Args:
+        flags: of a command, by the names that its options have in the library.
+        text: to be shown.
+
+    >>> flags = {"skip_bad": "--skip-bad", "steps": "--steps"}
+    >>> as_options(flags, "steps=0: must be at least 1; skip_bad=True helps, 'steps=3' is a text")
+    "--steps=0: must be at least 1; --skip-bad helps, 'steps=3' is a text"
+    """
+    if not flags:
+        return text
+    pattern = rf"(?<![\w'\"./-])({'|'.join(map(re.escape, flags))})=(True\b)?"
+    return re.sub(pattern, lambda found: flags[found[1]] + ("" if found[2] else "="), text)
+
+
 @contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Turn what the library raises about bad input into one red line and exit code 2."""
+def errors_in_one_line(flags: Mapping[str, str]) -> Iterator[None]:
+    """Turn what the library raises about bad input into one red line and exit code 2.
+
+    Args:
+        flags: of the command, by the names that its arguments have in the library.
+    """
+    fail = partial(_fail, flags)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that cannot show θ shows its number
             stream.reconfigure(errors="backslashreplace")
@@ -43,27 +67,37 @@ def errors_in_one_line() -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         extra = extra_of(error.name)
-        _fail(f"{error.name}: not installed; pip install 'deltatheory[{extra}]'" if extra else error, error)
+        fail(f"{error.name}: not installed; pip install 'deltatheory[{extra}]'" if extra else error, error)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        _fail(error, error)
+        fail(error, error)
     except MemoryError as error:
-        _fail(f"not enough memory; take fewer examples, a smaller batch, delta or model. {error}", error)
+        fail(f"not enough memory; take fewer examples, a smaller batch, delta or model. {error}", error)
     except RuntimeError as error:
         from torch import OutOfMemoryError
 
         from deltatheory.autodiff import DerivativeError
 
         if isinstance(error, OutOfMemoryError) or "can't allocate memory" in str(error):
-            _fail(f"{error}; take fewer examples, a smaller batch, delta or model", error)
+            fail(f"{error}; take fewer examples, a smaller batch, delta or model", error)
         if not isinstance(error, DerivativeError):
             raise
-        _fail(error, error)
+        fail(error, error)
+
+
+class _Remarks(logging.Formatter):
+    def __init__(self, flags: Mapping[str, str]) -> None:
+        super().__init__()
+        self.flags = flags
+
+    def format(self, record: logging.LogRecord) -> str:
+        return as_options(self.flags, super().format(record))
 
 
 @contextmanager
-def remarks_printed() -> Iterator[None]:
+def remarks_printed(flags: Mapping[str, str]) -> Iterator[None]:
     """Print what the library remarks on what it was given (columns found, rows left out) on stderr."""
     log, handler = logging.getLogger("deltatheory"), logging.StreamHandler()
+    handler.setFormatter(_Remarks(flags))
     level, onward = log.level, log.propagate
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -76,8 +110,8 @@ def remarks_printed() -> Iterator[None]:
         log.propagate = onward
 
 
-def _fail(text: object, error: BaseException) -> NoReturn:
-    _in_red(f"Error: {' '.join(str(text).split())}")
+def _fail(flags: Mapping[str, str], text: object, error: BaseException) -> NoReturn:
+    _in_red(f"Error: {as_options(flags, ' '.join(str(text).split()))}")
     raise typer.Exit(2) from error
 
 

@@ -40,7 +40,7 @@ _CONTENT_FREE = ("N/A", "", "[MASK]")
 _CALIBRATED = "calibrated-"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Head:
     """logits(h) = W (h - c)/‖h - c‖ + b, less log p̄ where it is calibrated.
 
@@ -61,6 +61,10 @@ class Head:
     passes: int
     suffix: tuple[int, ...] = ()
     content_free: Float[Tensor, " C"] | None = None
+
+    def __repr__(self) -> str:
+        classes, width = self.weight.shape
+        return f"<{type(self).__name__} {self.kind}: {classes} classes of states of {width} numbers>"
 
     @property
     def pooling(self) -> Literal["last", "cls", "mask"] | None:
@@ -107,7 +111,7 @@ class Head:
         return replace(self, **{name: x.to(device=device, dtype=dtype) for name, x in tensors.items()})
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Verbalizer(Head):
     """logits(h)_c = z_{v(c)}, z = lm_head(h) as the model caps it: the logits of label words v(c).
 
@@ -136,7 +140,7 @@ class Verbalizer(Head):
         return {}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class OwnHead(Head):
     """The classification head of the checkpoint, at the token that it reads: the first, or last if causal.
 

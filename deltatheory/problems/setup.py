@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from deltatheory.backbones import Backbone, load_backbone
+from deltatheory.backbones import Backbone, load_backbone, wrap_model
 from deltatheory.deltas import Delta, WithHead, check_options, make_delta, seeded, split_size
 from deltatheory.problems.base import Problem
 from deltatheory.problems.classification import ClassificationProblem
@@ -27,8 +27,8 @@ class Setup:
     whatever a delta draws. A setup does not change; `replace` makes another one.
 
     Args:
-        model: a backbone, or what `load_backbone` takes: a name, or its arguments, as in
-            {"name": "minilm", "dtype": "bfloat16"}.
+        model: a backbone, a pair of a `transformers` model and its tokenizer, or what `load_backbone` takes:
+            a name, or its arguments, as in {"name": "minilm", "dtype": "bfloat16"}.
         task: a task, or what `load_task` takes: a name, a table in memory, or its arguments, as in
             {"source": "my.csv", "label": "stars"}.
         head: a key of `HEADS`, or a head made before (at θ₀), for classification.
@@ -46,7 +46,7 @@ class Setup:
 
     def __init__(
         self,
-        model: str | Mapping[str, Any] | Backbone = "minilm",
+        model: Any = "minilm",
         task: Any = "stdlib-topics",
         *,
         head: str | Head = "label-words",
@@ -66,6 +66,13 @@ class Setup:
         named = isinstance(task, str | os.PathLike) or (isinstance(task, Mapping) and "source" in task)
         if not named:
             task = load_task(task)
+        if isinstance(model, tuple):
+            model = _at_hand(*model)
+        elif not isinstance(model, str | Mapping | Backbone):
+            raise ValueError(
+                f"model={type(model).__name__}: must be a name, a Backbone, or a pair of a transformers "
+                "model and its tokenizer."
+            )
         self._given: dict[str, Any] = {
             "model": model,
             "task": task,
@@ -259,6 +266,18 @@ class Setup:
                 f"task={self.task.name!r} is a {self.task.kind} task: allowed is classification."
             )
         return problem
+
+
+def _at_hand(model: Any, tokenizer: Any) -> Backbone:
+    """Prepare a `transformers` model, in place."""
+    if hasattr(model, "peft_config"):
+        raise ValueError(
+            "model is a PeftModel, which is a model and a delta: "
+            "backbone, delta = from_peft(model, tokenizer=tokenizer, name='...') gives both."
+        )
+    return wrap_model(
+        model, tokenizer, name=getattr(model.config, "_name_or_path", "") or type(model).__name__
+    )
 
 
 # What each part of a setup is made of: where none of it changes, a new setup keeps the part.

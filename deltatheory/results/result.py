@@ -14,6 +14,7 @@ from deltatheory.results.answer import Answer, answered
 from deltatheory.results.files import write_atomically, write_json
 
 PAGE = "report.html"
+_LINE, _TEXT, _FEW = 160, 60, 5  # characters of a result in short and of a text in it; numbers by name
 
 
 @singledispatch
@@ -50,6 +51,14 @@ class Result:
 
     FILE: ClassVar[str] = "result.json"
     BESIDE: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls.__repr__ = Result.__repr__  # else each dataclass has one of all its numbers
+
+    def __repr__(self) -> str:
+        said = [(f.name, _in_short(getattr(self, f.name))) for f in fields(self) if f.name not in self.BESIDE]
+        line = ", ".join(f"{name}={text}" for name, text in said if text)
+        return f"<{type(self).__name__} {line if len(line) <= _LINE else line[:_LINE] + '...'}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the JSON file: all fields but those of `BESIDE`, arrays as lists."""
@@ -99,6 +108,25 @@ class Result:
         """
         _meet_report()
         return figure(self)
+
+
+def _in_short(value: Any) -> str:
+    """Return a number, a text or a few named numbers in short; nothing of all else.
+
+    >>> _in_short({"accuracy": 2 / 3, "loss": 1}), _in_short([1, 2]), _in_short("finished")
+    ('accuracy 0.667, loss 1', '', 'finished')
+    """
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, str | int):
+        return str(value) if len(str(value)) <= _TEXT else ""
+    if (
+        isinstance(value, Mapping)
+        and 0 < len(value) <= _FEW
+        and all(isinstance(x, int | float) for x in value.values())
+    ):
+        return ", ".join(f"{name} {x:.3g}" for name, x in value.items())
+    return ""
 
 
 def plain(value: Any) -> Any:

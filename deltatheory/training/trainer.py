@@ -56,9 +56,9 @@ class Training:
         autocast: run the network in bfloat16 where that is safe (CUDA only).
     """
 
-    steps: int = 60
+    steps: int = 300
     batch_size: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
     warmup: float = 0.1
     seed: int = 0
     optimizer: str = "adamw"

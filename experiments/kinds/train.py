@@ -30,7 +30,8 @@ def training(trial: Trial, **changed: Any) -> Training:
 
     keys = ("steps", "batch_size", "learning_rate", "evaluate_every")
     given = {key: trial.settings[key] for key in keys if key in trial.settings}
-    return Training(**{"seed": trial.seed, **given, **changed})
+    unsaid = {"steps": 60, "learning_rate": 1e-4}  # what trials that do not say it ran with
+    return Training(**{"seed": trial.seed, **unsaid, **given, **changed})
 
 
 def row(problem: Any, outcome: Any) -> dict[str, Any]:

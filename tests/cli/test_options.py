@@ -34,6 +34,10 @@ def test_the_defaults_of_a_setup_are_those_of_the_class():
     assert {name: option.default for name, option in SETUP.options.items()} == defaults | apart
 
 
+def test_what_is_planned_in_python_is_what_the_command_plans():
+    assert Training() == Training(**{name: option.default for name, option in TRAINING.options.items()})
+
+
 def test_a_table_is_read_alike_from_the_command_line_and_from_python():
     fields = {name: field.default for name, field in TableOptions.__dataclass_fields__.items()}
     assert {name: option.default for name, option in TABLE.items()} == fields
@@ -46,7 +50,7 @@ def test_a_table_is_read_alike_from_the_command_line_and_from_python():
     assert run(example, "--task", "my.csv", "--label", "stars", "--skip-bad").exit_code == 0
     assert run(example, "--task", "my.csv").exit_code == 0
     assert seen == [{"source": "my.csv", "label": "stars", "skip_bad": True}, "my.csv"]
-    assert "test_share=2.0: must lie" in run(example, "--task", "absent.csv", "--test-share", "2").stderr
+    assert "--test-share=2.0: must lie" in run(example, "--task", "absent.csv", "--test-share", "2").stderr
 
 
 def test_revision_and_type_of_a_model_are_options_of_every_command_that_takes_one():

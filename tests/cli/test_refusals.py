@@ -12,11 +12,11 @@ BEFORE_LOADING = [
     ("control --energy nan", "--energy=nan: must be finite"),
     ("control --setting budget=NaN", "budget=nan: must be finite"),
     ("diagnose --steps 0", "steps=0: must be at least 1"),
-    ("diagnose --learning-rate 0", "learning_rate=0.0: must be above 0"),
+    ("diagnose --learning-rate 0", "--learning-rate=0.0: must be above 0"),
     ("steer --controller pdi", "controller='pdi'"),
     ("steer --disturbance typo", "disturbance='typo'"),
     ("steer --tuned nothing.safetensors", "No file 'nothing.safetensors'"),
-    ("train --autocast", "autocast=True"),
+    ("train --autocast", "--autocast: bfloat16 is for CUDA"),
     ("train --option rank=2", "option 'rank'"),
     ("train --checkpoint-every 0", "checkpoint-every"),
     ("train --max-new-tokens 0", "max-new-tokens"),
@@ -27,7 +27,7 @@ BEFORE_LOADING = [
     ("advise --max-minutes inf", "--max-minutes=inf"),
     ("check T99", "T99"),
     *(
-        (f"{command} --suffix x", "suffix='x': head='label-words' takes none")
+        (f"{command} --suffix x", "--suffix='x': --head='label-words' takes none")
         for command in (
             "control",
             "diagnose",

@@ -137,7 +137,9 @@ def test_one_blank_text_does_not_stop_a_run(answered):
 
 def test_bad_rows_are_left_out_where_that_is_asked_for(answered, tmp_path):
     table = [*rows(), ("a b", ""), ("b c", "p", "more")]
-    refused(command(tmp_path, csv(table)), "line 203: not one cell for each of the columns")
+    refused(
+        command(tmp_path, csv(table)), "line 203: not one cell for each of the columns", "--skip-bad leaves"
+    )
     done = command(tmp_path, csv(table), "--skip-bad")  # up to the model, which is not there
     assert "absent" in done.stderr
     said = ("line 203: not one cell", "line 202: 'label' must be")

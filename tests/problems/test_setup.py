@@ -3,7 +3,7 @@
 import pytest
 import torch
 from delta_cases import CASES
-from tiny_models import tiny
+from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import copy_task, toy_task
 
 from deltatheory.deltas import LoRA, seeded
@@ -175,3 +175,15 @@ def test_a_change_finer_than_the_network_is_refused(dtype):
     batch, _ = problem.batch(problem.train, range(2))
     with pytest.raises(ValueError, match=r"delta.dtype=torch.float64: with weights in .* δ is torch.float32"):
         problem.logits(problem.delta.initial().double(), batch)
+
+
+def test_a_model_at_hand_comes_with_its_tokenizer():
+    setup = Setup((tiny_model("bert"), tiny_tokenizer("bert")), toy_task())
+    assert repr(setup.backbone) == "<Backbone BertModel: encoder, 2 blocks, H = 16, 5,632 parameters>"
+    assert repr(setup.head) == "<Head label-words: 2 classes of states of 16 numbers>"
+    with pytest.raises(ValueError, match=r"model=BertModel: must be a name, a Backbone, or a pair"):
+        Setup(tiny_model("bert"), toy_task())
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(tiny_model("bert"), peft.LoraConfig(target_modules=["query"]))
+    with pytest.raises(ValueError, match=r"model is a PeftModel.*from_peft\(model, tokenizer=tokenizer"):
+        Setup((model, tiny_tokenizer("bert")), toy_task())

@@ -96,3 +96,18 @@ class TestResult:
     def test_results_stay_as_they_were(self):
         with pytest.raises(AttributeError):
             self.sample.pair = (2, 0.5)  # type: ignore[misc]
+
+
+def test_a_result_is_one_line():
+    @dataclass(frozen=True)
+    class Run(Result):
+        BESIDE: ClassVar[tuple[str, ...]] = ("value",)
+
+        status: str
+        test: dict[str, float]
+        losses: list[float]
+        passes: float
+        value: int
+
+    run = Run("finished", {"accuracy": 2 / 3, "loss": 1.0}, [0.5] * 100, 1234.5678, 7)
+    assert repr(run) == "<Run status=finished, test=accuracy 0.667, loss 1, passes=1.23e+03>"
