@@ -54,7 +54,7 @@ def advise(
     progress: Progress = True,
 ) -> None:
     """Which delta is the smallest that suffices? From kernels, before any training or after a few runs."""
-    from deltatheory.advice import CANDIDATES, advise
+    from deltatheory.advice import CANDIDATES, Candidate, advise
 
     if not all(map(str.strip, candidate or [])):
         raise ValueError("candidate='': name a delta, with its options, as in 'lora r=8'.")
@@ -66,7 +66,7 @@ def advise(
 
         advice = advise(
             setup,
-            candidates=candidate or CANDIDATES,
+            candidates=[Candidate.of(one) for one in candidate or CANDIDATES],
             **budget,
             training=training,
             examples=examples,

@@ -110,7 +110,7 @@ def task_of(
             source,
             len(test),
             1.645 * (0.25 / len(test)) ** 0.5,
-            " or a larger test_share" if how.startswith("SHA-256") else "",
+            " or test_share=0.4" if how.startswith("SHA-256") and options.test_share is None else "",
         )
     notes |= {"split": how, "removed_as_leaking": removed, "examples_sha256": digest(train, dev, test)}
     return Task(name, kind, names, train, dev, test, notes)

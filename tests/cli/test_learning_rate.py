@@ -59,9 +59,12 @@ def test_a_diagnosis_says_which_rates_work(rate, says, given, tmp_path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("train --learning-rate auto --optimizer sgd", "learning_rate='auto': is predicted for optimizer"),
+        (
+            "train --learning-rate auto --optimizer sgd",
+            "--learning-rate='auto': is predicted for --optimizer",
+        ),
         ("train --learning-rate fast", "learning-rate"),
-        ("control --setting learning_rate=auto", "learning_rate='auto': is predicted for solver='adam'"),
+        ("control --setting learning_rate=auto", "learning_rate='auto': is predicted for --solver='adam'"),
         ("diagnose --learning-rate fast", "learning-rate"),
     ],
 )

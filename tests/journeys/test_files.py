@@ -173,4 +173,4 @@ def test_an_answer_from_the_command_line(tmp_path, monkeypatch):
     )
     assert done.exit_code == 0, done.output
     assert "accuracy" in done.stdout
-    assert "read are text='Review', label='Category'" in done.stderr
+    assert "read are --text='Review', --label='Category'" in done.stderr

@@ -179,7 +179,7 @@ def test_a_change_finer_than_the_network_is_refused(dtype):
 
 def test_a_model_at_hand_comes_with_its_tokenizer():
     setup = Setup((tiny_model("bert"), tiny_tokenizer("bert")), toy_task())
-    assert repr(setup.backbone) == "<Backbone BertModel: encoder, 2 blocks, H = 16, 5,632 parameters>"
+    assert repr(setup.backbone) == "<Backbone BertModel: encoder, 2 blocks, H = 16, 5,744 parameters>"
     assert repr(setup.head) == "<Head label-words: 2 classes of states of 16 numbers>"
     with pytest.raises(ValueError, match=r"model=BertModel: must be a name, a Backbone, or a pair"):
         Setup(tiny_model("bert"), toy_task())
