@@ -96,6 +96,31 @@ def _on_step(id: str):
     return measure
 
 
+def _descended(probe: Probe) -> Measurement:
+    """Return T52c with the largest curvature at points of the step, at more of them if it is not kept."""
+    name, W = probe.weight("query")
+    x = _second_step(probe)
+    factors = {key: _array(x[key]) for key in "BAG"}
+    norms = {key.lower(): float(np.linalg.norm(factors[key], 2)) for key in "BAG"}
+    start, step = W + 2 * x["B"] @ x["A"], 2 * (x["B2"] @ x["A2"] - x["B"] @ x["A"])
+    v, L = step / step.norm(), 0.0
+
+    def loss(weight: Tensor) -> Tensor:
+        return probe.loss_of(Edit({name: weight}))
+
+    with torch.no_grad():
+        before, after = float(loss(start)), float(loss(start + step))
+    slope = 4 * float((x["G"] @ x["A"].T).square().sum() + (x["B"].T @ x["G"]).square().sum())
+    for points in (5, 17, 65):
+        places = [start + s * step for s in np.linspace(0, 1, points).tolist()]
+        L = max(L, *(abs(float((v * autodiff.hvp(loss, place, v)).sum())) for place in places))
+        _, right = get_theorem("T52c").bound(factors | norms | {"s": 2.0, "eta": 1.0, "h": 0.0, "L": L})
+        if after - before + slope <= right + probe.rounding * abs(before):
+            break
+    text = f"local: curvature along the step at {points} of its points; query weight, rate 1, scale 2"
+    return Measurement(Sides(after - before + slope, right), text, rounding=probe.rounding * abs(before))
+
+
 def _captured(probe: Probe) -> Measurement:
     _, gradient, A = _first_step(probe)
     U, s, Vt = np.linalg.svd(_array(gradient), full_matrices=False)
@@ -301,6 +326,7 @@ MEASURES = {
     "T15": _best_rank,
     "T52a": _on_step("T52a"),
     "T52b": _on_step("T52b"),
+    "T52c": _descended,
     "T53a": _captured,
     "T57a": _one_token,
     "T24": _on_row("T24", f"{_ONE_HEAD}; a prefix of two tokens"),
