@@ -1,6 +1,7 @@
 """The scripts under `examples/` run, on tiny settings, and end in what they promise."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,23 @@ def test_a_prefix_is_steered_and_measured(given, tmp_path, capsys):
     assert set(result.settings) == {"tuned", "pid", "lqr"}
     assert "Who can move the outputs" in capsys.readouterr().out
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_what_choosing_links_to_is_there_and_has_its_figures():
+    folder = EXAMPLES.parent / "docs"
+    text = (folder / "choosing.md").read_text("utf-8")
+    tables = {path: (folder / path).read_text("utf-8") for path in re.findall(r"\]\((\S+?)\)", text)}
+    assert len(tables) >= 7
+    for path, figures in {
+        "hundred/performance": "0.858 0.850 0.849 0.842 0.787 0.785 0.657",
+        "hundred/convergence": "33.8 32.0 25.5",
+        "rates/learning_rate": "78% 62% 6%",
+        "study/prediction": "0.75 53%",
+        "study/sharpening": "86% 100%",
+        "chosen/feedback": "63% 53% 46% 35% 23% 2%",
+    }.items():
+        table = tables[f"../experiments/results/{path}/table.md"]
+        assert all(figure in table for figure in figures.split()), path
 
 
 def test_every_example_is_run_here():
