@@ -42,13 +42,15 @@ def to_peft(
 ) -> None:
     """Write a delta at δ as an adapter that `peft.PeftModel.from_pretrained(base, folder)` loads.
 
-    The base there is `AutoModelForCausalLM` of a causal backbone with an `lm_head`, `AutoModel` of any other,
-    and `AutoModelForSequenceClassification` where the checkpoint's own head was trained beside the delta.
+    The base there is `AutoModelForCausalLM` of a causal backbone with an `lm_head`, `AutoModelForSeq2SeqLM`
+    of an encoder-decoder with one, `AutoModel` of any other, and `AutoModelForSequenceClassification` where
+    the checkpoint's own head was trained beside the delta.
 
     Args:
         delta: `LoRA`, `UniLoRA` (written as the LoRA that it is), `IA3`, `LayerNormOnly`, `PromptTuning`,
-            `PrefixTuning` of all blocks with gate "none" and shift (an MLP is evaluated), what `from_peft`
-            made, or a `WithHead` of one of them and the head "own".
+            `PrefixTuning` of all blocks with gate "none" and shift (an MLP is evaluated; of an
+            encoder-decoder it is that of the decoder's own tokens), what `from_peft` made, or a `WithHead` of
+            one of them and the head "own".
         values: δ.
         folder: where adapter_config.json and adapter_model.safetensors go.
         base_model_name: what adapter_config.json names as the base; by default where the hub has it, else
@@ -226,28 +228,39 @@ def _layernorm(delta: LayerNormOnly, values: Tensor) -> Form:
 @_form.register
 def _prompt(delta: PromptTuning, values: Tensor) -> Form:
     prompt = delta.prompt(values)
+    parts = 2 if _task(delta.backbone) == "SEQ_2_SEQ_LM" else 1
     return {
         "peft_type": "PROMPT_TUNING",
         "task_type": _task(delta.backbone),
         "num_virtual_tokens": len(prompt),
         "token_dim": prompt.shape[1],
-        "num_transformer_submodules": 1,
-    }, {"prompt_embeddings": prompt}
+        "num_transformer_submodules": parts,
+        # PEFT has a second half for the decoder, and does not use it.
+    }, {"prompt_embeddings": torch.cat([prompt, *[torch.zeros_like(prompt)] * (parts - 1)])}
 
 
 @_form.register
 def _prefix(delta: PrefixTuning, values: Tensor) -> Form:
-    layers = len(delta.backbone.layers)
-    if delta.gate != "none" or not delta.shift or len(delta.blocks) != layers:
+    numbers, blocks = tuple(delta.backbone.cached_attentions), len(delta.backbone.layers)
+    if delta.gate != "none" or not delta.shift or delta.numbers != numbers:
+        allowed = "all blocks"
+        if len(numbers) < blocks:
+            allowed = f"blocks={list(numbers)} with attention='self', the decoder's"
         raise ValueError(
-            f"delta='prefix' with gate={delta.gate!r}, shift={delta.shift} and {len(delta.blocks)} of "
-            f"{layers} blocks has no form in PEFT: allowed are gate='none', shift=True and all blocks; "
-            f"{_KEEP}."
+            f"delta='prefix' with gate={delta.gate!r}, shift={delta.shift}, attention={delta.attention!r} "
+            f"and {len(delta.blocks)} of {blocks} blocks has no form in PEFT: allowed are gate='none', "
+            f"shift=True and {allowed}; {_KEEP}."
         )
-    pairs = delta.keys_values(values)
-    heads, width, size = pairs[0][0].shape
+    pairs, layers, parts = delta.keys_values(values), len(numbers), 1
+    heads, width, size = pairs[numbers[0]][0].shape
     # PEFT's row of a virtual token: key and value of block 0, of block 1, ..., head by head.
-    rows = torch.cat([x.transpose(0, 1).reshape(width, -1) for t in range(layers) for x in pairs[t]], 1)
+    columns = [[x.transpose(0, 1).reshape(width, -1) for x in pairs[t]] for t in numbers]
+    if _task(delta.backbone) == "SEQ_2_SEQ_LM":
+        # There it says the row twice and cuts it in fours, key and value of a block's own attention and of
+        # one that it drops: with as many more blocks the first row is enough for all.
+        columns = [[*pair, *(torch.zeros_like(x) for x in pair)] for pair in columns]
+        layers, parts = 2 * layers, 2
+    rows = torch.cat([x for row in columns for x in row], 1)
     config: Any = delta.backbone.model.config
     # PEFT itself turns hidden size and heads into those of keys and values, when it loads.
     grouped = hasattr(config, "num_key_value_heads")
@@ -258,14 +271,13 @@ def _prefix(delta: PrefixTuning, values: Tensor) -> Form:
         "token_dim": config.hidden_size if grouped else heads * size,
         "num_attention_heads": config.num_attention_heads if grouped else heads,
         "num_layers": layers,
-        "num_transformer_submodules": 1,
+        "num_transformer_submodules": parts,
     }, {"prompt_embeddings": rows}
 
 
 def _outer(backbone: Backbone) -> str:
     """Return what stands before the names of the base model's modules in the model that PEFT wraps."""
-    model: Any = backbone.model
-    return f"{model.base_model_prefix}." if _task(backbone) == "CAUSAL_LM" else ""
+    return "" if _task(backbone) == "FEATURE_EXTRACTION" else backbone.within
 
 
 def _transposed(backbone: Backbone, names: Iterable[str]) -> bool:
@@ -273,8 +285,8 @@ def _transposed(backbone: Backbone, names: Iterable[str]) -> bool:
 
 
 def _task(backbone: Backbone) -> str:
-    causal = backbone.kind == "causal" and backbone.lm_head is not None
-    return "CAUSAL_LM" if causal else "FEATURE_EXTRACTION"
+    tasks = {"causal": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM"}
+    return tasks.get("" if backbone.lm_head is None else backbone.kind, "FEATURE_EXTRACTION")
 
 
 def _whole(x: float | int) -> float | int:

@@ -146,10 +146,16 @@ class PeftDelta(Delta):
             return Edit(parameters=parameters)
         new = self.tensors(delta)
         given = functional_call(self._prompt, {place: new[name] for place, name in self._before.items()})
-        if isinstance(given, Tensor):
-            return Edit(parameters=parameters, prompt=given[0])
+        if isinstance(given, Tensor):  # with a second half for a decoder, of which PEFT takes no note
+            length = self.model.active_peft_config.num_virtual_tokens
+            return Edit(parameters=parameters, prompt=given[0, :length])
+        # Of an encoder-decoder the cache is that of its decoder, before its own tokens alone.
+        numbers = self.backbone.cached_attentions
+        kept = getattr(given, "self_attention_cache", given).layers[: len(numbers)]
         attention = {
-            t: with_prefix(x.keys, x.values) for t, x in enumerate(given.layers) if x.keys is not None
+            t: with_prefix(x.keys, x.values, self.backbone.scores_before(t, shift=True))
+            for t, x in zip(numbers, kept, strict=True)
+            if x.keys is not None
         }
         # PEFT lets the positions of a text begin behind the prefix.
         return Edit(parameters=parameters, attention=attention, shift=int(given.get_seq_length()))
@@ -279,9 +285,10 @@ def _require_faithful(delta: PeftDelta) -> None:
     handle = backbone.layers[-1].register_forward_hook(see)
     try:
         with delta.written(point) as model:
+            read = {} if batch.decoder is None else {"decoder_input_ids": batch.decoder.input_ids}
             with suppress(_Seen):
-                model(input_ids=batch.input_ids, attention_mask=batch.mask.long())
-            theirs = backbone.readout(seen[-1])[:, -batch.input_ids.shape[1] :]
+                model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), **read)
+            theirs = backbone.readout(seen[-1], batch)
     finally:
         handle.remove()
     ours, still = (backbone.hidden_states(batch, delta.edit(x)) for x in (point, start))

@@ -28,6 +28,7 @@ __all__ = ["load_adapter"]
 # PEFT's task ↦ the classes that `transformers` has for it, by configuration.
 _CLASSES = {
     "CAUSAL_LM": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "SEQ_2_SEQ_LM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
     "FEATURE_EXTRACTION": "MODEL_MAPPING",
     "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
     "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
@@ -126,10 +127,18 @@ def _class_for(config: Any, base: Any) -> type[nn.Module] | None:
     Args:
         config: PEFT's configuration.
         base: the base model's.
+
+    Raises:
+        ValueError: for a causal head on an encoder-decoder.
     """
     import transformers
 
     task = config.task_type and str(getattr(config.task_type, "value", config.task_type))
+    if task == "CAUSAL_LM" and base.is_encoder_decoder:
+        raise ValueError(
+            f"task_type='CAUSAL_LM' asks of the encoder-decoder {base.model_type!r} a causal head: allowed "
+            "is 'SEQ_2_SEQ_LM'."
+        )
     named = config.auto_mapping.get("base_model_class") if isinstance(config.auto_mapping, dict) else None
     for kind, mapping in _CLASSES.items():
         found = getattr(transformers, mapping).get(type(base), None)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float
 from deltatheory.adapters.adapter import Factors, TrainedAdapter
-from deltatheory.backbones import Backbone, Edit
+from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.deltas.lora import LoRA
 from deltatheory.problems import ClassificationProblem
 
@@ -81,13 +81,15 @@ def truncate(
 def moments_of(problem: ClassificationProblem, held: TrainedAdapter, factors: Factors) -> dict[str, Tensor]:
     """Return A C Aᵀ, C = E[x xᵀ] over the tokens x that enter each module of the tuned model in training."""
     sums = {name: torch.zeros(len(a), len(a), device=a.device).double() for name, (a, _) in factors.items()}
-    edit, tokens = held.delta.edit(held.values), 0
+    edit, tokens = held.delta.edit(held.values), Counter[str]()
     order = np.argsort(problem.train.lengths, kind="stable")
     for first in range(0, len(order), _CHUNK):
         batch, _ = problem.batch(problem.train, order[first : first + _CHUNK].tolist())
-        real = batch.mask.bool()
 
-        def see(name: str, real: Tensor = real) -> Callable[[Tensor], Tensor]:
+        def see(name: str, batch: Batch = batch) -> Callable[[Tensor], Tensor]:
+            real = problem.backbone.real_at(name, batch).bool()
+            tokens[name] += int(real.sum())
+
             def add(x: Tensor) -> Tensor:
                 reached = (x[real] @ factors[name][0].T).double()
                 sums[name] += reached.T @ reached
@@ -97,9 +99,8 @@ def moments_of(problem: ClassificationProblem, held: TrainedAdapter, factors: Fa
 
         watched = Edit(inputs={name: see(name) for name in factors})
         problem.backbone.hidden_states(batch, edit.then(watched))
-        tokens += int(real.sum())
     problem.count(len(order), forward=1.0)
-    return {name: total / tokens for name, total in sums.items()}
+    return {name: total / tokens[name] for name, total in sums.items()}
 
 
 def effect_kept(

@@ -1,10 +1,18 @@
-"""One frozen transformer: its inputs, its last hidden state, and the same map cut at the blocks."""
+"""One frozen transformer: its inputs, its last hidden state, and the same map cut at the blocks.
+
+An encoder-decoder is one chain of blocks too. Its state x_t is the encoder's tokens and, behind them, the
+decoder's: the blocks of the encoder move the first part, the last of them ends with the encoder's own
+normalisation, and the blocks of the decoder move the second part and read the first, the memory.
+"""
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Literal, cast
 
@@ -17,7 +25,8 @@ from deltatheory._texts import check_texts
 from deltatheory.autodiff import functional_call
 from deltatheory.backbones.batch import Batch, Pooling, additive_mask, pool
 from deltatheory.backbones.edit import Edit, editing
-from deltatheory.backbones.families import Family, Kind, Part, family_of
+from deltatheory.backbones.families import Kind
+from deltatheory.backbones.stacks import Stacks
 
 __all__ = ["Backbone", "find_device"]
 
@@ -52,11 +61,16 @@ def find_device(device: torch.device | str) -> torch.device:
 
 
 class _Reached(Exception):
-    """Carries x_0 out of a forward pass that has arrived at the first block."""
+    """Carries the arguments of a block out of a forward pass that has arrived there."""
+
+
+def _shifted(shift: int, _: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Count positions from `shift`: a forward pre-hook of a module of positions."""
+    return args, {**kwargs, "position_ids": kwargs["position_ids"] + shift}
 
 
 @dataclass(eq=False)
-class Backbone:
+class Backbone(Stacks):
     """A prepared base model and its tokenizer: x_0 = embed(batch), x_{t+1} = step(t, x_t), readout(x_T).
 
     Build one with `load_backbone` or, around a model at hand, with `wrap_model`.
@@ -66,7 +80,7 @@ class Backbone:
         tokenizer: pads on the right.
         name: what was asked for.
         revision: commit or package version, where there is one.
-        kind: "encoder" or "causal".
+        kind: "encoder", "causal" or "encoder-decoder".
         provenance: name, revision, weights_sha256, architecture, parameters (their number); of a local folder
             files_sha256, of its configuration and tokenizer; of a model at hand contents_sha256; dtype of
             weights that are not in float32.
@@ -76,6 +90,7 @@ class Backbone:
             masked-language-model head, where the checkpoint has one.
         classifier: the classification head that the checkpoint was trained with, where it has one, in
             `wide_dtype`.
+        start: tokens that the decoder of an encoder-decoder reads before an answer.
     """
 
     model: nn.Module
@@ -88,14 +103,14 @@ class Backbone:
     max_length: int
     lm_head: nn.Module | None = None
     classifier: nn.Module | None = None
-    _family: Family = field(init=False, repr=False)
+    start: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         about = f"{self.kind}, {len(self.layers)} blocks, H = {self.hidden_size}"
         return f"<Backbone {self.name}: {about}, {self.provenance['parameters']:,} parameters>"
 
     def __post_init__(self) -> None:
-        self._family = family_of(self.model.config)
+        self._find_stacks()
         self._name_dtype()
         if self.classifier is not None and self.dtype != self.wide_dtype:
             self.classifier = copy.deepcopy(self.classifier).to(self.wide_dtype)  # the model's own stays
@@ -104,11 +119,6 @@ class Backbone:
         self.provenance.pop("dtype", None)
         if self.dtype != torch.float32:
             self.provenance["dtype"] = str(self.dtype).removeprefix("torch.")
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The blocks, one per time step."""
-        return cast(nn.ModuleList, attrgetter(self._family.layers)(self.model))
 
     @property
     def embedding_size(self) -> int:
@@ -122,18 +132,8 @@ class Backbone:
         return self.hidden_size if project is None else cast(nn.Linear, project).out_features
 
     def _part_of_readout(self, part: Literal["norm", "project"]) -> nn.Module | None:
-        path = getattr(self._family, part)
+        path = getattr(self._stacks[-1], part)
         return attrgetter(path)(self.model) if path else None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The weights' type."""
-        return next(self.model.parameters()).dtype
 
     @property
     def wide_dtype(self) -> torch.dtype:
@@ -199,7 +199,11 @@ class Backbone:
         return self.batch(ids, mask, encoded["token_type_ids"].long() if segments else None)
 
     def batch(
-        self, ids: Int[Tensor, "B T"], mask: Float[Tensor, "B T"], types: Int[Tensor, "B T"] | None = None
+        self,
+        ids: Int[Tensor, "B T"],
+        mask: Float[Tensor, "B T"],
+        types: Int[Tensor, "B T"] | None = None,
+        answers: tuple[Int[Tensor, "B D"], Float[Tensor, "B D"]] | None = None,
     ) -> Batch:
         """Return token numbers as a batch on the backbone's device, with masks and positions of its kind.
 
@@ -207,9 +211,21 @@ class Backbone:
             ids: padded on the right.
             mask: 1 for real tokens, 0 for padding.
             types: segment numbers, where the model has them.
+            answers: what the decoder of an encoder-decoder reads, as token numbers with their mask; `start`
+                by default.
         """
-        batch = Batch(ids, mask, additive_mask(mask, self.kind == "causal"), self._positions(mask), types)
+        decoder = None
+        if self.kind == "encoder-decoder":
+            start = torch.tensor(self.start).expand(len(ids), -1).to(ids)
+            read, real = answers or (start, torch.ones_like(start).to(mask))
+            decoder = Batch(read, real, additive_mask(real, causal=True), self._positions(real))
+        batch = Batch(ids, mask, self._visible(mask), self._positions(mask), types, decoder)
         return batch.to(self.device)
+
+    def _visible(self, mask: Tensor) -> Tensor:
+        visible = additive_mask(mask, self.kind == "causal")
+        # Queries of the decoder, of another number than keys, see what those of the encoder see.
+        return visible[:, :, :1] if self.kind == "encoder-decoder" else visible
 
     def _positions(self, mask: Tensor) -> Tensor:
         if self._family.offset_positions:  # RoBERTa: pad + 1, pad + 2, ...; padding stays at pad
@@ -217,41 +233,25 @@ class Backbone:
             return real.cumsum(1) * real + config.pad_token_id
         return torch.arange(mask.shape[1]).expand(mask.shape[0], -1).contiguous()
 
-    def module_name(self, t: int, part: Part) -> str:
-        """Return the name, in the model, of a part of block t.
-
-        Raises:
-            ValueError: for a part that this architecture fuses with others (GPT-2's query, key and value).
-        """
-        name = self._family.part(part)
-        if not name:
-            raise ValueError(f"part={part!r}: {self.name!r} has no such module of its own in its blocks.")
-        return f"{self._family.layers}.{t}.{name}"
-
-    def block_of(self, name: str) -> int | None:
-        """Return the number of the block that a module or parameter of the model lies in, if it does."""
-        start = f"{self._family.layers}."
-        return int(name[len(start) :].partition(".")[0]) if name.startswith(start) else None
-
-    @property
-    def attention_modules(self) -> dict[int, nn.Module]:
-        """The attention module of every block."""
-        path = attrgetter(self._family.attention)
-        return {t: path(layer) for t, layer in enumerate(self.layers)}
-
     def prompted(self, batch: Batch, length: int) -> Batch:
         """Return the batch as it is with `length` real tokens put before each text; their ids are 0."""
         ids = F.pad(batch.input_ids, (length, 0))
         mask = F.pad(batch.mask, (length, 0), value=1.0)
         types = None if batch.token_type_ids is None else F.pad(batch.token_type_ids, (length, 0))
         positions = self._positions(mask.cpu()).to(ids.device)
-        return Batch(ids, mask, additive_mask(mask, self.kind == "causal"), positions, types)
+        return Batch(ids, mask, self._visible(mask), positions, types, batch.decoder)
 
-    def _forward(self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None, **options: Any) -> Any:
+    def _forward(
+        self,
+        batch: Batch,
+        edit: Edit | Mapping[str, Tensor] | None,
+        memory: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
         edit = as_edit(edit)
         batch = batch.to(dtype=self.dtype)
         if edit.prompt is None:
-            inputs = batch.inputs()
+            inputs: dict[str, Any] = batch.inputs()
         else:
             words = cast(Any, self.model).get_input_embeddings()
             name = next(n for n, p in self.model.named_parameters() if p is words.weight)
@@ -262,17 +262,29 @@ class Backbone:
             inputs = self.prompted(batch, prompt.shape[1]).inputs()
             del inputs["input_ids"]
             inputs["inputs_embeds"] = torch.cat([prompt, own], 1)
-        if edit.shift:
+        if memory is not None:
+            inputs["encoder_outputs"] = (memory,)
+        if edit.shift and "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"] + edit.shift
-        with editing(self.model, edit, self.attention_modules if edit.attention else {}):
+        with ExitStack() as stack:
+            if edit.shift and self._stacks[-1].positions:
+                positions = attrgetter(self._stacks[-1].positions)(self.model)
+                hook = partial(_shifted, edit.shift)
+                stack.callback(positions.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            stack.enter_context(editing(self.model, edit, self.attention_modules if edit.attention else {}))
             if not edit.parameters:
                 return self.model(**inputs, **options)
             return functional_call(self.model, edit.parameters, (), inputs | options)
 
     def hidden_states(
-        self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None = None, *, cache: Any = None
+        self,
+        batch: Batch,
+        edit: Edit | Mapping[str, Tensor] | None = None,
+        *,
+        cache: Any = None,
+        memory: Float[Tensor, "B S H"] | None = None,
     ) -> Float[Tensor, "B T O"]:
-        """Return the last hidden state of the batch's own tokens.
+        """Return the last hidden state of the batch's own tokens; of an encoder-decoder, of its decoder's.
 
         Arguments:
             batch: from `encode`.
@@ -280,6 +292,7 @@ class Backbone:
                 one name for tied weights. Without parameters the module's own storage is used and ordinary
                 autograd applies.
             cache: of `transformers`: keys and values of what stands before the batch, to be added to.
+            memory: what `memory` has returned of the same texts: the encoder does not run again.
 
         Raises:
             ValueError: if prompt or shift make a text longer than the model takes.
@@ -287,13 +300,21 @@ class Backbone:
         edit = as_edit(edit)
         extra = 0 if edit.prompt is None else edit.prompt.shape[0]
         length = batch.input_ids.shape[1]
-        if length + extra + edit.shift > self.max_length:
+        longest = length + extra + edit.shift
+        if batch.decoder is not None:  # a shift is of its positions, and it may have read more than the texts
+            longest = max(length + extra, batch.decoder.attention_mask.shape[-1] + edit.shift)
+        if longest > self.max_length:
             raise ValueError(
                 f"a prompt of {extra} and a shift of {edit.shift} before {length} tokens: "
                 f"{self.name!r} takes at most {self.max_length}; shorten them, or cut texts shorter."
             )
         kept = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-        return self._forward(batch, edit, **kept).last_hidden_state[:, extra:]
+        hidden = self._forward(batch, edit, memory, **kept).last_hidden_state
+        return hidden[:, hidden.shape[1] - batch.final.mask.shape[1] :]
+
+    def memory(self, batch: Batch, edit: Edit | None = None) -> Float[Tensor, "B S H"]:
+        """Return what the decoder of an encoder-decoder reads of the texts, a prompt included."""
+        return self._arriving(self._encoder_blocks, batch, edit)["encoder_hidden_states"]
 
     @property
     def pooling(self) -> Literal["mean", "last"]:
@@ -303,7 +324,7 @@ class Backbone:
     def pool(
         self, hidden: Float[Tensor, "B T O"], batch: Batch, pooling: Pooling | Literal["mask"] | None = None
     ) -> Float[Tensor, "B O"]:
-        """Reduce tokens to one vector: the mean over real tokens (encoder) or the last real token (causal).
+        """Reduce tokens to one vector: the mean over real tokens (encoder) or the last real token.
 
         The states of half-precision weights are pooled in float32.
 
@@ -318,6 +339,7 @@ class Backbone:
                 nothing).
         """
         allowed = ("mean", "last", "cls", "mask") if self.kind == "encoder" else ("mean", "last")
+        batch = batch.final
         pooling = pooling or self.pooling
         if pooling not in allowed:
             raise ValueError(
@@ -338,19 +360,30 @@ class Backbone:
         return self.pool(self.hidden_states(batch, edit), batch, pooling)
 
     def embed(self, batch: Batch, edit: Edit | Mapping[str, Tensor] | None = None) -> Float[Tensor, "B T H"]:
-        """Return x_0, exactly what the first block receives in a whole forward pass, prompt included."""
+        """Return x_0, exactly what the first block of each stack receives in a pass, prompt included."""
+        first = self._arriving(0, batch, edit)["hidden_states"]
+        if batch.decoder is None:
+            return first
+        answer = self._arriving(self._encoder_blocks, batch, edit, memory=first)["hidden_states"]
+        return torch.cat([first, answer], 1)
+
+    def _arriving(
+        self, t: int, batch: Batch, edit: Edit | Mapping[str, Tensor] | None, memory: Tensor | None = None
+    ) -> dict[str, Any]:
+        """Return the arguments that block t receives in a pass, which ends there."""
+        signature = inspect.signature(self.layers[t].forward)
 
         def stop(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-            raise _Reached(args[0] if args else kwargs["hidden_states"])
+            raise _Reached(signature.bind(*args, **kwargs).arguments)
 
-        handle = self.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
+        handle = self.layers[t].register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self._forward(batch, edit)
+            self._forward(batch, edit, memory)
         except _Reached as reached:
             return reached.args[0]
         finally:
             handle.remove()
-        raise RuntimeError(f"{type(self.model).__name__} did not run its first block")
+        raise RuntimeError(f"{type(self.model).__name__} did not run its block {t}")
 
     def step(
         self,
@@ -365,42 +398,86 @@ class Backbone:
 
         Arguments:
             t: 0 .. len(layers) - 1.
-            x: x_t.
+            x: x_t; of an encoder-decoder the tokens of the decoder stand behind those of the encoder.
             batch: the texts it belongs to, `prompted` where x has a prompt.
             edit: as in `hidden_states`; what names other blocks does not act here, and a prompt is in x_0.
         """
         edit = as_edit(edit)
-        prefix = f"{self._family.layers}.{t}."
+        kind, x = x.dtype, x.to(self.dtype)
+        batch = batch.to(dtype=x.dtype)
+        if batch.decoder is None:
+            inputs: dict[str, Any] = {
+                "attention_mask": batch.attention_mask,
+                "position_ids": batch.position_ids + edit.shift,
+                "use_cache": False,
+            }
+            rotary = getattr(self.model, "rotary_emb", None)
+            if rotary is not None:
+                inputs["position_embeddings"] = rotary(x, inputs["position_ids"])
+            return self._block(t, x, inputs, edit).to(kind)
+        cut = x.shape[1] - batch.decoder.mask.shape[1]
+        source, answer = x[:, :cut], x[:, cut:]
+        if t < self._encoder_blocks:
+            inputs = {"attention_mask": batch.attention_mask, **self._position_bias(0, cut, edit)}
+            source = self._block(t, source, inputs, edit)
+            if t == self._encoder_blocks - 1 and self._family.norm:
+                source = self._run(self._family.norm, source, {}, edit)
+        else:
+            inputs = {
+                "attention_mask": batch.decoder.attention_mask,
+                "encoder_hidden_states": source,
+                "encoder_attention_mask": batch.attention_mask,
+                **self._position_bias(1, answer.shape[1], edit),
+            }
+            answer = self._block(t, answer, inputs, edit)
+        return torch.cat([source, answer], 1).to(kind)
+
+    def _block(self, t: int, x: Tensor, inputs: dict[str, Any], edit: Edit) -> Tensor:
+        stack, number, _ = self._address(t)
+        attention = {n: edit.attention[n] for n in self.attentions_of(t) if n in edit.attention}
+        return self._run(f"{stack.layers}.{number}", x, inputs, edit, attention)
+
+    def _run(
+        self,
+        name: str,
+        x: Tensor,
+        inputs: dict[str, Any],
+        edit: Edit,
+        attention: Mapping[int, Any] | None = None,
+    ) -> Tensor:
+        """Return what a module gives under that part of an edit that names what is inside it."""
 
         def own(named: Mapping[str, Any]) -> dict[str, Any]:
-            return {n.removeprefix(prefix): v for n, v in named.items() if n.startswith(prefix)}
+            return {n.removeprefix(f"{name}."): v for n, v in named.items() if n.startswith(f"{name}.")}
 
-        here = {t: edit.attention[t]} if t in edit.attention else {}
         local = Edit(
             own(edit.parameters),
             own(edit.inputs),
             terms=own(edit.terms),
             outputs=own(edit.outputs),
-            attention=here,
+            attention=attention or {},
         )
-        kind, x = x.dtype, x.to(self.dtype)
-        batch = batch.to(dtype=x.dtype)
-        inputs: dict[str, Any] = {
-            "attention_mask": batch.attention_mask,
-            "position_ids": batch.position_ids + edit.shift,
-            "use_cache": False,
-        }
-        rotary = getattr(self.model, "rotary_emb", None)
-        if rotary is not None:
-            inputs["position_embeddings"] = rotary(x, inputs["position_ids"])
-        layer = self.layers[t]
-        with editing(layer, local, self.attention_modules if here else {}):
-            out = functional_call(layer, local.parameters, (x,), inputs)
-        return (out[0] if isinstance(out, tuple) else out).to(kind)
+        module = self.model.get_submodule(name)
+        with editing(module, local, self.attention_modules if attention else {}):
+            out = functional_call(module, local.parameters, (x,), inputs)
+        return out[0] if isinstance(out, tuple) else out
 
-    def readout(self, x: Float[Tensor, "B T H"]) -> Float[Tensor, "B T O"]:
-        """Return the last hidden state from x_T: the last normalisation and projection, where there are."""
-        x = x.to(self.dtype)
+    def _position_bias(self, stack: int, tokens: int, edit: Edit) -> dict[str, Tensor]:
+        """Return what a block of T5 takes from the first of its stack: without it, it adds zeros instead."""
+        if not self._stacks[stack].position_bias:
+            return {}
+        t = stack * self._encoder_blocks
+        return {"position_bias": self.position_scores(t, tokens, tokens, edit.parameters)}
+
+    def readout(self, x: Float[Tensor, "B T H"], batch: Batch | None = None) -> Float[Tensor, "B n O"]:
+        """Return the last hidden state from x_T: the last normalisation and projection, where there are.
+
+        Arguments:
+            x: x_T.
+            batch: the texts it belongs to, so that only their own tokens are read: not a prompt before them,
+                nor the encoder's part of an encoder-decoder. By default all of x is read.
+        """
+        x = (x if batch is None else x[:, x.shape[1] - batch.final.mask.shape[1] :]).to(self.dtype)
         for module in (self._part_of_readout("norm"), self._part_of_readout("project")):
             x = x if module is None else module(x)
         return x
@@ -408,7 +485,7 @@ class Backbone:
     def vocabulary_logits(
         self, hidden: Float[Tensor, "*b O"], parameters: Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "*b V"]:
-        """Return z = lm_head(h), or c tanh(z / c) where the model caps its logits at c (Gemma 2).
+        """Return z = lm_head(h), lm_head(h / √H) (T5), or c tanh(z / c) where logits are capped (Gemma 2).
 
         Where the weight of `lm_head` is tied to one in `parameters`, the replacement counts here too.
 
@@ -421,6 +498,10 @@ class Backbone:
             id(p): parameters[n] for n, p in self.model.named_parameters() if parameters and n in parameters
         }
         tied = {n: new[id(p)] for n, p in self.lm_head.named_parameters() if id(p) in new}
-        logits = functional_call(self.lm_head, tied, (hidden.to(self.dtype),)).to(self.wide_dtype)
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        config: Any = self.model.config
+        hidden = hidden.to(self.dtype)
+        if getattr(config, "scale_decoder_outputs", False):
+            hidden = hidden * self.hidden_size**-0.5
+        logits = functional_call(self.lm_head, tied, (hidden,)).to(self.wide_dtype)
+        cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)

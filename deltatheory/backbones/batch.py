@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -77,22 +77,58 @@ class Batch:
         input_ids: token numbers.
         mask: 1 for real tokens, 0 for padding.
         attention_mask: what is added to the attention scores (`additive_mask`); S = T keys, or
-            more where a cache holds those of earlier tokens.
+            more where a cache holds those of earlier tokens. Of an encoder-decoder's source one row for all
+            queries, which are also those of the decoder.
         position_ids: explicit positions, with the offset of RoBERTa-like models.
         token_type_ids: segment numbers where the model has them.
+        decoder: what the decoder of an encoder-decoder has read so far of each text's answer.
     """
 
     input_ids: Int[Tensor, "B T"]
     mask: Float[Tensor, "B T"]
-    attention_mask: Float[Tensor, "B 1 T S"]
+    attention_mask: Float[Tensor, "B 1 _ S"]
     position_ids: Int[Tensor, "B T"]
     token_type_ids: Int[Tensor, "B T"] | None = None
+    decoder: Batch | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
 
+    @property
+    def final(self) -> Batch:
+        """The tokens that the last hidden states belong to: those of the decoder, or the texts themselves."""
+        return self if self.decoder is None else self.decoder
+
+    @property
+    def width(self) -> int:
+        """The tokens of a state x_t: those of the texts and, behind them, of the decoder."""
+        return self.mask.shape[1] + (0 if self.decoder is None else self.decoder.mask.shape[1])
+
+    def tensors(self) -> list[Tensor]:
+        """Return all its tensors, each with a row for every text."""
+        own = [value for value in vars(self).values() if isinstance(value, Tensor)]
+        return own + ([] if self.decoder is None else self.decoder.tensors())
+
+    def rows(self, chosen: Int[Tensor, " n"]) -> Batch:
+        """Return some of the texts with all their padding."""
+        own = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **own, decoder=None if self.decoder is None else self.decoder.rows(chosen))
+
+    def alone(self, rows: Sequence[Tensor]) -> Batch:
+        """Return the batch of one text, from its rows of `tensors()`."""
+        left = iter(rows)
+        own = {name: next(left)[None] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **own, decoder=None if self.decoder is None else self.decoder.alone(list(left)))
+
     def inputs(self) -> dict[str, Tensor]:
         """Return the keyword arguments of the model's forward."""
+        if self.decoder is not None:
+            return {
+                "input_ids": self.input_ids,
+                "attention_mask": self.attention_mask,
+                "decoder_input_ids": self.decoder.input_ids,
+                "decoder_attention_mask": self.decoder.attention_mask,
+            }
         inputs = {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
@@ -114,6 +150,7 @@ class Batch:
             attention_mask,
             self.position_ids.to(device),
             None if types is None else types.to(device),
+            None if self.decoder is None else self.decoder.to(device, dtype),
         )
 
     def select(self, indices: Sequence[int] | Int[Tensor, " n"] | slice) -> Batch:
@@ -136,4 +173,5 @@ class Batch:
             self.attention_mask[rows][:, :, :length, :length],
             self.position_ids[rows][:, :length],
             None if types is None else types[rows][:, :length],
+            None if self.decoder is None else self.decoder.select(rows),
         )

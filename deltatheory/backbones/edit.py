@@ -19,7 +19,8 @@ from deltatheory._shapes import Float
 __all__ = ["AddedAttention", "Attend", "AttentionEdit", "Edit", "editing", "widened", "with_prefix"]
 
 # (query, key, value, mask) ↦ output; shapes (B, heads, T, e), (B, kv_heads, S, e) twice, (B, 1, T, S), and
-# (B, T, heads, e) of the output.
+# (B, T, heads, e) of the output. Where relative positions add to the scores (T5), the mask is that sum, for
+# every head; where all queries see the same, it may have one row.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # The block's own `attend` and the same four arguments ↦ output.
 AttentionEdit = Callable[[Attend, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -37,9 +38,10 @@ class Edit:
         inputs: module name ↦ (x ↦ x'), applied to the module's first argument.
         terms: module name ↦ (x ↦ Δ), added to the module's output, as a change of its weight would be.
         outputs: module name ↦ ((x, y) ↦ y'), applied to the module's first argument and its output.
-        attention: block number ↦ change of its attention, after the query, key and value maps.
+        attention: number (`Backbone.attention_modules`: that of the block) ↦ change of an attention, after
+            the query, key and value maps.
         prompt: shape (k, H), put before the word embeddings; positions then count from the first of them.
-        shift: added to the position of every token.
+        shift: added to the position of every token; of an encoder-decoder, of those of the decoder.
         head: new values of parameters of the head that reads the states, by their names there.
     """
 
@@ -96,12 +98,18 @@ class AddedAttention:
         return attend(q, k, v, mask) + self.term(attend, q, k, v, mask)
 
 
-def with_prefix(key: Float[Tensor, "*b h k e"], value: Float[Tensor, "*b h k e"]) -> AttentionEdit:
+def with_prefix(
+    key: Float[Tensor, "*b h k e"],
+    value: Float[Tensor, "*b h k e"],
+    scores: Callable[[int, int], Tensor] | None = None,
+) -> AttentionEdit:
     """Return attention(q, [P_K; K], [P_V; V]), the prefix seen by all tokens (Li & Liang 2021, eq. 3).
 
     Args:
         key: P_K of every key head, one for all texts or one for each.
         value: P_V.
+        scores: (queries, all keys) ↦ what their relative positions add to the scores, of which those of the
+            prefix are taken; 0 by default.
 
     A prefix whose key is that of the only token takes half of its attention:
 
@@ -112,14 +120,25 @@ def with_prefix(key: Float[Tensor, "*b h k e"], value: Float[Tensor, "*b h k e"]
     >>> float(with_prefix(one[0], 3 * one[0])(attend, one, one, one, mask))
     2.0
     """
-    return partial(_behind_prefix, key, value)
+    return partial(_behind_prefix, key, value, scores)
 
 
 def _behind_prefix(
-    key: Tensor, value: Tensor, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
+    key: Tensor,
+    value: Tensor,
+    scores: Callable[[int, int], Tensor] | None,
+    attend: Attend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
 ) -> Tensor:
     own_k, own_v = (x.to(k.dtype).expand(len(k), -1, -1, -1) for x in (key, value))
-    longer = pad(mask, (key.shape[-2], 0))
+    length = key.shape[-2]
+    longer = pad(mask, (length, 0))
+    if scores is not None:
+        before = scores(q.shape[2], length + k.shape[2])[..., :length]
+        longer = longer + pad(before, (0, k.shape[2]))
     return attend(q, torch.cat([own_k, k], 2), torch.cat([own_v, v], 2), longer)
 
 
@@ -142,6 +161,8 @@ def _edited_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **options: Any
 ) -> tuple[Tensor, None]:
     """Run a module's eager attention under its edit, behind the interface of `transformers`."""
+    if (bias := options.pop("position_bias", None)) is not None:
+        attention_mask = attention_mask + bias
     attend = partial(_eager_attention, module, options)
     edit = _ATTENTION.get().get(module)
     if edit is None:
@@ -163,7 +184,7 @@ def editing(root: nn.Module, edit: Edit, attention: Mapping[int, nn.Module]) -> 
     Args:
         root: whose modules `edit` names.
         edit: what to do.
-        attention: block number ↦ its attention module.
+        attention: number ↦ its attention module.
 
     Raises:
         ValueError: for a module name that `root` does not have.
@@ -182,10 +203,11 @@ def editing(root: nn.Module, edit: Edit, attention: Mapping[int, nn.Module]) -> 
             from transformers import AttentionInterface
 
             AttentionInterface.register(_IMPLEMENTATION, _edited_attention)
-            config: Any = next(iter(attention.values())).config
-            before = config._attn_implementation
-            stack.callback(setattr, config, "_attn_implementation", before)
-            config._attn_implementation = _IMPLEMENTATION
+            # Encoder and decoder may have a configuration each: in one left alone no edit would be called.
+            configs: list[Any] = [module.config for module in attention.values()]
+            for config in {id(config): config for config in configs}.values():
+                stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+                config._attn_implementation = _IMPLEMENTATION
             token = _ATTENTION.set({attention[t]: change for t, change in edit.attention.items()})
             stack.callback(_ATTENTION.reset, token)
         yield

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 __all__ = ["SUPPORTED", "Family", "family_of", "prepare"]
 
-Kind = Literal["encoder", "causal"]
+Kind = Literal["encoder", "causal", "encoder-decoder"]
 Attention = Literal["eager", "sdpa"]
 
 
@@ -22,7 +24,8 @@ class Family:
     """Where one architecture keeps its parts, as paths from the base model or, in a block, from the block.
 
     Arguments:
-        kind: "encoder" (every token sees every token) or "causal".
+        kind: "encoder" (every token sees every token), "causal", or "encoder-decoder", whose paths are then
+            those of its encoder.
         layers: path of the list of blocks.
         attention: path of the attention module in a block.
         query: the linear maps to queries, keys and values, "" where they are one module ...
@@ -34,6 +37,13 @@ class Family:
         norm: path of the last normalisation, "" where the last block ends with it.
         project: path of the linear map after that, "" where there is none (OPT-350M leaves H for it).
         offset_positions: position ids start at `pad_token_id + 1` (RoBERTa), not at 0.
+        decoder: of an encoder-decoder, where its second stack keeps its parts.
+        cross_attention: in a block of that, the path of the attention to the encoder's states, whose maps
+            have the names of those of `attention`.
+        position_bias: path, from the base model, of the embedding of relative positions that all blocks of a
+            stack add to their scores (T5); "" where there is none.
+        positions: path, from the base model, of the learned positions that a decoder counts itself (BART).
+        bare: its language model holds the stacks itself, with no base model inside (T5).
     """
 
     kind: Kind
@@ -48,6 +58,11 @@ class Family:
     norm: str = ""
     project: str = ""
     offset_positions: bool = False
+    decoder: Family | None = None
+    cross_attention: str = ""
+    position_bias: str = ""
+    positions: str = ""
+    bare: bool = False
 
     def part(self, part: Part) -> str:
         """Return the path of a part in a block, "" where it is no module of its own."""
@@ -78,6 +93,47 @@ _LLAMA = Family(
     "mlp.down_proj",
     norm="norm",
 )
+_OPT = replace(
+    _LLAMA,
+    layers="decoder.layers",
+    attention_output="self_attn.out_proj",
+    ffn_in="fc1",
+    ffn_out="fc2",
+    norm="decoder.final_layer_norm",
+    project="decoder.project_out",
+)
+_BART_DECODER = replace(
+    _OPT, norm="", project="", cross_attention="encoder_attn", positions="decoder.embed_positions"
+)
+_BART = replace(
+    _BART_DECODER,
+    kind="encoder-decoder",
+    layers="encoder.layers",
+    decoder=_BART_DECODER,
+    cross_attention="",
+    positions="",
+)
+
+
+def _t5(stack: Literal["encoder", "decoder"]) -> Family:
+    """Return where a stack of T5 keeps its parts; of one without a gate."""
+    attention = "layer.0.SelfAttention"
+    feed_forward = f"layer.{1 if stack == 'encoder' else 2}.DenseReluDense"
+    return Family(
+        "encoder-decoder" if stack == "encoder" else "causal",
+        f"{stack}.block",
+        attention,
+        *(f"{attention}.{part}" for part in ("q", "k", "v", "o")),
+        ffn_in=f"{feed_forward}.wi",
+        ffn_out=f"{feed_forward}.wo",
+        norm=f"{stack}.final_layer_norm",
+        position_bias=f"{stack}.block.0.{attention}.relative_attention_bias",
+    )
+
+
+_T5 = replace(
+    _t5("encoder"), decoder=replace(_t5("decoder"), cross_attention="layer.1.EncDecAttention"), bare=True
+)
 
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
@@ -103,15 +159,10 @@ FAMILIES: dict[str, Family] = {
         "mlp.dense_4h_to_h",
         norm="final_layer_norm",
     ),
-    "opt": replace(
-        _LLAMA,
-        layers="decoder.layers",
-        attention_output="self_attn.out_proj",
-        ffn_in="fc1",
-        ffn_out="fc2",
-        norm="decoder.final_layer_norm",
-        project="decoder.project_out",
-    ),
+    "opt": _OPT,
+    "bart": _BART,
+    "t5": _T5,
+    "mt5": _T5,
 }
 SUPPORTED: tuple[str, ...] = tuple(sorted(FAMILIES))
 
@@ -121,7 +172,8 @@ def family_of(config: Any) -> Family:
 
     Raises:
         ValueError: for an architecture outside `SUPPORTED`, an encoder configured as a decoder or the other
-            way round, quantized weights, or positions that count from a padding token that is not named.
+            way round, one stack of an encoder-decoder, quantized weights, or positions that count from a
+            padding token that is not named.
     """
     model_type = getattr(config, "model_type", None)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -133,6 +185,15 @@ def family_of(config: Any) -> Family:
             "deltatheory/backbones/families.py, and one of TINY in tests/tiny_models.py."
         )
     family = FAMILIES[model_type]
+    if family.decoder is not None:
+        if not getattr(config, "is_encoder_decoder", True):
+            raise ValueError(
+                f"is_encoder_decoder=False with model_type={model_type!r} is not supported: one stack alone, "
+                "with a causal head, is another model; load it with AutoModelForSeq2SeqLM"
+            )
+        if getattr(config, "is_gated_act", False):  # T5 v1.1 and mT5: two maps into the feed-forward layer
+            family, decoder = (replace(f, ffn_in=f"{f.ffn_in}_0") for f in (family, family.decoder))
+            family = replace(family, decoder=decoder)
     if family.kind == "encoder" and getattr(config, "is_decoder", False):
         raise ValueError(
             f"is_decoder=True with model_type={model_type!r} is not supported: "
@@ -165,7 +226,7 @@ def prepare(model: nn.Module, attention: Attention = "eager") -> nn.Module:
     Evaluation mode in every submodule, all parameters frozen, no key/value cache, no gradient
     checkpointing (no derivative transform passes it), and no `padding_idx`: an embedding with one
     returns a *masked* gradient, so the Hessian is not symmetric in any direction that touches the pad row.
-    Tied weights stay tied.
+    Norms that round to float32 in between (T5) do not in float64. Tied weights stay tied.
 
     Arguments:
         model: a `transformers` model, or any module.
@@ -183,10 +244,20 @@ def prepare(model: nn.Module, attention: Attention = "eager") -> nn.Module:
             vars(module)["gradient_checkpointing"] = False
         if isinstance(module, nn.Embedding):
             module.padding_idx = None
+        if type(module).__name__ in ("T5LayerNorm", "MT5LayerNorm"):
+            vars(module)["forward"] = partial(_t5_norm, module)
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation(attention)  # type: ignore[operator]
-    config: Any = getattr(model, "config", None)
-    if config is not None:
-        config.use_cache = False
-        config.return_dict = True  # a configuration may ask for tuples
+    for module in model.modules():  # each stack of an encoder-decoder may have a configuration of its own
+        config: Any = getattr(module, "config", None)
+        if hasattr(config, "use_cache"):
+            config.use_cache = False
+            config.return_dict = True  # a configuration may ask for tuples
     return model
+
+
+def _t5_norm(module: Any, x: Tensor) -> Tensor:
+    """Return γ x / √(mean x² + ε) as T5 does, whose variance is float32 also where all else is float64."""
+    variance = x.to(torch.promote_types(x.dtype, torch.float32)).pow(2).mean(-1, keepdim=True)
+    x = x * torch.rsqrt(variance + module.variance_epsilon)
+    return module.weight * (x.to(module.weight.dtype) if module.weight.dtype.itemsize == 2 else x)

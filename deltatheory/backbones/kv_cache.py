@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,14 @@ __all__ = ["CachedTexts"]
 class CachedTexts:
     """Texts read by a causal model: another token costs its own pass alone, not one over the whole text.
 
+    In an encoder-decoder it is the answers that grow: the encoder runs once, and the keys and values that the
+    decoder takes from its states are computed once.
+
     What an edit does stays true for tokens that are kept, since it is the same for all of them: prompts are
     read once, prefixes are seen by every query, positions go on behind the last real token.
 
     Args:
-        backbone: causal.
+        backbone: causal, or an encoder-decoder.
         batch: the texts, padded on the right.
         edit: what the passes do differently.
 
@@ -34,13 +38,24 @@ class CachedTexts:
     last: Float[Tensor, "B O"]
 
     def __init__(self, backbone: Backbone, batch: Batch, edit: Edit) -> None:
-        from transformers import DynamicCache
+        from transformers import DynamicCache, EncoderDecoderCache
 
         prompt = 0 if edit.prompt is None else len(edit.prompt)
-        self._backbone, self._edit, self._cache = backbone, replace(edit, prompt=None), DynamicCache()
-        self._keys = (backbone.prompted(batch, prompt) if prompt else batch).mask.bool()
+        self._backbone, self._edit = backbone, replace(edit, prompt=None)
+        self._source = backbone.prompted(batch, prompt) if prompt else batch
+        self._cache: Any = DynamicCache()
+        self._memory = None
+        if batch.decoder is not None:
+            self._cache = EncoderDecoderCache(self._cache, DynamicCache())
+            self._memory = backbone.memory(batch, edit)
+            batch, edit = self._source, self._edit
+        self._keys = self._source.final.mask.bool()
         self._position = self._keys.sum(1)
-        self.last = pool(backbone.hidden_states(batch, edit, cache=self._cache), batch.mask, "last")
+        self.last = pool(self._states(batch, edit), batch.final.mask, "last")
+
+    def _states(self, batch: Batch, edit: Edit) -> Float[Tensor, "B T O"]:
+        kept = {"cache": self._cache, "memory": self._memory}
+        return self._backbone.hidden_states(batch, edit, **kept)
 
     def read(self, tokens: Int[Tensor, " B"]) -> None:
         """Append a token to every text."""
@@ -50,11 +65,16 @@ class CachedTexts:
         hidden_keys = torch.zeros(self._keys.shape, dtype=dtype, device=one.device)
         hidden_keys = hidden_keys.masked_fill(~self._keys, torch.finfo(dtype).min)[:, None, None]
         newest = Batch(tokens[:, None], one.to(dtype), hidden_keys, self._position[:, None])
+        if self._memory is not None:
+            newest = replace(self._source, decoder=newest)
         self._position = self._position + 1
-        self.last = self._backbone.hidden_states(newest, self._edit, cache=self._cache)[:, 0]
+        self.last = self._states(newest, self._edit)[:, 0]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the texts."""
         chosen = torch.tensor(rows, device=self._keys.device)
         self._cache.batch_select_indices(chosen)
         self._keys, self._position, self.last = (x[chosen] for x in (self._keys, self._position, self.last))
+        if self._memory is not None:  # with its padding, which keys and values have too
+            self._memory = self._memory[chosen]
+            self._source = self._source.rows(chosen)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from deltatheory.backbones.backbone import Backbone, find_device
 from deltatheory.backbones.families import Attention, Kind, family_of
 from deltatheory.backbones.gguf import check_causal, find_gguf, read_config, read_gguf
-from deltatheory.backbones.wrap import wrap_model
+from deltatheory.backbones.wrap import check_start, wrap_model
 
 __all__ = [
     "EMBEDDED",
@@ -59,6 +59,12 @@ _RELEASED = {
 # Configuration and tokenizer: what is fetched from the hub, and named by `files_sha256`.
 _SETTINGS = ["*.json", "*.txt", "*.model"]
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
+# What of `transformers` says which class a kind of backbone is read in.
+_MAPPINGS: dict[Kind, str] = {
+    "encoder": "MODEL_MAPPING",
+    "causal": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "encoder-decoder": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+}
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
@@ -223,7 +229,8 @@ def _read_weights(files: list[Path]) -> dict[str, Tensor]:
 def _read_model(
     folder: Path, attention: str, dtype: torch.dtype, model_class: ModelClass | None, labels: int | None
 ) -> nn.Module:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig
+    import transformers
+    from transformers import AutoConfig
 
     # Before `transformers` sees it: an architecture that it does not know may bring code of its own.
     family = family_of(SimpleNamespace(**_json(folder, "config.json")))
@@ -232,7 +239,9 @@ def _read_model(
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if labels is not None:
         config.num_labels = labels
-    usual: Any = MODEL_FOR_CAUSAL_LM_MAPPING if family.kind == "causal" else MODEL_MAPPING
+    if family.kind == "encoder-decoder":
+        check_start(config, str(folder))
+    usual = getattr(transformers, _MAPPINGS[family.kind])
     kind: Any = (model_class and model_class(config)) or usual[type(config)]
     with _reading(folder, "the model"), _quiet():
         model, info = kind.from_pretrained(
@@ -264,11 +273,14 @@ def _read_model(
 def _with_own_head(model: Any, family: Kind, weights: dict[str, Tensor], folder: Path) -> nn.Module:
     """Return a model with the head that its checkpoint has: of a classifier, or a masked language model.
 
-    An encoder comes back in that class, a causal model beside its `lm_head` with a `score`. Only what lies
-    outside the base model is built anew, so that the base model is the same with and without.
+    An encoder comes back in that class, a causal model beside its `lm_head` with a `score`, an
+    encoder-decoder as it is. Only what lies outside the base model is built anew, so that the base model is
+    the same with and without.
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
+    if family == "encoder-decoder":
+        return model
     base: Any = model.base_model
     config = base.config
     kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
@@ -301,8 +313,10 @@ def _with_own_head(model: Any, family: Kind, weights: dict[str, Tensor], folder:
 
 def _check_model(model: nn.Module, folder: Path) -> None:
     """Run a pass, which a configuration may not fit although it fits all weights, and look for NaN."""
+    token = torch.zeros(1, 1, dtype=torch.long)
+    both = {"decoder_input_ids": token} if cast(Any, model).config.is_encoder_decoder else {}
     with _reading(folder, "the model"), torch.no_grad():
-        model.base_model(torch.zeros(1, 1, dtype=torch.long))  # type: ignore[operator]
+        model.base_model(token, **both)  # type: ignore[operator]
     for name, value in model.state_dict().items():  # as cast: float16 ends at 65,504
         if not torch.isfinite(value).all():
             raise ValueError(f"tensor {name!r} of {str(folder)!r} holds NaN or infinity: fetch it again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import takewhile
 from typing import Any, cast
 
 import torch
@@ -12,11 +13,13 @@ from torch import nn
 from deltatheory.backbones.backbone import Backbone
 from deltatheory.backbones.families import Attention, Family, family_of, prepare
 
-__all__ = ["wrap_model"]
+__all__ = ["check_start", "wrap_model"]
+
+_RELATIVE = 512  # tokens that T5 was trained on, whose relative positions have no end
 
 
 def _length_limit(config: Any, tokenizer: Any, family: Family, cap: int | None) -> int:
-    positions = config.max_position_embeddings
+    positions = getattr(config, "max_position_embeddings", _RELATIVE)
     if family.offset_positions:
         positions -= config.pad_token_id + 1
     # One 4-D mask serves every block, so a text must fit into the sliding window where there is one.
@@ -73,12 +76,71 @@ def _own_heads(model: Any, base: nn.Module, family: Family) -> tuple[nn.Module |
 
     if base is model:
         return None, None
+    if family.kind == "encoder-decoder":
+        return _with_bias(model.get_output_embeddings(), getattr(model, "final_logits_bias", None)), None
     if family.kind == "causal":
         sorts = is_for("SEQUENCE_CLASSIFICATION") or is_for("CAUSAL_LM")  # a language model may be given one
         return model.get_output_embeddings(), getattr(model, "score", None) if sorts else None
     if is_for("MASKED_LM"):
         return model.cls if hasattr(model, "cls") else model.lm_head, None
     return None, model.classifier if is_for("SEQUENCE_CLASSIFICATION") else None
+
+
+def _with_bias(lm_head: nn.Module | None, bias: torch.Tensor | None) -> nn.Module | None:
+    """Return the map to the vocabulary with what BART adds behind it, on the same weight."""
+    if lm_head is None or bias is None or not bias.any():
+        return lm_head
+    weight: torch.Tensor = cast(Any, lm_head).weight
+    whole = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    whole.weight, whole.bias = cast(nn.Parameter, weight), nn.Parameter(bias[0], requires_grad=False)
+    return whole
+
+
+def _base_of(model: Any, family: Family, name: str) -> nn.Module:
+    """Return the base model inside a model, or around the stacks that a bare one holds itself.
+
+    Raises:
+        ValueError: for one stack of an encoder-decoder, or one with the head of another task.
+    """
+    import transformers
+
+    if family.kind != "encoder-decoder":
+        return getattr(model, "base_model", model)
+    names = ("MODEL_MAPPING", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING")
+    whole: list[Any] = [getattr(transformers, mapping)[type(model.config)] for mapping in names]
+    if type(model) not in whole:
+        raise ValueError(
+            f"{name!r} is a {type(model).__name__}: an encoder-decoder is read whole, without another head; "
+            f"allowed are {' and '.join(kind.__name__ for kind in whole)}"
+        )
+    if not family.bare or type(model) is whole[0]:
+        return model.base_model
+    with torch.device("meta"):
+        base = whole[0](model.config)
+    for part in [part for part, _ in base.named_children()]:
+        setattr(base, part, getattr(model, part))
+    return base.eval()
+
+
+def check_start(config: Any, name: str) -> int:
+    """Return the token that the decoder of an encoder-decoder begins with.
+
+    Raises:
+        ValueError: if its configuration names none.
+    """
+    first = getattr(config, "decoder_start_token_id", None)
+    if first is None:
+        raise ValueError(
+            f"decoder_start_token_id=None of {name!r}: its decoder has nothing to begin with; set it in the "
+            "configuration (pad_token_id for T5)"
+        )
+    return first
+
+
+def _start_of(config: Any, tokenizer: Any, name: str) -> tuple[int, ...]:
+    """Return what the decoder reads before an answer: its start token, and the tokenizer's marks (BART's)."""
+    special, ids = set(tokenizer.all_special_ids), tokenizer("a")["input_ids"]
+    return (check_start(config, name), *takewhile(lambda token: token in special, ids))
 
 
 def wrap_model(
@@ -95,9 +157,9 @@ def wrap_model(
     """Prepare a `transformers` model at hand, in place, as a backbone.
 
     Arguments:
-        model: a base model (`AutoModel`), a causal or masked language model (`AutoModelForCausalLM`,
-            `AutoModelForMaskedLM`) or a classifier (`AutoModelForSequenceClassification`), whose heads are
-            kept.
+        model: a base model (`AutoModel`), a causal, masked or sequence-to-sequence language model
+            (`AutoModelForCausalLM`, `AutoModelForMaskedLM`, `AutoModelForSeq2SeqLM`) or a classifier
+            (`AutoModelForSequenceClassification`), whose heads are kept.
         tokenizer: set here to pad on the right; a missing pad token becomes the end-of-text token.
         name: for provenance and messages.
         revision: commit or package version.
@@ -108,15 +170,17 @@ def wrap_model(
 
     Raises:
         ValueError: for an unsupported architecture, quantized weights, a model that a device_map has spread
-            over devices, or a tokenizer with no token to pad with or of another vocabulary than the model's.
+            over devices, one stack of an encoder-decoder, one whose decoder has no start token, or a
+            tokenizer with no token to pad with or of another vocabulary than the model's.
     """
     config: Any = model.config
     family = family_of(config)
     spread = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
     if len(spread) > 1:
         raise ValueError(f"device_map of {name!r} has {spread}: not supported; load the model on one device")
+    base = _base_of(model, family, name)
+    start = _start_of(config, tokenizer, name) if family.kind == "encoder-decoder" else ()
     prepare(model, attention)
-    base: nn.Module = getattr(model, "base_model", model)
     lm_head, classifier = _own_heads(model, base, family)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
@@ -137,4 +201,4 @@ def wrap_model(
         provenance["contents_sha256"] = _contents_sha256(model, tokenizer)
     limit = _length_limit(config, tokenizer, family, max_length)
     about = (name, revision, family.kind, provenance, config.hidden_size, limit)
-    return Backbone(base, tokenizer, *about, lm_head, classifier)
+    return Backbone(base, tokenizer, *about, lm_head, classifier, start)

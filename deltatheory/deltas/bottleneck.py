@@ -57,6 +57,8 @@ def fixed_normal(backbone: Backbone, generator: torch.Generator, *shape: int, va
 class SerialBottleneck(Delta):
     """h ← h + U σ(D h + b_d) + b_u after the last linear map of attention and FFN, before the residual sum.
 
+    In a decoder that reads a memory, its attention to that has one too.
+
     A subclass says by `matrices` what D and U are; its coordinates hold b_d and b_u of every place.
 
     Args:
@@ -91,7 +93,9 @@ class SerialBottleneck(Delta):
         self.drop, self.activation = drop, activation
         self._sigma = one_of("activation", activation, ACTIVATIONS)
         parts = one_of("placement", placement, PLACEMENTS)
-        self.places = [backbone.module_name(t, part) for t in range(drop, blocks) for part in parts]
+        self.places = [
+            name for t in range(drop, blocks) for part in parts for name in backbone.module_names(t, part)
+        ]
 
     @abstractmethod
     def matrices(self, delta: Float[Tensor, " m"]) -> dict[str, tuple[Tensor, Tensor]]:

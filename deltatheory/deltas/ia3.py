@@ -26,7 +26,8 @@ class IA3(Delta):
 
     k and v are the outputs of their linear maps, before any normalisation or rotation (as in `peft`); h is
     the input of the FFN's last map. So it is W ← diag(l) W₀ of the first two (and their biases) and
-    W ← W₀ diag(l) of the last. Per block as many coordinates as k, v and h are wide.
+    W ← W₀ diag(l) of the last. Per block as many coordinates as k, v and h are wide; a decoder's attention to
+    a memory has an l_k and an l_v of its own.
 
     Args:
         backbone: what it changes.
@@ -49,8 +50,10 @@ class IA3(Delta):
                     matrix_shape(backbone.model.get_submodule(backbone.module_name(t, part)))[0]
                     for part in ("key", "value")
                 )
-            inner = matrix_shape(backbone.model.get_submodule(backbone.module_name(t, "ffn_out")))[1]
-            shapes |= {f"{t}.key": (key,), f"{t}.value": (value,), f"{t}.ffn": (inner,)}
+            shapes |= {f"{t}.key": (key,), f"{t}.value": (value,)}
+            if t < len(backbone.layers):
+                inner = matrix_shape(backbone.model.get_submodule(backbone.module_name(t, "ffn_out")))[1]
+                shapes[f"{t}.ffn"] = (inner,)
         self.coordinates = Coordinates(shapes)
         self.size = self.coordinates.size
 
@@ -73,7 +76,8 @@ class IA3(Delta):
                     self.backbone.module_name(t, "key"): key,
                     self.backbone.module_name(t, "value"): value,
                 }
-            inputs[self.backbone.module_name(t, "ffn_out")] = factors[f"{t}.ffn"]
+            if f"{t}.ffn" in factors:
+                inputs[self.backbone.module_name(t, "ffn_out")] = factors[f"{t}.ffn"]
         return inputs, outputs
 
     def edit(self, delta: Float[Tensor, " m"]) -> Edit:

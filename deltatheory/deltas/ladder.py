@@ -37,7 +37,7 @@ class LadderSide(Delta):
         seed: of the starts.
 
     Raises:
-        ValueError: for a width below 1.
+        ValueError: for a width below 1, or an encoder-decoder.
     """
 
     name: ClassVar[str] = "ladder"
@@ -49,6 +49,11 @@ class LadderSide(Delta):
 
     def __init__(self, backbone: Backbone, *, width: int = 8, seed: int = 0) -> None:
         super().__init__(backbone)
+        if backbone.kind == "encoder-decoder":
+            raise ValueError(
+                f"delta={self.name!r}: reads the blocks of one stack one after the other, and "
+                f"{backbone.name!r} is an encoder-decoder; take another delta."
+            )
         self.width, self.seed = at_least_one("width", width), seed
         self._blocks = [name_of(backbone, layer) for layer in backbone.layers]
         hidden = backbone.hidden_size

@@ -66,16 +66,17 @@ class ParallelAdapter(Delta):
         generator = torch.Generator().manual_seed(seed)
         self._places: list[tuple[str, str, Tensor]] = []
         shapes: dict[str, tuple[int, ...]] = {}
+        attentions = backbone.attention_modules
         for t in range(len(backbone.layers)):
             entries = {
-                "attention_output": name_of(backbone, backbone.attention_modules[t]),
-                "ffn_out": backbone.module_name(t, "ffn_in"),
+                "attention_output": [name_of(backbone, attentions[n]) for n in backbone.attentions_of(t)],
+                "ffn_out": [backbone.module_name(t, "ffn_in")],
             }
             for part in parts:
-                end = backbone.module_name(t, part)
-                start = fixed_normal(backbone, generator, bottleneck, width, variance=1 / width)
-                self._places.append((entries[part], end, start))
-                shapes |= {f"{end}.D": (bottleneck, width), f"{end}.U": (width, bottleneck)}
+                for entry, end in zip(entries[part], backbone.module_names(t, part), strict=True):
+                    start = fixed_normal(backbone, generator, bottleneck, width, variance=1 / width)
+                    self._places.append((entry, end, start))
+                    shapes |= {f"{end}.D": (bottleneck, width), f"{end}.U": (width, bottleneck)}
         self.coordinates = Coordinates(shapes)
         self.size = self.coordinates.size
 

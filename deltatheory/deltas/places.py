@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, Edit
+from deltatheory.backbones.edit import Attend
 from deltatheory.deltas.coordinates import Coordinates
 
 __all__ = ["EditPlace", "Place", "WeightPlace", "parameter_places"]
@@ -50,7 +53,8 @@ Place = WeightPlace | EditPlace
 def parameter_places(backbone: Backbone, names: Sequence[str]) -> list[Place] | None:
     """Return the places of whole parameters: matrices one by one, all others of a block together.
 
-    `None` where one is a matrix of a module that is no plain product, such as OPT's positions.
+    `None` where one is a matrix of a module that is no plain product, such as OPT's positions, or of several
+    modules, such as the words of an encoder-decoder.
 
     Args:
         backbone: whose parameters they are.
@@ -58,12 +62,17 @@ def parameter_places(backbone: Backbone, names: Sequence[str]) -> list[Place] | 
     """
     matrices: list[Place] = []
     others: dict[int | None, list[str]] = {}
+    every = backbone.model.named_parameters(remove_duplicate=False)
+    holders = Counter(id(p) for _, p in every)
     for name in names:
-        module = name.rpartition(".")[0]
+        module, parameter = name.rpartition(".")[0], backbone.model.get_parameter(name)
         owner = backbone.model.get_submodule(module)
-        if backbone.model.get_parameter(name).ndim < 2:
+        tables = [t for t in range(len(backbone.layers)) if backbone.position_table(t) == module]
+        if tables:
+            matrices.append(_position_place(backbone, tables, parameter))
+        elif parameter.ndim < 2:
             others.setdefault(backbone.block_of(name), []).append(name)
-        elif _is_product(owner):
+        elif _is_product(owner) and holders[id(parameter)] == 1:
             matrices.append(WeightPlace(module, scale=float(getattr(owner, "embed_scale", 1.0))))
         else:
             return None
@@ -74,6 +83,22 @@ def _is_product(module: nn.Module) -> bool:
     """Whether a module gives W a of its first argument a, with a bias perhaps."""
     scaled = isinstance(module, nn.Embedding) and hasattr(module, "embed_scale")
     return scaled or type(module) in (nn.Linear, nn.Embedding) or type(module).__name__ == "Conv1D"
+
+
+def _position_place(backbone: Backbone, blocks: Sequence[int], table: Tensor) -> EditPlace:
+    """Return the place of relative positions, in the scores of all blocks that add them."""
+
+    def edit(d: Tensor) -> Edit:
+        return Edit(attention={t: partial(_moved_scores, backbone, t, d.view(table.shape)) for t in blocks})
+
+    return EditPlace(edit, table.numel())
+
+
+def _moved_scores(
+    backbone: Backbone, t: int, change: Tensor, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
+) -> Tensor:
+    places = backbone.relative_positions(t, q.shape[2], k.shape[2])
+    return attend(q, k, v, mask + change[places].permute(2, 0, 1))
 
 
 def _shifted(backbone: Backbone, names: Sequence[str]) -> EditPlace:

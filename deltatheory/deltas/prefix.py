@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
-from deltatheory.backbones import Backbone, Batch, Edit
+from deltatheory.backbones import Backbone, Edit
 from deltatheory.backbones.edit import AddedAttention, Attend, AttentionEdit, with_prefix
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
@@ -23,6 +22,7 @@ from deltatheory.deltas.prompt import start_embeddings, start_tokens
 __all__ = ["GATES", "PrefixTuning"]
 
 GATES = ("zero", "values", "none")
+ATTENTIONS = ("all", "self", "cross")
 
 
 class PrefixTuning(Delta):
@@ -42,18 +42,26 @@ class PrefixTuning(Delta):
     E, weights and biases are their start plus δ; E₀ are the words' embeddings, weights start at variance
     1/fan-in, and what the MLP starts with is subtracted so that this form, too, starts at P₀.
 
+    In a decoder that reads a memory there is a prefix before its own keys and one before those of the memory.
+
     Args:
         backbone: what it changes.
         length: k.
         gate: "zero", "values" or "none".
         blocks: block numbers; `None` for all.
-        shift: count the text's positions from k, as behind k real tokens and as peft does; raw gate only.
+        shift: count the text's positions from k, as behind k real tokens and as peft does; raw gate only. In
+            an encoder-decoder the positions of the decoder.
         hidden: width of the reparametrizing MLP; `None` for P itself.
+        attention: of an encoder-decoder's blocks, "self", "cross" (to the memory) or "all".
         seed: of the words, and of E's MLP.
+
+    Attributes:
+        numbers: of the attentions that have a prefix (`Backbone.attention_modules`): those of the blocks.
 
     Raises:
         ValueError: for a length that the backbone does not take, an unknown gate, blocks that are not there,
-            a width below 1, or a shift of a gated prefix (its δ = 0 must leave the positions alone).
+            "cross" where none of them reads a memory, a width below 1, or a shift of a gated prefix (its
+            δ = 0 must leave the positions alone).
     """
 
     name: ClassVar[str] = "prefix"
@@ -77,20 +85,30 @@ class PrefixTuning(Delta):
         blocks: Sequence[int] | None = None,
         shift: bool = False,
         hidden: int | None = None,
+        attention: str = "all",
         seed: int = 0,
     ) -> None:
         super().__init__(backbone)
-        if gate not in GATES:
-            raise ValueError(f"gate={gate!r}: allowed are {', '.join(GATES)}.")
+        for option, value, allowed in (("gate", gate, GATES), ("attention", attention, ATTENTIONS)):
+            if value not in allowed:
+                raise ValueError(f"{option}={value!r}: allowed are {', '.join(allowed)}.")
         if shift and gate != "none":
             raise ValueError("shift=True: allowed with gate='none' only; a shift alone changes the backbone.")
         if hidden is not None and hidden < 1:
             raise ValueError(f"hidden={hidden}: must be at least 1, or None for no MLP.")
         self.length, self.gate, self.shift, self.hidden, self.seed = length, gate, shift, hidden, seed
         self.exact_zero = gate != "none"
-        self.blocks = _checked_blocks(blocks, len(backbone.layers))
+        self.blocks, self.attention = _checked_blocks(blocks, len(backbone.layers)), attention
+        each = [backbone.attentions_of(t) for t in self.blocks]
+        own, cross = [n for n, *_ in each], [n for _, *rest in each for n in rest]
+        if attention == "cross" and not cross:
+            raise ValueError(
+                f"attention='cross': none of the chosen blocks of {backbone.name!r} ({backbone.kind}) "
+                "attends to a memory, as those of a decoder behind an encoder do; allowed are 'all', 'self'."
+            )
+        self.numbers = tuple({"all": own + cross, "self": own, "cross": cross}[attention])
         words = start_tokens(backbone, length, seed=seed)
-        self._prefix = _keys_values(backbone, words, self.blocks)
+        self._prefix, heads = _keys_values(backbone, words, self.numbers)
         if gate == "values":
             self._prefix = {t: (key, torch.zeros_like(value)) for t, (key, value) in self._prefix.items()}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -102,9 +120,7 @@ class PrefixTuning(Delta):
             self._mlp_at_zero = _mlp(self._mlp)
             shapes |= {name: tuple(x.shape) for name, x in self._mlp.items()}
         if gate == "zero":
-            config: Any = backbone.model.config
-            heads = config.num_attention_heads
-            shapes |= {f"{t}.gate": (heads,) for t in self.blocks}
+            shapes |= {f"{t}.gate": (heads[t],) for t in self.numbers}
         self.coordinates = Coordinates(shapes)
         self.size = self.coordinates.size
 
@@ -124,10 +140,10 @@ class PrefixTuning(Delta):
         }
 
     def keys_values(self, delta: Float[Tensor, " m"]) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return block number ↦ (P_K, P_V), each of shape (key heads, k, e), differentiable in δ."""
+        """Return number of an attention ↦ (P_K, P_V), both (key heads, k, e), differentiable in δ."""
         pieces = self.coordinates.split(delta)
         if self.hidden is None:
-            change = {t: (pieces[f"{t}.key"], pieces[f"{t}.value"]) for t in self.blocks}
+            change = {t: (pieces[f"{t}.key"], pieces[f"{t}.value"]) for t in self.numbers}
         else:
             change = self._cut(_mlp({n: x + pieces[n] for n, x in self._mlp.items()}) - self._mlp_at_zero)
         return {t: (k + change[t][0], v + change[t][1]) for t, (k, v) in self._prefix.items()}
@@ -140,7 +156,7 @@ class PrefixTuning(Delta):
             c.view(len(rows), x.shape[0], x.shape[2]).transpose(0, 1)
             for c, x in zip(columns, like, strict=True)
         ]
-        return dict(zip(self.blocks, zip(parts[::2], parts[1::2], strict=True), strict=True))
+        return dict(zip(self.numbers, zip(parts[::2], parts[1::2], strict=True), strict=True))
 
     def delta_of(
         self, keys_values: Mapping[int, tuple[Tensor, Tensor]], gates: Mapping[int, Tensor] | None = None
@@ -152,8 +168,8 @@ class PrefixTuning(Delta):
         """
         if self.hidden is not None:
             raise ValueError(f"hidden={self.hidden}: keys and values have no δ of their own behind an MLP.")
-        if set(keys_values) != set(self.blocks):
-            raise ValueError(f"keys_values has blocks {sorted(keys_values)}: allowed are {self.blocks}.")
+        if set(keys_values) != set(self.numbers):
+            raise ValueError(f"keys_values has blocks {sorted(keys_values)}: allowed are {self.numbers}.")
         start = self.coordinates.split(self.initial())
         change = {**start, **{f"{t}.gate": g for t, g in (gates or {}).items()}}
         for t, (key, value) in self._prefix.items():
@@ -164,14 +180,14 @@ class PrefixTuning(Delta):
         """Let every chosen block attend to its prefix."""
         pieces = self.coordinates.split(delta)
         attention = {
-            t: self._change(key, value, pieces.get(f"{t}.gate"))
+            t: self._change(t, key, value, pieces.get(f"{t}.gate"))
             for t, (key, value) in self.keys_values(delta).items()
         }
         return Edit(attention=attention, shift=self.length if self.shift else 0)
 
-    def _change(self, key: Tensor, value: Tensor, gate: Tensor | None) -> AttentionEdit:
+    def _change(self, t: int, key: Tensor, value: Tensor, gate: Tensor | None) -> AttentionEdit:
         if self.gate == "none":
-            return with_prefix(key, value)
+            return with_prefix(key, value, self.backbone.scores_before(t, self.shift))
         return _beside(key, value, torch.ones_like(value[:1, 0, 0]) if gate is None else torch.tanh(gate))
 
     def tangent_places(self) -> list[Place] | None:
@@ -180,7 +196,7 @@ class PrefixTuning(Delta):
             return None
         if self.hidden is not None:
             return [EditPlace(self.edit, self.size)]
-        return [self._place(t) for t in self.blocks]
+        return [self._place(t) for t in self.numbers]
 
     def _place(self, t: int) -> EditPlace:
         key, value = self._prefix[t]
@@ -191,12 +207,12 @@ class PrefixTuning(Delta):
 
         def edit(d: Tensor) -> Edit:
             at = own.split(d)
-            return Edit(attention={t: self._change(key + at["key"], value + at["value"], at.get("gate"))})
+            return Edit(attention={t: self._change(t, key + at["key"], value + at["value"], at.get("gate"))})
 
         return EditPlace(edit, own.size)
 
     def specification(self) -> dict:
-        """Length, gate, blocks, shift, hidden width and seed."""
+        """Length, gate, blocks, shift, hidden width and seed, and which attentions where not all."""
         return {
             "delta": self.name,
             "length": self.length,
@@ -204,6 +220,7 @@ class PrefixTuning(Delta):
             "blocks": list(self.blocks),
             "shift": self.shift,
             "hidden": self.hidden,
+            **({} if self.attention == "all" else {"attention": self.attention}),
             "seed": self.seed,
         }
 
@@ -217,26 +234,28 @@ def _checked_blocks(blocks: Sequence[int] | None, count: int) -> tuple[int, ...]
 
 @torch.no_grad()
 def _keys_values(
-    backbone: Backbone, words: Int[Tensor, " k"], blocks: Sequence[int]
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return the keys and values, (key heads, k, e) each, that the frozen blocks compute for words."""
+    backbone: Backbone, words: Int[Tensor, " k"], numbers: Sequence[int]
+) -> tuple[dict[int, tuple[Tensor, Tensor]], dict[int, int]]:
+    """Return the keys and values, (key heads, k, e) each, that frozen attentions get for words, and heads.
+
+    A decoder reads the words as its answer to them.
+    """
     seen: dict[int, tuple[Tensor, Tensor]] = {}
+    heads: dict[int, int] = {}
 
     def watch(t: int) -> AttentionEdit:
         def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
             own = (x[0].to(backbone.wide_dtype) for x in (k, v))
             key, value = (x.clone(memory_format=torch.contiguous_format) for x in own)
-            seen[t] = key, value
+            seen[t], heads[t] = (key, value), q.shape[1]
             return attend(q, k, v, mask)
 
         return change
 
-    mask = torch.empty(1, 0, dtype=backbone.dtype, device=backbone.device)
-    ids = mask.long()
-    nothing = Batch(ids, mask, mask.new_empty(1, 1, 0, 0), ids)
-    batch = replace(backbone.prompted(nothing, len(words)), input_ids=words[None].to(backbone.device))
-    backbone.hidden_states(batch, Edit(attention={t: watch(t) for t in blocks}))
-    return {t: seen[t] for t in blocks}
+    real = torch.ones(1, len(words), dtype=backbone.dtype)
+    batch = backbone.batch(words[None], real, answers=(words[None], real))
+    backbone.hidden_states(batch, Edit(attention={t: watch(t) for t in numbers}))
+    return {t: seen[t] for t in numbers}, heads
 
 
 def _mlp(pieces: Mapping[str, Tensor]) -> Float[Tensor, "k out"]:

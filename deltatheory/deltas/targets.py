@@ -11,7 +11,7 @@ from deltatheory.backbones import Backbone
 __all__ = ["linear_modules", "matrix_shape", "name_of"]
 
 # The attention projections of query and value in the families that `load_backbone` takes.
-_QUERY_VALUE = ("query", "value", "q_proj", "v_proj", "c_attn", "query_key_value")
+_QUERY_VALUE = ("query", "value", "q_proj", "v_proj", "c_attn", "query_key_value", "q", "v")
 
 
 def linear_modules(backbone: Backbone, targets: Sequence[str] | None = None) -> dict[str, nn.Module]:

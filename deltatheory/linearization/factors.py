@@ -189,7 +189,7 @@ class _Sweep:
                 yield _Chunk([first + i for i in chosen], *self.problem.batch(split, chosen))
 
     def _logits(self, x: Tensor, batch: Batch) -> Tensor:
-        return self.problem.read(self.backbone.readout(x), batch)
+        return self.problem.read(self.backbone.readout(x, batch), batch)
 
     def grams(
         self, places: Sequence[Place], on_example: Callable[[int, int], None] | None
@@ -225,7 +225,7 @@ class _Sweep:
     def stages_of(self, site: Site) -> set[int]:
         """Return which stages may hold a site: a block's number, or before (-1) and behind all of them."""
         if site.kind == "attention":
-            return {int(site.name)}
+            return {self.backbone.block_of_attention(int(site.name))}
         block = self.backbone.block_of(str(site.name))
         return {-1, len(self.backbone.layers)} if block is None else {block}
 

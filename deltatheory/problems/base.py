@@ -266,14 +266,14 @@ class Problem(ABC):
 
     @torch.no_grad()
     def features(self, delta: Float[Tensor, " m"], batch: Batch) -> Float[Tensor, "n O"]:
-        """Return the last hidden states of a batch's own tokens, without padding.
+        """Return the last hidden states of a batch's own tokens, or its decoder's, without padding.
 
         A delta that writes in place leaves θ(δ) in the model: call `restore` at the end.
         """
         with self._precision():
             hidden = self.backbone.hidden_states(batch, self._placed(delta))
         self.count(len(batch), forward=1.0)
-        return hidden[batch.mask.bool()].to(self.backbone.wide_dtype)
+        return hidden[batch.final.mask.bool()].to(self.backbone.wide_dtype)
 
     def restore(self) -> None:
         """Put θ₀ back into the model."""

@@ -1,4 +1,4 @@
-"""Conditional generation: a causal language model continues a source text with a target text."""
+"""Conditional generation: a language model answers a source text with a target text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, CachedTexts, Edit
 from deltatheory.deltas import Delta, WithHead
 from deltatheory.problems.base import NOT_FINITE, Problem
-from deltatheory.problems.tokens import batch_of, check_suffix, continuation, token_rows
+from deltatheory.problems.tokens import answer_tokens, batch_of, check_suffix, suffixed
 from deltatheory.tasks import Examples, Task
 
 __all__ = ["GenerationProblem", "GenerationSplit", "scores", "token_f1"]
@@ -44,21 +44,23 @@ class GenerationSplit:
 class GenerationProblem(Problem):
     """loss(δ) = mean of -log p(target token | source, target so far; ψ(δ)), and greedy answers.
 
-    A target follows its source after a space and ends with the end-of-text token. Answers are decoded without
-    a cache: every new token costs a forward pass over the whole text, at most `max_new_tokens` of them.
+    A target follows its source after a space, or in an encoder-decoder the start of its decoder
+    (`Backbone.start`), and ends with the end-of-text token.
 
     Args:
-        backbone: causal, with lm_head; frozen and prepared.
+        backbone: causal or an encoder-decoder, with lm_head; frozen and prepared.
         task: generation.
         delta: what is tuned.
         suffix: put between source and target (" Answer:").
-        max_length: of source, suffix and target together, in tokens.
+        max_length: of source, suffix and target together, in tokens; in an encoder-decoder of source and
+            suffix.
         max_new_tokens: of the target and of an answer; sources are cut to leave room for them.
         check: switch the self-check off where the same backbone and kind of delta have just passed it.
 
     Raises:
         ValueError: for a classification task, a backbone without lm_head or end-of-text token, a suffix that
-            ends in white space, or lengths that leave no room for the source.
+            ends in white space, lengths that leave no room for the source, or answers that are longer than
+            the decoder of an encoder-decoder takes.
         ImportError: without `rouge-score`.
         DerivativeError: if the derivatives are not right; the message has the remedy.
     """
@@ -87,7 +89,16 @@ class GenerationProblem(Problem):
         if backbone.tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer of {backbone.name!r} has no eos_token to end an answer: set it.")
         self.max_new_tokens = max_new_tokens
-        self._room = min(max_length, backbone.max_length) - len(self._suffix) - max_new_tokens
+        self._room = min(max_length, backbone.max_length) - len(self._suffix)
+        if backbone.kind == "encoder-decoder":
+            most = backbone.max_length - len(backbone.start) + 1
+            if not 1 <= max_new_tokens <= most:
+                raise ValueError(
+                    f"max_new_tokens={max_new_tokens}: must lie in 1..{most}, what the decoder of "
+                    f"{backbone.name!r} takes behind its start."
+                )
+        else:
+            self._room -= max_new_tokens
         if max_new_tokens < 1 or self._room < 1:
             raise ValueError(
                 f"max_new_tokens={max_new_tokens}: must be at least 1 and leave room for the source within "
@@ -100,10 +111,9 @@ class GenerationProblem(Problem):
 
     def _split(self, examples: Examples) -> GenerationSplit:
         end = self.backbone.tokenizer.eos_token_id
-        rows = token_rows(self.backbone, examples, self._room)
-        sources = [[*row, *self._suffix] for row in rows]
+        sources, _ = suffixed(self.backbone, examples, self._room + len(self._suffix), self._suffix)
         targets = [
-            [*continuation(self.backbone, text, self.suffix), end][: self.max_new_tokens]
+            [*answer_tokens(self.backbone, text, self.suffix), end][: self.max_new_tokens]
             for text in examples.targets or ()
         ]
         lengths = np.array([len(s) + len(t) for s, t in zip(sources, targets, strict=True)])
@@ -115,12 +125,16 @@ class GenerationProblem(Problem):
 
     def batch(self, split: GenerationSplit, indices: Sequence[int]) -> tuple[Batch, Int[Tensor, "B T"]]:
         """Return sources with their targets, and at each token the target token that follows, or -100."""
-        rows = [split.sources[i] + split.targets[i] for i in indices]
-        batch = batch_of(self.backbone, rows)
-        labels = torch.full_like(batch.input_ids, _NO_ANSWER)
-        for k, i in enumerate(indices):
-            first, target = len(split.sources[i]) - 1, split.targets[i]
-            labels[k, first : first + len(target)] = torch.tensor(target)
+        sources, targets = ([which[i] for i in indices] for which in (split.sources, split.targets))
+        if self.backbone.kind == "encoder-decoder":
+            before = [list(self.backbone.start)] * len(sources)
+            batch = batch_of(self.backbone, sources, answers=_joined(before, [t[:-1] for t in targets]))
+        else:
+            before = sources
+            batch = batch_of(self.backbone, _joined(sources, targets))
+        labels = torch.full_like(batch.final.input_ids, _NO_ANSWER)
+        for k, (first, target) in enumerate(zip(before, targets, strict=True)):
+            labels[k, len(first) - 1 : len(first) - 1 + len(target)] = torch.tensor(target)
         return batch, labels
 
     def outputs(
@@ -194,6 +208,10 @@ class GenerationProblem(Problem):
             tokens += int(where.sum())
         self.count(len(split), forward=1.0)
         return {**found, "loss": loss / tokens}
+
+
+def _joined(before: Sequence[list[int]], behind: Sequence[list[int]]) -> list[list[int]]:
+    return [one + other for one, other in zip(before, behind, strict=True)]
 
 
 def scores(answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from deltatheory.autodiff import functional_call
 from deltatheory.backbones import Backbone, Edit
 from deltatheory.problems.folds import folds
 from deltatheory.problems.losses import CrossEntropy
-from deltatheory.problems.tokens import batch_of, check_suffix, check_template, continuation, suffixed
+from deltatheory.problems.tokens import answer_tokens, batch_of, check_suffix, check_template, suffixed
 from deltatheory.tasks import Examples, Task
 
 __all__ = ["HEADS", "Head", "OwnHead", "Verbalizer", "make_head", "unseen_logits"]
@@ -115,7 +115,8 @@ class Head:
 class Verbalizer(Head):
     """logits(h)_c = z_{v(c)}, z = lm_head(h) as the model caps it: the logits of label words v(c).
 
-    They are those of the next token in a causal backbone, and those at the mask of the suffix in an encoder.
+    They are those of the next token in a causal backbone, those of the decoder's first in an encoder-decoder,
+    and those at the mask of the suffix in an encoder.
     The last rows of lm_head are `weight` at θ₀. Where lm_head is tied to an embedding that is tuned, the
     tuned one counts: it is one tensor of the model.
 
@@ -130,7 +131,7 @@ class Verbalizer(Head):
     @property
     def pooling(self) -> Literal["last", "mask"]:
         """The last token, or the mask."""
-        return "last" if self.backbone.kind == "causal" else "mask"
+        return "mask" if self.backbone.kind == "encoder" else "last"
 
     def _logits(self, pooled: Tensor, edit: Edit) -> Tensor:
         return self.backbone.vocabulary_logits(pooled, edit.parameters)[:, list(self.tokens)]
@@ -358,7 +359,7 @@ def _verbalizer(backbone: Backbone, task: Task, seed: int, max_length: int | Non
         after, before = check_template(backbone, suffix)
     else:
         after = check_suffix(backbone, suffix)
-    words = [continuation(backbone, word, before) for word in task.label_words]
+    words = [answer_tokens(backbone, word, before) for word in task.label_words]
     for word, ids in zip(task.label_words, words, strict=True):
         if masked and len(ids) > 1:
             raise ValueError(

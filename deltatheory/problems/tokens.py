@@ -6,12 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from deltatheory._shapes import Int
 from deltatheory._texts import check_texts
 from deltatheory.backbones import Backbone, Batch
 from deltatheory.tasks import Examples
 
-__all__ = ["batch_of", "check_suffix", "check_template", "continuation", "suffixed", "token_rows"]
+__all__ = [
+    "answer_tokens",
+    "batch_of",
+    "check_suffix",
+    "check_template",
+    "continuation",
+    "padded",
+    "suffixed",
+    "token_rows",
+]
 
 
 def token_rows(backbone: Backbone, examples: Examples, max_length: int) -> list[list[int]]:
@@ -36,7 +47,7 @@ def suffixed(
 
     In a causal backbone the suffix stands at the end of each text or pair. In an encoder it ends the text, or
     the first text of a pair (Schick & Schütze 2021; Gao et al. 2021), before the marks that the tokenizer
-    puts around texts.
+    puts around texts; in an encoder-decoder the text or the second text of a pair.
 
     Args:
         backbone: whose tokenizer.
@@ -56,8 +67,10 @@ def suffixed(
     rows, types = [], []
     for i, (row, kinds) in enumerate(zip(found["input_ids"], found["token_type_ids"], strict=True)):
         end = len(row)
-        if backbone.kind == "encoder":
-            end = 1 + max((k for k, part in enumerate(found.sequence_ids(i)) if part == 0), default=0)
+        if backbone.kind != "causal":
+            last = 0 if backbone.kind == "encoder" else int(paired)
+            parts = list(enumerate(found.sequence_ids(i)))
+            end = 1 + max((k for k, part in parts if part is not None and part <= last), default=0)
         rows.append([*row[:end], *suffix, *row[end:]])
         types.append([*kinds[:end], *[0] * len(suffix), *kinds[end:]])
     return rows, types
@@ -81,16 +94,33 @@ def continuation(backbone: Backbone, text: str, before: str) -> list[int]:
     return both[len(first) :]
 
 
-def check_suffix(backbone: Backbone, suffix: str) -> tuple[int, ...]:
-    """Return the tokens of what is put after each text of a causal backbone.
+def answer_tokens(backbone: Backbone, text: str, before: str) -> list[int]:
+    """Return the tokens of an answer, as a causal backbone goes on with it, or a decoder begins with it.
 
     Raises:
-        ValueError: for a backbone that is not causal, or a suffix that is no text or ends in white space (the
-            word after it brings its own).
+        ValueError: if the text has none, or as `continuation`.
+    """
+    if backbone.kind != "encoder-decoder":
+        return continuation(backbone, text, before)
+    tokens = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not tokens:
+        raise ValueError(f"text={text!r}: the tokenizer of {backbone.name!r} gives it no token.")
+    return tokens
+
+
+def check_suffix(backbone: Backbone, suffix: str) -> tuple[int, ...]:
+    """Return the tokens of what is put after each text of a causal backbone or an encoder-decoder.
+
+    Raises:
+        ValueError: for an encoder, a backbone without lm_head, or a suffix that is no text or ends in white
+            space (the word after it brings its own).
     """
     check_texts("suffix", [suffix])
-    if backbone.kind != "causal" or backbone.lm_head is None:
-        raise ValueError(f"{backbone.name!r} ({backbone.kind}) has no lm_head: take a causal checkpoint.")
+    if backbone.kind == "encoder" or backbone.lm_head is None:
+        raise ValueError(
+            f"{backbone.name!r} ({backbone.kind}) has no lm_head: take a causal checkpoint, or that of an "
+            "encoder-decoder with its language-model head (AutoModelForSeq2SeqLM)."
+        )
     if suffix != suffix.rstrip():
         raise ValueError(f"suffix={suffix!r}: must not end in white space; what follows it brings its own.")
     return tuple(backbone.tokenizer(suffix, add_special_tokens=False)["input_ids"]) if suffix else ()
@@ -125,7 +155,10 @@ def check_template(backbone: Backbone, suffix: str) -> tuple[tuple[int, ...], st
 
 
 def batch_of(
-    backbone: Backbone, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    backbone: Backbone,
+    rows: Sequence[Sequence[int]],
+    types: Sequence[Sequence[int]] | None = None,
+    answers: Sequence[Sequence[int]] | None = None,
 ) -> Batch:
     """Return rows of token numbers as a batch, padded on the right.
 
@@ -133,13 +166,20 @@ def batch_of(
         backbone: whose batch.
         rows: token numbers.
         types: the segment number of each token, for models that have segments; 0 by default.
+        answers: what the decoder of an encoder-decoder reads; its start by default.
     """
-    width = max(len(row) for row in rows)
-
-    def padded(values: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in values])
-
-    mask = padded([[1] * len(row) for row in rows], 0).to(backbone.dtype)
     segments = getattr(backbone.model.config, "type_vocab_size", 0) > 1
     kinds = padded(types or [[0] * len(row) for row in rows], 0) if segments else None
-    return backbone.batch(padded(rows, backbone.tokenizer.pad_token_id), mask, kinds)
+    pad, dtype = backbone.tokenizer.pad_token_id, backbone.dtype
+    read = None if answers is None else (padded(answers, pad), _real(answers).to(dtype))
+    return backbone.batch(padded(rows, pad), _real(rows).to(dtype), kinds, read)
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "n width"]:
+    """Return rows of numbers as a tensor, filled up on the right."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+
+def _real(rows: Sequence[Sequence[int]]) -> Tensor:
+    return padded([[1] * len(row) for row in rows], 0)

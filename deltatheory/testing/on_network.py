@@ -276,7 +276,7 @@ def _adjoint(probe: Probe) -> Measurement:
     backbone, text = probe.backbone, probe.text
 
     def rest(x: Tensor) -> Tensor:
-        logits = probe.problem.read(backbone.readout(x), text)
+        logits = probe.problem.read(backbone.readout(x, text), text)
         return probe.problem.loss_function.mean(logits, probe.label)
 
     def whole(x: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 from deltatheory import autodiff
 from deltatheory.backbones import Edit
 from deltatheory.backbones.edit import widened
-from deltatheory.deltas.targets import name_of
 from deltatheory.linearization.tangent import tangent_rows
 from deltatheory.problems import ClassificationProblem
 from deltatheory.theorems.loss_functions import Quadratic
@@ -123,7 +122,7 @@ class Probe:
             ValueError: where that leaves no digit to compare.
         """
         unit = torch.finfo(self.backbone.dtype).eps
-        words = name_of(self.backbone, self.backbone.model.get_input_embeddings())  # type: ignore[operator]
+        words = self.backbone.words
         size = math.sqrt(unit)
 
         def slope(change: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Decoders with random weights and texts of random words: sizes are measured with them."""
+"""Language models with random weights and texts of random words: sizes are measured with them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from deltatheory.backbones import Backbone, wrap_model
 from deltatheory.tasks import Examples, Task
 
 
-def random_decoder(config: Any, name: str, device: str, dtype: torch.dtype = torch.float32) -> Backbone:
-    """Return a causal language model of a configuration of `transformers`, drawn where it is to be."""
+def random_model(config: Any, name: str, device: str, dtype: torch.dtype = torch.float32) -> Backbone:
+    """Return a language model of a configuration of `transformers`, drawn where it is to be."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
     words = _words(config.vocab_size)
     tokens = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[0]))
@@ -22,7 +22,8 @@ def random_decoder(config: Any, name: str, device: str, dtype: torch.dtype = tor
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=words[0])
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = auto.from_config(config, dtype=dtype).eval()
     return wrap_model(model, tokenizer, name=name)
 
 

@@ -37,7 +37,7 @@ from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
 from deltatheory.deltas import make_delta
 from deltatheory.problems import FORWARD, ClassificationProblem
 from deltatheory.results import ResultLog
-from experiments.benchmarks.random_model import random_decoder, random_task
+from experiments.benchmarks.random_model import random_model, random_task
 from experiments.measuring import in_child, peak_bytes, work, write
 from experiments.page import Table, drawing
 
@@ -90,7 +90,7 @@ def _problem(blocks: int, width: int, device: str) -> ClassificationProblem:
         bos_token_id=0,
         eos_token_id=0,
     )
-    backbone = random_decoder(config, f"random-gpt2-{blocks}x{width}", device)
+    backbone = random_model(config, f"random-gpt2-{blocks}x{width}", device)
     task = random_task(TEXTS, LENGTH, WORDS)
     delta = make_delta("prefix", backbone, length=PREFIX, gate="values")
     return ClassificationProblem(backbone, task, delta, "random", max_length=LENGTH, check=False)

@@ -226,9 +226,9 @@ def test_a_sliding_window_limits_the_length():
 
 
 def test_unsupported_architectures_are_refused_with_the_list():
-    config = transformers.T5Config(d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8, vocab_size=9)
-    with pytest.raises(ValueError, match="model_type='t5' is not supported; supported are bert, camembert"):
-        wrap_model(transformers.T5EncoderModel(config), tiny_tokenizer("bert"), name="t5")
+    config = transformers.UMT5Config(d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8, vocab_size=9)
+    with pytest.raises(ValueError, match="model_type='umt5' is not supported; supported are bart, bert"):
+        wrap_model(transformers.UMT5EncoderModel(config), tiny_tokenizer("bert"), name="umt5")
     with pytest.raises(ValueError, match="is_decoder=True"):
         tiny("bert", is_decoder=True)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import TINY, tiny_model, tiny_tokenizer
 from tiny_problems import toy_task
 from torch.nn.functional import cross_entropy
 
 from deltatheory.backbones import wrap_model
-from deltatheory.backbones.families import FAMILIES
 from deltatheory.deltas import make_delta
 from deltatheory.problems import ClassificationProblem, GenerationProblem
 from deltatheory.tasks import Examples, Task
@@ -54,7 +53,7 @@ OPTIONS: dict[str, list[dict]] = {
         {"layer_norm_elementwise_affine": False, "activation_function": "gelu"},
     ],
 }
-CASES = [(family, options) for family in FAMILIES for options in OPTIONS.get(family, [{}])]
+CASES = [(family, options) for family in TINY for options in OPTIONS.get(family, [{}])]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join((case[0], *case[1])))
@@ -67,7 +66,7 @@ def pair(request):
 
 
 def test_options_are_those_of_families_that_there_are():
-    assert set(OPTIONS) <= set(FAMILIES)
+    assert set(OPTIONS) <= set(TINY)
 
 
 @torch.no_grad()

@@ -348,8 +348,8 @@ def test_damaged_files_are_one_line_that_names_them(tmp_path, name, damage):
         ({"num_attention_heads": -1}, "the model of .* cannot be read"),
         ({"vocab_size": -1}, "cannot be read"),
         ({"hidden_act": "nonsense"}, "the model of .* cannot be read.*nonsense"),
-        ({"model_type": None}, "model_type=None is not supported; supported are bert"),
-        ({"model_type": "t5"}, "model_type='t5' is not supported"),
+        ({"model_type": None}, "model_type=None is not supported; supported are bart, bert"),
+        ({"model_type": "umt5"}, "model_type='umt5' is not supported"),
         ({"model_type": ["bert"]}, "model_type=.*is not supported"),
     ],
 )

@@ -6,18 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import is_causal, tiny, tiny_model, tiny_tokenizer
+from tiny_models import TINY, is_causal, tiny, tiny_model, tiny_tokenizer
 from tiny_problems import copy_task, toy_task
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from deltatheory.backbones import load_backbone, wrap_model
-from deltatheory.backbones.families import FAMILIES
 from deltatheory.deltas import LoRA
 from deltatheory.problems import ClassificationProblem, make_head
 from deltatheory.problems.setup import Setup
 
 CLASSES = 4
-ENCODERS = [family for family in FAMILIES if not is_causal(family)]
+ENCODERS = [family for family in TINY if not is_causal(family)]
 
 
 def saved(folder, family, auto, mask=True, **extra):
@@ -136,7 +135,7 @@ def test_what_a_verbalizer_needs_of_an_encoder(tmp_path):
 # Classifiers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TINY)
 def test_a_classifier_is_that_of_transformers(family):
     model = tiny_model(family, AutoModelForSequenceClassification, num_labels=CLASSES)
     backbone = wrap_model(model, tiny_tokenizer(family), name="tiny")

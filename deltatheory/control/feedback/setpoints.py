@@ -84,8 +84,14 @@ def nominal_states(
         batch_size: of a pass.
 
     Raises:
-        ValueError: if fewer than two classes have a text that is right.
+        ValueError: if fewer than two classes have a text that is right, or for an encoder-decoder, whose
+            blocks have no states of the same tokens.
     """
+    if problem.backbone.kind == "encoder-decoder":
+        raise ValueError(
+            f"problem: {problem.backbone.name!r} is an encoder-decoder; feedback acts on the states of one "
+            "stack: allowed are encoders and causal models."
+        )
     pooling = pooling or problem.backbone.pooling
     kept, labels = [], []
     for start in range(0, min(examples, len(problem.train)), batch_size):

@@ -23,7 +23,6 @@ from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.backbones.edit import with_prefix
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import start_embeddings, start_tokens
-from deltatheory.deltas.targets import name_of
 from deltatheory.problems import FORWARD, ClassificationProblem, CrossEntropy
 from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import Result, ResultLog
@@ -199,7 +198,10 @@ def token_reachability(
             `class_reachability`.
     """
     if backbone.kind != "causal" or backbone.lm_head is None:
-        raise ValueError(f"backbone={backbone.name!r}: has no lm_head; take a causal checkpoint.")
+        raise ValueError(
+            f"backbone={backbone.name!r} ({backbone.kind}): is not causal, or has no lm_head; take a causal "
+            "checkpoint."
+        )
     if len(texts) != len(targets):
         raise ValueError(f"targets: are {len(targets)}; there are {len(texts)} texts.")
     rows = token_rows(backbone, Examples(tuple(texts), labels=tuple(targets)), max_length)
@@ -346,10 +348,10 @@ def _states(backbone: Backbone, batch: Batch, u: Tensor, kind: str) -> Float[Ten
         attention = {t: with_prefix(u[:, t, 0], u[:, t, 1]) for t in range(u.shape[1])}
         return backbone.hidden_states(batch, Edit(attention=attention))
     length = u.shape[1]
-    words = name_of(backbone, backbone.model.get_input_embeddings())  # type: ignore[operator]
     # Real tokens make room, and their embeddings are replaced: an edit's own prompt is one for all texts.
-    edit = Edit(outputs={words: lambda _, own: torch.cat([u, own[:, length:]], 1)})
-    return backbone.hidden_states(backbone.prompted(batch, length), edit)[:, length:]
+    edit = Edit(outputs={backbone.words: lambda _, own: torch.cat([u, own[:, length:]], 1)})
+    hidden = backbone.hidden_states(backbone.prompted(batch, length), edit)
+    return hidden[:, hidden.shape[1] - batch.final.mask.shape[1] :]
 
 
 @dataclass(frozen=True, eq=False)

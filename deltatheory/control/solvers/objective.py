@@ -127,17 +127,14 @@ class Objective:
         assert isinstance(problem, ClassificationProblem)
         order, values, solved, pullbacks = [], [], [], []
         for part, batch, labels in self.chunks(positions):
-            fields = [batch.input_ids, batch.mask, batch.attention_mask, batch.position_ids]
-            if batch.token_type_ids is not None:
-                fields.append(batch.token_type_ids)
 
-            def one(x: Tensor, label: Tensor, *row: Tensor) -> tuple[Tensor, Tensor]:
-                logits = problem.logits(x, Batch(*(entry[None] for entry in row)))
+            def one(x: Tensor, label: Tensor, *row: Tensor, batch: Batch = batch) -> tuple[Tensor, Tensor]:
+                logits = problem.logits(x, batch.alone(row))
                 if kind == "margin":
                     return problem.loss_function.margin(logits, label[None]), logits[0]
                 return logits[0, 1:] - logits[0, 0], logits[0]
 
-            value, logits, rows = autodiff.per_example(one, delta, [labels, *fields])
+            value, logits, rows = autodiff.per_example(one, delta, [labels, *batch.tensors()])
             problem.count(len(part), forward=1.0)
             order += part
             values.append(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -109,9 +110,9 @@ def fisher_rows(objective: Objective, delta: Tensor, generator: torch.Generator)
     assert isinstance(problem, GenerationProblem)
     pullbacks, total, right, count = [], 0.0, 0.0, 0
 
-    def one(x: Tensor, labels: Tensor, noise: Tensor, *row: Tensor) -> tuple[Tensor, Tensor]:
+    def one(batch: Batch, x: Tensor, labels: Tensor, noise: Tensor, *row: Tensor) -> tuple[Tensor, Tensor]:
         edit = problem.delta.edit(x)
-        hidden = problem.backbone.hidden_states(Batch(*(entry[None] for entry in row)), edit)[0]
+        hidden = problem.backbone.hidden_states(batch.alone(row), edit)[0]
         logp = problem.backbone.vocabulary_logits(hidden, edit.parameters).log_softmax(-1)
         asked = (labels >= 0).to(logp)
         drawn = (logp.detach() + noise).argmax(-1)  # Gumbel: a draw from the softmax
@@ -122,8 +123,8 @@ def fisher_rows(objective: Objective, delta: Tensor, generator: torch.Generator)
     for part, batch, labels in objective.chunks():
         uniform = torch.rand(*labels.shape, _vocabulary(problem), generator=generator)
         noise = -(-uniform.clamp(min=1e-30).log()).log()
-        fields = [batch.input_ids, batch.mask, batch.attention_mask, batch.position_ids]
-        values, hits, rows = autodiff.per_example(one, delta, [labels, noise.to(delta), *fields])
+        data = [labels, noise.to(delta), *batch.tensors()]
+        values, hits, rows = autodiff.per_example(partial(one, batch), delta, data)
         problem.count(len(part), forward=1.0)
         total -= float(values[:, 0].sum())
         right, count = right + float(hits.sum()), count + int((labels >= 0).sum())

@@ -20,7 +20,9 @@ __all__ = ["LayeredSystem"]
 # Where the support of a step is looked for: factors of a random δ. A unit that is off at one of them (a
 # closed gate, a saturated softmax, a ReLU) is on at another; at the last two a ReLU has both signs.
 _FACTORS = (0.02, 0.3, 1.0, -1.0)
-_PROBED = 4  # examples that a block is probed on; embedding and head see all
+# Examples that a block is probed on, the longest: relative positions may act at some distance only. Embedding
+# and head see all.
+_PROBED = 4
 
 
 class _Readout(nn.Module):
@@ -31,8 +33,8 @@ class _Readout(nn.Module):
         self.model = backbone.model
         self._readout = backbone.readout
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._readout(x)
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        return self._readout(x, batch)
 
 
 class LayeredSystem(System):
@@ -99,7 +101,9 @@ class LayeredSystem(System):
         self._prompt = 0 if edit.prompt is None else len(edit.prompt)
         self._prompted = self._with_prompt(self.batch)
         self._readout = _Readout(problem.backbone)
-        few = self.batch.select(range(min(_PROBED, len(self.batch))))
+        longest = self.batch.mask.sum(1).argsort(descending=True, stable=True)
+        # A decoder that has read little shows a block few states: each is then drawn several times.
+        few = self.batch.select(longest[:_PROBED].repeat(1 if self.batch.decoder is None else _PROBED))
         self._coordinates = [self._support(t, few) for t in range(self.horizon)]
         self.copies = torch.zeros(self.dimension, dtype=torch.long, device=self.batch.mask.device)
         for where in self._coordinates:
@@ -182,7 +186,7 @@ class LayeredSystem(System):
 
         delta, acts = normal(*zero.shape), torch.zeros_like(zero, dtype=torch.bool)
         for factor in _FACTORS:
-            x = normal(len(batch), batch.mask.shape[1], self.problem.backbone.hidden_size)
+            x = normal(len(batch), batch.width, self.problem.backbone.hidden_size)
             out, pull = autodiff.vjp(
                 lambda y, x=x: self._step(t, x, y, few if inner else self.batch), factor * delta
             )
@@ -241,8 +245,8 @@ class LayeredSystem(System):
             return backbone.step(t - 1, x, prompted, edit)
         with editing(backbone.model, Edit(inputs=edit.inputs, terms=edit.terms, outputs=edit.outputs), {}):
             new = {f"model.{name}": value for name, value in edit.parameters.items()}
-            hidden = autodiff.functional_call(self._readout, new, (x,))
-        return self.problem.read(hidden[:, self._prompt :], batch, edit)
+            hidden = autodiff.functional_call(self._readout, new, (x, batch))
+        return self.problem.read(hidden, batch, edit)
 
     def running_cost(self, t: int, x: Tensor, u: Tensor) -> Float[Tensor, ""]:
         """Return ½ r Σ_i u_i² / n_i, n_i the copies of coordinate i."""
