@@ -58,6 +58,7 @@ _SETTINGS = Group(
         "scope": Shared(str, "blocks", "Parameters that move: blocks or all."),
         "steps": Shared(int, 120, "Step budget of every training run."),
         "batch_size": TRAINING.options["batch_size"],
+        "micro_batch": TRAINING.options["micro_batch"],
         "average": Shared(float, 0.0, "Share of the last steps of a run over which δ is averaged."),
         "runs": Shared(
             float,

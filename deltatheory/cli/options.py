@@ -284,6 +284,9 @@ TRAINING = Group(
         "optimizer": Shared(Literal["adamw", "sgd"], "adamw", "AdamW or SGD."),
         "steps": Shared(int, 300, "Optimizer steps."),
         "batch_size": Shared(int, 32, "Examples a step."),
+        "micro_batch": Shared(
+            int | None, None, "Of these, how many pass through the network at once: less takes less memory."
+        ),
         "learning_rate": Shared(float, 1e-3, "The peak, after warm-up."),
         "warmup": Shared(float, 0.1, "Share of the steps before the peak."),
         "momentum": Shared(float, 0.0, "Of SGD."),

@@ -26,6 +26,7 @@ class DimensionSettings:
             the learning rate included; 0 leaves it at the prediction.
         precision: the search stops when the 90 % interval is within ± this.
         burn_in: steps of full fine-tuning before the network is linearized; 0 predicts before any training.
+        micro_batch: examples of a step that pass through the network at once, all by default.
 
     Raises:
         ValueError: for an unknown projection or scope, or a number out of range.
@@ -39,13 +40,15 @@ class DimensionSettings:
     runs: int | float = 6.0
     precision: float = 0.25
     burn_in: int = 0
+    micro_batch: int | None = None
 
     def __post_init__(self) -> None:
         make_projection(self.projection, 1, 1, seed=0)
         if self.scope not in SCOPES:
             raise ValueError(f"scope={self.scope!r}: allowed are {', '.join(SCOPES)}.")
-        for name in ("steps", "batch_size"):
-            check_number(name, getattr(self, name), whole=True, least=1)
+        for name in ("steps", "batch_size", "micro_batch"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), whole=True, least=1)
         check_number("average", self.average, least=0, most=1)
         check_number("runs", self.runs, least=0)
         check_number("precision", self.precision, above=0)
@@ -53,4 +56,5 @@ class DimensionSettings:
 
     def training(self, seed: int) -> Training:
         """Return the budget of one run; its learning rate is found."""
-        return Training(steps=self.steps, batch_size=self.batch_size, average=self.average, seed=seed)
+        shared = ("steps", "batch_size", "average", "micro_batch")
+        return Training(**{name: getattr(self, name) for name in shared}, seed=seed)

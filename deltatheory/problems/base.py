@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -247,10 +247,31 @@ class Problem(ABC):
         Raises:
             FloatingPointError: if the loss is not finite.
         """
-        found = self.sum_with_gradient(delta, [(batch, labels)], self.loss_function.mean)
+        found = self.mean_with_gradient(delta, [(batch, labels)])
+        return found.value, found.right / found.answers, found.gradient
+
+    def mean_with_gradient(
+        self, delta: Float[Tensor, " m"], batches: Sequence[tuple[Batch, Tensor]]
+    ) -> SumWithGradient:
+        """Return the mean loss over the answers of several batches, and its gradient in δ.
+
+        Of several batches only the activations of one are in memory.
+
+        Args:
+            delta: δ.
+            batches: as `batch` returns them, at least one.
+
+        Raises:
+            FloatingPointError: if the loss is not finite.
+        """
+        whole = len(batches) == 1  # in the order of addition of a single pass
+        found = self.sum_with_gradient(delta, batches, self.loss_function.mean if whole else None)
+        if not whole:
+            mean = found.gradient.div_(found.answers)
+            found = replace(found, value=found.value / found.answers, gradient=mean)
         if not math.isfinite(found.value):
             raise FloatingPointError(f"the loss became {found.value}: {NOT_FINITE}")
-        return found.value, found.right / found.answers, found.gradient
+        return found
 
     @torch.no_grad()
     def loss_at(self, delta: Float[Tensor, " m"], batch: Batch, labels: Int[Tensor, "*n"]) -> float:
@@ -279,6 +300,7 @@ class Problem(ABC):
         """Put θ₀ back into the model."""
         if isinstance(self.delta, InPlaceDelta):
             self.delta.restore()
+            give_back()  # activations, in pieces, of what comes in vectors as long as θ
 
     def _placed(self, delta: Tensor) -> Edit:
         """Write θ(δ) into the model where the delta can; return what else the forward pass must do."""

@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.deltas import Delta
+from deltatheory.deltas import Delta, InPlaceDelta
 from deltatheory.problems import BACKWARD, FORWARD, NOT_FINITE, Problem, Setup, epochs
 from deltatheory.results import Result, provenance
 from deltatheory.training.trainer import Training, settings_of
@@ -40,6 +41,7 @@ _BEYOND = 3.5  # times the rate from which M has stopped growing
 _SPREAD = 3.0  # to either side: holds a rate within a point of the best in nine of ten calibration sweeps
 _SHARE = 0.1  # of the passes of the training, which the prediction may cost
 _EXAMPLES = 8  # that a gradient is taken of, and others that are looked at
+_FEW = 2  # of these at once where δ is as long as θ
 _BATCHES = 4  # whose loss is taken where training starts
 _LOOKS = 4  # that are taken however short the training is
 _FIRST = 0.25  # length of the step at the rate where the search begins, which mostly lies below the right one
@@ -191,7 +193,7 @@ class _Probe:
         self._distance = _DRIFT * math.sqrt(sum(unit.rate(step) ** 2 for step in range(unit.steps)))
         generator = torch.Generator().manual_seed(training.seed)
         signs = torch.randint(2, self.start.shape, generator=generator, dtype=torch.int8)
-        self._signs = signs.mul_(2).sub_(1).to(self.start.device)  # in a quarter of the memory of δ
+        self._signs = np.packbits(signs.numpy())  # a bit each
         features = problem.features(self.start, self._others[0])
         self._spread = (features - features.mean(0)).norm()
         seen = (problem.batch(problem.train, next(self._batches)) for _ in range(_BATCHES))
@@ -202,10 +204,14 @@ class _Probe:
     def movement(self, rate: float) -> float:
         """Return M(η); infinite where the network is no longer finite."""
         problem, (others, _) = self.problem, self._others
-        there = self._signs.to(self.start.dtype).mul_(rate * self._distance).add_(self.start)
-        found = problem.sum_with_gradient(
-            there, [problem.batch(problem.train, next(self._batches))], problem.loss_function.mean
-        )
+        distance = rate * self._distance
+        signs = torch.from_numpy(np.unpackbits(self._signs, count=len(self.start)))
+        there = signs.to(self.start).mul_(2 * distance).sub_(distance).add_(self.start)
+        indices = next(self._batches)
+        # Beside a δ and a gradient as long as θ there is room for the activations of few texts.
+        texts = _FEW if isinstance(problem.delta, InPlaceDelta) else len(indices)
+        parts = (indices[first : first + texts] for first in range(0, len(indices), texts))
+        found = problem.sum_with_gradient(there, (problem.batch(problem.train, part) for part in parts))
         before = problem.features(there, others)
         after = problem.features(there.sub_(found.gradient.sign_(), alpha=rate), others)
         moved = float((after - before).norm() / self._spread)

@@ -86,7 +86,7 @@ def largest(number: int, device: torch.device) -> int:
 
 
 def loss_and_gradient(
-    problem: Problem, delta: Float[Tensor, " m"], indices: Sequence[int]
+    problem: Problem, delta: Float[Tensor, " m"], indices: Sequence[int], micro_batch: int | None = None
 ) -> tuple[float, float, Float[Tensor, " m"]]:
     """Return loss and accuracy on a batch of training examples, and the loss's gradient in δ.
 
@@ -97,6 +97,7 @@ def loss_and_gradient(
         problem: the same in all processes.
         delta: the same in all processes.
         indices: of the whole batch.
+        micro_batch: examples that pass through the network at once, all by default.
 
     Raises:
         FloatingPointError: in all processes, if the loss is not finite in one.
@@ -104,17 +105,19 @@ def loss_and_gradient(
     """
     rank, count = processes()
     mine = indices[rank::count]
+    at_once = micro_batch or max(1, len(mine))
+    parts = (mine[first : first + at_once] for first in range(0, len(mine), at_once))
+    batches = [problem.batch(problem.train, part) for part in parts]
     if count == 1:
-        return problem.loss_and_gradient(delta, *problem.batch(problem.train, mine))
+        found = problem.mean_with_gradient(delta, batches)
+        return found.value, found.right / found.answers, found.gradient
     sums = torch.zeros(4, dtype=torch.float64, device=delta.device)  # answers, losses, right ones, failures
     gradient, failure = torch.zeros_like(delta), None
     try:
-        if mine:
-            batch, labels = problem.batch(problem.train, mine)
-            loss, accuracy, own = problem.loss_and_gradient(delta, batch, labels)
-            answers = int((labels >= 0).sum())  # tokens that are not to be predicted are marked below 0
-            sums += torch.tensor([answers, answers * loss, answers * accuracy, 0]).to(sums)
-            gradient = answers * own
+        if batches:
+            own = problem.mean_with_gradient(delta, batches)
+            sums += torch.tensor([own.answers, own.answers * own.value, own.right, 0]).to(sums)
+            gradient = own.answers * own.gradient
     except FloatingPointError:
         sums[1] = math.nan
     except Exception as error:  # the others wait for this one's share

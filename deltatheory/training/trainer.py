@@ -42,6 +42,8 @@ class Training:
     Attributes:
         steps: the step budget; it is part of every result.
         batch_size: examples a step.
+        micro_batch: of these, how many pass through the network at once, whose activations are in memory;
+            all by default. The gradients add up to that of the batch.
         learning_rate: the peak.
         warmup: share of the steps before the peak.
         seed: of the data order.
@@ -69,11 +71,13 @@ class Training:
     evaluate_every: int | None = None
     patience: int | None = None
     autocast: bool = False
+    micro_batch: int | None = None
 
     def __post_init__(self) -> None:
         least = {
             "steps": 1,
             "batch_size": 1,
+            "micro_batch": 1,
             "seed": 0,
             "weight_decay": 0,
             "evaluate_every": 1,
@@ -155,12 +159,15 @@ class Training:
         """
         if self.optimizer != "adamw":
             raise ValueError(f"optimizer={self.optimizer!r}: only 'adamw' is written for transformers.")
+        at_once = min(self.micro_batch or self.batch_size, self.batch_size)
+        parts = -(-self.batch_size // at_once)
         return {
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": "linear",
             "warmup_steps": round(self.warmup * self.steps),
             "max_steps": self.steps,
-            "per_device_train_batch_size": self.batch_size,
+            "per_device_train_batch_size": at_once,
+            **({"gradient_accumulation_steps": parts} if parts > 1 else {}),
             "weight_decay": self.weight_decay,
             "max_grad_norm": self.clip or 0.0,  # 0 shortens no gradient; theirs is 1 by default
             "bf16": self.autocast,
@@ -265,7 +272,9 @@ def train(
         with held_back(when=saved is not None) as signals:
             while log.step < training.steps and not stopped():
                 step_began = time.perf_counter()
-                loss, accuracy, gradient = parallel.loss_and_gradient(problem, delta, next(order))
+                loss, accuracy, gradient = parallel.loss_and_gradient(
+                    problem, delta, next(order), training.micro_batch
+                )
                 if training.clip is not None:
                     norm = torch.nn.utils.get_total_norm([gradient])
                     gradient *= (training.clip / (norm + 1e-6)).clamp(max=1.0)

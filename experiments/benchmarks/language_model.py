@@ -1,7 +1,7 @@
 """What the commands cost on the language model on board, SmolLM2-135M, at small limits: time and memory.
 
     make smollm2
-    python -m experiments.benchmarks.language_model --out experiments/results/benchmarks
+    python -m experiments.benchmarks.language_model --out experiments/results/benchmarks          # resumes
 
 Each command runs as a user runs it, in a process of its own: seconds by the clock, peak of the resident
 memory, of which Python, torch and transformers are about .35 GB and the weights in float32 .54 GB.
@@ -20,6 +20,7 @@ from typing import Annotated
 
 import typer
 
+from deltatheory.results import ResultLog
 from experiments.measuring import processor, write
 from experiments.page import Table
 
@@ -56,23 +57,30 @@ WORDS = [
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for language-model-cpu.{json,md}.")],
+    out: Annotated[Path, typer.Option(help="Folder for language-model-cpu.{jsonl,json,md}.")],
     model: str = "smollm2",
 ) -> None:
-    """Measure and write one table."""
+    """Measure what is not in the log yet, and write one table."""
+    log = ResultLog(out / "language-model-cpu.jsonl")
     rows = []
     for name, arguments in COMMANDS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            given = list(arguments)
-            if "generation" in name:
-                given += ["--task", str(_answers(Path(folder) / "answers.jsonl"))]
-            words = name.partition(" (")[0].split()
-            command = [sys.executable, "-m", "deltatheory", *words, "--model", model, *given]
-            found = _run([*command, "--no-progress", "--out", f"{folder}/out"])
-        rows.append({"command": name, **found, "options": " ".join(arguments)})
+        options = " ".join(arguments)
+        config = {"command": name, "model": model, "options": options}
+        row = log.find(config) or log.append(config, _measured(name, arguments, model))
+        rows.append({"command": name, **row["result"], "options": options})
         print(rows[-1], flush=True)
     table = Table("", list(rows[0]), [list(row.values()) for row in rows])
     write(out / "language-model-cpu", {"rows": rows}, f"{table.body()}\n\n{model}, {processor()}.")
+
+
+def _measured(name: str, arguments: list[str], model: str) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        given = list(arguments)
+        if "generation" in name:
+            given += ["--task", str(_answers(Path(folder) / "answers.jsonl"))]
+        words = name.partition(" (")[0].split()
+        command = [sys.executable, "-m", "deltatheory", *words, "--model", model, *given]
+        return _run([*command, "--no-progress", "--out", f"{folder}/out"])
 
 
 def _run(command: list[str]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """What a pass costs: backward, forward mode and a subspace step, in forward passes or full steps.
 
-    python -m experiments.benchmarks.passes --out experiments/results/benchmarks
+    python -m experiments.benchmarks.passes --out experiments/results/benchmarks                  # resumes
 
 Times are medians over interleaved repetitions of one batch of MiniLM, on `--threads` threads.
 """
@@ -8,6 +8,7 @@ Times are medians over interleaved repetitions of one batch of MiniLM, on `--thr
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -18,25 +19,29 @@ from deltatheory.backbones import Backbone, Batch, load_backbone
 from deltatheory.deltas import make_delta
 from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem
 from deltatheory.problems.heads import make_head
+from deltatheory.results import ResultLog
 from deltatheory.tasks import load_task
 from experiments.measuring import interleaved, write
 from experiments.page import Table
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for passes-cpu.{json,md}.")],
+    out: Annotated[Path, typer.Option(help="Folder for passes-cpu.{jsonl,json,md}.")],
     threads: int = 1,
     repetitions: int = 7,
     d: int = 1000,
     device: str = "cpu",
 ) -> None:
-    """Measure and write one table."""
+    """Measure what is not in the log yet, and write one table."""
     torch.set_num_threads(threads)
-    rows = []
-    for scope in ("blocks", "all"):
-        backbone = load_backbone(device=device)
-        for batch_size, length in ((32, 16), (32, 64)):
-            rows.append(_measure(backbone, scope, batch_size, length, d, repetitions))
+    log, rows = ResultLog(out / f"passes-{device}.jsonl"), []
+    common = {"device": device, "threads": threads, "repetitions": repetitions, "d": d}
+    for scope, (batch_size, length) in product(("blocks", "all"), ((32, 16), (32, 64))):
+        config = {**common, "scope": scope, "batch_size": batch_size, "length": length}
+        row = log.find(config)
+        if not row:  # a backbone is of one scope
+            row = log.append(config, _measure(load_backbone(device=device), **config))
+        rows.append(row["result"])
     text = (
         f"{Table('', list(rows[0]), [list(row.values()) for row in rows]).body()}\n\n"
         f"Counted as: forward {FORWARD:g}, backward with weight gradients {BACKWARD:g}.\n"
@@ -46,7 +51,7 @@ def main(
 
 
 def _measure(
-    backbone: Backbone, scope: str, batch_size: int, length: int, d: int, repetitions: int
+    backbone: Backbone, *, scope: str, batch_size: int, length: int, d: int, repetitions: int, **_: object
 ) -> dict[str, float | int | str]:
     task = load_task("stdlib-topics")
     head = make_head("label-words", backbone, task)

@@ -7,8 +7,8 @@ from deltatheory.training import Training
 
 
 def test_a_run_has_the_budget_that_is_set():
-    settings = DimensionSettings(steps=7, batch_size=3)
-    assert settings.training(seed=5) == Training(steps=7, batch_size=3, seed=5)
+    settings = DimensionSettings(steps=7, batch_size=3, micro_batch=2)
+    assert settings.training(seed=5) == Training(steps=7, batch_size=3, micro_batch=2, seed=5)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ def test_a_run_has_the_budget_that_is_set():
         ({"scope": "block"}, r"scope='block'.*blocks"),
         ({"steps": 0}, "steps=0"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"micro_batch": 0}, "micro_batch=0"),
         ({"runs": -1.0}, "runs=-1.0: must be at least 0"),
         ({"runs": float("nan")}, "runs=nan"),
         ({"average": 1.5}, "average=1.5"),

@@ -10,8 +10,8 @@ from tiny_models import tiny
 from tiny_problems import copy_task, origin, toy_problem, toy_task
 
 from deltatheory.deltas import Delta, make_delta
-from deltatheory.problems import BACKWARD, FORWARD, GenerationProblem, Setup
-from deltatheory.training import Training, predict_learning_rate
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, GenerationProblem, Setup
+from deltatheory.training import Training, learning_rate, predict_learning_rate
 from deltatheory.training.learning_rate import _ceiling, _crossing, _search
 
 TRAINING = Training(steps=60, batch_size=16)
@@ -111,6 +111,21 @@ def copying(train: int) -> GenerationProblem:
     backbone = tiny("llama")
     delta, lengths = make_delta("lora", backbone, r=2), {"max_length": 20, "max_new_tokens": 3}
     return GenerationProblem(backbone, copy_task(train), delta, check=False, **lengths)
+
+
+def test_where_delta_is_as_long_as_theta_few_texts_are_looked_at_at_once(monkeypatch):
+    setup, taken, batch = Setup(tiny("bert"), toy_task(2, train=32)), [], ClassificationProblem.batch
+    monkeypatch.setattr(
+        ClassificationProblem, "batch", lambda *given: taken.append(len(given[2])) or batch(*given)
+    )
+    found = predict_learning_rate(setup, "full", Training(batch_size=8))
+    assert 2 in taken
+    monkeypatch.setattr(learning_rate, "_FEW", 8)
+    taken.clear()
+    assert predict_learning_rate(setup, "full", Training(batch_size=8)).rate == pytest.approx(
+        found.rate, rel=1e-3
+    )
+    assert 2 not in taken
 
 
 def test_generation_has_a_rate_too():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from tiny_problems import copy_task, origin, same_run, toy_problem, toy_task
 
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.files import load_delta, read_tensors, write_tensors
-from deltatheory.problems import GenerationProblem, epochs
+from deltatheory.problems import ClassificationProblem, GenerationProblem, epochs
 from deltatheory.results import configuration_hash
 from deltatheory.training import Training, full_costs, train
 
@@ -115,6 +116,34 @@ def test_divergence_is_a_status_not_an_exception(delta, options, steps):
     assert result.test is None
     assert result.train_loss is None
     assert all(torch.equal(p, before[n]) for n, p in problem.backbone.model.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["bitfit", "full"])
+def test_micro_batches_add_up_to_the_batch(monkeypatch, name):
+    problem, taken = toy_problem(name, dtype=torch.float64, task=toy_task(2, train=14)), []
+    batch = ClassificationProblem.batch
+    monkeypatch.setattr(
+        ClassificationProblem, "batch", lambda *given: taken.append(len(given[2])) or batch(*given)
+    )
+    training = Training(steps=3, batch_size=7)
+    whole, parts = (train(problem, replace(training, micro_batch=size)) for size in (None, 3))
+    torch.testing.assert_close(parts.delta, whole.delta, rtol=1e-6, atol=1e-9)
+    assert parts.losses == pytest.approx(whole.losses)
+    assert taken[:3] == [7, 7, 7]
+    assert [n for n in taken if n in (1, 3)][:6] == [3, 3, 1] * 2
+    assert "micro_batch" not in training.to_dict()
+    assert replace(training, micro_batch=3).to_transformers()["gradient_accumulation_steps"] == 3
+
+
+def test_micro_batches_of_answers_of_unequal_length_add_up_too():
+    backbone = tiny("llama")
+    about = {"max_length": 20, "max_new_tokens": 3, "check": False}
+    problem = GenerationProblem(backbone, copy_task(), make_delta("lora", backbone, r=2), **about)
+    indices, zero = range(5), problem.delta.initial()
+    whole = problem.mean_with_gradient(zero, [problem.batch(problem.train, indices)])
+    parts = problem.mean_with_gradient(zero, [problem.batch(problem.train, [i]) for i in indices])
+    assert (parts.answers, parts.value) == (whole.answers, pytest.approx(whole.value, rel=1e-5))
+    torch.testing.assert_close(parts.gradient, whole.gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_the_average_is_the_mean_of_the_last_deltas_and_costs_no_other_name():
