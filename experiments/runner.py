@@ -87,7 +87,11 @@ def _missing(study: Study, scope: Scope, log: ResultLog) -> list[Trial]:
         return {trial.hash: trial for trial in study.trials(scope, known) if known.get(trial) is None}
 
     trials = known.read_by(asked)
-    return sorted(trials.values(), key=lambda trial: (trial.model, trial.task))  # they share what is loaded
+    kinds = list(
+        dict.fromkeys(trial.kind for trial in trials.values())
+    )  # a study's order: the slow ones last
+    # those of a model and a task share what is loaded
+    return sorted(trials.values(), key=lambda trial: (trial.model, kinds.index(trial.kind), trial.task))
 
 
 def execute(trial: Trial, place: Environment, log: ResultLog) -> dict[str, Any]:

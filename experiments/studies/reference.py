@@ -123,22 +123,37 @@ def loss_of(result: dict | None) -> float:
     return result["averaged"][SCORE] if result and result["averaged"] else math.inf
 
 
+def _tried(scope: Scope, model: str, task: TaskInfo) -> dict[float, Trial]:
+    return {rate: subspace_run(scope, model, task, MIDDLE, rate) for rate in LEARNING_RATES}
+
+
+def _rate(scope: Scope, model: str, task: TaskInfo, known: Known) -> float | None:
+    """Return the rate whose run at `MIDDLE` has the lower loss; `None` until both have run."""
+    tried = _tried(scope, model, task)
+    if any(known.get(trial) is None and known.error(trial) is None for trial in tried.values()):
+        return None
+    return min(tried, key=lambda rate: loss_of(known.get(tried[rate])))
+
+
 def runs(scope: Scope, model: str, task: TaskInfo, known: Known) -> list[Trial]:
     """Return the trials in subspaces: those at `MIDDLE` alone, until they say which rate is better."""
-    tried = {rate: subspace_run(scope, model, task, MIDDLE, rate) for rate in LEARNING_RATES}
-    if any(known.get(trial) is None and known.error(trial) is None for trial in tried.values()):
-        return list(tried.values())
-    rate = min(tried, key=lambda r: loss_of(known.get(tried[r])))
+    rate = _rate(scope, model, task, known)
+    if rate is None:
+        return list(_tried(scope, model, task).values())
     return [subspace_run(scope, model, task, d, rate) for d in DIMENSIONS]
 
 
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
-    """Yield predictions, baselines and both rates at the middle, then the other dimensions."""
+    """Yield baselines and both rates at the middle, then the other dimensions, and predictions at the end.
+
+    A prediction takes a processor longer than a training takes a GPU.
+    """
     for model in scope.models:
         for task in scope.tasks:
-            yield prediction(scope, model, task)
             yield from baselines(scope, model, task)
             yield from runs(scope, model, task, known)
+            if _rate(scope, model, task, known) is not None:
+                yield prediction(scope, model, task)
 
 
 def tuned(scope: Scope, model: str, task: TaskInfo, known: Known) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 
 from deltatheory.dimension.posterior import AS_PREDICTED, CurveShape
+from deltatheory.results import ResultLog
+from experiments.runner import _missing
 from experiments.scope import Scope, TaskInfo
 from experiments.studies import reference, replay
 from experiments.trial import Known
@@ -33,6 +35,18 @@ def test_a_replay_tells_each_run_once_and_comes_to_the_reference():
     assert replay.summary([found], "calibration") == []
     (row,) = [row for row in replay.summary([found], "held-out") if row["runs"] == 2]
     assert row["tasks"] == row["unseen"] == 1
+
+
+def test_predictions_run_after_all_trainings(tmp_path):
+    """A prediction takes a processor longer than a training takes a GPU."""
+    scope, log = Scope(("minilm",), TASKS, (0,)), ResultLog(tmp_path / "trials.jsonl")
+    for trial in reference.trials(scope, Known([])):
+        assert trial.kind == "subspace_runs"
+        scores = {"calibrated_loss": trial.settings["learning_rate"]}
+        log.append(trial.config, {"averaged": scores})
+    kinds = [trial.kind for trial in _missing(reference, scope, log)]
+    wanted = len(TASKS) * (len(reference.DIMENSIONS) - reference.DIMENSIONS.count(reference.MIDDLE))
+    assert kinds == ["subspace_runs"] * wanted + ["linearized_runs"] * len(TASKS)
 
 
 def test_a_whole_reference_is_judged_by_its_aims():
