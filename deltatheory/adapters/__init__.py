@@ -13,6 +13,7 @@ from deltatheory.adapters.handed_on import (
 )
 from deltatheory.adapters.imported import PeftDelta, from_peft
 from deltatheory.adapters.loaded import load_adapter
+from deltatheory.adapters.native import native, tuned_problem
 
 __all__ = [
     "Explanation",
@@ -27,9 +28,11 @@ __all__ = [
     "is_for_peft",
     "load_adapter",
     "merge",
+    "native",
     "open_adapter",
     "peft_config",
     "predict",
     "to_peft",
+    "tuned_problem",
     "write_adapter",
 ]

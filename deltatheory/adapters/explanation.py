@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltatheory.adapters.adapter import Factors, TrainedAdapter, open_adapter
+from deltatheory.adapters.adapter import Factors, PeftAdapter, TrainedAdapter, open_adapter
 from deltatheory.adapters.exported import to_peft
 from deltatheory.adapters.module_use import ModuleUse, movement_of, ratio, use_of
+from deltatheory.adapters.native import native
 from deltatheory.adapters.truncation import (
     ZERO,
     bases_of,
@@ -26,7 +27,11 @@ from deltatheory.adapters.truncation import (
     smallest,
     truncate,
 )
+from deltatheory.deltas import Delta
 from deltatheory.deltas.lora import LoRA
+from deltatheory.deltas.prefix import PrefixTuning
+from deltatheory.deltas.prompt import PromptTuning
+from deltatheory.deltas.selected import LayerNormOnly
 from deltatheory.problems import FORWARD, Setup
 from deltatheory.results import Result, provenance
 from deltatheory.tasks import Task
@@ -106,7 +111,8 @@ def explain(
     effect on the dev split while the next smaller one does not. The test split then verifies it. Without a
     task the ranks are those that each spectrum of ΔW uses, and nothing is verified.
 
-    For other adapters that change parameters: movement only.
+    For other adapters that change parameters: movement only. Of a prefix with a task: what is kept of the
+    effect where it is left out of one block.
 
     Args:
         adapter: what `open_adapter` takes, or what it returned.
@@ -118,8 +124,8 @@ def explain(
     Raises:
         ImportError: without `peft`, for its format.
         FileNotFoundError: for a file that is not there.
-        ValueError: for keep or examples out of range, an adapter that does not change a parameter or changes
-            nothing, and as `open_adapter` and `Setup`.
+        ValueError: for keep or examples out of range, an adapter that changes nothing, and as
+            `open_adapter` and `Setup`.
     """
     check_limits(keep, examples)
     began = time.perf_counter()
@@ -132,14 +138,16 @@ def explain(
         held, path = open_adapter(adapter, named), str(adapter)
     about = {"path": path, "specification": held.delta.specification()}
     asked = asked.replace(model=held.backbone)
+    if isinstance(held, PeftAdapter) and held.delta.model.active_peft_config.is_prompt_learning:
+        held = native(held)
     factors = held.factors()
     findings = _left_out(held, bool(held.head) or asked.settings()["head"] == "own")
     passes = 0.0
     if factors is None:
         modules = movement_of(held)
+        there = "the movement of its parameters is all there is" if modules else "it moves no parameter"
         findings.append(
-            f"Ranks: they do not apply to {held.kind}, whose changes are not kept as two factors; the "
-            "movement of its parameters is all there is."
+            f"Ranks: they do not apply to {held.kind}, whose changes are not kept as two factors; {there}."
         )
     else:
         held = _as_lora(held, factors)
@@ -167,6 +175,7 @@ def explain(
     if trial is not None:
         if truncated is not None:
             trial.see("truncated", TrainedAdapter(*truncated))
+        findings += _blocks(trial, held)
         passes += trial.passes
         findings += _verdict(trial, curve, keep, factors is not None)
     ranked = factors is not None
@@ -234,7 +243,13 @@ class _Trial:
                 head = head.trained(held.head[1])
             small = setup.replace(task=_limited(setup.task, examples, setup.seed), head=head)
             self.problem = small.classification(held.delta, check=False)
-            self.see("frozen", TrainedAdapter(held.delta, held.delta.initial()))
+            start: Delta = held.delta
+            if (
+                isinstance(start, PrefixTuning | PromptTuning) and not start.exact_zero
+            ):  # which starts with words
+                start = LayerNormOnly(held.backbone)
+            self.see("frozen", TrainedAdapter(start, start.initial()))
+            self.problem.delta = held.delta
         self.see("full", held)
 
     @property
@@ -244,9 +259,13 @@ class _Trial:
 
     def see(self, name: str, held: TrainedAdapter) -> None:
         """Predict the test split; the problem's delta is then that of the adapter."""
+        self._logits[name] = self._predict(held)
+
+    def _predict(self, held: TrainedAdapter) -> Tensor:
         self.problem.delta = held.delta
-        self._logits[name] = self.problem.predict(held.values, self.problem.test)
+        logits = self.problem.predict(held.values, self.problem.test)
         self.problem.restore()
+        return logits
 
     def accuracy(self, name: str) -> float | None:
         """Return the accuracy on the test split; `None` for what was not seen."""
@@ -257,9 +276,17 @@ class _Trial:
     def effect(self) -> float | None:
         """Return what the truncated adapter keeps of the effect; `None` without one, or without an effect."""
         full, frozen = self._logits["full"], self._logits["frozen"]
-        if "truncated" not in self._logits or torch.equal(full, frozen):
+        if "truncated" not in self._logits or not self.has_effect():
             return None
         return effect_kept(self._logits["truncated"], full, frozen)
+
+    def effect_of(self, held: TrainedAdapter) -> float:
+        """Return what another adapter keeps of an effect that there is."""
+        return effect_kept(self._predict(held), self._logits["full"], self._logits["frozen"])
+
+    def has_effect(self) -> bool:
+        """Return whether the adapter changes a logit of the test split."""
+        return not torch.equal(self._logits["full"], self._logits["frozen"])
 
 
 @torch.no_grad()
@@ -303,6 +330,28 @@ def _left_out(held: TrainedAdapter, brings_head: bool) -> list[str]:
     return [
         f"Left out: {len(held.left_out)} trained tensors lie outside the transformer, such as "
         f"{held.left_out[0]!r}; {another}the truncated adapter has none."
+    ]
+
+
+def _blocks(trial: _Trial, held: TrainedAdapter) -> list[str]:
+    """Say what a prefix does in each block: the effect that is kept where it is left out there."""
+    prefix = held.delta
+    if not isinstance(prefix, PrefixTuning) or len(prefix.blocks) < 2 or not trial.has_effect():
+        return []
+    pairs, pieces = prefix.keys_values(held.values), prefix.coordinates.split(held.values)
+    about: dict[str, Any] = {"length": prefix.length, "gate": prefix.gate, "shift": prefix.shift}
+    kept = {}
+    for t in prefix.blocks:
+        others = [one for one in prefix.blocks if one != t]
+        rest = PrefixTuning(prefix.backbone, blocks=others, seed=prefix.seed, **about)
+        gates = {one: pieces[f"{one}.gate"] for one in others} if prefix.gate == "zero" else None
+        values = rest.delta_of({one: pairs[one] for one in others}, gates)
+        kept[t] = trial.effect_of(TrainedAdapter(rest, values))
+    trial.problem.delta = prefix
+    most, least = min(kept, key=kept.__getitem__), max(kept, key=kept.__getitem__)
+    return [
+        f"Blocks: without the prefix of block {most} {kept[most]:.0%} of the effect on the logits are kept, "
+        f"the least of all {len(kept)}; without that of block {least} {kept[least]:.0%}, the most."
     ]
 
 

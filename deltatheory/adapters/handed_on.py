@@ -14,13 +14,22 @@ from torch import Tensor
 from deltatheory._shapes import Float
 from deltatheory.adapters.adapter import DELTA, PeftAdapter, TrainedAdapter, open_adapter, place_of
 from deltatheory.adapters.exported import has_peft_form, to_peft
-from deltatheory.backbones import Edit, load_checkpoint
+from deltatheory.backbones import Backbone, Edit, load_checkpoint
 from deltatheory.deltas import Delta, WithHead
 from deltatheory.deltas.files import save_delta
 from deltatheory.problems.classifier import Classifier
 from deltatheory.results import write_atomically
 
-__all__ = ["CARD", "Predictions", "classifier_of", "is_for_peft", "merge", "predict", "write_adapter"]
+__all__ = [
+    "CARD",
+    "Predictions",
+    "classifier_beside",
+    "classifier_of",
+    "is_for_peft",
+    "merge",
+    "predict",
+    "write_adapter",
+]
 
 CARD = "README.md"
 
@@ -158,6 +167,16 @@ def predict(
     return Predictions(found.label_names, found.predict(held.delta, held.values, texts, pairs))
 
 
+def classifier_beside(adapter: str | os.PathLike[str], backbone: Backbone) -> Classifier | None:
+    """Return the classifier whose file lies beside an adapter, `None` where there is none."""
+    place = place_of(adapter)
+    folder = place if place.is_dir() else place.parent
+    for one in (folder, folder / "adapter"):  # there of a run, for its delta.safetensors
+        if (one / Classifier.FILE).is_file():
+            return Classifier.load(one, backbone)
+    return None
+
+
 def classifier_of(
     held: TrainedAdapter,
     adapter: str | os.PathLike[str] | TrainedAdapter | None,
@@ -183,12 +202,9 @@ def classifier_of(
     backbone: Any = held.backbone
     length = min(max_length or 64, backbone.max_length)
     if head is None:
-        place = place_of(adapter) if isinstance(adapter, str | os.PathLike) else None
-        folder = place and (place if place.is_dir() else place.parent)
-        if folder and not (folder / Classifier.FILE).is_file() and (folder / "adapter").is_dir():
-            folder = folder / "adapter"  # of a run, for its delta.safetensors
-        if folder and (folder / Classifier.FILE).is_file():
-            return Classifier.load(folder, backbone)
+        beside = classifier_beside(adapter, backbone) if isinstance(adapter, str | os.PathLike) else None
+        if beside is not None:
+            return beside
         if backbone.classifier is None:
             raise ValueError(
                 f"no {Classifier.FILE} lies beside the adapter, and its base has no classifier: give "

@@ -88,19 +88,9 @@ def use_of(backbone: Backbone, name: str, a: Tensor, b: Tensor, keep: float) -> 
 
 
 def movement_of(adapter: TrainedAdapter) -> list[ModuleUse]:
-    """Return the movement of every parameter that an adapter of another kind than LoRA changes.
-
-    Raises:
-        ValueError: if it changes none.
-    """
-    changes = adapter.changes()
-    if not changes:
-        raise ValueError(
-            f"the adapter ({adapter.kind}) changes no parameter of the transformer: it has neither ranks "
-            "nor movement."
-        )
+    """Return the movement of every parameter that an adapter of another kind than LoRA changes, if any."""
     modules = []
-    for name, (before, after) in changes.items():
+    for name, (before, after) in adapter.changes().items():
         change, size = (float(x.detach().double().norm()) for x in (after - before, before))
         modules.append(ModuleUse(name, tuple(before.shape), change, size, ratio(change, size)))
     return modules

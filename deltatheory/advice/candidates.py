@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from deltatheory._options import options_of
-from deltatheory.deltas import split_size
+from deltatheory.adapters import native, open_adapter
+from deltatheory.deltas import DELTAS, split_size
 
 __all__ = ["CANDIDATES", "Candidate"]
 
@@ -26,13 +29,17 @@ class Candidate:
 
     @classmethod
     def of(cls, given: Candidate | str) -> Candidate:
-        """Return a candidate, or the one that is written as a delta with its size and options.
+        """Return a candidate that is written as a delta with its size and options, or that of an adapter.
 
         >>> Candidate.of("lora:8 alpha=16.0"), Candidate.of("bitfit").label
         (Candidate(method='lora', options={'r': 8, 'alpha': 16.0}), 'bitfit')
         """
         if isinstance(given, Candidate):
             return given
+        if os.path.exists(given):
+            specification = native(open_adapter(given)).delta.specification()
+            known = inspect.signature(DELTAS[specification["delta"]]).parameters
+            return cls(specification["delta"], {n: x for n, x in specification.items() if n in known})
         name, *options = given.split() or [""]
         method, size = split_size(name)
         return cls(method, {**size, **options_of(options)})

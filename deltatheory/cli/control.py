@@ -117,6 +117,9 @@ def diagnose(
     setup: "Setup",
     delta: tuple[str, dict[str, Any]],
     out: "RunFolder",
+    adapter: Annotated[
+        str | None, Option(help="Look at a trained adapter, of `train` or peft, instead of at a start.")
+    ] = None,
     learning_rate: Annotated[
         Any,  # a number or "auto"; typer takes no union
         Option(
@@ -129,15 +132,17 @@ def diagnose(
     progress: Progress = True,
 ) -> None:
     """Say why a prefix, or any other delta, does not train, and write one that is warm-started."""
+    from deltatheory.adapters import tuned_problem
     from deltatheory.control import diagnose
     from deltatheory.control.diagnosis import check_run
 
     given = None if learning_rate == AUTO else learning_rate
     check_run(given, steps)
-    problem = setup.classification(*delta)
+    problem, at = tuned_problem(adapter, setup) if adapter else (setup.classification(*delta), None)
     with progress_bar(progress, total=5, unit="check") as bar:
         found = diagnose(
             problem,
+            at,
             learning_rate=given,
             steps=steps,
             examples=len(problem.train),

@@ -31,7 +31,7 @@ def steer(
     training: "Training",
     out: "RunFolder",
     tuned: Annotated[
-        Path | None, Option(help="delta.safetensors of a training run; trained here by default.")
+        Path | None, Option(help="A trained adapter, of `train` or peft; trained here by default.")
     ] = None,
     controller: Annotated[
         list[str] | None,
@@ -43,17 +43,19 @@ def steer(
     progress: Progress = True,
 ) -> None:
     """Disturb a tuned model and see what each controller gives back, at what energy and latency."""
+    from deltatheory.adapters import tuned_problem
     from deltatheory.control.feedback.disturbances import DISTURBANCES
     from deltatheory.control.feedback.steering import SteeringProtocol, check_names, steer, tuned_delta
-    from deltatheory.deltas.files import read_tensors
 
     disturbances = disturbance or list(DISTURBANCES)
     check_names(controller or (), disturbances)  # a typo is told before anything is loaded
     if tuned is not None:
-        read_tensors(tuned)
-    problem = setup.classification(*delta)
+        problem, value = tuned_problem(tuned, setup)
+    else:
+        problem, value = setup.classification(*delta), None
     check_names(controller or (), disturbances, problem)
-    value = tuned_delta(problem, tuned, training)
+    if value is None:
+        value = tuned_delta(problem, training=training)
     with progress_bar(progress, unit="row") as bar:
         protocol = SteeringProtocol(seed=setup.seed)
         result = steer(
