@@ -234,7 +234,7 @@ def test_tracking_without_trackio_names_the_extra(given, tmp_path, monkeypatch):
     for name, said in {
         "trackio:p": "trackio: not installed; pip install 'deltatheory[tracking]'",
         "wandb": "wandb: not installed; pip install wandb",
-        "mlflow": "track='mlflow': must be one of trackio, tensorboard, wandb, or NAME:PROJECT.",
+        "mlflow": "--track='mlflow': must be one of trackio, tensorboard, wandb, or NAME:PROJECT.",
     }.items():
         done = trained(tmp_path, *given, "--track", name)
         assert (done.exit_code, done.stderr) == (2, f"Error: {said}\n")
@@ -292,9 +292,9 @@ BAD_TRAINING = [
     (("--delta", "subspace"), "option 'd': the delta 'subspace' needs it"),
     (("--clip", "0"), "clip=0.0"),
     (("--patience", "2"), "needs evaluate_every"),
-    (("--autocast",), "autocast=True"),
+    (("--autocast",), "--autocast: bfloat16"),
     (("--head", "verbalizer"), "take a causal checkpoint"),
-    (("--train-examples", "0"), "train_examples=0: must be at least 1"),
+    (("--train-examples", "0"), "--train-examples=0: must be at least 1"),
 ]
 
 
