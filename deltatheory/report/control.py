@@ -250,7 +250,7 @@ def _(result: Diagnosis) -> Answer:
         else f"None of the {checked} faults that were looked for is there"
     )
     return Answer(
-        titled("Why does it not train?", result),
+        titled("Diagnosis", result),
         [("measured" if found else "", said)],
         Section("What to do", items=[f"{one.fault}: {one.remedy}" for one in found]),
         bool(found),

@@ -120,16 +120,13 @@ def list_of(runs: Sequence[PastRun]) -> Section:
     """Return a table: what was run, of which task and model, when, at what cost, with which answer."""
     rows = []
     for run in runs:
-        costs = [
-            f"{count(run.passes)} passes" if run.passes else "",
-            f"{count(run.seconds)} s" if run.seconds else "",
-        ]
         # Lines of a cell on a terminal; on a page they are spaces.
         about = "\nwith ".join(filter(None, (run.task, Path(run.model).name)))
-        when = run.time[:16].replace("T", "\n")
-        cost = "\n".join(filter(None, costs))
-        rows.append((str(run.folder), run.command or "Python", about, when, cost, run.answer))
-    columns = ("run", "command", "task and model", "when (UTC)", "cost", "answer")
+        passes = f"{count(run.passes)} passes" if run.passes else ""
+        seconds = f"{count(run.seconds)} s" if run.seconds else ""
+        costs = "\n".join(filter(None, (run.time[:16].replace("T", " "), passes, seconds)))
+        rows.append((str(run.folder), run.command or "Python", about, run.answer, costs))
+    columns = ("run", "command", "task and model", "answer", "when (UTC), cost")
     return Section("Runs", columns=columns, rows=rows, brief=True)
 
 
