@@ -18,6 +18,7 @@ __all__ = ["MARGIN", "UNDEFINED", "excess", "finite", "on_domain", "on_samples"]
 
 MARGIN = 1e-9  # excess in floats that is worth confirming
 UNDEFINED = (Singular, ArithmeticError, np.linalg.LinAlgError)  # a bound says nothing where it has no value
+REFUSED = (ValueError, ArithmeticError, TypeError, IndexError)  # how a bound meets what no sampler makes
 _TINY = 1e-15  # below it, the sides count as they are, and above it by their logarithms
 _FLAT = -1e3  # of 0 <= 0, from where no climb leads on
 _EVENLY = 0.1  # how much a violation in floats may change within a few roundings
@@ -114,6 +115,24 @@ class Search:
         return value
 
 
+def _evaluated(bound: Bound, instance: Any, exact: Callable[[], Any]) -> Sides:
+    """Return both sides in floats; where these are no numbers, or infinite, as fractions give them.
+
+    Raises:
+        ValueError: if they are no numbers in fractions either, as `Bound.bound` does.
+    """
+    try:
+        sides = bound.bound(instance)
+        if not bound.rational or finite(sides):
+            return sides
+    except UNDEFINED:
+        raise
+    except ValueError:  # NaN, as of 0/0, where fractions divide by zero
+        if not bound.rational:
+            raise
+    return bound.exact_bound(exact())
+
+
 # ---- Claims, on the coordinates of their domain ----
 
 
@@ -125,7 +144,9 @@ def on_domain(bound: Any, evaluations: int, seed: int) -> Search:
     def score(vector: np.ndarray) -> float:
         inside = np.clip(vector, -domain.box, domain.box)
         return search.weigh(
-            lambda: _in_floats(bound, inside), lambda: inside, lambda: _confirmed(bound, inside)
+            lambda: _evaluated(bound, domain.build(inside), lambda: domain.build(as_fractions(inside))),
+            lambda: inside,
+            lambda: _confirmed(bound, inside),
         )
 
     with suppress(Enough), np.errstate(all="ignore"):
@@ -133,24 +154,6 @@ def on_domain(bound: Any, evaluations: int, seed: int) -> Search:
     if search.best[1] is not None:
         search.best = (search.best[0], domain.build(search.best[1]))
     return search
-
-
-def _in_floats(bound: Any, vector: np.ndarray) -> Sides:
-    """Return both sides; where floats give no number, or an infinite one, those that fractions give.
-
-    Raises:
-        ValueError: if they are no numbers in fractions either, as `Bound.bound` does.
-    """
-    try:
-        sides = bound.bound(bound.domain.build(vector))
-        if not bound.rational or finite(sides):
-            return sides
-    except UNDEFINED:
-        raise
-    except ValueError:  # NaN, as of 0/0, where fractions divide by zero
-        if not bound.rational:
-            raise
-    return bound.exact_bound(bound.domain.build(as_fractions(vector)))
 
 
 def _over_coordinates(
@@ -272,7 +275,9 @@ def on_samples(bound: Bound, evaluations: int, seed: int) -> Search:
 
     def score(instance: Any) -> float:
         return search.weigh(
-            lambda: bound.bound(instance), lambda: instance, lambda: _refuting(bound, instance)
+            lambda: _evaluated(bound, instance, lambda: instance),
+            lambda: instance,
+            lambda: _refuting(bound, instance),
         )
 
     with suppress(Enough), np.errstate(all="ignore"):
@@ -290,7 +295,7 @@ def _over_instances(search: Search, score: Callable[[Any], float]) -> None:
     bound, rng = search.bound, search.rng
     nearest = getattr(bound, "extremal", None) or getattr(bound, "closest", None)
     while True:
-        seeds = rng.integers(1 << 31, size=_SAMPLES).tolist()
+        seeds = rng.integers(1 << 16, size=_SAMPLES).tolist()
         starts = [nearest(seeds[0] % 64)] if nearest else []
         starts += [bound.sampler(seed) for seed in seeds]
         starts += [search.best[1]] if search.best[1] else []
@@ -302,7 +307,7 @@ def _over_instances(search: Search, score: Callable[[Any], float]) -> None:
             search.spent += 1
             if _admitted(bound, moved):
                 search.spent -= 1
-                with suppress(ValueError):  # what a sampler never makes, a bound may refuse
+                with suppress(*REFUSED):
                     if (reached := score(moved)) >= height:
                         height, at = reached, moved
 
@@ -310,7 +315,7 @@ def _over_instances(search: Search, score: Callable[[Any], float]) -> None:
 def _admitted(bound: Bound, instance: Any) -> bool:
     try:
         return not bound.unmet(instance)
-    except (ValueError, ArithmeticError):  # a predicate that cannot be evaluated is not met
+    except REFUSED:  # a predicate that cannot be evaluated is not met
         return False
 
 

@@ -159,7 +159,7 @@ def _complements(seed: int) -> Instance:
 
 def _covering(seed: int) -> Instance:
     """Return a layer that takes half of each of two others, which are best; what is covered counts once."""
-    weight = F(10 ** (9 + seed))
+    weight = F(10 ** (9 + seed % 8))
     layers = [[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
     return {"W": [weight * diagonal(layer) for layer in layers], "eps": F(1), "chosen": [0, 1]}
 

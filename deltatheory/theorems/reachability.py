@@ -101,7 +101,7 @@ def _t36b(x: Instance):
 def _along_the_axis(seed: int) -> Instance:
     J = diagonal([seed + 2, 1], 2, 3)
     u = as_fractions([1, 0, 0])
-    return {"J": J, "u": u, "gap": J @ u, "W": J @ J.T, "top": F((seed + 2) ** 2)}
+    return {"J": J, "u": u, "gap": J @ u, "top": F((seed + 2) ** 2)}
 
 
 T36b = register(
@@ -111,15 +111,15 @@ T36b = register(
         latex=r"\|u\|\ge\|z-y_0\|/\sqrt{\lambda_{\max}(W)}",
         words="with budget rho nothing farther than rho times the root of the largest eigenvalue is reached",
         kind="lower",
-        entries=meanings(_ENERGY, "J u gap W top"),
+        entries=meanings(_ENERGY, "J u gap top"),
         sides=_t36b,
         sampler=_reaching,
         hypotheses=(
             _reaches(with_entries(_along_the_axis, u=lambda x: x["u"] / 2)),
             Hypothesis(
                 "largest eigenvalue",
-                r"$W\preceq\lambda I$",
-                lambda x: is_psd(x["top"] * eye(len(x["W"])) - x["W"]),
+                r"$JJ^\top\preceq\lambda I$",
+                lambda x: is_psd(x["top"] * eye(len(x["J"])) - x["J"] @ x["J"].T),
                 with_entries(_along_the_axis, top=lambda x: x["top"] / 2),
             ),
         ),

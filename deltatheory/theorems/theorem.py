@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -249,7 +250,8 @@ class Bound:
         return Check(self.label, status, self.kind, a, b, violation, ratio, holds, exact, unmet)
 
     def _room(self, a: Any, b: Any, rounding: float) -> float:
-        return max(self.atol + self.rtol * max(abs(a), abs(b)), rounding)
+        size = max(abs(a), abs(b))
+        return max(self.atol + (self.rtol * size if math.isfinite(size) else 0.0), rounding)
 
 
 @dataclass(frozen=True, kw_only=True)

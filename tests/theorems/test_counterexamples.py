@@ -65,6 +65,12 @@ CASES = [
     ("T43b", "power < 0", "temperature", lambda: edge("T43b") | {"power": -5}),
     ("T44a", "a weight < 0", "fixed context", lambda: edge("T44a") | {"w": as_fractions([3, -2])}),
     ("T44b", "a weight < 0", "fixed context", lambda: edge("T44b") | {"w": as_fractions([3, -2])}),
+    (
+        "T36b",
+        "the bound is of another Gramian",
+        "largest eigenvalue",
+        lambda: edge("T36b") | {"W": -4 * eye(2), "J": 2 * edge("T36b")["J"], "gap": 2 * edge("T36b")["gap"]},
+    ),
     ("T11", "eps < 0", "deviation", lambda: sample("T11") | {"eps": F(-1, 2)}),
     ("T13", "t < 0", "margin", lambda: sample("T13") | {"t": F(-1)}),
     ("X2", "U not orthogonal", "in the range", lambda: edge("X2") | {"U": eye(2) / 2}),

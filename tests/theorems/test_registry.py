@@ -81,6 +81,13 @@ def test_kinds(kind, left, right, holds) -> None:
         assert bound.check({}, exact=exact).holds is holds
 
 
+def test_no_tolerance_reaches_infinity() -> None:
+    for kind, left, right in (("upper", np.inf, 1.0), ("lower", 1.0, np.inf), ("identity", np.inf, 1.0)):
+        assert constant(left, right, kind=kind).check({}).holds is False
+    assert constant(1.0, np.inf).check({}).holds
+    assert constant(np.inf, np.inf).check({}).holds
+
+
 def test_exact_means_no_tolerance_and_no_rounding() -> None:
     above = 1 + Fraction(1, 10**300)
     assert constant(above, Fraction(1)).check({}).holds
