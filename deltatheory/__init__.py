@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deltatheory.adapters import explain, from_peft, load_adapter, to_peft
+    from deltatheory.adapters import explain, from_peft, load_adapter, predict, to_peft
     from deltatheory.advice import advise
     from deltatheory.backbones import load_backbone, load_checkpoint, prepare
     from deltatheory.deltas import make_delta
@@ -46,6 +46,7 @@ __all__ = [
     "load_task",
     "make_delta",
     "make_projection",
+    "predict",
     "predict_learning_rate",
     "prepare",
     "save_delta",
@@ -74,6 +75,7 @@ _MODULES = {
     "load_task": "tasks",
     "make_delta": "deltas",
     "make_projection": "projections",
+    "predict": "adapters",
     "predict_learning_rate": "training",
     "prepare": "backbones",
     "save_delta": "deltas.files",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deltatheory._shapes import Float
 from deltatheory.adapters.files import CONFIG
-from deltatheory.adapters.imported import PeftDelta
+from deltatheory.adapters.imported import PeftDelta, from_peft
 from deltatheory.adapters.loaded import load_adapter
 from deltatheory.backbones import Backbone, load_backbone
 from deltatheory.deltas import Delta, WithHead
@@ -213,7 +213,7 @@ def place_of(adapter: str | os.PathLike[str]) -> Path:
 
 
 def open_adapter(
-    adapter: str | os.PathLike[str],
+    adapter: str | os.PathLike[str] | tuple[Any, Any],
     model: str | Backbone | nn.Module | None = None,
     *,
     tokenizer: Any = None,
@@ -224,7 +224,7 @@ def open_adapter(
 
     Args:
         adapter: a folder in PEFT's format or a hub id (`load_adapter`), a file of `save_delta`, or a folder
-            of `train`.
+            of `train`; at hand: a pair of a `PeftModel` and the tokenizer of its base.
         model: what `load_backbone` takes; by default what the adapter names, if it is on this machine. At
             hand: a backbone for a file of `save_delta`; for PEFT's format the `transformers` model, prepared
             in place, with its tokenizer.
@@ -238,6 +238,12 @@ def open_adapter(
         ValueError: for a model at hand of the wrong kind, an adapter whose start changed the base, and as
             `load_adapter` and `load_delta`.
     """
+    if isinstance(adapter, tuple):
+        name = adapter[0].active_peft_config.base_model_name_or_path or "the model at hand"
+        backbone, at_hand = from_peft(adapter[0], tokenizer=adapter[1], name=name)
+        if device:
+            backbone.to(device)
+        return PeftAdapter(at_hand)
     path = place_of(adapter)
     if path.is_file() or path.suffix == ".safetensors":
         if isinstance(model, nn.Module):

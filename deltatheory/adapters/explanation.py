@@ -94,7 +94,7 @@ class Explanation(Result):
 
 
 def explain(
-    adapter: str | os.PathLike[str] | TrainedAdapter,
+    adapter: str | os.PathLike[str] | tuple[Any, Any] | TrainedAdapter,
     setup: Setup | Mapping[str, Any] | None = None,
     *,
     keep: float = 0.99,
@@ -135,7 +135,7 @@ def explain(
     else:
         named = setup.get("model") if isinstance(setup, Mapping) else setup and setup.model
         named = asked.backbone if isinstance(named, Mapping) else named
-        held, path = open_adapter(adapter, named), str(adapter)
+        held, path = open_adapter(adapter, named), None if isinstance(adapter, tuple) else str(adapter)
     about = {"path": path, "specification": held.delta.specification()}
     asked = asked.replace(model=held.backbone)
     if isinstance(held, PeftAdapter) and held.delta.model.active_peft_config.is_prompt_learning:

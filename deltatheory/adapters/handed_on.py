@@ -141,7 +141,7 @@ class Predictions:
 
 
 def predict(
-    adapter: str | os.PathLike[str] | TrainedAdapter,
+    adapter: str | os.PathLike[str] | tuple[Any, Any] | TrainedAdapter,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
     *,
@@ -151,8 +151,7 @@ def predict(
     """Classify texts with a trained adapter.
 
     Args:
-        adapter: a folder of `train` or of `peft`, a hub id, a file of `save_delta`, or what `open_adapter`
-            returned.
+        adapter: what `open_adapter` takes, or what it returned.
         texts: the inputs.
         pairs: the second text of each.
         classifier: what reads the states; by default the one that lies beside the adapter, or the
@@ -179,7 +178,7 @@ def classifier_beside(adapter: str | os.PathLike[str], backbone: Backbone) -> Cl
 
 def classifier_of(
     held: TrainedAdapter,
-    adapter: str | os.PathLike[str] | TrainedAdapter | None,
+    adapter: str | os.PathLike[str] | tuple[Any, Any] | TrainedAdapter | None,
     *,
     head: str | None = None,
     label_names: Sequence[str] | None = None,

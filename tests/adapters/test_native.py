@@ -68,7 +68,8 @@ def test_a_prefix_of_peft_is_explained_block_by_block():
     setup = Setup((tiny_model("bert"), tiny_tokenizer("bert")), toy_task(train=8, test=8))
     frozen = setup.problem("bitfit", check=False)
     expected = frozen.evaluate(frozen.delta.initial(), frozen.test)["accuracy"]
-    found = explain(imported(wrapped("prefix")), {"task": toy_task(train=8, test=8)})
+    at_hand = wrapped("prefix"), tiny_tokenizer("bert")
+    found = explain(at_hand, {"task": toy_task(train=8, test=8)})
     assert found.frozen == expected  # of the model, and not of a prefix of words
     assert any(one.startswith("Blocks: without the prefix of block") for one in found.findings)
     assert found.modules == []
