@@ -15,7 +15,7 @@ from deltatheory.cli.options import (
     results_in,
     with_prefix,
 )
-from deltatheory.cli.output import progress_bar, tell
+from deltatheory.cli.output import aside, progress_bar, tell
 
 if TYPE_CHECKING:
     from deltatheory.cli.runs import RunFolder
@@ -71,7 +71,7 @@ def control(
     problem = setup.classification(*delta)
     if predicted:
         found = predict_learning_rate(problem, training=_training(made, len(problem.train)))
-        print(found)
+        aside(str(found))
         settings["learning_rate"] = found.rate
     with progress_bar(progress, desc=solver, unit="iteration") as bar:
 

@@ -126,6 +126,11 @@ def failed(text: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def aside(text: str) -> None:
+    """Say on the way what is no part of the answer, which stands alone on standard output."""
+    typer.secho(text, err=True)
+
+
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """Let SIGTERM interrupt as Ctrl-C does, and end in one line with the exit code of the signal."""

@@ -24,7 +24,7 @@ from deltatheory.cli.options import (
     rate,
     results_in,
 )
-from deltatheory.cli.output import failed, progress_bar, resumable, tell
+from deltatheory.cli.output import aside, failed, progress_bar, resumable, tell
 
 if TYPE_CHECKING:
     from deltatheory.cli.runs import RunFolder
@@ -168,12 +168,12 @@ def _predicted(problem: "Problem", training: "Training", own: Path) -> float:
     with suppress(OSError, ValueError, KeyError, TypeError):
         left = read_json(own / RatePrediction.FILE)
         if {**left["settings"], "device": None} == same(left["rate"]):
-            print(f"Learning rate {left['rate']:.2g}, as predicted when this run began")
+            aside(f"Learning rate {left['rate']:.2g}, as predicted when this run began")
             return left["rate"]
     found = predict_learning_rate(problem, training=training)
     if not found.found:
         raise ValueError(f"learning_rate='auto': {found.status}; or give a number.")
-    print(found)
+    aside(str(found))
     found.save(own)
     return found.rate
 

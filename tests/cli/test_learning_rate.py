@@ -15,8 +15,9 @@ def read(path):
 def test_a_training_takes_the_predicted_rate_and_goes_on_with_it(given, tmp_path):
     done = run("train", *given, *SHORT, "--out", tmp_path)
     assert done.exit_code == 0, done.output
-    assert "Learning rate " in done.output
-    assert "predicted with" in done.output
+    assert "Learning rate " in done.stderr
+    assert "predicted with" in done.stderr
+    assert done.stdout.startswith("Test accuracy ")  # the answer is the first line
     kept = read(tmp_path / "learning_rate.json")
     assert read(tmp_path / "result.json")["settings"]["training"]["learning_rate"] == kept["rate"]
     for left in ("result.json", "checkpoint.safetensors"):
