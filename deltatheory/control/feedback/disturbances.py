@@ -6,7 +6,7 @@ import string
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -304,9 +304,7 @@ def find_trigger(
     chosen = rng.permutation(len(problem.train))[:examples].tolist()
     batch, labels = problem.batch(problem.train, chosen)
     allowed = writable_tokens(backbone).to(backbone.device)
-    model: Any = backbone.model
-    words = model.get_input_embeddings()
-    name = next(name for name, module in model.named_modules() if module is words)
+    name, words = backbone.words, cast(Any, backbone.model).get_input_embeddings()
     table = words.weight[allowed]
     first = _leading(backbone)
 

@@ -65,6 +65,19 @@ class NominalStates:
         return torch.searchsorted(self.labels.unique(), self.labels)
 
 
+def check_one_stack(problem: ClassificationProblem) -> None:
+    """Refuse an encoder-decoder, before anything is run.
+
+    Raises:
+        ValueError: for one.
+    """
+    if problem.backbone.kind == "encoder-decoder":
+        raise ValueError(
+            f"problem: {problem.backbone.name!r} is an encoder-decoder; feedback acts on the states of one "
+            "stack: allowed are encoders and causal models."
+        )
+
+
 @torch.no_grad()
 def nominal_states(
     problem: ClassificationProblem,
@@ -87,11 +100,7 @@ def nominal_states(
         ValueError: if fewer than two classes have a text that is right, or for an encoder-decoder, whose
             blocks have no states of the same tokens.
     """
-    if problem.backbone.kind == "encoder-decoder":
-        raise ValueError(
-            f"problem: {problem.backbone.name!r} is an encoder-decoder; feedback acts on the states of one "
-            "stack: allowed are encoders and causal models."
-        )
+    check_one_stack(problem)
     pooling = pooling or problem.backbone.pooling
     kept, labels = [], []
     for start in range(0, min(examples, len(problem.train)), batch_size):

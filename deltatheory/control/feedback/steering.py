@@ -31,7 +31,7 @@ from deltatheory.control.feedback.policies import (
     make_policy,
     policies_of,
 )
-from deltatheory.control.feedback.setpoints import NominalStates, nominal_states
+from deltatheory.control.feedback.setpoints import NominalStates, check_one_stack, nominal_states
 from deltatheory.deltas import Delta
 from deltatheory.deltas.files import load_delta, save_delta
 from deltatheory.problems import ClassificationProblem, Split
@@ -67,8 +67,10 @@ def check_names(
         problem: whose delta must take the controllers, if it is known already.
 
     Raises:
-        ValueError: for such a name; it says which there are.
+        ValueError: for such a name, with those there are, or an encoder-decoder.
     """
+    if problem is not None:
+        check_one_stack(problem)
     check_policies(controllers)
     if problem is not None and (unfit := set(controllers) - set(policies_of(problem))):
         raise ValueError(
