@@ -239,8 +239,8 @@ def _ball(probe: Probe) -> Measurement:
 def _norm(probe: Probe) -> dict[str, Any]:
     module: Any = next(m for m in probe.backbone.layers[probe.layer].modules() if "Norm" in type(m).__name__)
     inputs, _ = probe.watched(module)
-    gains, x = _array(module.weight), _array(inputs)[0][:2][-1]  # a decoder has one token
-    centred = "RMS" not in type(module).__name__
+    gains, x = _array(module.weight), _array(inputs)[0, 1]
+    centred = isinstance(module, torch.nn.LayerNorm)  # T5's has that name, and is none
     eps = float(getattr(module, "eps", None) or module.variance_epsilon)
     z = np.zeros_like(x)
     z[int(abs(gains).argmax())] = 1.0

@@ -56,7 +56,8 @@ class Probe:
     def __init__(self, problem: ClassificationProblem, seed: int = 0) -> None:
         self.problem, self.seed = problem, seed
         self.backbone = problem.backbone
-        self.layer = len(self.backbone.layers) // 2
+        # In an encoder-decoder of the encoder, whose blocks have more than one token.
+        self.layer = (self.backbone.cached_attentions.start or len(self.backbone.layers)) // 2
         self.batch, self.labels = problem.batch(problem.train, range(min(8, len(problem.train))))
         longest = int(np.argmax(problem.train.lengths[:_EXAMPLES]))
         self.text, self.label = problem.batch(problem.train, [longest])
