@@ -23,9 +23,7 @@ TEXTS = ["a b c d", "i j", "k l m n o p"]
 PEFT = {
     "lora": ("lora:2", {"targets": ["query", "output.dense"], "rank_pattern": {"query": 1}}),
     "ia3": ("ia3", {}),
-    "layernorm": ("layernorm", {}),
     "prefix": ("prefix:3", {"gate": "none", "shift": True}),
-    "prompt": ("prompt:3", {}),
 }
 OURS = {"gated": ("prefix:3", {}), "bottleneck": ("adapter:2", {}), "bias": ("bitfit", {})}
 
