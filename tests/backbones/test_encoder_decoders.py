@@ -102,7 +102,6 @@ PREFIX = {"length": 2, "gate": "none", "shift": True}
     ("family", "name", "options"),
     [
         ("t5", "prefix", PREFIX),
-        ("t5", "prompt", {"length": 2}),
         ("bart", "prefix", PREFIX),
         ("bart", "ia3", {}),
     ],
