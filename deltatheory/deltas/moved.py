@@ -135,19 +135,22 @@ class MovedParameters:
         if movement is None or any(own[n] is not self._parameters[i] for n, i in unit.numbers.items()):
             return None
         unit.undo.append(partial(own.update, dict(own)))
-        if torch.is_grad_enabled():
+        graph = torch.is_grad_enabled()
+        if graph:
             formed = _Form.apply(self._anchor, self, movement, numbers)
-            if self.size > KEPT:
-                places = {x.untyped_storage().data_ptr(): i for x, i in zip(formed, numbers, strict=True)}
-                hooks = saved_tensors_hooks(partial(_pack, places), partial(_unpack, self, movement))
-                hooks.__enter__()
-                unit.undo.append(partial(hooks.__exit__, None, None, None))
         else:
             formed = [self.formed(movement, i) for i in numbers]
         dtype = formed[0].dtype
+        wide = cast_inputs(dtype, module, args, kwargs)
+        if graph and self.size > KEPT:
+            places = {x.untyped_storage().data_ptr(): i for x, i in zip(formed, numbers, strict=True)}
+            cast = _cast_from((args, kwargs), wide)
+            hooks = saved_tensors_hooks(partial(_pack, places, cast), partial(_unpack, self, movement))
+            hooks.__enter__()
+            unit.undo += [partial(hooks.__exit__, None, None, None), cast.clear]
         own.update({name: p.to(dtype) for name, p in own.items() if p is not None})
         own.update(zip(unit.numbers, formed, strict=True))
-        return cast_inputs(dtype, module, args, kwargs)
+        return wide
 
     def _leave(self, unit: _Unit, module: nn.Module, args: tuple, out: Any) -> Any:
         """Put θ₀ back into a module that has run, or failed, and cast what it gives to the type of θ₀."""
@@ -178,14 +181,31 @@ class _Form(torch.autograd.Function):
         return None, None, None, None
 
 
-def _pack(places: dict[int, int], saved: Tensor) -> Any:
-    """Keep of a formed parameter, or a view of it, which one it is."""
-    number = places.get(saved.untyped_storage().data_ptr())
-    return saved if number is None else (number, saved.shape, saved.stride(), saved.storage_offset())
+def _cast_from(before: tuple[tuple, dict], after: tuple[tuple, dict]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return the storage of what was cast for a module ↦ what it was, and itself, which keeps the storage."""
+    (args, kwargs), (new_args, new_kwargs) = before, after
+    pairs = [*zip(args, new_args, strict=True), *((kwargs[name], new_kwargs[name]) for name in kwargs)]
+    return {
+        new.untyped_storage().data_ptr(): (old.detach(), new)
+        for old, new in pairs
+        if new is not old and old.is_contiguous()
+    }
+
+
+def _pack(places: dict[int, int], cast: dict[int, tuple[Tensor, Tensor]], saved: Tensor) -> Any:
+    """Keep of a formed parameter, or a view of it, which one it is; of an input that was cast what it was.
+
+    That loses no bit, and what several modules get is then kept once.
+    """
+    storage = saved.untyped_storage().data_ptr()
+    number, (old, _) = places.get(storage), cast.get(storage, (None, None))
+    kept = number if old is None else old
+    return saved if kept is None else (kept, saved.dtype, saved.shape, saved.stride(), saved.storage_offset())
 
 
 def _unpack(moved: MovedParameters, movement: Movement, kept: Any) -> Tensor:
     if isinstance(kept, Tensor):
         return kept
-    number, *view = kept
-    return moved.formed(movement, number).as_strided(*view)
+    what, dtype, *view = kept
+    whole = what.to(dtype) if isinstance(what, Tensor) else moved.formed(movement, what)
+    return whole.as_strided(*view)

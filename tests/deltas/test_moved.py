@@ -163,3 +163,22 @@ def test_a_step_holds_one_modules_weights_at_a_time(monkeypatch, kept, share):
     step()
     least, most = share
     assert least < peak(step) / (4 * moved.size) < most
+
+
+def test_what_modules_in_half_precision_get_is_kept_as_it_came(monkeypatch):
+    """Each of them kept a copy in float32 of what all of them get."""
+    monkeypatch.setattr("deltatheory.deltas.moved.KEPT", 0)
+    network = nn.ModuleList([nn.Linear(32, 2) for _ in range(8)]).requires_grad_(False).bfloat16()
+    moved, x = all_of(network), torch.randn(4096, 32).bfloat16()
+    movement, gradient = moved_by(torch.randn(moved.size), moved)
+
+    def step() -> None:
+        moved.move(movement)
+        sum(module(x).float().square().sum() for module in network).backward()
+
+    assert peak(step) < 3 * 4 * x.numel()
+    monkeypatch.setattr("deltatheory.deltas.moved.KEPT", 1 << 26)
+    found = gradient.clone()
+    gradient.zero_()
+    step()
+    assert torch.equal(found, gradient)

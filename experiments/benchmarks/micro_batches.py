@@ -1,0 +1,105 @@
+"""Memory of a training step beyond the weights, by how many texts pass through the network at once.
+
+    python -m experiments.benchmarks.micro_batches --out experiments/results/benchmarks           # resumes
+
+A decoder of SmolLM2-135M's shape with random weights in bfloat16 and 64 words, on one thread: loss and
+gradient of so many texts of 128 tokens, of two classes. Every measurement is a process of its own, forked
+when the weights are there and a step of one short text has been made: memory is what its high-water mark adds.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from deltatheory.deltas import make_delta
+from deltatheory.problems import ClassificationProblem
+from deltatheory.results import ResultLog
+from experiments.benchmarks.random_model import random_model, random_task
+from experiments.measuring import in_child, peak_bytes, processor, work, write
+from experiments.page import Table
+
+DELTAS: dict[str, dict[str, Any]] = {
+    "prefix": {"length": 8, "gate": "values"},
+    "subspace": {"d": 1000},
+    "full": {},
+}
+TEXTS, LENGTH, WORDS = (1, 4, 16), 128, 64
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for micro-batches-cpu.{jsonl,json,md}.")],
+    blocks: int = 30,
+    width: int = 576,
+) -> None:
+    """Measure what is not in the log yet, and write the table."""
+    torch.set_num_threads(1)
+    log, rows = ResultLog(out / "micro-batches-cpu.jsonl"), []
+    problems: dict[str, ClassificationProblem] = {}
+    for (name, options), texts in product(DELTAS.items(), TEXTS):
+        config = {
+            "delta": name,
+            **options,
+            "texts": texts,
+            "length": LENGTH,
+            "blocks": blocks,
+            "width": width,
+        }
+        row = log.find(config)
+        if row is None:
+            problem = problems.get(name) or problems.setdefault(name, _problem(name, blocks, width))
+            row = log.append(config, in_child(lambda p=problem, n=texts: _measured(p, n)))
+        found = row["result"]
+        share = found["bytes"] / found["weights"]
+        rows.append([name, texts, found["seconds"], found["bytes"] / 1e6, f"{share:.0%}"])
+        print(rows[-1], flush=True)
+    weights = found["weights"] / 1e6
+    table = Table("", ["delta", "texts at once", "seconds", "MB beyond the weights", "of them"], rows)
+    text = (
+        f"{table.body()}\n\n{weights:.0f} MB of weights in bfloat16, texts of {LENGTH} tokens, {processor()}."
+    )
+    write(out / "micro-batches-cpu", {"rows": rows}, text)
+
+
+def _problem(name: str, blocks: int, width: int) -> ClassificationProblem:
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=width,
+        intermediate_size=8 * width // 3,
+        num_hidden_layers=blocks,
+        num_attention_heads=width // 64,
+        num_key_value_heads=max(1, width // 192),
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    backbone = random_model(config, f"random-llama-{blocks}x{width}", "cpu", torch.bfloat16)
+    task = random_task(max(TEXTS), LENGTH, WORDS)
+    delta = make_delta(name, backbone, **DELTAS[name])
+    problem = ClassificationProblem(backbone, task, delta, "random", max_length=LENGTH, check=False)
+    short = backbone.batch(torch.ones(1, 2, dtype=torch.long), torch.ones(1, 2))
+    problem.loss_and_gradient(delta.zero(), short, torch.zeros(1, dtype=torch.long))
+    problem.restore()
+    return problem
+
+
+def _measured(problem: ClassificationProblem, texts: int) -> dict[str, float]:
+    batch, labels = problem.batch(problem.train, range(texts))
+    before = _resident()
+    seconds = work(lambda: problem.loss_and_gradient(problem.delta.initial(), batch, labels), cuda=False)
+    weights = sum(p.nbytes for p in problem.backbone.model.parameters())
+    return {"seconds": seconds, "bytes": peak_bytes(cuda=False) - before, "weights": weights}
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+if __name__ == "__main__":
+    typer.run(main)
