@@ -4,7 +4,7 @@
 
 A decoder of SmolLM2-135M's shape with random weights in bfloat16 and 64 words, on one thread: loss and
 gradient of so many texts of 128 tokens, of two classes. Every measurement is a process of its own, forked
-when the weights are there and a step of one short text has been made: memory is what its high-water mark adds.
+when weights are there and a step of one short text has been made: memory is what its high-water mark adds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from experiments.page import Table
 DELTAS: dict[str, dict[str, Any]] = {
     "prefix": {"length": 8, "gate": "values"},
     "subspace": {"d": 1000},
-    "full": {},
 }
 TEXTS, LENGTH, WORDS = (1, 4, 16), 128, 64
 
