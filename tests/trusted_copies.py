@@ -363,7 +363,7 @@ def small_cases(m: SimpleNamespace) -> None:
         asked = n.ENUMERATIONS[name]
         found = list(asked.cases(first, last, F(asked.constant)))
         assert (len(found), {holds for _, holds in found}) == (count, {True}), name
-        assert False in {holds for _, holds in asked.cases(first, 2 * last, wrong)}, name
+        assert False in (holds for _, holds in asked.cases(first, 2 * last, wrong)), name
     tails = dict(n.chi_square_tails(2, 2, F(1)))
     assert set(tails) == {f"d=2, eps={F(k, 10)}, {side}" for k in range(1, 10) for side in ("above", "below")}
     box = m.intervals.enclose
