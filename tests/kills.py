@@ -39,7 +39,7 @@ from command_line import letters, save_tiny  # noqa: E402
 from deltatheory.cli import app  # noqa: E402
 from deltatheory.deltas.files import read_tensors  # noqa: E402
 from deltatheory.problems import Problem  # noqa: E402
-from deltatheory.results import ResultLog, merge  # noqa: E402
+from deltatheory.results import ANSWER, ResultLog, merge  # noqa: E402
 from experiments import __main__ as experiments  # noqa: E402
 from experiments import runner  # noqa: E402
 from experiments.page import Findings  # noqa: E402
@@ -122,6 +122,8 @@ def left_in(folder: Path) -> dict[str, Any]:
     rests = sorted(path.name for path in folder.rglob("*") if _TEMPORARY.fullmatch(path.name))
     left: dict[str, Any] = {"rests": rests}
     for path in sorted(folder.rglob("[!.]*.json*")):
+        if path.name == ANSWER:
+            continue  # what the numbers beside it are in words, times among them
         if path.name == LOG:
             left[LOG] = {row["hash"]: timeless(row["result"]) for row in ResultLog(path).rows()}
         else:

@@ -42,14 +42,14 @@ def error(work):
 def fails(rank, failure):
     """Return the error of a batch that goes wrong in one of the processes."""
     problem = toy_problem("bitfit")
-    own = problem.loss_and_gradient
+    own = problem.mean_with_gradient
 
     def broken(*arguments):
         if parallel.processes()[0] == rank:
             raise failure
         return own(*arguments)
 
-    problem.loss_and_gradient = broken
+    problem.mean_with_gradient = broken
     return error(lambda: parallel.loss_and_gradient(problem, problem.delta.initial(), [0, 1, 2, 3]))
 
 

@@ -269,7 +269,7 @@ def _batches(lengths: np.ndarray) -> Iterator[list[int]]:
     """Yield the numbers of texts in batches of `_TEXTS` and of `_TOKENS`, padding included, the short first.
 
     >>> [len(batch) for batch in _batches(np.array([700, 4, 400, 500]))]
-    [3, 1]
+    [2, 1, 1]
     """
     chosen: list[int] = []
     for i in np.argsort(lengths, kind="stable").tolist():

@@ -26,7 +26,7 @@ from deltatheory.linearization import tangent_kernels
 from deltatheory.problems import ClassificationProblem
 from deltatheory.results import ResultLog
 from experiments.benchmarks.kernels import LARGE, arithmetic
-from experiments.benchmarks.random_model import random_decoder, random_task
+from experiments.benchmarks.random_model import random_model, random_task
 from experiments.measuring import peak_bytes, processor, wall, write
 from experiments.page import Table
 
@@ -102,7 +102,7 @@ def _backbone(name: str, shape: tuple[int, ...], device: str, longest: int) -> B
         bos_token_id=0,
         eos_token_id=0,
     )
-    return random_decoder(config, f"random-{name}", device, torch.bfloat16)
+    return random_model(config, f"random-{name}", device, torch.bfloat16)
 
 
 def _measured(backbone: Backbone, what: str, count: int, length: int) -> dict[str, Any]:

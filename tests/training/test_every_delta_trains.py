@@ -52,9 +52,13 @@ class Setting:
         return ClassificationProblem(self.backbone, self.task, delta, self.head, max_length=12, check=False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # a forked process has no other threads than the one that forked
+
+
 @pytest.fixture(scope="module")
 def setting() -> Setting:
-    torch.set_num_threads(1)  # a forked process has no other threads than the one that forked
     model, tokenizer, rest = load_checkpoint("minilm")
     model.encoder.layer = model.encoder.layer[:2]
     task = load_task("stdlib-topics-2").limited(None, 120, 0)

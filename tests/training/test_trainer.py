@@ -149,8 +149,8 @@ def test_micro_batches_of_answers_of_unequal_length_add_up_too():
 def test_the_average_is_the_mean_of_the_last_deltas_and_costs_no_other_name():
     problem, seen = toy_problem("lora", r=2), []
     training = Training(steps=6, batch_size=8, learning_rate=0.01, average=0.5)
-    original = problem.loss_and_gradient
-    problem.loss_and_gradient = lambda delta, *rest: seen.append(delta.clone()) or original(delta, *rest)
+    original = problem.mean_with_gradient
+    problem.mean_with_gradient = lambda delta, *rest: seen.append(delta.clone()) or original(delta, *rest)
     result = train(problem, training)
     last = torch.stack([*seen[4:], result.last]).mean(0)
     torch.testing.assert_close(result.delta, last)
@@ -164,7 +164,7 @@ def test_the_average_is_the_mean_of_the_last_deltas_and_costs_no_other_name():
 def test_a_run_is_saved_with_its_delta_and_one_that_diverged_without(tmp_path):
     problem = toy_problem("lora", r=2)
     good = train(problem, Training(steps=2, batch_size=8, learning_rate=0.01))
-    assert good.save(tmp_path / "good") == tmp_path / "good" / "result.json"
+    assert good.save(tmp_path / "good") == tmp_path / "good" / "report.html"
     delta, values = load_delta(tmp_path / "good" / "delta.safetensors", problem.backbone)
     assert delta.specification() == problem.delta.specification()
     assert torch.equal(values, good.delta)
@@ -173,7 +173,8 @@ def test_a_run_is_saved_with_its_delta_and_one_that_diverged_without(tmp_path):
     assert (said["losses"], said["full"]) == (good.losses, None)
     bad = train(problem, Training(steps=2, batch_size=8, learning_rate=1e30))
     bad.save(tmp_path / "bad")
-    assert [p.name for p in (tmp_path / "bad").iterdir()] == ["result.json"]
+    kept = sorted(path.name for path in (tmp_path / "bad").iterdir())
+    assert kept == ["answer.json", "report.html", "result.json"]
     assert json.loads((tmp_path / "bad" / "result.json").read_text())["test"] is None
 
 
