@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -65,9 +69,17 @@ def is_causal(family: str) -> bool:
 
 def tiny_model(family: str, auto=None, **extra) -> nn.Module:
     """A random two-block network; the weights are enlarged so that attention is far from uniform."""
+    model, drawn = _drawn(family, auto, json.dumps(extra))
+    torch.set_rng_state(drawn)  # a test that draws goes on from here, the first as all later ones
+    return copy.deepcopy(model)
+
+
+@cache
+def _drawn(family: str, auto, extra: str) -> tuple[nn.Module, torch.Tensor]:
+    """Return a network that is copied for each test, and the state of torch's generator behind it."""
     kind = FAMILIES[family].kind
     sizes = {} if kind == "encoder-decoder" else SIZES
-    about = {"vocab_size": len(WORDS)} | sizes | COMMON | _OWN.get(family, {}) | extra
+    about = {"vocab_size": len(WORDS)} | sizes | COMMON | _OWN.get(family, {}) | json.loads(extra)
     config = transformers.AutoConfig.for_model(family, **about)
     torch.manual_seed(0)
     model = (auto or AUTO[kind]).from_config(config)
@@ -76,7 +88,7 @@ def tiny_model(family: str, auto=None, **extra) -> nn.Module:
             p.add_(0.2 * torch.randn_like(p))
         if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.normal_(std=0.3)
-    return model
+    return model, torch.get_rng_state()
 
 
 def tiny_tokenizer(family: str):

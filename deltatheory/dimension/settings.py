@@ -55,6 +55,6 @@ class DimensionSettings:
         check_number("burn_in", self.burn_in, whole=True, least=0)
 
     def training(self, seed: int) -> Training:
-        """Return the budget of one run; its learning rate is found, and the one here only names older rows."""
+        """Return the budget of one run; its learning rate is found, the one here is in the names of rows."""
         shared = ("steps", "batch_size", "average", "micro_batch")
         return Training(**{name: getattr(self, name) for name in shared}, learning_rate=1e-4, seed=seed)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from deltatheory.dimension import DimensionSettings
@@ -8,7 +10,8 @@ from deltatheory.training import Training
 
 def test_a_run_has_the_budget_that_is_set():
     settings = DimensionSettings(steps=7, batch_size=3, micro_batch=2)
-    assert settings.training(seed=5) == Training(steps=7, batch_size=3, micro_batch=2, seed=5)
+    training = settings.training(seed=5)
+    assert replace(training, learning_rate=1e-3) == Training(steps=7, batch_size=3, micro_batch=2, seed=5)
 
 
 @pytest.mark.parametrize(
