@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Check annotations in a sixth of the tests of parts, by name: a third of such a test's time goes there."""
+    """Check annotations in a sixth of the tests of parts, by name: a third of its time goes there."""
     whole = item.path.parent.name in WHOLES
     jaxtyping.config.update("jaxtyping_disable", whole or zlib.crc32(item.nodeid.encode()) % 6 > 0)
     try:

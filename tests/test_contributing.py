@@ -29,6 +29,7 @@ LAWS = {
 def outcomes() -> dict[str, list[str]]:
     """How each test of an example ended, by the example's name."""
     command = [sys.executable, "-m", "pytest", "-p", "contributed", "-p", "no:cacheprovider", "-vv"]
+    command += ["-o", "addopts=--import-mode=importlib"]  # no check of annotations: its import takes long
     command += ["-k", " or ".join(LAWS), *(str(TESTS / path) for path in LAWS.values())]
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from functools import cache
 
 import pytest
@@ -69,17 +68,17 @@ def is_causal(family: str) -> bool:
 
 def tiny_model(family: str, auto=None, **extra) -> nn.Module:
     """A random two-block network; the weights are enlarged so that attention is far from uniform."""
-    model, drawn = _drawn(family, auto, json.dumps(extra))
+    model, drawn = _drawn(family, auto, tuple(extra.items()))
     torch.set_rng_state(drawn)  # a test that draws goes on from here, the first as all later ones
     return copy.deepcopy(model)
 
 
 @cache
-def _drawn(family: str, auto, extra: str) -> tuple[nn.Module, torch.Tensor]:
+def _drawn(family: str, auto, extra: tuple) -> tuple[nn.Module, torch.Tensor]:
     """Return a network that is copied for each test, and the state of torch's generator behind it."""
     kind = FAMILIES[family].kind
     sizes = {} if kind == "encoder-decoder" else SIZES
-    about = {"vocab_size": len(WORDS)} | sizes | COMMON | _OWN.get(family, {}) | json.loads(extra)
+    about = {"vocab_size": len(WORDS)} | sizes | COMMON | _OWN.get(family, {}) | dict(extra)
     config = transformers.AutoConfig.for_model(family, **about)
     torch.manual_seed(0)
     model = (auto or AUTO[kind]).from_config(config)

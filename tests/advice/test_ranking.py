@@ -225,7 +225,8 @@ def test_a_candidate_with_a_bad_option_is_refused_before_anything_is_loaded():
 
 
 @pytest.mark.parametrize("field", ["adapter_config", "training_arguments"])
-def test_the_configuration_of_older_advice_goes_with_it(field, tmp_path, result):
+def test_the_configuration_of_older_advice_goes_with_it(field, tmp_path, result, monkeypatch):
+    monkeypatch.setattr("deltatheory.report.page.svg", lambda *_: "<svg></svg>")
     one, other = replace(result, **{field: {"r": 2}}), replace(result, **{field: None})
     path = tmp_path / f"{field}.json"
     one.save(tmp_path)
