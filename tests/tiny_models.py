@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
 
 import pytest
 import torch
@@ -68,17 +67,21 @@ def is_causal(family: str) -> bool:
 
 def tiny_model(family: str, auto=None, **extra) -> nn.Module:
     """A random two-block network; the weights are enlarged so that attention is far from uniform."""
-    model, drawn = _drawn(family, auto, tuple(extra.items()))
-    torch.set_rng_state(drawn)  # a test that draws goes on from here, the first as all later ones
+    key = f"{family} {auto} {extra}"
+    if key not in _DRAWN:
+        _DRAWN[key] = _drawn(family, auto, extra), torch.get_rng_state()
+    model, state = _DRAWN[key]
+    torch.set_rng_state(state)  # a test that draws goes on from here, the first as all later ones
     return copy.deepcopy(model)
 
 
-@cache
-def _drawn(family: str, auto, extra: tuple) -> tuple[nn.Module, torch.Tensor]:
-    """Return a network that is copied for each test, and the state of torch's generator behind it."""
+_DRAWN: dict[str, tuple[nn.Module, torch.Tensor]] = {}
+
+
+def _drawn(family: str, auto, extra: dict) -> nn.Module:
     kind = FAMILIES[family].kind
     sizes = {} if kind == "encoder-decoder" else SIZES
-    about = {"vocab_size": len(WORDS)} | sizes | COMMON | _OWN.get(family, {}) | dict(extra)
+    about = {"vocab_size": len(WORDS)} | sizes | COMMON | _OWN.get(family, {}) | extra
     config = transformers.AutoConfig.for_model(family, **about)
     torch.manual_seed(0)
     model = (auto or AUTO[kind]).from_config(config)
@@ -87,7 +90,7 @@ def _drawn(family: str, auto, extra: tuple) -> tuple[nn.Module, torch.Tensor]:
             p.add_(0.2 * torch.randn_like(p))
         if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.normal_(std=0.3)
-    return model, torch.get_rng_state()
+    return model
 
 
 def tiny_tokenizer(family: str):

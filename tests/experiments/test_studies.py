@@ -37,8 +37,8 @@ from experiments.studies import (
 from experiments.studies.convergence import steps_of_loss, steps_to_90
 from experiments.trial import Known, Trial
 
-NAMES = ["some/a", "some/b", "some/c"]
-FAMILIES = [1, 4, 0]  # two of the calibration half, one held out
+NAMES = ["some/a", "some/b", "some/c", "some/d"]
+FAMILIES = [1, 4, 5, 0]  # three of the calibration half, one held out
 TASKS_HERE = [TaskInfo(n, "c", f"family {i}") for n, i in zip(NAMES, FAMILIES, strict=True)]
 SCOPE = Scope(("gpt-1M",), tuple(TASKS_HERE), (0,))
 MORE_SEEDS = replace(SCOPE, seeds=(0, 1))
