@@ -44,7 +44,7 @@ class Environment:
             ValueError: for a backbone that is not to be had, or a device that is not there.
             FileNotFoundError: as `backbone`.
         """
-        from deltatheory.backbones.backbone import find_device
+        from deltatheory.backbones.devices import find_device
         from deltatheory.backbones.load import find_checkpoint
 
         find_device(self.device)

@@ -54,21 +54,27 @@ def test_a_prefix_is_steered_and_measured(given, tmp_path, capsys):
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_what_choosing_links_to_is_there_and_has_its_figures():
-    folder = EXAMPLES.parent / "docs"
-    text = (folder / "choosing.md").read_text("utf-8")
-    tables = {path: (folder / path).read_text("utf-8") for path in re.findall(r"\]\((\S+?)\)", text)}
-    assert len(tables) >= 7
-    for path, figures in {
-        "hundred/performance": "0.858 0.850 0.849 0.842 0.787 0.785 0.657",
-        "hundred/convergence": "33.8 32.0 25.5",
-        "rates/learning_rate": "78% 62% 6%",
-        "study/prediction": "0.75 53%",
-        "study/sharpening": "86% 100%",
-        "chosen/feedback": "63% 53% 46% 35% 23% 2%",
-    }.items():
-        table = tables[f"../experiments/results/{path}/table.md"]
-        assert all(figure in table for figure in figures.split()), path
+LINK = re.compile(r"\]\((\S+?)\)")
+NUMBER = r"\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?(?:e[-+]\d+)?"
+# With a fraction, thousands or %; of "53 and 63 %" both.
+FIGURE = re.compile(r"(?<![\w.,])(\d{1,3}(?:,\d{3})+|\d+\.\d+|\d+(?= (?:(?:and|to) \d+ )?%))")
+ADVICE = (EXAMPLES.parent / "docs/choosing.md").read_text("utf-8").split("\n\n")
+
+
+@pytest.mark.parametrize("part", [part for part in ADVICE if LINK.search(part)], ids=lambda part: part[:30])
+def test_a_figure_of_choosing_stands_rounded_on_a_page_beside_it(part):
+    pages = [(EXAMPLES.parent / "docs" / link).read_text("utf-8") for link in LINK.findall(part)]
+    read = [float(x.replace(",", "")) for page in pages for x in re.findall(NUMBER, page)]
+    known = [*read, *(100 * x for x in read if x < 1)]  # shares too
+    figures = FIGURE.findall(LINK.sub("]", part))
+    assert figures
+    for figure in figures:
+        digits = len(figure.partition(".")[2])
+        assert float(figure.replace(",", "")) in {round(x, digits) for x in known}, figure
+
+
+def test_advice_has_its_figures_beside_it():
+    assert all(LINK.search(part) for part in ADVICE if part.startswith("**"))
 
 
 def test_every_example_is_run_here():

@@ -49,7 +49,6 @@ _OWN = {
 }
 TINY = {family: _OWN.get(family, {}) for family in FAMILIES if FAMILIES[family].kind != "encoder-decoder"}
 # Encoder-decoders, which have tests of their own.
-TWO_STACKS = {family: _OWN[family] for family in FAMILIES if family not in TINY}
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
 AUTO = {
     "encoder": transformers.AutoModel,

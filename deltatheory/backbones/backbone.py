@@ -24,14 +24,12 @@ from deltatheory._shapes import Float, Int
 from deltatheory._texts import check_texts
 from deltatheory.autodiff import functional_call
 from deltatheory.backbones.batch import Batch, Pooling, additive_mask, pool
+from deltatheory.backbones.devices import find_device
 from deltatheory.backbones.edit import Edit, editing
 from deltatheory.backbones.families import Kind
 from deltatheory.backbones.stacks import Stacks
 
-__all__ = ["Backbone", "find_device"]
-
-
-_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # of accelerate
+__all__ = ["Backbone"]
 
 
 def as_edit(edit: Edit | Mapping[str, Tensor] | None) -> Edit:
@@ -39,25 +37,6 @@ def as_edit(edit: Edit | Mapping[str, Tensor] | None) -> Edit:
     if isinstance(edit, Edit):
         return edit
     return Edit(parameters=edit or {})
-
-
-def find_device(device: torch.device | str) -> torch.device:
-    """Return a device by name, after a look whether tensors can be there.
-
-    Raises:
-        ValueError: if they cannot, or for the name of a device map, which spreads a model over devices.
-    """
-    if device in _DEVICE_MAPS:
-        raise ValueError(
-            f"device={device!r}: is a device_map, not supported; give one device: 'cpu', 'cuda:0'"
-        )
-    try:
-        found = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown name, and for no CUDA
-        raise ValueError(f"device={str(device)!r}: not to be had here; 'cpu' always is") from error
-    if found.type == "meta":
-        raise ValueError(f"device={str(device)!r}: holds no numbers; allowed are 'cpu', 'cuda', ...")
-    return torch.device(device)
 
 
 class _Reached(Exception):

@@ -22,7 +22,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from deltatheory.backbones.backbone import Backbone, find_device
+from deltatheory.backbones.backbone import Backbone
+from deltatheory.backbones.devices import find_device
 from deltatheory.backbones.families import Attention, Kind, family_of
 from deltatheory.backbones.gguf import check_causal, find_gguf, read_config, read_gguf
 from deltatheory.backbones.wrap import check_start, wrap_model

@@ -51,17 +51,21 @@ def predict(
 ) -> None:
     """Classify the texts of a table with a trained adapter."""
     from deltatheory.adapters import classifier_of, open_adapter
+    from deltatheory.adapters import predict as classes_of
     from deltatheory.results import write_atomically
 
     held = open_adapter(adapter, model, device=device)
     about = {"head": head, "label_names": classes, "suffix": suffix, "max_length": max_length}
     read = classifier_of(held, adapter, **about)
-    chances = read.predict(held.delta, held.values, inputs.texts, inputs.pairs)
-    found = [read.label_names[i] for i in chances.argmax(1).tolist()]
+    answers = classes_of(held, inputs.texts, inputs.pairs, classifier=read)
+    found = answers.labels
     columns: dict[str, Any] = {"row": inputs.where, "text": inputs.texts}
     columns |= {"text2": inputs.pairs} if inputs.pairs else {}
     columns |= {"label": inputs.labels} if inputs.labels else {}
-    columns |= {"prediction": found, "probability": [f"{p:.4f}" for p in chances.amax(1).tolist()]}
+    columns |= {
+        "prediction": found,
+        "probability": [f"{p:.4f}" for p in answers.probabilities.amax(1).tolist()],
+    }
     file = io.StringIO(newline="")
     table = csv.writer(file)
     table.writerow(columns)

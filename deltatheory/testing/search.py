@@ -304,12 +304,12 @@ def _over_instances(search: Search, score: Callable[[Any], float]) -> None:
         at = starts[scores.index(height)]
         for _ in range(_MOVES):
             moved = _moved(at, rng)
-            search.spent += 1
-            if _admitted(bound, moved):
-                search.spent -= 1
-                with suppress(*REFUSED):
-                    if (reached := score(moved)) >= height:
-                        height, at = reached, moved
+            if not _admitted(bound, moved):
+                search.spent += 1  # it has its cost too
+                continue
+            with suppress(*REFUSED):
+                if (reached := score(moved)) >= height:
+                    height, at = reached, moved
 
 
 def _admitted(bound: Bound, instance: Any) -> bool:

@@ -35,6 +35,11 @@ def test_every_row_has_as_many_cells_as_its_head(path):
             assert line.endswith("|"), line
 
 
+def test_rows_of_verdicts_stand_under_that_head():
+    above = (EXPERIMENTS / "README.md").read_text().partition("## Verdicts")[0]
+    assert not ROW.search(above)
+
+
 def test_every_page_of_a_study_has_a_row():
     pages = {
         str(path.with_name("table.md").relative_to(EXPERIMENTS))
