@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from deltatheory import autodiff
 from deltatheory.control.systems.system import System
+from deltatheory.control.systems.taylor import gradient_and_hessian, jacobian
 
 __all__ = ["AnalyticSystem", "Derivatives", "Expansion", "namespace"]
 
@@ -77,7 +79,8 @@ class AnalyticSystem(System):
         x0: initial state (n,), or a batch of them (b, n); computed with in float64.
         horizon: T, at least 1.
         control_size: m, at least 1.
-        derivatives: by hand; by default exact ones through torch, at a few milliseconds an expansion.
+        derivatives: by hand; by default exact ones, by Taylor arithmetic in numpy, or through torch (some
+            milliseconds an expansion) where a function calls what `taylor` has no rule for.
         control_limits: lowest and highest control, each a number or (m,); infinities allowed.
 
     Raises:
@@ -110,7 +113,7 @@ class AnalyticSystem(System):
         self.control_limits = None if control_limits is None else _limits(control_limits, control_size)
         self._step, self._running, self._terminal = step, running_cost, terminal_cost
         self._check_shapes()
-        self.derivatives = derivatives or _by_torch(step, running_cost, terminal_cost)
+        self.derivatives = derivatives or self._exact()
 
     @property
     def state_size(self) -> int:
@@ -171,6 +174,20 @@ class AnalyticSystem(System):
         """Return Σ_i p_{t+1,i} ∂²f_i/∂z², (T, b, n + m, n + m), for costates (T + 1, b, n)."""
         return self.derivatives.curvature(self._times(2), states[:-1], controls, costates[1:])
 
+    def _exact(self) -> Derivatives:
+        """Return derivatives by Taylor arithmetic where that knows all functions, by torch elsewhere."""
+        functions = self._step, self._running, self._terminal
+        found, z = _by_taylor(*functions), np.stack([np.atleast_2d(self.x0)] * 2)
+        t, u = np.array([[0], [self.horizon - 1]]), np.zeros((*z.shape[:-1], self.control_size))
+        try:
+            with np.errstate(all="ignore"):
+                found.curvature(t, z, u, z)
+                found.running_cost(t, z, u)
+                found.terminal_cost(z)
+        except Exception:  # whatever a function does to what is no array
+            return _by_torch(*functions)
+        return found
+
     def _times(self, ndim: int) -> ndarray:
         return np.arange(self.horizon).reshape(-1, *[1] * (ndim - 1))
 
@@ -205,6 +222,41 @@ def _limits(limits: tuple[Any, Any], size: int) -> tuple[ndarray, ndarray]:
     if not (low < high).all():
         raise ValueError(f"control_limits={limits}: allowed is low < high in every coordinate.")
     return low, high
+
+
+def _by_taylor(
+    step: Callable[[Any, Array, Array], Array],
+    running_cost: Callable[[Any, Array, Array], Array],
+    terminal_cost: Callable[[Array], Array],
+) -> Derivatives:
+    """Derive by Taylor arithmetic, at all points at once."""
+    return Derivatives(
+        partial(_taylor_step, step),
+        partial(_taylor_cost, running_cost),
+        partial(gradient_and_hessian, terminal_cost),
+        partial(_taylor_curvature, step),
+    )
+
+
+def _apart(f: Callable[..., Array], t: Any, n: int, z: Array) -> Array:
+    return f(t, z[..., :n], z[..., n:])
+
+
+def _taylor_step(f: Callable[..., Array], t: Any, x: ndarray, u: ndarray) -> ndarray:
+    return jacobian(partial(_apart, f, t, x.shape[-1]), np.concatenate([x, u], -1))
+
+
+def _taylor_cost(f: Callable[..., Array], t: Any, x: ndarray, u: ndarray) -> tuple[ndarray, ndarray]:
+    return gradient_and_hessian(partial(_apart, f, t, x.shape[-1]), np.concatenate([x, u], -1))
+
+
+def _taylor_curvature(f: Callable[..., Array], t: Any, x: ndarray, u: ndarray, p: ndarray) -> ndarray:
+    weighted = partial(_weighted, p, partial(_apart, f, t, x.shape[-1]))
+    return gradient_and_hessian(weighted, np.concatenate([x, u], -1))[1]
+
+
+def _weighted(p: ndarray, f: Callable[[Array], Array], z: Array) -> Array:
+    return (p * f(z)).sum(-1)
 
 
 def _by_torch(

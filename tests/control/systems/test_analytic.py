@@ -63,7 +63,7 @@ def test_derivatives_are_finite_differences(name):
 
 
 @pytest.mark.parametrize("name", ["pendulum", "cart-pole", "linear-quadratic"])
-def test_derivatives_by_hand_are_those_of_torch(name):
+def test_derivatives_by_hand_are_those_by_default(name):
     system = EXAMPLES[name]()
     plain = AnalyticSystem(
         system._step, system._running, system._terminal, system.x0, system.horizon, system.control_size
