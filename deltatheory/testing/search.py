@@ -303,8 +303,8 @@ def _over_instances(search: Search, score: Callable[[Any], float]) -> None:
         height = max(scores)
         at = starts[scores.index(height)]
         for _ in range(_MOVES):
-            moved = _moved(at, rng)
-            if not _admitted(bound, moved):
+            moved = _admitted(bound, at, rng)
+            if moved is None:
                 search.spent += 1  # it has its cost too
                 continue
             with suppress(*REFUSED):
@@ -312,11 +312,11 @@ def _over_instances(search: Search, score: Callable[[Any], float]) -> None:
                     height, at = reached, moved
 
 
-def _admitted(bound: Bound, instance: Any) -> bool:
-    try:
-        return not bound.unmet(instance)
-    except REFUSED:  # a predicate that cannot be evaluated is not met
-        return False
+def _admitted(bound: Bound, instance: Any, rng: np.random.Generator) -> Any:
+    """Return a moved instance that meets all hypotheses, or `None`."""
+    with suppress(*REFUSED):  # what cannot be made, and a predicate that cannot be evaluated, are not met
+        moved = _moved(instance, rng)
+        return None if bound.unmet(moved) else moved
 
 
 def _moved(instance: Any, rng: np.random.Generator) -> Any:

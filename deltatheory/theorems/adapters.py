@@ -182,7 +182,7 @@ T27c = register(
         ),
         mutant=Mutant("no residual connection needed", lambda x: _t27c(x | {"residual": False}), _serial),
         proof="U times anything is 0.",
-        source="Houlsby et al. 2019",
+        source="after Houlsby et al. 2019, who start near 0",
         status=ProofStatus.identity_tested(2),
         exact_check=identity_test(_t27c, _serial),
     )

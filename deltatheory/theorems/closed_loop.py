@@ -182,7 +182,7 @@ T58b = register(
             "a steady error of the disturbance", lambda x: (_t58b(x)[0], x["ref"] + x["d"][0]), _single
         ),
         proof="In an equilibrium z = z + Cx - r.",
-        source="classical (internal model principle, Francis and Wonham 1976, recalled)",
+        source="classical (internal model principle, Francis and Wonham 1976)",
         certificates=("integral_action",),
         status=ProofStatus.identity_tested(60),
         exact_check=identity_test(_t58b, _servo),

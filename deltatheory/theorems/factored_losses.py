@@ -103,7 +103,7 @@ T51a = register(
         mutant=Mutant("without the half", lambda x: (_t51a(x)[0], 2 * _t51a(x)[1]), _stationary_point),
         proof="f(M') - f(M) = <G, M' - M> + h/2 ‖M' - M‖², <G, M'> is half the form of the blocks off the "
         "diagonal, and K Z = 0 at the stationary point.",
-        source="after Burer and Monteiro 2005 and Jang, Lee and Ryu 2024 (recalled); own form",
+        source="own form; after Burer and Monteiro 2005 and Jang, Lee and Ryu 2024",
         certificates=("landscape",),
         status=ProofStatus.identity_tested(120),
         exact_check=identity_test(_t51a, _stationary_point),
@@ -169,7 +169,7 @@ T51b = register(
         extremal=_scalar,
         proof="T51a: ‖G‖ <= λ makes K positive semidefinite. Where BA has a column to spare, the second "
         "derivative along it is λ - ‖G‖, so a second-order point satisfies it.",
-        source="after Burer and Monteiro 2005, Haeffele and Vidal 2015 and Jang, Lee and Ryu 2024 (recalled)",
+        source="after Burer and Monteiro 2005, Jang, Lee and Ryu 2024, Haeffele and Vidal 2015 (recalled)",
         status=ProofStatus.searched(),
     )
 )
@@ -250,7 +250,7 @@ T51c = register(
         extremal=_just_enough,
         proof="The D form a space of dimension r (r + 1)/2; with fewer equations some D ≠ 0 is free, and "
         "V (I + t D) Vᵀ stays a solution until it loses rank.",
-        source="Barvinok 1995, Pataki 1998 (recalled)",
+        source="Barvinok 1995, Pataki 1998",
         status=ProofStatus.enumerated("unit equations, r <= 4"),
         exact_check=_enumerate_t51c,
     )

@@ -108,7 +108,7 @@ T53a = register(
         extremal=_aligned,
         proof="G Aᵀ Ω1⁺ = U (Σ1; Σ2 Ω2 Ω1⁺) is within reach: the first k columns of G V are ‖Σ2 Ω2 Ω1⁺‖ away "
         "from it, and the others are no longer than Σ2.",
-        source="Halko, Martinsson and Tropp 2011, theorem 9.1 (recalled)",
+        source="Halko, Martinsson and Tropp 2011, theorem 9.1",
         status=ProofStatus.searched(),
     )
 )
@@ -164,9 +164,9 @@ T53b = register(
         id="T53b",
         name="the first step of LoRA captures the gradient up to its tail",
         latex=r"E\,\|(I-P_{GA^\top})G\|_F^2\le\bigl(1+E\,\|\Omega_1^+\|_F^2\bigr)\sum_{j>k}s_j^2,\quad "
-        r"E\,\|\Omega_1^+\|_F^2=\tfrac k{p-1}\text{ for Gaussian }A,\ r=k+p",
-        words="from a random A one step of LoRA of rank r sees the leading directions of the gradient up to "
-        "1 + k/(r - k - 1) times its tail",
+        r"E\,\|\Omega_1^+\|_F^2=\tfrac k{p-1}\text{ for Gaussian }A,\ r=k+p,\ p\ge2",
+        words="from a random A one step of LoRA of rank r >= k + 2 sees the k leading directions of the "
+        "gradient up to 1 + k/(r - k - 1) times its tail; for r <= k + 1 that is infinite",
         kind="upper",
         entries=meanings(_ENTRIES, "U s V k draws"),
         sides=_t53b,
@@ -189,7 +189,7 @@ T53b = register(
         reach=0.99999,  # as the head grows beyond the tail
         proof="T53a, and E ‖Σ2 Ω2 Ω1⁺‖² = ‖Σ2‖² ‖Ω1⁺‖² for isotropic rows of Ω2. For a Gaussian Ω1 the mean "
         "of ‖Ω1⁺‖² = tr (Ω1 Ω1ᵀ)^{-1}, an inverse Wishart matrix, is k/(p - 1).",
-        source="Halko, Martinsson and Tropp 2011, theorem 10.5; of LoRA, LoRA-One 2025 (both recalled)",
+        source="Halko, Martinsson and Tropp 2011, theorem 10.5; of LoRA, Zhang, Liu and Chen 2025 (recalled)",
         status=ProofStatus.enumerated("all tails of signs, n = 3, r = k <= 2, 4 spectra, 3 heads"),
         exact_check=_enumerate_t53b,
     )

@@ -38,9 +38,15 @@ def _coins(seed: int, codes: int = 1) -> Instance:
 
 
 def _failure(x: Instance, fails: Callable[[Any, Any], bool]) -> Any:
-    """Return P(some code fails), where `fails(risk, mean loss)` says when one does."""
+    """Return P(some code fails), where `fails(risk, mean loss)` says when one does.
+
+    Raises:
+        ValueError: for a risk that is no probability of a loss.
+    """
     n, none = x["n"], one_like(x["eta"])
     for risk, codes in Counter(x["risks"]).items():
+        if not 0 <= risk <= 1:
+            raise ValueError(f"risk={risk}: must be between 0 and 1.")
         if x["independent"]:
             counts = [(k, math.comb(n, k) * risk**k * (1 - risk) ** (n - k)) for k in range(n + 1)]
         else:

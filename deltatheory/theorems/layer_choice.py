@@ -117,7 +117,7 @@ T42a = register(
         ),
         extremal=with_entries(_same_axis, W=[diagonal(e) for e in np.eye(3, dtype=int)]),
         proof="det(S + W)/det S = det(I + W^{1/2} S^{-1} W^{1/2}), and S^{-1} falls as S grows.",
-        source="classical; the claim for -tr of the inverse corrected by arXiv 1609.08706",
+        source="classical; the claim for -tr of the inverse corrected by Olshevsky 2016 (recalled)",
         certificates=("determinant_lemma",),
         status=ProofStatus.searched(),
     )

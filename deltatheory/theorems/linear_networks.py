@@ -111,7 +111,7 @@ T20a = register(
         ),
         extremal=_both_layers,
         proof="Telescoping: the difference is a sum of terms, one a layer, each with the factor D_l.",
-        source="classical; used by Zeng and Lee 2024",
+        source="classical",
         certificates=("telescoping",),
         status=ProofStatus.searched(),
     )
@@ -184,7 +184,7 @@ T20b = register(
         mutant=Mutant.scaled(_t20b, 1 / JUST_BELOW_ONE, _reached),
         extremal=_reached,
         proof="T20a and Eckart-Young.",
-        source="after Zeng and Lee 2024",
+        source="own form; after Zeng and Lee 2024 (recalled)",
         status=ProofStatus.searched(),
     )
 )
@@ -264,7 +264,7 @@ T21 = register(
             _two_layers,
         ),
         proof="Expand the product: W2 D1 = e1 f1ᵀ and D2 (W1 + D1) = e2 f2ᵀ.",
-        source="after Zeng and Lee 2024, lemma 1 (recalled)",
+        source="Zeng and Lee 2024, by the construction in their code",
         certificates=("attainment",),
         status=ProofStatus.identity_tested(100),
         exact_check=identity_test(_t21, _two_layers),
@@ -331,7 +331,7 @@ T22 = register(
             _boxed,
         ),
         proof="Where W1 x + β >= 0 the ReLU is the identity.",
-        source="mechanism of Zeng and Lee 2024, theorem 3",
+        source="after Zeng and Lee 2024, whose code looks for such biases",
         status=ProofStatus.searched(),
     )
 )

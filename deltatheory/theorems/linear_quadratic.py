@@ -348,7 +348,7 @@ T35 = register(
         ),
         mutant=Mutant("a step in the other direction", lambda x: (_t35(x)[0], -_t35(x)[1]), _fixed),
         proof="Dynamic programming on the quadratic model ½‖r + J δu‖², stage by stage.",
-        source="after Sideris and Bobrow 2005 (recalled)",
+        source="after Sideris and Bobrow 2005",
         certificates=("gauss_newton_is_lqr",),
         status=ProofStatus.identity_tested(2000),
         exact_check=identity_test(_t35, _stages),
@@ -429,7 +429,7 @@ X2 = register(
         mutant=Mutant.scaled(_x2, JUST_BELOW_ONE, _slowest),
         extremal=_slowest,
         proof="In the eigenbasis of W.",
-        source="classical; Jacot et al. 2018",
+        source="classical; Jacot et al. 2018 (recalled)",
         status=ProofStatus.searched(19),
     )
 )

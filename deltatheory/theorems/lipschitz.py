@@ -75,7 +75,7 @@ T43a = register(
         mutant=Mutant.scaled(_t43a, JUST_BELOW_ONE, _two_tokens),
         extremal=_two_tokens,
         proof="Gershgorin: p_i(1 - p_i) + Σ_{j≠i} p_i p_j = 2 p_i(1 - p_i); ½ less that is ½(1 - 2p_i)².",
-        source="Böhning 1992 (the Hessian of the multinomial log likelihood); Nair 2025, arXiv 2510.23012",
+        source="Böhning 1992 (the Hessian of the multinomial log likelihood); Nair 2025",
         certificates=("softmax_half",),
         status=ProofStatus.expanded("the slack of a row, for every n; then Gershgorin"),
     )
@@ -127,7 +127,7 @@ T43b = register(
         mutant=Mutant.scaled(_t43b, JUST_BELOW_ONE, _two_swapped),
         extremal=_two_swapped,
         proof="The worst case has two values of the change; there TV is a difference of two sigmoids.",
-        source="Birkhoff 1957, Hopf 1963 (contraction of positive operators), in this form after Nair 2025",
+        source="after Birkhoff 1957, Hopf 1963 (contraction of positive operators)",
         status=ProofStatus.searched(),
     )
 )

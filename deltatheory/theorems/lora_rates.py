@@ -78,7 +78,7 @@ T54a = register(
         ),
         mutant=Mutant("without the product", lambda x: _t54a(x, 0), _units),
         proof="(b - η_B U <a, x>) <a - η_A U b x, x>, multiplied out.",
-        source="Hayou, Ghosh and Yu 2024 (recalled)",
+        source="Hayou, Ghosh and Yu 2024",
         certificates=("factor_moves",),
         status=ProofStatus.expanded("2 features"),
         exact_check=identity_test(_t54a, _one_output),
@@ -115,7 +115,7 @@ T54b = register(
         ),
         mutant=Mutant("without the width", lambda x: (_t54b(x)[0], _t54b(x)[1] / len(x["a"])), _units),
         proof="Moved alone, A changes f by -η_A U b² ‖x‖² and B by -η_B U <a, x>².",
-        source="after Hayou, Ghosh and Yu 2024 (recalled)",
+        source="after Hayou, Ghosh and Yu 2024",
         status=ProofStatus.identity_tested(30),
         exact_check=identity_test(_t54b, _one_output),
     )

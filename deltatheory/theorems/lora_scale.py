@@ -66,7 +66,7 @@ T55a = register(
         hypotheses=(_scale(_square), independent(_square)),
         mutant=Mutant("α² r", lambda x: (_t55a(x)[0], _t55a(x)[1] * x["r"]), _square),
         proof="T29 and E AᵀA = r I.",
-        source="Kalajdzievski 2023 (recalled); own form",
+        source="own form; after Kalajdzievski 2023, theorem 3.2",
         status=ProofStatus.enumerated("all A of 3 values an entry, r n <= 4, three laws"),
         exact_check=lambda: agree_exactly(_t55a, _first_update, 15),
     )

@@ -106,7 +106,7 @@ T31 = register(
             _network,
         ),
         proof="Chain rule, backwards.",
-        source="classical; Li et al. 2017 for networks",
+        source="classical; for networks Li et al. 2017 (recalled)",
         certificates=("adjoint",),
         status=ProofStatus.expanded("generic scalar dynamics, T = 3"),
         exact_check=identity_test(_t31, _network),
@@ -283,7 +283,7 @@ T32b = register(
         ),
         extremal=with_entries(_known_optimum, v=F(-1, 2)),
         proof="J has no descent direction at u, so H, convex in u with the same derivative, has none.",
-        source="after Halkin 1966, Holtzman 1966",
+        source="after Li and Hao 2018 and Halkin 1966, Holtzman 1966 (both recalled)",
         status=ProofStatus.searched(),
     )
 )

@@ -238,9 +238,9 @@ X1 = register(
         mutant=Mutant("three times the curvature", lambda x: _x1(x, 3), _plain_point),
         proof="The two parts of XA + BY are orthogonal, and (BA - W) v_i = -s_i u_i: the form is "
         "s_j² + s_i² - 2 s_i² for a kept j, and -2 s_i² for an empty column. Every stationary point has this "
-        "form if W is invertible (Baldi and Hornik 1989, recalled); for a singular W, B = 0 with the rows of "
+        "form if W is invertible (Baldi and Hornik 1989); for a singular W, B = 0 with the rows of "
         "A in its kernel is stationary as well.",
-        source="Baldi and Hornik 1989 (recalled)",
+        source="Baldi and Hornik 1989",
         status=ProofStatus.searched(),
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 __all__ = ["Spline", "bend", "huber", "parabola"]
@@ -18,12 +19,19 @@ class Spline:
         slopes: f'' left of the first knot, between knots, and right of the last.
         derivative: f' at the first knot.
         start: f at the first knot.
+
+    Raises:
+        ValueError: if the knots fall.
     """
 
     knots: tuple
     slopes: tuple
     derivative: Any
     start: Any
+
+    def __post_init__(self) -> None:
+        if any(right < left for left, right in pairwise(self.knots)):
+            raise ValueError(f"knots={self.knots}: must not fall.")
 
     def _pieces(self) -> list[tuple]:
         """Return (anchor, f, f', f'', from, to) of every piece; ends from the anchor on, `None` infinite."""

@@ -115,7 +115,7 @@ T09 = register(
         mutant=Mutant.scaled(_t09, JUST_BELOW_ONE, _worst_huber),
         extremal=_worst_huber,
         proof="Performance estimation: a certificate in closed form for every N.",
-        source="Drori and Teboulle 2014, theorem 1",
+        source="Drori and Teboulle 2014, theorem 3.1",
         certificates=("gradient_descent_in_subspace", "gradient_descent_every_n"),
         status=ProofStatus.certified(
             "h = 1: N <= 10, and every N by an identity; h = 1/2: N <= 5; other h recalled"

@@ -164,7 +164,7 @@ T33 = register(
         mutant=Mutant.scaled(_t33, JUST_BELOW_ONE, lambda seed: _scalar_net(seed, 2)),
         extremal=lambda seed: _scalar_net(seed, 2),
         proof="Expand Φ at x_T; carry p·δ back through the layers; the first step has no drift yet.",
-        source="own, with explicit constants; after Li et al. 2017, Li and Hao 2018 (recalled)",
+        source="own, with explicit constants; after Li and Hao 2018, Li et al. 2017 (recalled)",
         status=ProofStatus.searched(8),
     )
 )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import is_dataclass
 from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 import pytest
 
 from deltatheory.theorems import THEOREMS
+from deltatheory.theorems.exact import map_numbers
 
 REFUSED = (ValueError, ZeroDivisionError, IndexError, TypeError, OverflowError)
+NUMBERS = (lambda x: -x, lambda x: 2 * x, lambda x: x + 1)  # of losses, and of lists of numbers
 
 
 def spoiled(value: object) -> Iterator[object]:
@@ -33,6 +38,15 @@ def spoiled(value: object) -> Iterator[object]:
         yield kind(value[::-1])
         if all(isinstance(entry, np.ndarray) for entry in value):
             yield from (kind(-entry for entry in value), kind(2 * entry for entry in value))
+        elif any(isinstance(entry, Fraction) for entry in value):
+            yield from (map_numbers(change, value) for change in NUMBERS)
+
+
+def remade(value: object) -> Iterator[object]:
+    """A loss with all its numbers changed alike, where there is one."""
+    for change in NUMBERS if is_dataclass(value) else ():
+        with suppress(ValueError):
+            yield map_numbers(change, value)
 
 
 @pytest.mark.parametrize("theorem", THEOREMS.values(), ids=lambda theorem: theorem.id)
@@ -41,7 +55,7 @@ def test_no_entry_can_be_spoiled_unnoticed(theorem) -> None:
     for source in filter(None, (theorem.sampler, theorem.extremal)):
         instance = source(1)
         for name in theorem.entries:
-            for value in spoiled(instance[name]):
+            for value in chain(spoiled(instance[name]), remade(instance[name])):
                 try:
                     changed = instance | {name: value}
                     if not theorem.unmet(changed) and theorem.check(changed, exact=True).holds is False:
