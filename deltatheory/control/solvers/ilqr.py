@@ -19,7 +19,8 @@ _REMEDIES = {  # from the best to the worst
     Status.BUDGET: "the steps ran out: raise steps, or start from `value`",
     Status.STALLED: (
         "no step lowers the cost under any regularization: derivatives given by hand may be wrong (leave "
-        "them out to compare), or the functions are not smooth"
+        "them out to compare), or the functions are not smooth, as the cost of a chaotic system is not: "
+        "shorten its horizon"
     ),
     Status.ILL_CONDITIONED: (
         "R + BᵀPB is not positive definite where the iterations end, and regularization finds no lower cost: "
@@ -27,12 +28,14 @@ _REMEDIES = {  # from the best to the worst
         "positive cost, or rescale states and controls if second derivatives differ hugely or are infinite"
     ),
     Status.DIVERGED: (
-        "states, costs or derivatives are not finite along the trajectory: pass a `start` that keeps "
-        "an unstable system bounded, shorten the horizon or the time step, look for NaN in the functions, "
-        "and give the controls a positive cost if the cost has no lower bound"
+        "states, costs or derivatives are not finite along the trajectory, nor along one found by multiple "
+        "shooting: pass a `start` that keeps an unstable system bounded, shorten the horizon or the time "
+        "step, look for NaN in the functions, and give the controls a positive cost if the cost has no "
+        "lower bound"
     ),
 }
 _ROUNDING = 1e-14  # the least tolerance
+_CLOSING = 50  # backward passes at most that close the gaps of an infeasible start
 _MOST = 1e12  # largest regularization, in its units; largest gain, in first costs
 
 
@@ -119,13 +122,15 @@ class _Trajectories:
         self.U = self._clipped(np.moveaxis(start.reshape(len(x0), self.T, self.m), 0, 1))
         self.X = np.empty((self.T + 1, *x0.shape))
         self.X[0] = x0
+        self.mu = np.full((len(settings._exact), len(x0)), settings.regularization)
         with np.errstate(all="ignore"):
             for t in range(self.T):
                 self.X[t + 1] = system.advance(t, self.X[t], self.U[t])
             self.J = system.costs(self.X, self.U)
+            for problem in np.flatnonzero(~(np.isfinite(self.X).all((0, 2)) & np.isfinite(self.J))):
+                self._close_gaps(problem)
         self.first = np.abs(self.J)
         self.relaxed = np.zeros(len(x0), dtype=bool)
-        self.mu = np.full((len(settings._exact), len(x0)), settings.regularization)
         self.iterations = np.zeros(len(x0), dtype=int)
         self.finite = np.isfinite(self.X).all((0, 2)) & np.isfinite(self.J)
         self.status = np.array([Status.BUDGET] * len(x0), dtype=object)
@@ -141,6 +146,34 @@ class _Trajectories:
     def cost(self) -> float:
         """The mean of J over the problems in which it is finite."""
         return float(self.J[self.finite].mean())
+
+    def _close_gaps(self, problem: int) -> None:
+        """Find controls that a rollout survives where those of the start overflow, by multiple shooting.
+
+        The states rest at x_0, and what the dynamics make of them differs by gaps, which a step of size α
+        leaves 1 - α of: the whole of them goes at once, or as much as keeps the cost finite (the infeasible
+        start of FDDP: Mastalli et al., 2020). Nothing changes where that finds no trajectory.
+        """
+        one = slice(problem, problem + 1)
+        X, U = np.repeat(self.X[:1, one], self.T + 1, 0), self.U[:, one]
+        for _ in range(_CLOSING):
+            times = np.arange(self.T)[:, None]
+            gaps = self.system.advance(times, X[:-1], U) - X[1:]
+            backward = self._backward(X, U, self.system.expand(X, U), self.mu[:, one], gaps)
+            usable = np.all(backward.definite, axis=0)
+            if not usable.any():
+                return
+            states, controls = self._rollouts(X, U, backward.gains, usable, gaps)
+            costs = self.system.costs(states, controls)
+            costs[~(np.isfinite(states).all((0, 3)) & np.isfinite(costs))] = np.inf
+            if not np.isfinite(costs).any():
+                return
+            largest = np.isfinite(costs).any(0).argmax()  # the longest step that any model survives
+            chosen = costs[:, largest].argmin(), largest
+            X, U = states[:, *chosen][:, None], controls[:, *chosen][:, None]
+            if largest == 0:
+                self.X[:, one], self.U[:, one], self.J[one] = X, U, costs[chosen]
+                return
 
     def iterate(self) -> dict[str, Any]:
         """Do one backward pass and one rollout for the active problems; return columns of the history."""
@@ -237,12 +270,17 @@ class _Trajectories:
         """Return an array with problems first, or without them where there is one initial state alone."""
         return array[:, 0] if self.system.x0.ndim == 1 else np.moveaxis(array, 0, 1)
 
-    def _backward(self, X: ndarray, U: ndarray, model: Expansion, mu: ndarray) -> BackwardRecursion:
-        """Run the recursion for every model and problem, models first, at regularizations mu (models, b)."""
+    def _backward(
+        self, X: ndarray, U: ndarray, model: Expansion, mu: ndarray, gaps: ndarray | float = 0.0
+    ) -> BackwardRecursion:
+        """Run the recursion for every model and problem, models first, at regularizations mu (models, b).
+
+        The states follow the dynamics but for `gaps` f(x_t, u_t) - x_{t+1}, (T, b, n).
+        """
         T, b, n1, k = self.T, X.shape[1], 1 + self.n, 1 + self.n + self.m
         exact = self.settings._exact
         F = np.zeros((T, b, n1, k))
-        F[..., 0, 0], F[..., 1:, 1:] = 1, model.F
+        F[..., 0, 0], F[..., 1:, 0], F[..., 1:, 1:] = 1, gaps, model.F
         L = np.zeros((T, len(exact), b, k, k))
         L[..., 0, 1:] = L[..., 1:, 0] = model.gradient[:, None]
         L[..., 1:, 1:] = model.hessian[:, None]
@@ -261,8 +299,13 @@ class _Trajectories:
             bounds = low, high
         return recursion(F[:, None], L, V, bounds)
 
-    def _rollouts(self, X: ndarray, U: ndarray, gains: ndarray, usable: ndarray) -> tuple[ndarray, ndarray]:
-        """Roll out u = ū + α k + K (x - x̄) for every usable model and every α: (T + 1, usable, α, n)."""
+    def _rollouts(
+        self, X: ndarray, U: ndarray, gains: ndarray, usable: ndarray, gaps: ndarray | None = None
+    ) -> tuple[ndarray, ndarray]:
+        """Roll out u = ū + α k + K (x - x̄) for every usable model and every α: (T + 1, usable, α, n).
+
+        Of `gaps` 1 - α is left.
+        """
         problem = np.nonzero(usable)[1]
         X, U, gains = X[:, problem], U[:, problem], gains[:, usable]
         sizes = 0.5 ** np.arange(self.settings.step_sizes)
@@ -278,6 +321,8 @@ class _Trajectories:
             if limits is not None:
                 np.clip(u, *limits, out=u)
             states[t + 1] = x = advance(t, x, u)
+            if gaps is not None:
+                states[t + 1] = x = x - (1 - sizes)[:, None] * gaps[t, problem, None]
         return states, controls
 
     def _clipped(self, U: ndarray) -> ndarray:

@@ -320,6 +320,50 @@ def test_the_cost_of_an_unstable_start_is_no_scale(solver, rate, horizon):
     assert found.details["stationarity"] < 1e-7  # its own derivative would be rounding times 2^200
 
 
+def exploding():
+    """From u = 0 the states overflow after nine of sixty steps."""
+    return AnalyticSystem(
+        lambda t, x, u: x + 0.1 * (x + x * x * x + u),
+        lambda t, x, u: 0.1 * ((x * x).sum(-1) + (u * u).sum(-1)),
+        lambda x: (x * x).sum(-1),
+        [3.0],
+        60,
+        1,
+    )
+
+
+def unstable_line():
+    """x' = 3x + u: 3^1000 is beyond every float, the optimum is that of Riccati."""
+    return AnalyticSystem(
+        lambda t, x, u: 3 * x + u,
+        lambda t, x, u: 0.5 * ((x * x).sum(-1) + (u * u).sum(-1)),
+        lambda x: 0.5 * (x * x).sum(-1),
+        [1.0],
+        1000,
+        1,
+    )
+
+
+@pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
+def test_a_start_that_overflows_is_made_feasible(solver):
+    found = solver.solve(exploding())
+    assert found.status is Status.CONVERGED
+    stable = exploding()
+    start, x = np.zeros((60, 1)), stable.x0
+    for t in range(60):  # by feedback linearization, a start that nothing must be done for
+        start[t] = -3 * x - x**3
+        x = stable.advance(t, x, start[t])
+    assert found.cost == pytest.approx(solver.solve(stable, start=start).cost, rel=1e-8)
+    assert found.cost < float(by_scipy(stable, start).fun) * (1 + 1e-8)
+
+
+def test_an_unstable_line_of_a_thousand_steps():
+    found = ILQR().solve(unstable_line())
+    exact = lqr([[3.0]], [[1.0]], [[1.0]], [[1.0]], terminal=[[1.0]], horizon=1000)
+    assert found.status is Status.CONVERGED
+    assert found.cost == pytest.approx(exact.cost([1.0]), rel=1e-12)
+
+
 def joined(x, *columns):
     return namespace(x).stack(columns, -1)
 
