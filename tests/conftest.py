@@ -16,7 +16,7 @@ _jaxtyped = jaxtyping.jaxtyped
 
 
 def _checked_from_first_call(of: Any, *, typechecker: Callable) -> Any:
-    """Build the check of a function when it is first called under it: building takes longer than most calls."""
+    """Build the check of a function at its first call under it: building takes longer than most calls."""
     if not inspect.isfunction(of):
         return _jaxtyped(of, typechecker=typechecker)
     checked = None
