@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from deltatheory.adapters import explain, from_peft, load_adapter, predict, to_peft
     from deltatheory.advice import advise
     from deltatheory.backbones import load_backbone, load_checkpoint, prepare
+    from deltatheory.control.reach import reach
     from deltatheory.deltas import make_delta
     from deltatheory.deltas.files import load_delta, save_delta
     from deltatheory.dimension import Criterion, DimensionSettings, intrinsic_dimension
@@ -49,6 +50,7 @@ __all__ = [
     "predict",
     "predict_learning_rate",
     "prepare",
+    "reach",
     "save_delta",
     "tangent_rows",
     "to_peft",
@@ -78,6 +80,7 @@ _MODULES = {
     "predict": "adapters",
     "predict_learning_rate": "training",
     "prepare": "backbones",
+    "reach": "control.reach",
     "save_delta": "deltas.files",
     "tangent_rows": "linearization",
     "to_peft": "adapters",

@@ -277,7 +277,7 @@ class Backbone(Stacks):
             ValueError: if prompt or shift make a text longer than the model takes.
         """
         edit = as_edit(edit)
-        extra = 0 if edit.prompt is None else edit.prompt.shape[0]
+        extra = 0 if edit.prompt is None else edit.prompt.shape[-2]
         length = batch.input_ids.shape[1]
         longest = length + extra + edit.shift
         if batch.decoder is not None:  # a shift is of its positions, and it may have read more than the texts

@@ -40,7 +40,8 @@ class Edit:
         outputs: module name ↦ ((x, y) ↦ y'), applied to the module's first argument and its output.
         attention: number (`Backbone.attention_modules`: that of the block) ↦ change of an attention, after
             the query, key and value maps.
-        prompt: shape (k, H), put before the word embeddings; positions then count from the first of them.
+        prompt: shape (k, H), one for all texts, or (B, k, H), one for each: put before the word embeddings;
+            positions then count from the first of them.
         shift: added to the position of every token; of an encoder-decoder, of those of the decoder.
         head: new values of parameters of the head that reads the states, by their names there.
     """
@@ -50,7 +51,7 @@ class Edit:
     terms: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     outputs: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
     attention: Mapping[int, AttentionEdit] = field(default_factory=dict)
-    prompt: Float[Tensor, "k H"] | None = None
+    prompt: Float[Tensor, "*B k H"] | None = None
     shift: int = 0
     head: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -74,7 +75,7 @@ class Edit:
             terms=_merged(self.terms, other.terms, lambda f, g: lambda x: f(x) + g(x)),
             outputs=_merged(self.outputs, other.outputs, lambda f, g: lambda x, y: g(x, f(x, y))),
             attention=_merged(self.attention, other.attention, _nested),
-            prompt=torch.cat(prompts) if prompts else None,
+            prompt=torch.cat(prompts, -2) if prompts else None,
             shift=self.shift + other.shift,
             head={**self.head, **other.head},
         )

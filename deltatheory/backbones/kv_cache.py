@@ -40,7 +40,7 @@ class CachedTexts:
     def __init__(self, backbone: Backbone, batch: Batch, edit: Edit) -> None:
         from transformers import DynamicCache, EncoderDecoderCache
 
-        prompt = 0 if edit.prompt is None else len(edit.prompt)
+        prompt = 0 if edit.prompt is None else edit.prompt.shape[-2]
         self._backbone, self._edit = backbone, replace(edit, prompt=None)
         self._source = backbone.prompted(batch, prompt) if prompt else batch
         self._cache: Any = DynamicCache()

@@ -30,6 +30,7 @@ from deltatheory.cli import (
     explain,
     lists,
     predict,
+    reach,
     steer,
     train,
 )
@@ -71,6 +72,7 @@ for _command in (
     predict.export,
     control.control,
     control.diagnose,
+    reach.reach,
     steer.steer,
     check.check,
     compare.runs,

@@ -12,7 +12,7 @@ from deltatheory.backbones import Backbone, Edit
 from deltatheory.deltas.base import Delta, Options
 from deltatheory.deltas.coordinates import Coordinates
 
-__all__ = ["PromptTuning", "check_length", "start_embeddings", "start_tokens"]
+__all__ = ["PromptTuning", "check_length", "ordinary_tokens", "start_embeddings", "start_tokens"]
 
 
 def check_length(backbone: Backbone, length: int) -> None:
@@ -49,12 +49,17 @@ def start_tokens(
         if not words:
             raise ValueError(f"start={start!r}: gives no token; write a word, or leave it out.")
         return torch.tensor([words[i % len(words)] for i in range(length)])
-    # Rows beyond the tokenizer pad the table to a round size and were never trained.
-    rows = min(len(tokenizer), _words(backbone).num_embeddings)
-    special = set(tokenizer.all_special_ids)
-    allowed = torch.tensor([i for i in range(rows) if i not in special])
+    allowed = ordinary_tokens(backbone)
     generator = torch.Generator().manual_seed(seed)
     return allowed[torch.randint(len(allowed), (length,), generator=generator)]
+
+
+def ordinary_tokens(backbone: Backbone) -> Int[Tensor, " n"]:
+    """Return the tokens of the vocabulary that are no special ones, ascending."""
+    # Rows beyond the tokenizer pad the table to a round size and were never trained.
+    rows = min(len(backbone.tokenizer), _words(backbone).num_embeddings)
+    special = set(backbone.tokenizer.all_special_ids)
+    return torch.tensor([i for i in range(rows) if i not in special])
 
 
 @torch.no_grad()
@@ -65,7 +70,10 @@ def start_embeddings(backbone: Backbone, tokens: Int[Tensor, " k"]) -> Float[Ten
 
 def _words(backbone: Backbone) -> Any:
     model: Any = backbone.model
-    return model.get_input_embeddings()
+    words = model.get_input_embeddings()
+    if not hasattr(words, "num_embeddings"):
+        raise ValueError(f"{backbone.name!r} has no table of word embeddings, where words are drawn from.")
+    return words
 
 
 class PromptTuning(Delta):

@@ -136,6 +136,11 @@ class Setup:
         return self._given["seed"]
 
     @property
+    def suffix(self) -> str:
+        """Return what is put after each text."""
+        return self._given["suffix"]
+
+    @property
     def device(self) -> str:
         """Return where a model that is loaded by name goes."""
         return self._given["device"]

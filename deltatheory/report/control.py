@@ -11,7 +11,6 @@ from deltatheory.control.feedback.steering import CLEAN, SteeringResult
 from deltatheory.control.pontryagin import MaximumPrinciple
 from deltatheory.control.reach.actuators import Ranking
 from deltatheory.control.reach.gramian import Gramian
-from deltatheory.control.reach.prompts import PromptReachability
 from deltatheory.control.solvers.base import Solution
 from deltatheory.report.page import (
     COLOURS,
@@ -311,21 +310,6 @@ def gramian_figure(gramian: Gramian) -> Figure:
         right.barh([*map(literal, shares)], list(shares.values()))
         right.set(xlabel="share of the trace")
         right.invert_yaxis()
-    return drawing
-
-
-@figure.register(PromptReachability)
-def prompts_figure(found: PromptReachability) -> Figure:
-    """Return the figure: the share reached against the number of tokens."""
-    shares = [found.share(k) for k in found.lengths]
-    edges = [found.interval(k) for k in found.lengths]
-    below = [share - low for share, (low, _) in zip(shares, edges, strict=True)]
-    above = [high - share for share, (_, high) in zip(shares, edges, strict=True)]
-    with style():
-        drawing = new_figure(5.0, 3.2)
-        axes = drawing.subplots()
-        axes.errorbar(found.lengths, shares, yerr=[below, above], fmt="o-", capsize=3)
-        axes.set(xlabel=f"tokens of the {found.kind}", ylabel="share reached (at least)", ylim=(0, 1.02))
     return drawing
 
 

@@ -5,6 +5,7 @@ from deltatheory.control.reach.actuators import (
     rank_actuators,
     rank_layers,
 )
+from deltatheory.control.reach.controllability import ReachResult, reach
 from deltatheory.control.reach.gramian import (
     Gramian,
     LeastEnergy,
@@ -15,24 +16,17 @@ from deltatheory.control.reach.gramian import (
     reachability_ball,
 )
 from deltatheory.control.reach.parts import coordinate_groups, part_tangent_rows
-from deltatheory.control.reach.prompts import (
-    PrefixBound,
-    PromptReachability,
-    PromptSearch,
-    class_reachability,
-    prefix_reach_bound,
-    token_reachability,
-)
+from deltatheory.control.reach.prefix_bound import PrefixBound, prefix_reach_bound
+from deltatheory.control.reach.prompts import PromptSearch
 
 __all__ = [
     "Gramian",
     "LeastEnergy",
     "PrefixBound",
-    "PromptReachability",
     "PromptSearch",
     "Ranking",
+    "ReachResult",
     "ReachabilityBall",
-    "class_reachability",
     "coordinate_groups",
     "estimate_lipschitz",
     "minimum_energy",
@@ -41,6 +35,6 @@ __all__ = [
     "prefix_reach_bound",
     "rank_actuators",
     "rank_layers",
+    "reach",
     "reachability_ball",
-    "token_reachability",
 ]
