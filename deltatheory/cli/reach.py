@@ -32,7 +32,6 @@ _SEARCH = Group(
     "report",
     setup=SETUP.changed(
         default={"test_examples": 32},
-        flag={"test_examples": "--texts"},
         help={
             "test_examples": "Test texts to ask for, a stratified draw.",
             "seed": "Of the draws of texts, words and swaps.",
@@ -48,7 +47,7 @@ def reach(
     search: "PromptSearch",
     out: "RunFolder",
     k: Annotated[str, Option(help="Numbers of tokens: 4, 1,2,4 or 1..10.")] = "1,2,4",
-    target: Annotated[
+    goal: Annotated[
         str,
         Option(
             help="What must come first: label, next (the text's own last token, held back), top:R (by lot "
@@ -67,7 +66,7 @@ def reach(
     from deltatheory.results import ResultLog
 
     lengths, ways = _lengths(k), way or list(SEARCHES)
-    check_asked(lengths, ways, target, among)  # a typo is told before anything is loaded
+    check_asked(lengths, ways, goal, among)  # a typo is told before anything is loaded
     log = ResultLog(out.given / "reach.jsonl")
     with resumable(log.path), progress_bar(progress, unit="text") as bar:
 
@@ -76,7 +75,7 @@ def reach(
             bar.set_description(what, refresh=False)
             bar.update(done - bar.n)
 
-        about: dict[str, Any] = {"target": target, "among": among, "ways": ways, "search": search}
+        about: dict[str, Any] = {"goal": goal, "among": among, "ways": ways, "search": search}
         result = reach(setup, lengths, **about, log=log, on_chunk=show)
     tell(result, out.own)
 

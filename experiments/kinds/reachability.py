@@ -16,7 +16,7 @@ EXAMPLE = Trial(
         "train": 8,
         "test": 4,
         "max_length": 12,
-        "target": "label",
+        "goal": "label",
         "k": [1, 2],
         "search": {"steps": 3, "restarts": 1, "rounds": 2, "candidates": 4, "pool": 4, "chunk": 4},
     },
@@ -29,7 +29,7 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
 
     given = trial.settings
     found = reach(
-        place.setup(trial), given["k"], target=given["target"], search=PromptSearch(**given["search"])
+        place.setup(trial), given["k"], goal=given["goal"], search=PromptSearch(**given["search"])
     ).to_dict()
     # The row says what was asked, and by which code.
     return {name: value for name, value in found.items() if name not in ("settings", "provenance")}

@@ -31,7 +31,7 @@ _GROUPS = ((1, 1), (2, 10), (11, 75), (76, inf))
 
 def trial(scope: Scope, model: str, task: TaskInfo, target: str) -> Trial:
     """Return the trial that asks for one kind of target on a task."""
-    asked = {"target": target, "k": list(LENGTHS), "search": SEARCH}
+    asked = {"goal": target, "k": list(LENGTHS), "search": SEARCH}
     settings = {"own_draw": True, "train": 16, "test": 10, "max_length": 12, **asked}
     return Trial("reachability", model, task.name, seed=scope.seeds[0], settings=settings)
 

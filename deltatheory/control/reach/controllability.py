@@ -24,7 +24,7 @@ from deltatheory.control.reach.prompts import (
     repeat_target,
     swap_words,
 )
-from deltatheory.control.reach.question import Question, check_target, pose
+from deltatheory.control.reach.question import Question, check_goal, pose
 from deltatheory.problems import FORWARD, Setup
 from deltatheory.results import Result, ResultLog, provenance
 
@@ -66,7 +66,7 @@ class ReachResult(Result):
 
     Attributes:
         lengths: k, ascending.
-        target: what the targets are.
+        goal: what the targets are.
         among: what they are ranked among: "vocabulary" or "classes".
         texts: end of each text, as the model reads it.
         targets: name of each target.
@@ -81,7 +81,7 @@ class ReachResult(Result):
     """
 
     lengths: list[int]
-    target: str
+    goal: str
     among: str
     texts: list[str]
     targets: list[str]
@@ -155,7 +155,7 @@ def reach(
     setup: Setup,
     k: int | Sequence[int] = (1, 2, 4),
     *,
-    target: str = "label",
+    goal: str = "label",
     among: str | None = None,
     ways: Sequence[str] = SEARCHES,
     search: PromptSearch | None = None,
@@ -172,7 +172,7 @@ def reach(
     Args:
         setup: model, task (its test texts), suffix, head, seed of all draws.
         k: numbers of tokens, each at least 1.
-        target: "label", "next" (the text's own last token, held back), "top:R" (by lot among the R that come
+        goal: "label", "next" (the text's own last token, held back), "top:R" (by lot among the R that come
             first without control) or "word:TEXT" (one token for all).
         among: "vocabulary" or "classes"; `None` takes the vocabulary where the model reads words there.
         ways: of `SEARCHES`.
@@ -184,8 +184,8 @@ def reach(
         ValueError: for k that is not positive or leaves the longest text no room, an unknown way, and as
             `pose`, all before the first search.
     """
-    lengths = check_asked(k, ways, target, among)
-    question, search = pose(setup, target, among), search or PromptSearch()
+    lengths = check_asked(k, ways, goal, among)
+    question, search = pose(setup, goal, among), search or PromptSearch()
     backbone, longest, seed = question.backbone, max(map(len, question.rows)), setup.seed
     if longest + lengths[-1] > backbone.max_length:
         raise ValueError(
@@ -218,7 +218,7 @@ def reach(
     decode = partial(backbone.tokenizer.decode, skip_special_tokens=True)
     return ReachResult(
         lengths=lengths,
-        target=target,
+        goal=goal,
         among=question.among,
         texts=[decode(row)[-_SHOWN:] for row in question.rows],
         targets=list(question.names),
@@ -230,7 +230,7 @@ def reach(
         seconds=seconds,
         settings={
             **setup.settings(),
-            "target": target,
+            "goal": goal,
             "k": lengths,
             "among": question.among,
             "ways": taken,
@@ -245,12 +245,12 @@ def reach(
 
 
 def check_asked(
-    k: int | Sequence[int], ways: Sequence[str], target: str = "label", among: str | None = None
+    k: int | Sequence[int], ways: Sequence[str], goal: str = "label", among: str | None = None
 ) -> list[int]:
     """Return the lengths, ascending; what can be refused before anything is loaded is.
 
     Raises:
-        ValueError: for k that is not positive, a way that is not there, and as `check_target`.
+        ValueError: for k that is not positive, a way that is not there, and as `check_goal`.
     """
     lengths = list(k) if isinstance(k, Sequence) else [k]
     if not lengths:
@@ -260,7 +260,7 @@ def check_asked(
     for way in ways or ("",):
         if way not in SEARCHES:
             raise ValueError(f"way={way!r}: allowed are {', '.join(SEARCHES)}.")
-    check_target(target, among)
+    check_goal(goal, among)
     return sorted(set(lengths))
 
 

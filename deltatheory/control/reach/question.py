@@ -27,10 +27,10 @@ from deltatheory.problems.tokens import (
     token_rows,
 )
 
-__all__ = ["AMONG", "Question", "check_target", "pose"]
+__all__ = ["AMONG", "Question", "check_goal", "pose"]
 
 AMONG = ("vocabulary", "classes")
-_TARGET = re.compile(r"label|next|top:\d+|word:.+", re.DOTALL)
+_GOAL = re.compile(r"label|next|top:\d+|word:.+", re.DOTALL)
 _CHUNK = 64
 
 
@@ -117,55 +117,55 @@ def margins(logits: Float[Tensor, "n C"], wanted: Int[Tensor, " n"]) -> Float[Te
     return logits.gather(1, wanted[:, None])[:, 0] - others
 
 
-def check_target(target: str, among: str | None) -> None:
-    """Refuse targets that there are not, before anything is loaded.
+def check_goal(goal: str, among: str | None) -> None:
+    """Refuse goals that there are not, before anything is loaded.
 
     Raises:
-        ValueError: for another target than "label", "next", "top:R" and "word:TEXT", an R below 1, or a token
-            of the vocabulary as target among classes.
+        ValueError: for another goal than "label", "next", "top:R" and "word:TEXT", an R below 1, or a token
+            of the vocabulary as goal among classes.
     """
-    if not _TARGET.fullmatch(target):
-        raise ValueError(f"target={target!r}: allowed are 'label', 'next', 'top:R' and 'word:TEXT'.")
-    kind, _, rest = target.partition(":")
+    if not _GOAL.fullmatch(goal):
+        raise ValueError(f"goal={goal!r}: allowed are 'label', 'next', 'top:R' and 'word:TEXT'.")
+    kind, _, rest = goal.partition(":")
     if kind == "top":
-        check_number("target='top:R', R", int(rest), whole=True, least=1)
+        check_number("goal='top:R', R", int(rest), whole=True, least=1)
     if among not in (None, *AMONG):
         raise ValueError(f"among={among!r}: allowed are 'vocabulary' and 'classes'.")
-    if among == "classes" and target != "label":
-        raise ValueError(f"target={target!r}: is a token of the vocabulary; among='classes' takes 'label'.")
+    if among == "classes" and goal != "label":
+        raise ValueError(f"goal={goal!r}: is a token of the vocabulary; among='classes' takes 'label'.")
 
 
-def pose(setup: Setup, target: str = "label", among: str | None = None) -> Question:
+def pose(setup: Setup, goal: str = "label", among: str | None = None) -> Question:
     """Ask for the test texts of a setup.
 
     Args:
         setup: model, task, suffix, head.
-        target: what must come first. "label": the first token of the word of the text's label, or its class;
+        goal: what must come first. "label": the first token of the word of the text's label, or its class;
             "next": the text's own last token, which is held back; "top:R": one of the R that come first
             without control, by lot; "word:TEXT": one token for all texts.
         among: "vocabulary" (all tokens, by lm_head) or "classes" (by the setup's head); `None` takes the
             vocabulary where the model reads words there.
 
     Raises:
-        ValueError: as `check_target`; for labels where the task has none; a word that is several tokens or
+        ValueError: as `check_goal`; for labels where the task has none; a word that is several tokens or
             none of the vocabulary; a text's next token where the model does not read from left to right, or
             every text has one token.
     """
-    check_target(target, among)
-    backbone, task, kind = setup.backbone, setup.task, target.partition(":")[0]
+    check_goal(goal, among)
+    backbone, task, kind = setup.backbone, setup.task, goal.partition(":")[0]
     if kind == "label" and task.kind != "classification":
         raise ValueError(
-            f"task={task.name!r} is a {task.kind} task, which has no labels: take target='next', 'top:R' or "
+            f"task={task.name!r} is a {task.kind} task, which has no labels: take goal='next', 'top:R' or "
             "'word:TEXT'."
         )
     if among is None:
         among = AMONG[0] if _has_words(backbone, setup.suffix) else AMONG[1]
-        check_target(target, among)
+        check_goal(goal, among)
     if among == "classes":
         return _classes(setup)
     if kind == "next":
         return _next(setup)
-    return _of_vocabulary(setup, target)
+    return _of_vocabulary(setup, goal)
 
 
 def _has_words(backbone: Backbone, suffix: str) -> bool:
@@ -208,11 +208,11 @@ def _next(setup: Setup) -> Question:
     backbone = setup.backbone
     if backbone.kind != "causal":
         raise ValueError(
-            f"target='next': {backbone.name!r} ({backbone.kind}) does not read texts from left to right; "
+            f"goal='next': {backbone.name!r} ({backbone.kind}) does not read texts from left to right; "
             "take a causal model."
         )
     if setup.suffix:
-        raise ValueError(f"suffix={setup.suffix!r}: target='next' is the text's own token, and takes none.")
+        raise ValueError(f"suffix={setup.suffix!r}: goal='next' is the text's own token, and takes none.")
     check_suffix(backbone, "")
     special = set(backbone.tokenizer.all_special_ids)
     rows = []
@@ -222,15 +222,15 @@ def _next(setup: Setup) -> Question:
         rows.append(row)
     kept = [row for row in rows if len(row) > 1]
     if not kept:
-        raise ValueError(f"task={setup.task.name!r}: every text is one token; target='next' needs two.")
+        raise ValueError(f"task={setup.task.name!r}: every text is one token; goal='next' needs two.")
     left = len(rows) - len(kept)
     remarks = (f"{left} of {len(rows)} texts have one token, and are left out.",) if left else ()
     tokens = tuple(row[-1] for row in kept)
     return _vocabulary(backbone, [row[:-1] for row in kept], None, tokens, remarks=remarks)
 
 
-def _of_vocabulary(setup: Setup, target: str) -> Question:
-    backbone, task, (kind, _, rest) = setup.backbone, setup.task, target.partition(":")
+def _of_vocabulary(setup: Setup, goal: str) -> Question:
+    backbone, task, (kind, _, rest) = setup.backbone, setup.task, goal.partition(":")
     suffix, remarks = setup.suffix, ()
     if backbone.kind == "encoder":
         after, before = check_template(backbone, suffix)
@@ -246,7 +246,7 @@ def _of_vocabulary(setup: Setup, target: str) -> Question:
         if len(tokens) > 1:
             parts = backbone.tokenizer.convert_ids_to_tokens(tokens)
             raise ValueError(
-                f"target={target!r}: is {len(tokens)} tokens to {backbone.name!r}, {parts}, and one can come "
+                f"goal={goal!r}: is {len(tokens)} tokens to {backbone.name!r}, {parts}, and one can come "
                 "first: give a word of one."
             )
         said = [tuple(tokens)] * len(rows)
@@ -260,7 +260,7 @@ def _of_vocabulary(setup: Setup, target: str) -> Question:
         said = [words[label] for label in task.test.labels or ()]
     unknown = backbone.tokenizer.unk_token_id
     if any(ids[0] == unknown for ids in said):
-        raise ValueError(f"target={target!r}: is not in the vocabulary of {backbone.name!r}; take another.")
+        raise ValueError(f"goal={goal!r}: is not in the vocabulary of {backbone.name!r}; take another.")
     firsts = tuple(ids[0] for ids in said)
     return _vocabulary(backbone, rows, types, firsts, tuple(said), remarks)
 
