@@ -13,6 +13,8 @@ from deltatheory.advice.result import Difference, Run
 from deltatheory.control.design import ControlledLayer, ControlResult
 from deltatheory.control.diagnosis import Diagnosis, Finding
 from deltatheory.control.feedback.steering import SteeringResult, SteeringRow
+from deltatheory.control.reach.controllability import ReachResult, WayThere
+from deltatheory.control.reach.prefix_bound import FirstBlockBound
 from deltatheory.deltas import LoRA
 from deltatheory.dimension.criterion import DimensionEstimate
 from deltatheory.dimension.result import CurvePoint, DimensionResult
@@ -110,6 +112,8 @@ def _about(command: str) -> dict:
 
 _MODULES = [f"encoder.layer.{t}.attention.self.{name}" for t in range(6) for name in ("query", "value")]
 _LAYERS = ["embedding", *(f"block {t}" for t in range(12)), "head"]
+
+_WAYS = ("continuous", "discrete", "prefix", "random", "repeat")
 
 TRAINING = TrainingResult(
     delta=NO_VALUE,
@@ -229,6 +233,24 @@ ONE_OF_EACH: dict[str, Result] = {
         provenance=_about("steer"),
         delta=NO_DELTA,
         value=NO_VALUE,
+    ),
+    "reach": ReachResult(
+        lengths=[1, 2, 4, 10],
+        goal="label",
+        among="vocabulary",
+        texts=["a text" for _ in range(32)],
+        targets=[" great" for _ in range(32)],
+        ranks=[1 + i**3 for i in range(32)],
+        ways=[
+            WayThere(name, [(0, 1, 2, 10, None)[i % 5] for i in range(32)], [0.5] * 32, [" x"] * 32, 9e5, 6.0)
+            for name in _WAYS
+        ],
+        bounds=[FirstBlockBound(k, (0.1, 0.5, 0.9), (0.2, 1.0, 3.0)) for k in (1, 2, 4, 10)],
+        remarks=["Label words of several tokens count by their first: unacceptable."],
+        passes=dict.fromkeys(("no control", *_WAYS), 9e5),
+        seconds=dict.fromkeys(("no control", *_WAYS), 60.0),
+        settings={"k": [1, 2, 4, 10], "goal": "label"},
+        provenance=_about("reach"),
     ),
     "diagnose": Diagnosis(
         findings=[

@@ -22,6 +22,7 @@ USED: dict[str, dict[str, tuple[str, ...]]] = {
         "dimension": ("li2018", "aghajanyan2021", "jacot2018"),
         "advise": ("jacot2018",),
         "control": ("li2018msa",),
+        "reach": ("bhargava2023", "zou2023"),
         "train": ("loshchilov2019",),
     },
     "delta": {

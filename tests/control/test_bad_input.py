@@ -18,7 +18,8 @@ from deltatheory.control.feedback.disturbances import find_trigger
 from deltatheory.control.feedback.policies import policies_of
 from deltatheory.control.feedback.steering import SteeringProtocol, steer, tuned_delta
 from deltatheory.control.reach.gramian import Gramian, estimate_lipschitz, reachability_ball
-from deltatheory.control.reach.prompts import PromptSearch, prefix_reach_bound
+from deltatheory.control.reach.prefix_bound import prefix_reach_bound
+from deltatheory.control.reach.prompts import PromptSearch
 from deltatheory.control.solvers import SOLVERS, solve
 from deltatheory.control.solvers.base import Status
 from deltatheory.control.solvers.constrained import Constrained
@@ -205,7 +206,7 @@ def verbs(problem):
             (Criterion, ("fraction", "baseline")),
             (DimensionSettings, ("steps", "batch_size", "precision")),
             (SteeringProtocol, ("examples", "batch_size", "timed")),
-            (PromptSearch, ("steps", "rate", "restarts", "chunk")),
+            (PromptSearch, ("steps", "rate", "restarts", "rounds", "candidates", "pool", "chunk")),
             *((kind, ("budget", "steps", "tolerance", *kind.positive)) for kind in SOLVERS.values()),
         )
         for name in names
