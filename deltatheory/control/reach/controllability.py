@@ -326,7 +326,9 @@ class _Run:
             found = repeat_target(*about)
         else:
             found = _WAYS[self.name](*about, self.search, self.seed, *([prior] if prior else []))
-        words = found.prompts.tolist() if self.name in _OF_WORDS else [None] * len(chosen)
+        words: list[list[int] | None] = [None] * len(chosen)
+        if self.name in _OF_WORDS:
+            words = found.prompts.tolist()
         return _Chunk(found.margins.tolist(), words, found.passes.tolist(), time.perf_counter() - began)
 
     def outcome(self) -> WayThere:
