@@ -176,7 +176,7 @@ class Enumeration:
         cases: first, last, constant -> the cases.
         span: first and last that a certificate has to cover at least.
         constant: that of the theorem.
-        stronger: the sign of a change of the constant that makes the claim stronger.
+        stronger: the sign of a change of the constant that makes the claim stronger, as mutants do.
         tight: whether every stronger claim is false within the span.
         most: how far a certificate may ask to go.
 

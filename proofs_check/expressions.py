@@ -19,8 +19,9 @@ from proofs_check.intervals import Jet, constant, enclose
 
 Tree = int | str | list
 Polynomial = dict[tuple[tuple[str, int], ...], int]  # sorted (variable, power > 0) -> coefficient, no zeros
-MOST_PRODUCTS = 1 << 16  # of terms, and
-MOST_BITS = 1 << 12  # of a coefficient: a file cannot ask for more
+MOST_PRODUCTS = 1 << 16  # of terms,
+MOST_BITS = 1 << 12  # of a coefficient, and
+MOST_DEGREE = 1 << 10  # of a term: a file cannot ask for more
 
 
 def _plus(p: Polynomial, q: Polynomial) -> Polynomial:
@@ -33,6 +34,8 @@ def _plus(p: Polynomial, q: Polynomial) -> Polynomial:
 def _times(p: Polynomial, q: Polynomial) -> Polynomial:
     if len(p) * len(q) > MOST_PRODUCTS or any(abs(c) >> MOST_BITS for r in (p, q) for c in r.values()):
         raise ValueError("the expression is too large to be multiplied out")
+    if any(sum(power for _, power in monomial) > MOST_DEGREE for r in (p, q) for monomial in r):
+        raise ValueError("the degree of the expression is too large")
     total: Polynomial = {}
     for a, x in p.items():
         for b, y in q.items():

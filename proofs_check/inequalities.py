@@ -13,6 +13,8 @@ from proofs_check.certificate import Refuted, Undecided, among, integer, integer
 from proofs_check.instances import BLOCKS, SYSTEMS, network
 from proofs_check.rational import combination, inner, matrix, product, quadratic, semidefinite, transpose
 
+MOST_LETTERS = 64  # of a word: the numbers of a product grow with it
+
 
 def _require_semidefinite(a: list[list[Fraction]], what: str, strictly: bool = False) -> None:
     rank, direction = semidefinite(a)
@@ -121,6 +123,8 @@ def contraction(name: str, data: dict) -> tuple[str, str]:
         [among(letter, 0, len(vertices) - 1) for letter in items(data["witness"]["word"])],
         vector(data["witness"]["vector"]),
     )
+    if len(word) > MOST_LETTERS:
+        raise Undecided(f"the word of the witness has {len(word)} letters, at most {MOST_LETTERS} are read")
     image = v
     for letter in word:
         image = [inner(row, image) for row in vertices[letter]]

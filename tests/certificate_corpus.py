@@ -112,6 +112,7 @@ def _numbers() -> list[Forgery]:
         ),
         ("a division by zero", changed("T24-identity", pairs=[[["/", 1, 0], "x"]]), "a denominator is zero"),
         ("a tower", changed("T24-identity", pairs=[[_tower(), "x"]]), "too large"),
+        ("a power of powers", changed("T24-identity", pairs=[[_power("x", 4), 1]]), "the degree of the"),
         ("pairs that are text", changed("T24-identity", pairs="ab"), "expected a list"),
         ("sign true", changed("T20-evaluation", sign=True), "expected an integer, got True"),
         ("rounds true", changed("T20-evaluation", rounds=True), "expected an integer, got True"),
@@ -123,6 +124,11 @@ def _numbers() -> list[Forgery]:
         ("no rows", changed("X3-two-units", inner=[]), "rows of one length"),
     ]
     return [(what, text, "UNDECIDED", reason) for what, text, reason in made]
+
+
+def _power(base: object, times: int) -> object:
+    """The base to the power 9, so many times: with twelve, its value at a point would fill any memory."""
+    return ["^", _power(base, times - 1), 9] if times else base
 
 
 def _tower() -> list:
@@ -359,6 +365,12 @@ def _systems() -> list[Forgery]:
         ),
         ("tight without a witness", changed("T41-tight", witness=STILL), undecided, "does not attain"),
         (
+            "a word that is too long",
+            changed("T41-tight", witness={"word": [0, 1] * 33, "vector": [[1, 1]] * 3}),
+            undecided,
+            "has 66 letters, at most 64",
+        ),
+        (
             "a letter below zero",
             changed("T41-tight", witness={"word": [-1], "vector": [[0, 1]] * 3}),
             undecided,
@@ -393,7 +405,13 @@ def _computed() -> list[Forgery]:
         ),
         ("an empty range", changed("T06-enumeration", range=[3, 2]), undecided, "has to cover"),
         ("a range too long", changed("T06-enumeration", range=[1, 13]), undecided, "from 1 to 12"),
-        ("a weak constant", changed("T19-enumeration", constant=[1000, 1]), undecided, "weaker than that"),
+        ("a weak constant", changed("T19-enumeration", constant=[1000, 1]), undecided, "is not that of"),
+        (
+            "a constant that is true of this range only",
+            changed("T18-enumeration", constant=[201, 100]),
+            undecided,
+            "the constant 201/100 is not that of the theorem, 2",
+        ),
         (
             "a strong constant",
             changed("T06-enumeration", constant=[10**9 + 1, 10**9]),

@@ -71,6 +71,14 @@ def test_nothing_of_a_file_is_printed_as_it_stands(tmp_path, capsys):
     assert verify(bad.read_bytes()).reason.isascii()
 
 
+def test_an_identity_is_worded_by_the_registry_alone():
+    """Words of a file that cancel, as 0 times a variable's name, were printed with the claim."""
+    ((left, right),) = load("T24-identity")["data"]["pairs"]
+    verdict = verify(changed("T24-identity", pairs=[[["+", left, ["*", 0, "T31_is_proved_too"]], right]]))
+    assert verdict == verify(json.dumps(load("T24-identity")))
+    assert verdict.outcome is Outcome.VERIFIED
+
+
 def test_every_object_is_of_one_claim_and_every_claim_of_an_object():
     tables = {"enumeration": ENUMERATIONS, "evaluation": EVALUATIONS, "identity": IDENTITIES}
     for kind, table in tables.items():
