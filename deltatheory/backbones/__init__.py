@@ -6,7 +6,7 @@ from deltatheory.backbones.backbone import Backbone
 from deltatheory.backbones.batch import Batch
 from deltatheory.backbones.edit import Edit
 from deltatheory.backbones.families import SUPPORTED, prepare
-from deltatheory.backbones.kv_cache import CachedTexts
+from deltatheory.backbones.kv_cache import CachedTexts, RereadTexts
 from deltatheory.backbones.load import EMBEDDED, HUB_NAMES, embedded_is_here, load_backbone, load_checkpoint
 from deltatheory.backbones.wrap import wrap_model
 
@@ -18,6 +18,7 @@ __all__ = [
     "Batch",
     "CachedTexts",
     "Edit",
+    "RereadTexts",
     "embedded_is_here",
     "load_backbone",
     "load_checkpoint",

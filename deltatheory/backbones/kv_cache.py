@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deltatheory._shapes import Float, Int
@@ -14,7 +15,7 @@ from deltatheory.backbones.backbone import Backbone
 from deltatheory.backbones.batch import Batch, pool
 from deltatheory.backbones.edit import Edit
 
-__all__ = ["CachedTexts"]
+__all__ = ["CachedTexts", "RereadTexts"]
 
 
 class CachedTexts:
@@ -78,3 +79,39 @@ class CachedTexts:
         if self._memory is not None:  # with its padding, which keys and values have too
             self._memory = self._memory[chosen]
             self._source = self._source.rows(chosen)
+
+
+class RereadTexts:
+    """Texts read by a causal model without a cache: another token costs a pass over the whole text.
+
+    Args:
+        backbone: causal.
+        batch: the texts, padded on the right.
+        edit: what the passes do differently.
+
+    Attributes:
+        last: as in `CachedTexts`.
+    """
+
+    last: Float[Tensor, "B O"]
+
+    def __init__(self, backbone: Backbone, batch: Batch, edit: Edit) -> None:
+        self._backbone, self._edit = backbone, edit
+        self._ids, self._mask = batch.input_ids, batch.mask
+        self._run()
+
+    def _run(self) -> None:
+        batch = self._backbone.batch(self._ids, self._mask)
+        self.last = pool(self._backbone.hidden_states(batch, self._edit), batch.mask, "last")
+
+    def read(self, tokens: Int[Tensor, " B"]) -> None:
+        """Append a token to every text."""
+        ends = self._mask.long().sum(1)[:, None]
+        self._ids = F.pad(self._ids, (0, 1)).scatter(1, ends, tokens[:, None])
+        self._mask = F.pad(self._mask, (0, 1)).scatter(1, ends, 1.0)
+        self._run()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the texts."""
+        chosen = torch.tensor(rows, device=self._ids.device)
+        self._ids, self._mask, self.last = (x[chosen] for x in (self._ids, self._mask, self.last))

@@ -17,7 +17,8 @@ from torch import Tensor
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, CachedTexts, Edit
 from deltatheory.deltas import Delta, WithHead
-from deltatheory.problems.base import NOT_FINITE, Problem
+from deltatheory.problems.base import Problem
+from deltatheory.problems.greedy import greedy_answers
 from deltatheory.problems.tokens import answer_tokens, batch_of, check_suffix, suffixed
 from deltatheory.tasks import Examples, Task
 
@@ -171,27 +172,20 @@ class GenerationProblem(Problem):
 
     def _greedy(self, sources: Sequence[Sequence[int]], edit: Edit) -> list[list[int]]:
         """Return the answers to sources, each to its end or to `max_new_tokens`."""
-        texts = CachedTexts(self.backbone, batch_of(self.backbone, sources), edit)
+        backbone = self.backbone
+        texts = CachedTexts(backbone, batch_of(backbone, sources), edit)
         self.count(len(sources), forward=1.0)
-        answers: list[list[int]] = [[] for _ in sources]
-        open_ = list(range(len(sources)))
-        while True:
-            logits = self.backbone.vocabulary_logits(texts.last, edit.parameters).to(self.backbone.wide_dtype)
-            if not logits.isfinite().all():
-                raise FloatingPointError(f"the logits are not finite: {NOT_FINITE}")
-            chosen = logits.argmax(1)
-            for i, token in zip(open_, chosen.tolist(), strict=True):
-                answers[i].append(token)
-            ended = self.backbone.tokenizer.eos_token_id
-            going = [k for k, i in enumerate(open_) if answers[i][-1] != ended]
-            if not going or len(answers[open_[0]]) == self.max_new_tokens:
-                return answers
-            open_ = [open_[k] for k in going]
-            if len(going) < len(chosen):
-                texts.keep(going)
-            texts.read(chosen[going])
-            shares = sum(1 / (len(sources[i]) + len(answers[i])) for i in open_)  # of a pass over each text
+        answers = greedy_answers(
+            texts,
+            lambda last: backbone.vocabulary_logits(last, edit.parameters).to(backbone.wide_dtype),
+            backbone.tokenizer.eos_token_id,
+            self.max_new_tokens,
+        )
+        for step in range(1, max(map(len, answers))):  # of a pass over each text that is still read
+            both = zip(sources, answers, strict=True)
+            shares = sum(1 / (len(source) + step) for source, answer in both if len(answer) > step)
             self.count(round(_EXACT * shares) / _EXACT, forward=1.0)
+        return answers
 
     @torch.no_grad()
     def evaluate(self, delta: Float[Tensor, " m"], split: GenerationSplit) -> dict[str, float]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deltatheory import autodiff
 from deltatheory._shapes import Float
-from deltatheory.backbones import Batch
+from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.backbones.batch import Pooling, pool
 from deltatheory.backbones.edit import widened
 from deltatheory.control.feedback.hooks import spread, watching
@@ -36,6 +36,7 @@ __all__ = [
     "lqr_gains",
     "prefix_values",
     "shift_adjoints",
+    "state_adjoints",
     "steered",
 ]
 
@@ -170,8 +171,8 @@ def class_directions(nominal: NominalStates) -> list[Float[Tensor, "H _"]]:
     return [torch.linalg.svd(m, full_matrices=False)[2][:-1].T for m in centred]
 
 
-def shift_adjoints(
-    problem: ClassificationProblem, delta: Float[Tensor, " m"], batch: Batch, pooling: Pooling
+def state_adjoints(
+    backbone: Backbone, edit: Edit, batch: Batch, pooling: Pooling
 ) -> list[Callable[[Float[Tensor, " H"]], Float[Tensor, " H"]]]:
     """Return w ↦ A_tᵀ w for every block: A_t maps a shift of the state before it to one of the state behind.
 
@@ -179,12 +180,11 @@ def shift_adjoints(
     change of the state behind block t, linearized along the texts' own trajectories.
 
     Args:
-        problem: the task and its backbone.
-        delta: δ of the tuned model.
+        backbone: whose blocks.
+        edit: what the passes do differently.
         batch: nominal texts.
         pooling: of the states.
     """
-    backbone, edit = problem.backbone, problem.delta.edit(delta)
     x = widened(backbone.embed(batch, edit).detach())
     if edit.prompt is not None:
         batch = backbone.prompted(batch, len(edit.prompt))
@@ -198,6 +198,21 @@ def shift_adjoints(
         adjoints.append(autodiff.vjp(behind, x.new_zeros(x.shape[2]))[1])
         with torch.no_grad():
             x = backbone.step(t, x, batch, edit)
+    return adjoints
+
+
+def shift_adjoints(
+    problem: ClassificationProblem, delta: Float[Tensor, " m"], batch: Batch, pooling: Pooling
+) -> list[Callable[[Float[Tensor, " H"]], Float[Tensor, " H"]]]:
+    """Return `state_adjoints` of the tuned model.
+
+    Args:
+        problem: the task and its backbone.
+        delta: δ of the tuned model.
+        batch: nominal texts.
+        pooling: of the states.
+    """
+    adjoints = state_adjoints(problem.backbone, problem.delta.edit(delta), batch, pooling)
     problem.count(len(batch), forward=2.0)
     return adjoints
 

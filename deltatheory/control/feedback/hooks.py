@@ -5,16 +5,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deltatheory._shapes import Float
+from deltatheory._shapes import Float, Int
 from deltatheory.backbones.batch import Pooling, read_position
 from deltatheory.backbones.edit import widened
 
-__all__ = ["spread", "watching"]
+__all__ = ["Pass", "spread", "watching"]
+
+
+@dataclass(eq=False)
+class Pass:
+    """The forward pass that is on.
+
+    Attributes:
+        before: how many real tokens of each text a cache holds, which stand before those of the pass.
+    """
+
+    before: Int[Tensor, " B"]
 
 
 @contextmanager
@@ -22,7 +34,7 @@ def watching(
     model: nn.Module,
     layers: Iterable[nn.Module],
     act: Callable[[int, Tensor, Tensor], Tensor | None],
-) -> Iterator[None]:
+) -> Iterator[Pass]:
     """Call act(t, x, mask) behind every block, and let what it returns replace the block's output x.
 
     Args:
@@ -33,18 +45,22 @@ def watching(
         act: t, shapes (B, T, H) and (B, T) ↦ the new state, or `None` to leave it as it is; in float32 for a
             model in half precision.
     """
-    given: list[Tensor | None] = [None]
+    given: list[Any] = [None, None]
+    now = Pass(torch.zeros(0, dtype=torch.long))
     signature = inspect.signature(model.forward)
 
     def note(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-        mask = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
+        arguments = signature.bind_partial(*args, **kwargs).arguments
+        mask, cache = arguments.get("attention_mask"), arguments.get("past_key_values")
         given[0] = mask.get("full_attention") if isinstance(mask, Mapping) else mask
+        given[1] = 0 if cache is None else int(cache.get_seq_length())
 
     def behind(t: int) -> Callable:
         def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
             own = output[0] if isinstance(output, tuple) else output
             x = widened(own)
-            new = act(t, x, _real_tokens(given[0], x))
+            mask, now.before = _real_tokens(given[0], x, given[1])
+            new = act(t, x, mask)
             if new is None:
                 return None
             new = new.to(own.dtype)
@@ -55,22 +71,24 @@ def watching(
     handles = [model.register_forward_pre_hook(note, with_kwargs=True)]
     handles += [layer.register_forward_hook(behind(t)) for t, layer in enumerate(layers)]
     try:
-        yield
+        yield now
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _real_tokens(mask: Tensor | None, x: Float[Tensor, "B T H"]) -> Float[Tensor, "B T"]:
-    """Return 1 where a token of x is real; the mask is also of what a cache holds before them."""
+def _real_tokens(
+    mask: Tensor | None, x: Float[Tensor, "B T H"], cached: int
+) -> tuple[Float[Tensor, "B T"], Int[Tensor, " B"]]:
+    """Return 1 where a token of x is real, and how many real ones a cache holds before them."""
     if mask is None:
-        return x.new_ones(x.shape[:2])
+        return x.new_ones(x.shape[:2]), torch.full((len(x),), cached, device=x.device)
     tokens, end = x.shape[1], mask.shape[-1]
     if mask.dim() == 4:  # the last query's row: it sees all real tokens, also where the future is hidden
         mask = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] == 0
         if end > tokens:  # a cache may be longer than the text: the last query sees itself, and nothing later
             end = int(read_position(mask.to(x.dtype), "last").max()) + 1
-    return mask[:, end - tokens : end].to(x.dtype)
+    return mask[:, end - tokens : end].to(x.dtype), mask[:, : end - tokens].long().sum(1)
 
 
 def spread(

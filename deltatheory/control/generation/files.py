@@ -1,0 +1,72 @@
+"""Policies as files: plain tensors in safetensors, with a JSON note that says how to use them.
+
+One file. Tensors have a row for each of the n layers: `gain` (n, H) is added; `direction` (n, H), or
+(n, m, H) of m half-spaces, is what is read; `target` (n,) or `bound` (n, m) is what it should read. The note,
+under "deltatheory" in the metadata of safetensors, is an object:
+
+- "format": "deltatheory.state-policy.1"
+- "policy": which law; "law": in words and symbols
+- "layers": numbers of the blocks at whose output it acts, counted from 0, in the order of the rows
+- "tokens": "all", "prompt", "answer" or "last" (the end of the prompt and the tokens of the answer)
+- "settings": the law's other numbers
+- "model": "name", "hidden_size", "blocks" and "weights" (a fingerprint) of the model that it was made for
+"""
+
+from __future__ import annotations
+
+import os
+
+from deltatheory.control.generation.policies import AddedDirection, HalfSpaces, ScoreFeedback, StatePolicy
+from deltatheory.deltas.files import read_tensors, write_tensors
+
+__all__ = ["load_policy", "save_policy"]
+
+_FORMAT = "deltatheory.state-policy.1"
+_KINDS = {kind.kind: kind for kind in (AddedDirection, HalfSpaces, ScoreFeedback)}
+
+
+def save_policy(path: str | os.PathLike[str], policy: StatePolicy) -> None:
+    """Write a policy into one safetensors file.
+
+    Args:
+        path: the file.
+        policy: any.
+    """
+    note = {
+        "format": _FORMAT,
+        "policy": policy.kind,
+        "law": policy.law,
+        "layers": list(policy.layers),
+        "tokens": policy.tokens,
+        "settings": policy.numbers(),
+        "model": dict(policy.model),
+    }
+    write_tensors(path, policy.tensors(), note)
+
+
+def load_policy(path: str | os.PathLike[str]) -> StatePolicy:
+    """Return the policy that `save_policy`, or another program by the same layout, wrote.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a damaged file, another kind of file, or a policy that cannot be.
+    """
+    tensors, note = read_tensors(path)
+    if note.get("format") != _FORMAT or note.get("policy") not in _KINDS:
+        raise ValueError(
+            f"{str(path)!r} holds {note.get('format')!r}, {note.get('policy')!r}: allowed is "
+            f"{_FORMAT!r} with {', '.join(_KINDS)}."
+        )
+    try:
+        return _KINDS[note["policy"]](
+            layers=tuple(note["layers"]),
+            tokens=note["tokens"],
+            model=note["model"],
+            **tensors,
+            **note["settings"],
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{str(path)!r} is no whole policy ({error}): write it again.") from error

@@ -1,0 +1,247 @@
+"""Policies by name, made from a contrast: which vectors, half-spaces and gains they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltatheory._numbers import check_number
+from deltatheory._shapes import Float
+from deltatheory.backbones import Backbone, Edit
+from deltatheory.control.feedback.controllers import state_adjoints
+from deltatheory.control.generation.contrast import Contrast, check_made_for
+from deltatheory.control.generation.policies import (
+    AddedDirection,
+    HalfSpaces,
+    ScoreFeedback,
+    StatePolicy,
+    Tokens,
+    check_tokens,
+)
+from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
+
+__all__ = ["STATE_POLICIES", "check_state_policies", "default_layers", "half_spaces", "make_state_policy"]
+
+_WIDTH = 1.0  # of the band of scores that "barrier" keeps, in gaps
+_DECAY = 0.5  # of its barriers
+_PID = {"proportional": 0.5, "integral": 0.05, "token_integral": 0.1, "derivative": 0.1}
+_TEXTS, _LENGTH = 4, 16  # texts and tokens that blocks are linearized along
+_PRINCIPAL = 8  # nominal directions that LQR holds beside the gap
+_CONTROL_WEIGHT = 1.0  # of LQR, beside 1 on each direction
+
+
+def default_layers(blocks: int) -> tuple[int, ...]:
+    """Return the middle third of the blocks, at least one.
+
+    >>> default_layers(6), default_layers(1)
+    ((2, 3), (0,))
+    """
+    return tuple(range(blocks // 3, max(blocks // 3 + 1, 2 * blocks // 3)))
+
+
+def _reader(gap: Float[Tensor, "n H"]) -> Float[Tensor, "n H"]:
+    return gap / gap.square().sum(1, keepdim=True)
+
+
+class _Plan:
+    """What all policies are made of: the contrast at some layers, a strength in gaps, a rule for tokens."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        found: Contrast,
+        strength: float,
+        layers: tuple[int, ...],
+        tokens: Tokens,
+        seed: int,
+    ) -> None:
+        self.backbone, self.found, self.strength, self.seed = backbone, found, strength, seed
+        self.layers, self.rows = layers, list(layers)
+        self.common = {"layers": layers, "tokens": tokens, "model": found.model}
+        upper, self.lower = (m[self.rows] for m in found.means)
+        self.gap = upper - self.lower
+
+    def added(self, direction: Float[Tensor, "n H"]) -> AddedDirection:
+        """Return s/n times a direction a layer: where the blocks pass shifts on as they are, s in all."""
+        return AddedDirection(gain=self.strength / len(self.rows) * direction, **self.common)
+
+    def target(self, reader: Float[Tensor, "n H"]) -> Float[Tensor, " n"]:
+        """Return what a reader of scores finds at m₋ + s (m₊ - m₋)."""
+        return (reader * (self.lower + self.strength * self.gap)).sum(1)
+
+
+def _mean_difference(plan: _Plan) -> StatePolicy:
+    return plan.added(plan.gap)
+
+
+def _random_direction(plan: _Plan) -> StatePolicy:
+    rng = np.random.default_rng(plan.seed)
+    drawn = torch.from_numpy(rng.standard_normal(plan.gap.shape)).to(plan.gap)
+    return plan.added(drawn * (plan.gap.norm(dim=1) / drawn.norm(dim=1))[:, None])
+
+
+def _probe_direction(plan: _Plan) -> StatePolicy:
+    """Move along w so far that the probe reads a gap more; inference-time intervention scales otherwise."""
+    return plan.added(_reader(plan.found.probes[plan.rows]))
+
+
+def _principal_direction(plan: _Plan) -> StatePolicy:
+    """Take the first right singular vector of differences of pairs, as long as the gap and to its side."""
+    states = plan.found.states[plan.rows]
+    upper, lower = states[:, plan.found.target], states[:, ~plan.found.target]
+    pairs = min(upper.shape[1], lower.shape[1])
+    leading = torch.linalg.svd(upper[:, :pairs] - lower[:, :pairs], full_matrices=False)[2][:, 0]
+    side = (leading * plan.gap).sum(1).sign() * plan.gap.norm(dim=1)
+    return plan.added(leading * side[:, None])
+
+
+def _liseco(plan: _Plan) -> StatePolicy:
+    return half_spaces(
+        [plan.found], [(plan.strength, None)], layers=plan.layers, tokens=plan.common["tokens"]
+    )
+
+
+def _barrier(plan: _Plan) -> StatePolicy:
+    """Keep the score in the band [s, s + 1]: two half-spaces, approached by control barriers."""
+    band = (plan.strength, plan.strength + _WIDTH)
+    return half_spaces([plan.found], [band], layers=plan.layers, tokens=plan.common["tokens"], decay=_DECAY)
+
+
+def _pid(plan: _Plan) -> StatePolicy:
+    reader = _reader(plan.gap)
+    return ScoreFeedback(direction=reader, target=plan.target(reader), gain=plan.gap, **_PID, **plan.common)
+
+
+def _lqr(plan: _Plan) -> StatePolicy:
+    """Feed back the score's error, as a share of the gap, by the Riccati gains of the blocks that follow.
+
+    Blocks are linearized at the last tokens of texts, from the first of the layers to the last; held are the
+    gap and, so that what is moved stays among the states there are, their leading principal directions.
+    """
+    first, last = plan.layers[0], plan.layers[-1]
+    texts = sorted(plan.found.texts, key=len)[-_TEXTS:]
+    batch = plan.backbone.encode(texts, max_length=min(_LENGTH, plan.backbone.max_length))
+    adjoints = state_adjoints(plan.backbone, Edit(), batch, "last")[first : last + 1]
+    upper, lower = plan.found.means
+    held = []
+    for t in range(first, last + 1):
+        states = plan.found.states[t]
+        leading = torch.linalg.svd(states - states.mean(0), full_matrices=False)[2][:_PRINCIPAL]
+        held.append(torch.linalg.qr(torch.cat([(upper - lower)[t][:, None], leading.T], 1))[0])
+    solution = low_rank_riccati(adjoints, [held[0][:, :0], *held], control_weight=_CONTROL_WEIGHT)
+    if solution.value is None:
+        raise ValueError(f"lqr: {solution.status}; {solution.remedy}.")
+    pairs = zip(plan.layers, plan.gap, strict=True)
+    gains = torch.stack([-solution.value.after(t - first, gap) for t, gap in pairs])
+    reader = _reader(plan.gap)
+    return ScoreFeedback(direction=reader, target=plan.target(reader), gain=gains, **plan.common)
+
+
+def half_spaces(
+    contrasts: Sequence[Contrast],
+    bands: Sequence[tuple[float | None, float | None]],
+    *,
+    layers: Sequence[int],
+    tokens: Tokens = "last",
+    decay: float = 1.0,
+) -> HalfSpaces:
+    """Return the policy that keeps the probes' scores of one contrast or several in bands.
+
+    Args:
+        contrasts: of one backbone.
+        bands: for each, the least and the largest score in gaps; `None` where there is no such end.
+        layers: where it acts.
+        tokens: for which tokens.
+        decay: of the barriers; 1 keeps every state in all half-spaces.
+
+    Raises:
+        ValueError: for contrasts of several models, probes that do not separate, no half-space, or
+            half-spaces that have no point in common.
+    """
+    if len(contrasts) != len(bands) or not contrasts:
+        raise ValueError(f"bands: has {len(bands)}; {len(contrasts)} contrasts need as many, at least one.")
+    normals, bounds, rows = [], [], list(layers)
+    for found, band in zip(contrasts, bands, strict=True):
+        if found.model != contrasts[0].model:
+            raise ValueError(f"contrasts: are of {contrasts[0].model['name']!r} and {found.model['name']!r}.")
+        found.check_separates(rows)
+        probe, (upper, lower) = found.probes[rows], (m[rows] for m in found.means)
+        for end, side in zip(band, (1, -1), strict=True):
+            if end is not None:
+                check_number("strength", end)
+                normals.append(side * probe)
+                bounds.append(side * (probe * (lower + end * (upper - lower))).sum(1))
+    if not normals:
+        raise ValueError(f"bands={list(bands)}: have no end; give a least or a largest score.")
+    return HalfSpaces(
+        direction=torch.stack(normals, 1),
+        bound=torch.stack(bounds, 1),
+        decay=decay,
+        layers=tuple(layers),
+        tokens=tokens,
+        model=contrasts[0].model,
+    )
+
+
+STATE_POLICIES: dict[str, Callable[[_Plan], StatePolicy]] = {
+    "mean-difference": _mean_difference,
+    "probe-direction": _probe_direction,
+    "principal-direction": _principal_direction,
+    "random-direction": _random_direction,
+    "liseco": _liseco,
+    "barrier": _barrier,
+    "pid": _pid,
+    "lqr": _lqr,
+}
+
+
+def check_state_policies(names: Sequence[str]) -> None:
+    """Refuse a name that is no policy's, before anything is run.
+
+    Raises:
+        ValueError: for such a name; it says which there are.
+    """
+    for name in names:
+        if name not in STATE_POLICIES:
+            raise ValueError(f"policy={name!r}: allowed are {', '.join(STATE_POLICIES)}.")
+
+
+def make_state_policy(
+    name: str,
+    backbone: Backbone,
+    found: Contrast,
+    strength: int | float = 1.0,
+    *,
+    layers: Sequence[int] | None = None,
+    tokens: Tokens = "last",
+    seed: int = 0,
+) -> StatePolicy:
+    """Return a policy by name.
+
+    Args:
+        name: a key of `STATE_POLICIES`.
+        backbone: that the contrast was read from.
+        found: the contrast.
+        strength: s. A fixed direction moves a state by s gaps in all, feedback's setpoint is the score s, and
+            a half-space begins there: 0 is the mean of the other texts, 1 that of the target texts.
+        layers: numbers of blocks; the middle third by default.
+        tokens: which tokens are moved.
+        seed: of the random direction.
+
+    Raises:
+        ValueError: for an unknown name, another backbone, probes that do not separate at one of the layers,
+            or numbers out of range.
+    """
+    check_state_policies([name])
+    check_number("strength", strength)
+    check_tokens(tokens)
+    check_number("seed", seed, whole=True, least=0)
+    chosen = default_layers(len(found.accuracy)) if layers is None else tuple(layers)
+    if not chosen or list(chosen) != sorted(set(chosen)):
+        raise ValueError(f"layers={chosen}: give ascending numbers, at least one.")
+    check_made_for(found.model, backbone)
+    found.check_separates(chosen)
+    return STATE_POLICIES[name](_Plan(backbone, found, float(strength), chosen, tokens, seed))
