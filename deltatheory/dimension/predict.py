@@ -129,7 +129,8 @@ def predict(
     began = time.perf_counter()
     training, chance = settings.training(setup.seed), setup.task.chance
     problem = setup.classification("full", {"scope": settings.scope}, check=False)
-    features = kernel_rows(problem, training, settings.burn_in, on_example)
+    at = _burnt_in(problem, training, settings.burn_in) if settings.burn_in else None
+    features = kernel_rows(problem, training, at=at, on_example=on_example)
     examples, start = len(features.start), features.start
     rank, differences = features.rank(), features.rows.shape[:2].numel()
     full = min(differences, features.rows.shape[2])
@@ -306,35 +307,31 @@ def kernel_grid(features: TangentRows) -> list[int]:
 def kernel_rows(
     problem: ClassificationProblem,
     training: Training,
-    burn_in: int = 0,
+    *,
+    examples: int | None = None,
+    at: torch.Tensor | None = None,
     on_example: Callable[[int, int], None] | None = None,
 ) -> TangentRows:
-    """Return rows of J after the burn-in, judged by a head that has not seen the examples.
+    """Return rows of J with where the linearized network starts: the frozen model's outputs.
+
+    They are judged by a head that has not seen the examples.
 
     Args:
         problem: full fine-tuning, of a setup in stratified order.
-        training: seed and batch size of the burn-in, and seed of the sketch.
-        burn_in: steps of full fine-tuning before the network is linearized.
+        training: its seed is that of the sketch.
+        examples: the first so many of the training split, by default `kernel_examples`.
+        at: the δ to differentiate at; δ = 0 by default.
         on_example: called with (done, total) examples.
-
-    Raises:
-        ValueError: for a burn-in of more than one epoch.
     """
-    examples = kernel_examples(problem.task)
+    count = kernel_examples(problem.task) if examples is None else examples
     features = tangent_rows(
-        problem,
-        train=examples,
-        test=0,
-        sketch=_SKETCH,
-        seed=training.seed,
-        at=_burnt_in(problem, training, burn_in) if burn_in else None,
-        on_example=on_example,
+        problem, train=count, test=0, sketch=_SKETCH, seed=training.seed, at=at, on_example=on_example
     )
     logits = features.start.logits
-    if burn_in:
-        logits = problem.predict(problem.delta.zero(), problem.train.subset(range(examples)))
+    if at is not None:
+        logits = problem.predict(problem.delta.zero(), problem.train.subset(range(count)))
         problem.restore()
-    offset = problem.unseen(logits, examples) - logits
+    offset = problem.unseen(logits, count) - logits
     return replace(features, start=replace(features.start, logits=logits, judging_offset=offset))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,19 +10,41 @@ from experiments.environment import Environment
 from experiments.kinds.train import BUDGET, training
 from experiments.trial import Trial
 
-EXAMPLE = Trial("linearized_runs", "", "", settings={**BUDGET, "evaluate_every": None, "average": 0.5})
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deltatheory.problems import ClassificationProblem, Setup
+    from deltatheory.training.trainer import Training
+
+EXAMPLE = Trial(
+    "linearized_runs",
+    "",
+    "",
+    "subspace:8",
+    settings={**BUDGET, "evaluate_every": None, "average": 0.5, "burn_in": 2, "learning_rate": 0.3},
+)
 
 
 def run(trial: Trial, place: Environment) -> dict[str, Any]:
-    """Return held-out accuracy and loss at the best scale, by rate, dimension and fold, and at δ = 0."""
+    """Return held-out accuracy and loss at the best scale, by rate, dimension and fold, and at δ = 0.
+
+    With a `burn_in` among the settings, 0 included, the kernel is of half of its examples; the trial's delta
+    is tuned for so many steps on those that are left, and the network is linearized there.
+    """
     from deltatheory.dimension.curves import cross_fit, scaled_losses
-    from deltatheory.dimension.predict import FOLDS, kernel_grid, kernel_rows
+    from deltatheory.dimension.predict import FOLDS, kernel_examples, kernel_grid, kernel_rows
     from deltatheory.problems import folds
 
     setup = place.setup(trial)
     problem = setup.classification("full", {"scope": "blocks"}, check=False)
     schedule = training(trial, average=trial.settings["average"])
-    features = kernel_rows(problem, schedule)
+    steps, examples, at = trial.settings.get("burn_in"), None, None
+    if steps is not None:
+        examples = max(2, kernel_examples(problem.task) // 2)
+        if steps:
+            short = training(trial, steps=steps)
+            at = _burnt_in(setup, problem, trial.delta, short, first=examples)
+    features = kernel_rows(problem, schedule, examples=examples, at=at)
     start, parts = features.start, folds(len(features.start), FOLDS)
     grid = kernel_grid(features)
     runs = cross_fit(features, parts, grid, schedule)
@@ -45,3 +67,23 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
         "rank": features.rank(),
         "passes": problem.passes,
     }
+
+
+def _burnt_in(
+    setup: Setup, problem: ClassificationProblem, delta: str, short: Training, first: int
+) -> Tensor:
+    """Return the change of all parameters by a short run that sees the examples from `first` on alone."""
+    from deltatheory.deltas.subspace import Subspace
+    from deltatheory.problems import epochs
+
+    tuned = setup.classification(delta, check=False)
+    unseen = tuned.train.subset(range(first, len(tuned.train)))
+    values = tuned.delta.initial()
+    optimizer, order = short.make_optimizer(values), epochs(unseen.lengths, short.batch_size, short.seed)
+    for step in range(short.steps):
+        batch, labels = tuned.batch(unseen, next(order))
+        *_, gradient = tuned.loss_and_gradient(values, batch, labels)
+        optimizer.step(gradient, short.rate(step))
+    tuned.restore()
+    problem.passes += tuned.passes
+    return tuned.delta.change(values) if isinstance(tuned.delta, Subspace) else values

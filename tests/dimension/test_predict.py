@@ -53,9 +53,9 @@ def known() -> dict:
 def once(monkeypatch, known):
     features_of = predict.kernel_rows
 
-    def features(*arguments):
+    def features(*arguments, **options):
         if "features" not in known:
-            known["features"] = features_of(*arguments)
+            known["features"] = features_of(*arguments, **options)
         return known["features"]
 
     def runs(features, parts, grid, training):
