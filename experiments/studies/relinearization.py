@@ -13,9 +13,9 @@ linearized with the frozen model's outputs for its start in all three: an arm di
 Measured: the runs of `dimension`, as `sharpening` replays them. An arm's d90 is within a factor of two of
 that of all runs of the task without a prediction, or not; and the runs have a probability under its curve.
 
-Tasks: `TASKS`, all of the calibration half that have six runs and a predicted curve; those with two classes
-first, in the order of the draw. The rule is for tasks "where the diagnostic says so": those whose
-linearization error at θ₀, in the committed rows, is above .5, as in the library. No held-out task is run.
+Tasks: `CALIBRATION`, all of that half that have six runs and a predicted curve; those with two classes first,
+in the order of the draw. The rule is for tasks "where the diagnostic says so": those whose linearization
+error at θ₀, in the committed rows, is above .5, as in the library. No held-out task is run.
 
 Rule: re-linearizing helps where on those tasks an arm has at least two more within a factor of two than θ₀,
 and the sum of its runs' ln p is larger by at least 3. It then becomes a part of the prediction, and the
@@ -45,7 +45,7 @@ CLAIM = (
     "at δ = 0"
 )
 SOURCE = "deltatheory"
-TASKS = (
+CALIBRATION = (
     "more_tasks/sms_spam",
     "natural_instructions/nic_simplified_wiki_auto",
     "more_tasks/uci_imdb",
@@ -81,7 +81,7 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     """Yield the arms, task by task."""
     named = {task.name: task for task in scope.tasks}
     for model in scope.models:
-        for name in TASKS:
+        for name in CALIBRATION:
             if name in named:
                 yield from (arm(scope, model, named[name], one) for one in ARMS)
 
@@ -134,7 +134,7 @@ def findings(scope: Scope, known: Known) -> Findings:
 
 def _row(scope: Scope, model: str, task: TaskInfo, known: Known) -> dict[str, Any] | None:
     """Return what is measured of a task and what each arm says; `None` until all have run."""
-    if task.name not in TASKS or (curve := sharpening.curve(scope, model, task, known)) is None:
+    if task.name not in CALIBRATION or (curve := sharpening.curve(scope, model, task, known)) is None:
         return None
     arms = {name: known.get(arm(scope, model, task, name)) for name in ARMS}
     if not all(arms.values()) or (error := _error(scope, model, task, known)) is None:
