@@ -79,17 +79,33 @@ def to_peft(
 def peft_config(delta: Delta, *, train_head: bool = False) -> dict[str, Any]:
     """Return the configuration with which `peft` trains what a delta tunes: adapter_config.json.
 
+    PEFT draws A of LoRA, prompts and prefixes anew: a training there starts where one here does from what
+    `to_peft` writes of `delta.initial()`, by `peft.set_peft_model_state_dict`.
+
     Args:
         delta: as `to_peft` takes it.
-        train_head: of `AutoModelForSequenceClassification`, whose classifier is trained beside it.
+        train_head: of `AutoModelForSequenceClassification`, whose classifier is trained beside it. Behind a
+            prompt that of a causal backbone reads the last position, so texts of a batch must be of one
+            length there.
 
     Raises:
-        ValueError: for a delta that PEFT has no form for.
+        ValueError: for a delta that PEFT has no form for: beside a head, a prompt before an encoder too.
     """
+    if train_head:
+        _check_reads_text(delta)
     form, _ = _form(delta, delta.initial())
     if train_head:
         form |= {"task_type": "SEQ_CLS", "modules_to_save": [_head_of(delta.backbone)]}
     return {**form, **base_of(delta.backbone)}
+
+
+def _check_reads_text(delta: Delta) -> None:
+    """Refuse a delta beside which PEFT's classifier reads no token of the text."""
+    if isinstance(delta, PromptTuning) and delta.backbone.kind == "encoder":
+        raise ValueError(
+            "delta='prompt' with a trained head has no form in PEFT, whose encoders read the first virtual "
+            f"token: allowed are the other deltas, and causal backbones; {_KEEP}."
+        )
 
 
 def base_of(backbone: Backbone) -> dict[str, Any]:
@@ -149,11 +165,7 @@ def _with_head(delta: WithHead, values: Tensor) -> Form:
             f"delta: the trained head={delta.head!r} has no form in PEFT: allowed is 'own', a classifier "
             f"that is trained whole; {_KEEP}."
         )
-    if isinstance(delta.delta, PromptTuning) and delta.backbone.kind == "encoder":
-        raise ValueError(
-            "delta='prompt' with a trained head has no form in PEFT, whose encoders read the first virtual "
-            f"token: allowed are the other deltas, and causal backbones; {_KEEP}."
-        )
+    _check_reads_text(delta.delta)
     config, tensors = _form(delta.delta, inner)
     name, virtual = _head_of(delta.backbone), "num_virtual_tokens" in config
     outer = "base_model." if virtual else "base_model.model."

@@ -11,7 +11,7 @@ import torch
 from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import toy_task
 
-from deltatheory.adapters import load_adapter, to_peft
+from deltatheory.adapters import load_adapter, peft_config, to_peft
 from deltatheory.advice import Candidate, advise
 from deltatheory.advice.ranking import _peft_config
 from deltatheory.backbones import load_backbone
@@ -24,16 +24,21 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 PLAN = Training(steps=4, batch_size=4, warmup=0.0)
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+NO_DROPOUT = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> str:
+@pytest.fixture(scope="module", params=NO_DROPOUT)
+def base(request, tmp_path_factory) -> str:
     """The folder of a checkpoint with a classifier."""
-    folder = tmp_path_factory.mktemp("base")
+    folder, family = tmp_path_factory.mktemp("models") / request.param, request.param
     auto = transformers.AutoModelForSequenceClassification
-    tiny_model("bert", auto, num_labels=2, **NO_DROPOUT).save_pretrained(folder)
-    tiny_tokenizer("bert").save_pretrained(folder)
+    tiny_model(family, auto, num_labels=2, **NO_DROPOUT[family]).save_pretrained(folder)
+    tokenizer = tiny_tokenizer(family)
+    tokenizer.pad_token = "[PAD]"
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 
@@ -44,20 +49,35 @@ class InOrder(transformers.Trainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
+PREFIX = Candidate("prefix", {"length": 3, "gate": "none", "shift": True})
+PROMPT = Candidate("prompt", {"length": 3})
+CASES = [
+    *(
+        ("bert", one)
+        for one in (Candidate("ia3"), Candidate("layernorm"), Candidate("lora", {"r": 2}), PREFIX)
+    ),
+    ("gpt2", PROMPT),
+]
+
+
 @pytest.mark.parametrize(
-    "candidate", [Candidate("ia3"), Candidate("layernorm"), Candidate("lora", {"r": 2})], ids=str
+    ("base", "candidate"), CASES, ids=[one.method for _, one in CASES], indirect=["base"]
 )
 def test_it_trains_alike_with_plain_transformers_and_peft_and_comes_back(candidate, base, tmp_path):
-    setup = Setup(load_backbone(base), toy_task(2, train=16), head="own")
+    # Texts of one length: of embeddings `transformers` cannot tell where the padding begins.
+    task = toy_task(2, train=16, length=5 if candidate is PROMPT else None)
+    setup = Setup(load_backbone(base), task, head="own")
     advise(setup, candidates=[candidate], training=PLAN, examples=12).save(tmp_path)
 
     config = peft.PeftConfig.from_pretrained(str(tmp_path))
     arguments = json.loads((tmp_path / "training_arguments.json").read_text())
-    options = candidate.options and {
-        "r": config.r,
-        "targets": sorted(config.target_modules),
-        "rank_pattern": config.rank_pattern,
-    }
+    options = candidate.options
+    if candidate.method == "lora":
+        options = {
+            "r": config.r,
+            "targets": sorted(config.target_modules),
+            "rank_pattern": config.rank_pattern,
+        }
     problem = setup.problem(candidate.method, options, check=False, train_head=True)
     assert isinstance(problem, ClassificationProblem)
     ours = train(problem, replace(PLAN, learning_rate=arguments["learning_rate"]))
@@ -66,10 +86,11 @@ def test_it_trains_alike_with_plain_transformers_and_peft_and_comes_back(candida
     model = peft.get_peft_model(there, config)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == problem.delta.size
-    if candidate.method == "lora":  # PEFT draws its own A
+    if candidate.options:  # PEFT draws its own A, and its own virtual tokens
         to_peft(problem.delta, problem.delta.initial(), tmp_path / "start", base_model_name=base)
         start = peft.load_peft_weights(tmp_path / "start", device="cpu")
-        assert not peft.set_peft_model_state_dict(model, start).unexpected_keys
+        loaded = peft.set_peft_model_state_dict(model, start)
+        assert set(loaded.unexpected_keys) <= {"prompt_embeddings"}  # loaded by PEFT before it asks
     order = [i for batch in islice(epochs(problem.train.lengths, 4, PLAN.seed), PLAN.steps) for i in batch]
     tokenizer = setup.backbone.tokenizer
     examples = [
@@ -94,6 +115,16 @@ def test_it_trains_alike_with_plain_transformers_and_peft_and_comes_back(candida
     backbone, delta = load_adapter(tmp_path / "trained", name=base)
     back = Setup(backbone, setup.task, head="own").classification(delta, check=False)
     torch.testing.assert_close(back.logits(delta.initial(), batch), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_prompt_before_an_encoder_has_no_classifier_in_peft():
+    """There it would read the first virtual token."""
+    setup = Setup(tiny("bert"), toy_task(2, train=8), head="label-words")
+    prompt = setup.delta("prompt", length=3)
+    with pytest.raises(ValueError, match=r"delta='prompt' with a trained head .* first virtual token"):
+        peft_config(prompt, train_head=True)
+    assert _peft_config(setup, prompt) is None
+    assert peft_config(prompt)["task_type"] == "FEATURE_EXTRACTION"
 
 
 @pytest.mark.parametrize(
