@@ -15,6 +15,7 @@ from deltatheory.training import Training, predict_learning_rate, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
+DEVICE = "cuda"  # the CPU in a rehearsal
 COUNTS = {"train": 5, "test": 3, "sketch": 1 << 30}
 
 
@@ -32,7 +33,7 @@ def agree(found, expected, tolerance=1e-9):
 @pytest.mark.parametrize("case", CASES)
 def test_gradient_and_kernel_of_every_delta(case):
     delta, options = CASES[case]
-    here, there = (problem_on(device, delta, options) for device in ("cpu", "cuda"))
+    here, there = (problem_on(device, delta, options) for device in ("cpu", DEVICE))
     torch.manual_seed(0)
     at = here.delta.initial() + 0.05 * torch.randn(here.delta.size, dtype=torch.float64)
     gradients = [
@@ -51,7 +52,7 @@ def test_every_family_trains(family, delta):
             problem_on(device, delta, FIRST[delta], family),
             Training(steps=5, batch_size=8, learning_rate=1e-3),
         )
-        for device in ("cpu", "cuda")
+        for device in ("cpu", DEVICE)
     ]
     agree(torch.tensor(ended[1].losses), torch.tensor(ended[0].losses), 1e-6)
     assert ended[1].peak_memory > 0
@@ -59,7 +60,7 @@ def test_every_family_trains(family, delta):
 
 def test_generation_answers_the_same():
     answers = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", DEVICE):
         backbone = tiny("gpt2", dtype=torch.float64).to(device)
         delta = make_delta("lora", backbone, r=2)
         problem = GenerationProblem(backbone, copy_task(), delta, max_new_tokens=3, check=False)
@@ -69,7 +70,7 @@ def test_generation_answers_the_same():
 
 def test_the_learning_rate_is_the_same():
     rates = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", DEVICE):
         found = predict_learning_rate(problem_on(device, "lora", {"r": 2}), training=Training(batch_size=8))
         rates.append(found.rate)
     assert rates[1] == pytest.approx(rates[0], rel=1e-6)
@@ -79,7 +80,7 @@ def test_the_verbs_end_in_a_result():
     from deltatheory import advise, intrinsic_dimension
     from deltatheory.dimension import DimensionSettings
 
-    setup = Setup(tiny("bert").to("cuda"), toy_task(2, train=40, test=60), max_length=12)
+    setup = Setup(tiny("bert").to(DEVICE), toy_task(2, train=40, test=60), max_length=12)
     settings = DimensionSettings(steps=10, batch_size=8)
     assert intrinsic_dimension(setup, method="predict", settings=settings).curve
     assert advise(setup).ranked
@@ -87,7 +88,7 @@ def test_the_verbs_end_in_a_result():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_learn(dtype):
-    backbone = tiny("llama").to("cuda", dtype)
+    backbone = tiny("llama").to(DEVICE, dtype)
     problem = ClassificationProblem(
         backbone, toy_task(train=32), make_delta("lora", backbone, r=2), check=False
     )

@@ -1,6 +1,7 @@
 """What runs on a GPU is rehearsed on the CPU."""
 
 import pytest
+import test_cuda
 import typer
 
 from deltatheory.results import ResultLog
@@ -36,3 +37,8 @@ def test_what_is_asked_amiss_is_refused(tmp_path):
         gpu.main(out=tmp_path)
     with pytest.raises(typer.BadParameter, match=r"sing: parts are tests, large"):
         gpu.main(out=tmp_path, rehearse=True, only="sing")
+
+
+def test_the_learning_rate_on_a_gpu_is_rehearsed(monkeypatch):
+    monkeypatch.setattr(test_cuda, "DEVICE", "cpu")
+    test_cuda.test_the_learning_rate_is_the_same()
