@@ -27,7 +27,6 @@ __all__ = ["AS_PREDICTED", "LOGISTIC", "UNKNOWN", "CurvePosterior", "CurvePrior"
 
 _Values = np.ndarray | float
 
-_FREEDOM = 4.0  # of Student's noise: a run that fell through weighs little
 _PIVOT = math.log(3.0)  # logit of ¾
 _SLOPES = (0.3, 2.0)  # of the logit in ln d where the predicted curve ends, and its least within
 _CLIP = 0.02  # shares nearer to 0 and 1 say only that they are there
@@ -122,12 +121,14 @@ class CurvePrior:
         stretch: of b.
         ceiling: of k.
         lot: standard deviation of one run along ln d.
+        freedom: degrees of freedom of Student's noise: with few a run that fell through weighs little.
     """
 
     shift: tuple[float, float]
     stretch: tuple[float, float]
     ceiling: tuple[float, float]
     lot: float
+    freedom: float = 4.0
 
 
 # Fitted by evidence to 18 measured curves of accuracy, all of the calibration half of the committed rows.
@@ -182,10 +183,10 @@ class CurvePosterior:
             raise ValueError(f"share={share} at d={d}: must be a finite number.")
         self.runs.append((d, share))
         expected, spread = self._expected(math.log(d))
-        self._log = self._log + _student((share - expected) / spread) - np.log(spread)
+        self._log = self._log + _student((share - expected) / spread, self.prior.freedom) - np.log(spread)
 
     def evidence(self) -> float:
-        """Return ln p(runs), up to a constant of their number."""
+        """Return ln p(runs)."""
         return float(np.logaddexp.reduce(self._log))
 
     def weights(self) -> np.ndarray:
@@ -275,8 +276,9 @@ class CurvePosterior:
         return self._k * q, np.sqrt(self.noise**2 + (self.prior.lot * along) ** 2)
 
 
-def _student(z: np.ndarray) -> np.ndarray:
-    return -0.5 * (_FREEDOM + 1) * np.log1p(z**2 / _FREEDOM)
+def _student(z: np.ndarray, freedom: float) -> np.ndarray:
+    scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+    return scale - 0.5 * (freedom + 1) * np.log1p(z**2 / freedom)
 
 
 def _whole(x: float, most: int, rounded: Callable[[float], int]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from deltatheory.dimension.posterior import AS_PREDICTED, CurveShape
+from deltatheory.dimension.posterior import AS_PREDICTED, CurvePrior, CurveShape
 from experiments.page import Findings
 from experiments.scope import Scope, TaskInfo
 from experiments.studies import dimension, prediction
@@ -24,8 +24,8 @@ ABOUT = (
     "more than 2,048 dimensions are left out, as on the calibration half they fell to chance. A reference of "
     "ten runs is itself no sharper than a factor of 1.3 to 2, which lowers what an honest interval can hold. "
     "After the held-out replay the noise of a run was looked at again, on the calibration half alone: "
-    "neither its coverage nor its evidence asks for another, so the model stands, and the held-out half was "
-    "not replayed anew."
+    "neither its coverage nor its evidence asks for another size or other tails, and a size of each task's "
+    "own is likelier by little, so the model stands, and the held-out half was not replayed anew."
 )
 _LARGEST = 2048
 _LEAST_GAIN = 0.1  # of accuracy: below it the share of the gain is noise
@@ -33,6 +33,7 @@ _HOLDS = 0.85
 _PAIRED = 0.6  # as in the library's noise of a run's accuracy
 HALVES = ("calibration", "held-out")
 LOTS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times the noise of a run along ln d that is assumed
+FREEDOMS = (2.0, 8.0)  # of Student's noise, beside what is assumed
 
 
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
@@ -82,16 +83,29 @@ def _shape(result: dict, frozen: float) -> CurveShape | None:
     return CurveShape.of_shares(result["linearized"]["d"], (scores - frozen) / gain) if gain >= 0.05 else None
 
 
-def _evidence(curves: list[MeasuredCurve]) -> dict[str, float]:
-    """Return noise of a run along ln d, in times of what is assumed ↦ ln p(runs) less that of 1."""
-    found = []
-    for times in LOTS:
-        posteriors = [one.posterior(replace(AS_PREDICTED, lot=times * AS_PREDICTED.lot)) for one in curves]
-        for one, posterior in zip(curves, posteriors, strict=True):
-            for run in one.runs:
-                posterior.tell(*run)
-        found.append(sum(posterior.evidence() for posterior in posteriors))
-    return {f"{times:g}": value - found[LOTS.index(1.0)] for times, value in zip(LOTS, found, strict=True)}
+def _ln_p(curves: list[MeasuredCurve], prior: CurvePrior) -> np.ndarray:
+    """Return ln p of the runs of each task."""
+    posteriors = [one.posterior(prior) for one in curves]
+    for one, posterior in zip(curves, posteriors, strict=True):
+        for run in one.runs:
+            posterior.tell(*run)
+    return np.array([posterior.evidence() for posterior in posteriors])
+
+
+def _evidence(curves: list[MeasuredCurve]) -> dict[str, dict[str, float]]:
+    """Return ln p of all runs, less that under what is assumed, under other noise of a run.
+
+    Of another size along ln d for all; of Student's with other degrees of freedom; of a size that is each
+    task's own, any of `LOTS` as likely as another.
+    """
+    sizes = np.array([_ln_p(curves, replace(AS_PREDICTED, lot=x * AS_PREDICTED.lot)) for x in LOTS])
+    assumed = sizes[LOTS.index(1.0)]
+    tails = {f"{x:g}": _ln_p(curves, replace(AS_PREDICTED, freedom=x)) for x in FREEDOMS}
+    return {
+        "size": {f"{x:g}": float(sum(of - assumed)) for x, of in zip(LOTS, sizes, strict=True)},
+        "freedom": {x: float(sum(of - assumed)) for x, of in tails.items()},
+        "by_task": {"own": float(sum(np.logaddexp.reduce(sizes - assumed) - math.log(len(LOTS))))},
+    }
 
 
 def findings(scope: Scope, known: Known) -> Findings:
@@ -119,12 +133,16 @@ def findings(scope: Scope, known: Known) -> Findings:
                 f"run, and on {last['near']:.0%} after {last['runs']}.",
             ]
             if half == HALVES[0]:
-                gains = _evidence([one.curve for one in replays if one.curve.half == half])
-                numbers[f"{model}, evidence of the noise"] = gains
+                evidence = _evidence([one.curve for one in replays if one.curve.half == half])
+                numbers[f"{model}, evidence of the noise"] = evidence
+                gains = evidence["size"]
                 best = max(gains, key=lambda times: gains[times])
+                tails = ", ".join(f"{gain:+.1f} with {x}" for x, gain in evidence["freedom"].items())
                 found.append(
                     f"{model}, {half}: of the noise of a run along ln d, {LOTS[0]:g} to {LOTS[-1]:g} times "
-                    f"what is assumed, the runs speak most for {best} times, by {gains[best]:.1f} in ln p."
+                    f"what is assumed, the runs speak most for {best} times, by {gains[best]:.1f} in ln p; "
+                    f"of other tails {tails} degrees of freedom for {AS_PREDICTED.freedom:g}, and "
+                    f"{evidence['by_task']['own']:+.1f} where each task has a size of its own."
                 )
             if (model, half) == ("minilm", HALVES[1]):
                 holds = [row["holds"] >= _HOLDS for row in rows]
