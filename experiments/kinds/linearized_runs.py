@@ -28,8 +28,8 @@ EXAMPLE = Trial(
 def run(trial: Trial, place: Environment) -> dict[str, Any]:
     """Return held-out accuracy and loss at the best scale, by rate, dimension and fold, and at δ = 0.
 
-    With a `burn_in` among the settings, 0 included, the kernel is of half of its examples; the trial's delta
-    is tuned for so many steps on those that are left, and the network is linearized there.
+    With a `burn_in` among the settings, 0 included, the kernel is of half of its examples; the trial's
+    subspace is trained in for so many steps on those that are left, and the network is linearized there.
     """
     from deltatheory.dimension.curves import cross_fit, scaled_losses
     from deltatheory.dimension.predict import FOLDS, kernel_examples, kernel_grid, kernel_rows
@@ -72,8 +72,7 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
 def _burnt_in(
     setup: Setup, problem: ClassificationProblem, delta: str, short: Training, first: int
 ) -> Tensor:
-    """Return the change of all parameters by a short run that sees the examples from `first` on alone."""
-    from deltatheory.deltas.subspace import Subspace
+    """Return Pδ of a short run in a subspace that sees the examples from `first` on alone."""
     from deltatheory.problems import epochs
 
     tuned = setup.classification(delta, check=False)
@@ -86,4 +85,5 @@ def _burnt_in(
         optimizer.step(gradient, short.rate(step))
     tuned.restore()
     problem.passes += tuned.passes
-    return tuned.delta.change(values) if isinstance(tuned.delta, Subspace) else values
+    subspace: Any = tuned.delta
+    return subspace.change(values)

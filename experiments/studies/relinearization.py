@@ -6,9 +6,10 @@ nearer to the measured one than that of the same examples' kernel at θ₀?
 
 Arms, a task: the kernel of the first half of the examples that a prediction takes, at θ₀; at θ₀ + Pδ after
 `STEPS` steps in a subspace of 256 dimensions (near the median d90) at .3, the lower of the rates of
-linearized runs; at θ₀ + δ after as many steps of full fine-tuning at 1e-4. The short runs, a quarter of a
-training, see the training examples that are left alone, no fold of the kernel's; and the network is
-linearized with the frozen model's outputs for its start in all three: an arm differs by its rows alone.
+linearized runs. The short run, a quarter of a training, sees the training examples that are left alone, no
+fold of the kernel's; and the network is linearized with the frozen model's outputs for its start in both: an
+arm differs by its rows alone. (A third arm, as many steps of full fine-tuning, was given up for want of
+processor time before any row was looked at; and tasks with more than three classes are run last.)
 
 Measured: the runs of `dimension`, as `sharpening` replays them. An arm's d90 is within a factor of two of
 that of all runs of the task without a prediction, or not; and the runs have a probability under its curve.
@@ -17,8 +18,8 @@ Tasks: `CALIBRATION`, all of that half that have six runs and a predicted curve;
 in the order of the draw. The rule is for tasks "where the diagnostic says so": those whose linearization
 error at θ₀, in the committed rows, is above .5, as in the library. No held-out task is run.
 
-Rule: re-linearizing helps where on those tasks an arm has at least two more within a factor of two than θ₀,
-and the sum of its runs' ln p is larger by at least 3. It then becomes a part of the prediction, and the
+Rule: re-linearizing helps where on those tasks it has at least two more within a factor of two than θ₀, and
+the sum of its runs' ln p is larger by at least 3. It then becomes a part of the prediction, and the
 held-out half is looked at once; else nothing of it stays in the library.
 
     python -m experiments run relinearization --data DATA --tasks 24 --models minilm
@@ -60,8 +61,7 @@ CALIBRATION = (
 STEPS = 15
 ARMS: dict[str, tuple[str, float, int]] = {
     "at δ = 0": ("", 0.0, 0),
-    "after a run in a subspace": ("subspace:256", 0.3, STEPS),
-    "after full fine-tuning": ("full", 1e-4, STEPS),
+    "after a short run": ("subspace:256", 0.3, STEPS),
 }
 _ERROR = 0.5  # of the linearized logits, trusted up to here
 _MORE_NEAR, _MORE_LIKELY = 2, 3.0
@@ -106,13 +106,8 @@ def findings(scope: Scope, known: Known) -> Findings:
                     f"{one['likelier']:+.1f} against δ = 0."
                 )
         if len(asked) >= 3:
-            origin, *others = (_summary(asked, a) for a in ARMS)
-            met.append(
-                any(
-                    one["near"] >= origin["near"] + _MORE_NEAR and one["likelier"] >= _MORE_LIKELY
-                    for one in others
-                )
-            )
+            origin, moved = (_summary(asked, a) for a in ARMS)
+            met.append(moved["near"] >= origin["near"] + _MORE_NEAR and moved["likelier"] >= _MORE_LIKELY)
         columns = ["task", "linearization error", "measured d90", *ARMS]
         columns += [f"ln p of the runs, {a}" for a in ARMS]
         cells = [
@@ -122,11 +117,11 @@ def findings(scope: Scope, known: Known) -> Findings:
         tables.append(Table(f"{model}: d90 by where the network is linearized", columns, cells))
     ran = (
         f"On tasks of the calibration half the network is linearized at δ = 0, and after {STEPS} steps of a "
-        "real run, in a subspace of 256 dimensions or of full fine-tuning, on training examples that the "
-        "kernel does not have; all start at the frozen model's outputs. The kernel is of half of a "
-        "prediction's examples. The claim is taken to hold where, on tasks whose linearization error is "
-        f"above {_ERROR:g}, an arm has at least {_MORE_NEAR} more within a factor of two than δ = 0 and ln p "
-        f"of the measured runs is larger by {_MORE_LIKELY:g}: written down before the runs."
+        "real run in a subspace of 256 dimensions, on training examples that the kernel does not have; both "
+        "start at the frozen model's outputs. The kernel is of half of a prediction's examples. The claim is "
+        f"taken to hold where, on tasks whose linearization error is above {_ERROR:g}, the second has at "
+        f"least {_MORE_NEAR} more within a factor of two and ln p of the measured runs is larger by "
+        f"{_MORE_LIKELY:g}: written down before the runs."
     )
     verdict = "undecided" if not met else "agrees" if all(met) else "disagrees"
     return Findings(verdict, ran, found, numbers, tables)
