@@ -50,17 +50,18 @@ class EditPlace:
 Place = WeightPlace | EditPlace
 
 
-def parameter_places(backbone: Backbone, names: Sequence[str]) -> list[Place] | None:
+def parameter_places(backbone: Backbone, names: Sequence[str]) -> dict[Place, list[str]] | None:
     """Return the places of whole parameters: matrices one by one, all others of a block together.
 
-    `None` where one is a matrix of a module that is no plain product, such as OPT's positions, or of several
-    modules, such as the words of an encoder-decoder.
+    With each the names of its parameters, in the order of its coordinates. `None` where one is a matrix of a
+    module that is no plain product, such as OPT's positions, or of several modules, such as the words of an
+    encoder-decoder.
 
     Args:
         backbone: whose parameters they are.
         names: entries of `backbone.model.named_parameters()`, each tuned as it is.
     """
-    matrices: list[Place] = []
+    matrices: dict[Place, list[str]] = {}
     others: dict[int | None, list[str]] = {}
     every = backbone.model.named_parameters(remove_duplicate=False)
     holders = Counter(id(p) for _, p in every)
@@ -69,14 +70,15 @@ def parameter_places(backbone: Backbone, names: Sequence[str]) -> list[Place] | 
         owner = backbone.model.get_submodule(module)
         tables = [t for t in range(len(backbone.layers)) if backbone.position_table(t) == module]
         if tables:
-            matrices.append(_position_place(backbone, tables, parameter))
+            matrices[_position_place(backbone, tables, parameter)] = [name]
         elif parameter.ndim < 2:
             others.setdefault(backbone.block_of(name), []).append(name)
         elif _is_product(owner) and holders[id(parameter)] == 1:
-            matrices.append(WeightPlace(module, scale=float(getattr(owner, "embed_scale", 1.0))))
+            place = WeightPlace(module, scale=float(getattr(owner, "embed_scale", 1.0)))
+            matrices[place] = [name]
         else:
             return None
-    return [*matrices, *(_shifted(backbone, group) for group in others.values())]
+    return matrices | {_shifted(backbone, group): group for group in others.values()}
 
 
 def _is_product(module: nn.Module) -> bool:

@@ -44,7 +44,8 @@ class Selected(Delta):
 
     def tangent_places(self) -> list[Place] | None:
         """Return S, matrix by matrix and what else is in it block by block."""
-        return parameter_places(self.backbone, list(self._origin))
+        places = parameter_places(self.backbone, list(self._origin))
+        return None if places is None else list(places)
 
     def specification(self) -> dict:
         """Name."""

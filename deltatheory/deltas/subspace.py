@@ -200,7 +200,8 @@ class FullFineTuning(Subspace):
 
     def tangent_places(self) -> list[Place] | None:
         """Return the scope, matrix by matrix and what else is in it block by block."""
-        return parameter_places(self.backbone, self.moved.names)
+        places = parameter_places(self.backbone, self.moved.names)
+        return None if places is None else list(places)
 
     def specification(self) -> dict:
         """Name and scope."""

@@ -20,6 +20,7 @@ __all__ = ["LEARNING_RATES", "CrossFittedRuns", "cross_fit", "scaled_losses"]
 
 # Rates for δ under an isometric P: with unit-norm columns one serves all d near d90.
 LEARNING_RATES = (0.3, 1.0)
+_HELD = 1 << 24  # numbers in the Jacobians of the runs that are made side by side
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +58,28 @@ def cross_fit(
     held_out = {rate: torch.zeros(len(grid), *start.logits.shape) for rate in LEARNING_RATES}
     movement = {rate: np.zeros(len(grid)) for rate in LEARNING_RATES}
     fitted: dict[float, list[tuple[int, int, float, float]]] = {rate: [] for rate in LEARNING_RATES}
-    for k, (kept, held) in enumerate(parts):
-        order = kept + held
-        part = start.subset(order)
-        for i, d in enumerate(grid):
-            seed = training.seed + 1000 * k + i
-            jacobian = random_subspaces(square_root[order], features.size, d, 1, seed=seed)
-            for rate in LEARNING_RATES:
-                schedule = replace(training, seed=training.seed + k, learning_rate=rate)
-                run = train_linearized(part, jacobian, schedule, train=len(kept))
-                right = part.solved(run.logits)[0].double().cpu().numpy()
-                held_out[rate][i, held] = (run.logits[0] + part.judging_offset)[len(kept) :].float().cpu()
-                movement[rate][i] += float(run.delta.norm()) / len(parts)
-                fitted[rate].append((k, i, float(run.train_loss[0]), float(right[: len(kept)].mean())))
+    batches_are_equal = training.batch_size <= min(len(kept) for kept, _ in parts)
+    for i, d in enumerate(grid):
+        at_once = max(1, _HELD // (square_root[..., 0].numel() * d)) if batches_are_equal else 1
+        for first in range(0, len(parts), at_once):
+            folds = range(first, min(first + at_once, len(parts)))
+            seeds = [training.seed + 1000 * k + i for k in folds]
+            draws = [random_subspaces(square_root, features.size, d, 1, seed=seed) for seed in seeds]
+            found = train_linearized(
+                start,
+                torch.cat(draws),
+                replace(training, seed=training.seed + first),
+                train=[parts[k][0] for k in folds],
+                rates=LEARNING_RATES,
+            )
+            for r, rate in enumerate(LEARNING_RATES):
+                for run, k in enumerate(folds):
+                    kept, held = parts[k]
+                    logits = found.logits[r, run]
+                    held_out[rate][i, held] = (logits + start.judging_offset)[held].float().cpu()
+                    movement[rate][i] += float(found.delta[r, run].norm()) / len(parts)
+                    right = start.solved(logits)[kept].double().mean()
+                    fitted[rate].append((k, i, float(found.train_loss[r, run]), float(right)))
     labels, runs = start.labels.cpu(), {}
     for rate, logits in held_out.items():
         solved = (logits.argmax(-1) == labels).double().numpy()
@@ -84,7 +94,7 @@ def cross_fit(
                 test_metric=float(solved[i, parts[k][1]].mean()),
                 test_loss=float(losses[i, parts[k][1]].mean()),
             )
-            for k, i, train_loss, train_metric in fitted[rate]
+            for k, i, train_loss, train_metric in sorted(fitted[rate])
         ]
         runs[rate] = CrossFittedRuns(solved, losses, movement[rate], points)
     return runs

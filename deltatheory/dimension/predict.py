@@ -371,15 +371,13 @@ def _linearization_error(
     if features.sketch is None:
         return 0.0
     kept, held = folds(len(features.start), FOLDS)[0]
-    order = kept + held
     rows, _ = features.restricted(delta.size)
-    start = features.start.subset(order)
-    run = train_linearized(start, rows[order][None], training, train=len(kept))
+    run = train_linearized(features.start, rows[None], training, train=[kept])
     tuned = setup.classification(delta, check=False)
-    network = tuned.predict(run.delta[0], problem.train.subset(held))
+    network = tuned.predict(run.delta[0, 0], problem.train.subset(held))
     tuned.restore()
     problem.passes += tuned.passes
-    linear = run.logits[0, len(kept) :]
+    linear = run.logits[0, 0, held]
     return relative_error(network - linear, linear - features.start.logits[held])
 
 

@@ -11,7 +11,7 @@ from deltatheory.linearization.outputs import (
 from deltatheory.linearization.ridge import RIDGES, cross_fitted_logits, fit_path
 from deltatheory.linearization.selection import Selection, greedy_log_det, log_det_gain
 from deltatheory.linearization.subspace_training import (
-    LinearizedRun,
+    LinearizedRuns,
     kernel_root,
     random_subspaces,
     train_linearized,
@@ -21,7 +21,7 @@ from deltatheory.linearization.tangent import TangentRows, joint_tangent_rows, t
 __all__ = [
     "RIDGES",
     "LinearizationStart",
-    "LinearizedRun",
+    "LinearizedRuns",
     "Outputs",
     "Selection",
     "TangentKernel",

@@ -17,7 +17,6 @@ from functools import partial
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +24,16 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Batch, Edit
 from deltatheory.deltas import Delta, EditPlace, Place, WeightPlace
 from deltatheory.linearization.outputs import LinearizationStart, Outputs, output_map
-from deltatheory.linearization.sites import EditRows, Factors, Site, attend, by_text, watching, weight_rows
+from deltatheory.linearization.sites import (
+    EditRows,
+    Factors,
+    Site,
+    attend,
+    batches,
+    by_text,
+    watching,
+    weight_rows,
+)
 from deltatheory.linearization.tangent import check_counts, start_of, tangent_rows
 from deltatheory.problems import ClassificationProblem
 
@@ -185,7 +193,7 @@ class _Sweep:
 
     def _chunks(self, train: int, test: int) -> Iterator[_Chunk]:
         for split, count, first in ((self.problem.train, train, 0), (self.problem.test, test, train)):
-            for chosen in _batches(split.lengths[:count]):
+            for chosen in batches(split.lengths[:count], _TOKENS, _TEXTS):
                 yield _Chunk([first + i for i in chosen], *self.problem.batch(split, chosen))
 
     def _logits(self, x: Tensor, batch: Batch) -> Tensor:
@@ -263,22 +271,6 @@ class _Sweep:
             )
             for (site, factors), gradients in zip(seen.items(), of, strict=True)
         }
-
-
-def _batches(lengths: np.ndarray) -> Iterator[list[int]]:
-    """Yield the numbers of texts in batches of `_TEXTS` and of `_TOKENS`, padding included, the short first.
-
-    >>> [len(batch) for batch in _batches(np.array([700, 4, 400, 500]))]
-    [2, 1, 1]
-    """
-    chosen: list[int] = []
-    for i in np.argsort(lengths, kind="stable").tolist():
-        if len(chosen) == _TEXTS or (chosen and (len(chosen) + 1) * lengths[i] > _TOKENS):
-            yield chosen
-            chosen = []
-        chosen.append(i)
-    if chosen:
-        yield chosen
 
 
 def _gram_of(place: Place, size: int, sweep: _Sweep) -> _WeightGram | _EditGram:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
 from deltatheory._shapes import Float
@@ -20,7 +21,7 @@ from deltatheory.backbones import Edit
 from deltatheory.backbones.edit import widened
 from deltatheory.deltas import EditPlace
 
-__all__ = ["EditRows", "Factors", "Site", "attend", "by_text", "watching", "weight_rows"]
+__all__ = ["EditRows", "Factors", "Site", "attend", "batches", "by_text", "watching", "weight_rows"]
 
 
 class Site(NamedTuple):
@@ -105,6 +106,22 @@ def weight_rows(
     return (b[..., low:high].mT @ a[:, None]).flatten(2)
 
 
+def batches(lengths: np.ndarray, tokens: int, texts: int = 64) -> Iterator[list[int]]:
+    """Yield the numbers of texts in batches of so many tokens at most, padding included, the short first.
+
+    >>> [len(batch) for batch in batches(np.array([700, 4, 400, 500]), tokens=1024)]
+    [2, 1, 1]
+    """
+    chosen: list[int] = []
+    for i in np.argsort(lengths, kind="stable").tolist():
+        if len(chosen) == texts or (chosen and (len(chosen) + 1) * lengths[i] > tokens):
+            yield chosen
+            chosen = []
+        chosen.append(i)
+    if chosen:
+        yield chosen
+
+
 class EditRows:
     """Rows of J of an `EditPlace`: Σ over sites of (∂ change / ∂d)ᵀ b, at what the site gets.
 
@@ -168,8 +185,11 @@ class EditRows:
             for leaf, p in edit.parameters.items()
             if leaf.rpartition(".")[0] == name
         }
-        if own:
-            y = functional_call(self.modules[name], own, (x,))
+        module = self.modules[name]
+        if own.keys() == {"bias"} and isinstance(module, nn.Linear):  # what it gives is there already
+            y = y + (own["bias"] - module.bias)
+        elif own:
+            y = functional_call(module, own, (x,))
         if name in edit.terms:
             y = y + edit.terms[name](x)
         return edit.outputs[name](x, y) if name in edit.outputs else y

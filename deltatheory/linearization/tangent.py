@@ -10,16 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
-from deltatheory.backbones import Batch
 from deltatheory.deltas import InPlaceDelta
+from deltatheory.linearization.full_rows import FullRows
 from deltatheory.linearization.outputs import LinearizationStart, Outputs, output_map
-from deltatheory.problems import ClassificationProblem
+from deltatheory.problems import ClassificationProblem, Split
 from deltatheory.projections import Projection, make_projection
 
 __all__ = ["TangentRows", "check_counts", "joint_tangent_rows", "start_of", "tangent_rows"]
@@ -164,17 +165,20 @@ def joint_tangent_rows(
     labels = torch.cat([problem.train.labels[:train], problem.test.labels[:test]])
     logits = origin.new_empty(train + test, problem.task.num_classes)
     rows = [origin.new_empty(train + test, count, min(size, sketch)) for size in sizes]
+    if at is None and FullRows.serves(problem):
+        rows_of = FullRows(problem, of_logits, count).of
+    else:
+        rows_of = partial(_one_by_one, problem, origin, of_logits)
     try:
-        if isinstance(problem.delta, InPlaceDelta):
-            problem.delta.write(origin)
-        for i, label in enumerate(labels):
-            split, index = (problem.train, i) if i < train else (problem.test, i - train)
-            batch, _ = problem.batch(split, [index])
-            for c, (logits[i], row) in enumerate(_example_rows(problem, origin, batch, label, of_logits)):
-                for out, part, projection in zip(rows, row.split(list(sizes)), projections, strict=True):
-                    out[i, c] = projection.adjoint(part.contiguous()) if projection else part
-            if on_example:
-                on_example(i + 1, len(labels))
+        done = 0
+        for split, examples, first in ((problem.train, train, 0), (problem.test, test, train)):
+            for i, logits[first + i], found in rows_of(split, examples):
+                for c, row in enumerate(found):
+                    for out, part, projection in zip(rows, row.split(list(sizes)), projections, strict=True):
+                        out[first + i, c] = projection.adjoint(part.contiguous()) if projection else part
+                done += 1
+                if on_example:
+                    on_example(done, len(labels))
     finally:
         problem.restore()
     for size, out, projection in zip(sizes, rows, projections, strict=True):
@@ -217,28 +221,35 @@ def start_of(
     return LinearizationStart(logits, labels, judged - logits, loss)
 
 
-def _example_rows(
+def _one_by_one(
     problem: ClassificationProblem,
     origin: Tensor,
-    batch: Batch,
-    label: Tensor,
     of_logits: Callable[[Tensor, Tensor], Tensor],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield one example's logits and a row of J for each of its outputs."""
+    split: Split,
+    count: int,
+) -> Iterator[tuple[int, Tensor, Iterator[Tensor]]]:
+    """Yield the number of each of the first texts, its logits and a row of J for each of its outputs."""
     in_place = problem.delta if isinstance(problem.delta, InPlaceDelta) else None
-    leaf = origin
     if in_place:
-        logits = problem.read(problem.backbone.hidden_states(batch), batch)[0]
-    else:
-        leaf = origin.clone().requires_grad_()
-        logits = problem.logits(leaf, batch)[0]
-    values = of_logits(logits, label).reshape(-1)
+        in_place.write(origin)
+    for i in range(count):
+        batch, labels = problem.batch(split, [i])
+        leaf = origin
+        if in_place:
+            logits = problem.read(problem.backbone.hidden_states(batch), batch)[0]
+        else:
+            leaf = origin.clone().requires_grad_()
+            logits = problem.logits(leaf, batch)[0]
+        yield i, logits.detach(), _backward(of_logits(logits, labels[0]).reshape(-1), leaf, in_place)
+
+
+def _backward(values: Tensor, leaf: Tensor, in_place: InPlaceDelta | None) -> Iterator[Tensor]:
+    """Yield the gradient of each of an example's outputs."""
     for i, value in enumerate(values):
         keep = i < len(values) - 1
         if in_place:
             in_place.clear()
             value.backward(retain_graph=keep)
-            row = in_place.gradient(origin)
+            yield in_place.gradient(leaf)
         else:
-            (row,) = torch.autograd.grad(value, leaf, retain_graph=keep)
-        yield logits.detach(), row
+            yield torch.autograd.grad(value, leaf, retain_graph=keep)[0]

@@ -17,10 +17,8 @@ def test_every_example_is_judged_by_the_run_that_it_was_held_out_of():
     for rate, found in runs.items():
         assert [(p.d, p.seed) for p in found.points] == [(d, 3 + k) for k in range(3) for d in grid]
         kept, held = parts[1]
-        order = kept + held
-        J = random_subspaces(kernel_root(features)[order], features.size, 4, 1, seed=3 + 1000 + 1)
+        J = random_subspaces(kernel_root(features), features.size, 4, 1, seed=3 + 1000 + 1)
         schedule = Training(steps=5, batch_size=4, seed=4, learning_rate=rate)
-        start = features.start.subset(order)
-        run = train_linearized(start, J, schedule, train=len(kept))
-        right = start.solved(run.logits)[0][len(kept) :]
+        run = train_linearized(features.start, J, schedule, train=[kept])
+        right = features.start.solved(run.logits)[0, 0, held]
         assert torch.equal(torch.from_numpy(found.solved[1, held]).bool(), right)

@@ -45,29 +45,33 @@ def test_it_is_the_trainer_where_the_problem_is_linear(classes):
     problem.linearize(features)
     training = Training(steps=20, batch_size=8, learning_rate=0.03, seed=5)
     expected = train(problem, training)
-    run = train_linearized(features.start, features.rows[None], training, train=24)
-    assert run.delta.shape == (1, made.delta.size)
-    torch.testing.assert_close(run.delta[0], expected.delta, rtol=0, atol=1e-5)
-    assert float(run.train_loss[0]) == pytest.approx(expected.train_loss, abs=1e-6)
+    run = train_linearized(features.start, features.rows[None], training, train=[range(24)])
+    assert run.delta.shape == (1, 1, made.delta.size)
+    torch.testing.assert_close(run.delta[0, 0], expected.delta, rtol=0, atol=1e-5)
+    assert float(run.train_loss[0, 0]) == pytest.approx(expected.train_loss, abs=1e-6)
     assert expected.test is not None
-    loss = torch.nn.functional.cross_entropy(run.logits[0, 24:], features.start.labels[24:])
+    loss = torch.nn.functional.cross_entropy(run.logits[0, 0, 24:], features.start.labels[24:])
     assert float(loss) == pytest.approx(expected.test["loss"], abs=1e-5)
     assert expected.movement > 0.1
 
 
-def test_seeds_run_side_by_side_as_alone():
+def test_runs_are_side_by_side_as_alone():
+    """Each with its own examples, order of the data and subspace, at every rate."""
     made = toy_problem("lora", dtype=torch.float64, r=1, task=toy_task(3))
     features = tangent_rows(made, train=12, test=4)
     draws = random_subspaces(kernel_root(features), features.size, d=6, seeds=3, seed=0)
     assert draws.shape == (3, 16, 2, 6)
-    training = Training(steps=10, batch_size=4, learning_rate=0.1)
-    together = train_linearized(features.start, draws, training, train=12)
-    for i in range(3):
-        alone = train_linearized(features.start, draws[i : i + 1], training, train=12)
-        torch.testing.assert_close(together.delta[i], alone.delta[0])
-        torch.testing.assert_close(together.logits[i], alone.logits[0])
-        torch.testing.assert_close(together.train_loss[i], alone.train_loss[0])
-    assert together.train_loss.std() > 0
+    training, rates = Training(steps=10, batch_size=4, learning_rate=0.1, average=0.5, seed=2), (0.1, 0.3)
+    chosen = [range(12), range(8), [0, 3, 5, 7, 9]]
+    together = train_linearized(features.start, draws, training, train=chosen, rates=rates)
+    for r, rate in enumerate(rates):
+        for i, examples in enumerate(chosen):
+            own = replace(training, seed=2 + i, learning_rate=rate)
+            alone = train_linearized(features.start, draws[i : i + 1], own, train=[examples])
+            torch.testing.assert_close(together.delta[r, i], alone.delta[0, 0])
+            torch.testing.assert_close(together.logits[r, i], alone.logits[0, 0])
+            torch.testing.assert_close(together.train_loss[r, i], alone.train_loss[0, 0])
+    assert (together.train_loss.std(1) > 0).all()
 
 
 @pytest.mark.parametrize("columns", [4, 40])

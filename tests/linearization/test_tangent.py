@@ -8,6 +8,8 @@ import torch
 from tiny_problems import origin, toy_problem, toy_task
 
 from deltatheory import autodiff
+from deltatheory.linearization import full_rows
+from deltatheory.linearization.full_rows import FullRows
 from deltatheory.linearization.tangent import TangentRows, joint_tangent_rows, tangent_rows
 from deltatheory.projections import Projection, make_projection
 
@@ -65,6 +67,23 @@ def test_rows_are_the_jacobian(delta, options, family):
     change = change[:, 1:] - change[:, :1]
     torch.testing.assert_close(features.rows[:TRAIN] @ v, change, rtol=0, atol=1e-6)
     assert all(torch.equal(p, before[n]) for n, p in problem.backbone.model.named_parameters())
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "opt", "t5"])
+def test_rows_of_whole_parameters_are_those_of_single_backward_passes(family):
+    problem = toy_problem("full", family=family, dtype=torch.float64, task=toy_task(CLASSES))
+    assert FullRows.serves(problem)
+    features = tangent_rows(problem, train=2, test=2, sketch=64)
+    expected = tangent_rows(problem, train=2, test=2, sketch=64, at=problem.delta.zero())
+    torch.testing.assert_close(features.rows, expected.rows, rtol=0, atol=1e-9)
+    torch.testing.assert_close(features.start.logits, expected.start.logits, rtol=0, atol=1e-10)
+    assert features.passes == expected.passes
+
+
+def test_rows_of_whole_parameters_do_not_depend_on_the_passes(monkeypatch, problem, exact):
+    monkeypatch.setattr(full_rows, "_TOKENS", 12)
+    alone = tangent_rows(problem, train=TRAIN, test=TEST, sketch=problem.delta.size)
+    torch.testing.assert_close(alone.rows, exact.rows, rtol=0, atol=1e-10)
 
 
 def test_kernel_spectrum_and_rank(exact):
