@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _SEARCH = Group(
     lazy("deltatheory.control.reach.PromptSearch"),
     {
-        "steps": Shared(int, 60, "Of Adam, for a text, a length and a restart (continuous, prefix)."),
-        "restarts": Shared(int, 2, "Of Adam, from other words."),
+        "steps": Shared(int, 30, "Of Adam, for a text, a length and a restart (continuous, prefix)."),
+        "restarts": Shared(int, 1, "Of Adam, from other words."),
         "rate": Shared(float, 0.3, "Learning rate of Adam, in root mean squares of where it starts."),
-        "rounds": Shared(int, 8, "Of swaps of words, for a text and a length (discrete)."),
-        "candidates": Shared(int, 32, "Swaps tried in a round."),
+        "rounds": Shared(int, 6, "Of swaps of words, for a text and a length (discrete)."),
+        "candidates": Shared(int, 16, "Swaps tried in a round."),
         "pool": Shared(int, 64, "Words that the gradient ranks first at a place, of which they are drawn."),
         "margin": Shared(float, 0.0, "By how much a target's logit must exceed all others."),
     },
@@ -31,7 +31,7 @@ _SEARCH = Group(
     "models",
     "report",
     setup=SETUP.changed(
-        default={"test_examples": 32},
+        default={"test_examples": 16},
         help={
             "test_examples": "Test texts to ask for, a stratified draw.",
             "seed": "Of the draws of texts, words and swaps.",

@@ -88,11 +88,12 @@ def _(result: ReachResult) -> Answer:
         ),
     ]
     idle = [
-        f"{name} is no better than {other}, which searches nothing: {_share(result, other, most)}."
+        f"{name} reaches no more than {other} at any k, and that searches nothing."
         for name in names
         for other in names
         if name in SEARCHES and other not in SEARCHES
-        if result.reached(other, most) >= result.reached(name, most) > result.reached(name, 0)
+        if all(result.reached(other, k) >= result.reached(name, k) for k in result.lengths)
+        if result.reached(name, 0) < len(result.ranks)
     ]
     note = Section(
         "What to know first",

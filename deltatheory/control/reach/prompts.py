@@ -64,11 +64,11 @@ class PromptSearch:
     """
 
     margin: float = 0.0
-    steps: int = 60
+    steps: int = 30
     rate: float = 0.3
-    restarts: int = 2
-    rounds: int = 8
-    candidates: int = 32
+    restarts: int = 1
+    rounds: int = 6
+    candidates: int = 16
     pool: int = 64
     chunk: int = 16
 

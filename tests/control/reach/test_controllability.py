@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import tiny
@@ -132,6 +134,15 @@ def test_encoder_decoders_are_asked_for_the_first_word_of_the_answer():
     found = reach(Setup(tiny("t5"), TASK), 1, search=QUICK)
     assert (found.among, found.bounds) == ("vocabulary", [])
     assert found.share("prefix", 1) > found.share("prefix", 0)
+
+
+def test_a_search_that_finds_no_more_than_the_habit_is_named(found):
+    lazy, lazy_share = replace(found.way("repeat"), name="discrete"), found.share("repeat", 2)
+    said = replace(found, ways=[found.way("prefix"), lazy, found.way("repeat")]).answer()
+    assert said.missed
+    assert said.note.items[0] == "discrete reaches no more than repeat at any k, and that searches nothing."
+    assert "prefix reaches no more" not in " ".join(said.note.items)
+    assert said.sentence.startswith(f"With 2 tokens {lazy_share:.0%}")
 
 
 REFUSED = [
