@@ -16,7 +16,7 @@ from deltatheory._numbers import check_number
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.deltas.prompt import ordinary_tokens, start_embeddings
-from deltatheory.problems import Setup
+from deltatheory.problems import NOT_FINITE, Setup
 from deltatheory.problems.heads import make_head
 from deltatheory.problems.tokens import (
     answer_tokens,
@@ -97,11 +97,17 @@ class Question:
 
     @torch.no_grad()
     def ranks(self) -> tuple[list[int], list[float]]:
-        """Return the rank of each target without control, 1 the first, and its margin over all others."""
+        """Return the rank of each target without control, 1 the first, and its margin over all others.
+
+        Raises:
+            FloatingPointError: if a logit is not finite.
+        """
         ranks, found = [], []
         for first in range(0, len(self), _CHUNK):
             chosen = range(len(self))[first : first + _CHUNK]
             logits, wanted = self.logits(self.batch(chosen)), self.wanted(chosen)
+            if not logits.isfinite().all():
+                raise FloatingPointError(f"the logits are not finite: {NOT_FINITE}")
             ranks += (logits > logits.gather(1, wanted[:, None])).sum(1).add(1).tolist()
             found += margins(logits, wanted).tolist()
         return ranks, found

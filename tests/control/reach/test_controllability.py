@@ -190,3 +190,11 @@ def test_short_texts_are_left_out_and_it_is_said(causal):
     asked = pose(Setup(causal.backbone, short), "next")
     assert len(asked) == 4
     assert asked.remarks == ("2 of 6 texts have one token, and are left out.",)
+
+
+def test_logits_that_are_no_numbers_are_told_before_the_first_search():
+    backbone = tiny("gpt2")
+    with torch.no_grad():
+        backbone.model.ln_f.weight[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="the logits are not finite"):
+        reach(Setup(backbone, TASK), 1, search=QUICK)
