@@ -127,7 +127,7 @@ class _Trajectories:
             for t in range(self.T):
                 self.X[t + 1] = system.advance(t, self.X[t], self.U[t])
             self.J = system.costs(self.X, self.U)
-            for problem in np.flatnonzero(~(np.isfinite(self.X).all((0, 2)) & np.isfinite(self.J))):
+            for problem in np.flatnonzero(~(np.isfinite(self.X).all((0, 2)) & np.isfinite(self.J))).tolist():
                 self._close_gaps(problem)
         self.first = np.abs(self.J)
         self.relaxed = np.zeros(len(x0), dtype=bool)

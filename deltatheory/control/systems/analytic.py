@@ -149,7 +149,7 @@ class AnalyticSystem(System):
         """Return Φ(x), summed over the initial states."""
         return self._terminal(x).sum()
 
-    def advance(self, t: int, x: ndarray, u: ndarray) -> ndarray:
+    def advance(self, t: Any, x: ndarray, u: ndarray) -> ndarray:
         """Return f(t, x, u) in numpy, for any leading dimensions."""
         return self._step(t, x, u)
 
