@@ -299,13 +299,13 @@ def random_linear(seed):
 @pytest.mark.parametrize("solver", [ILQR(steps=100), DDP(steps=100)], ids=["ilqr", "ddp"])
 def test_converged_is_the_optimum_of_scipy(solver):
     converged = 0
-    for seed in range(60):
+    for seed in range(20):
         data = random_linear(seed)
         found = solver.solve(linear(*data))
         if found.status is Status.CONVERGED:
             assert found.cost == pytest.approx(condensed(*data), rel=1e-7), seed
             converged += 1
-    assert converged >= 57
+    assert converged >= 19
 
 
 @pytest.mark.parametrize("solver", [ILQR(), DDP()], ids=["ilqr", "ddp"])
