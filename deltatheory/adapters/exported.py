@@ -116,8 +116,11 @@ def base_of(backbone: Backbone) -> dict[str, Any]:
     return {"base_model_name_or_path": name, "revision": revision}
 
 
+_HEADS = {"encoder": "classifier", "causal": "score", "encoder-decoder": "classification_head"}
+
+
 def _head_of(backbone: Backbone) -> str:
-    return "classifier" if backbone.kind == "encoder" else "score"
+    return _HEADS[backbone.kind]
 
 
 def has_peft_form(delta: Delta) -> bool:
@@ -168,16 +171,22 @@ def _with_head(delta: WithHead, values: Tensor) -> Form:
     _check_reads_text(delta.delta)
     config, tensors = _form(delta.delta, inner)
     name, virtual = _head_of(delta.backbone), "num_virtual_tokens" in config
+    if virtual and delta.backbone.kind == "encoder-decoder":
+        raise ValueError(
+            f"delta={delta.delta.name!r} with a trained head has no form in PEFT, whose classifiers of "
+            f"encoder-decoders take no virtual tokens: allowed are the other deltas; {_KEEP}."
+        )
     outer = "base_model." if virtual else "base_model.model."
     if not isinstance(delta.delta, PeftDelta):  # written for the base model alone
         config["task_type"] = "SEQ_CLS"
         if not virtual:
             within: Any = f"{delta.backbone.model.base_model_prefix}."
-            tensors = {f"{outer}{within}{n.removeprefix(outer)}": x for n, x in tensors.items()}
+            there = _outer(delta.backbone)  # in the model with an lm_head, where there is one
+            tensors = {outer + within + n.removeprefix(outer + there): x for n, x in tensors.items()}
             for key in {"target_modules", "feedforward_modules"} & config.keys():
-                config[key] = [within + n for n in config[key]]
+                config[key] = [within + n.removeprefix(there) for n in config[key]]
             for key in {"rank_pattern", "alpha_pattern"} & config.keys():
-                config[key] = {within + n: x for n, x in config[key].items()}
+                config[key] = {within + n.removeprefix(there): x for n, x in config[key].items()}
     config["modules_to_save"] = sorted({*(config.get("modules_to_save") or ()), name})
     return config, {**tensors, **{f"{outer}{name}.{n}": x for n, x in head.items()}}
 

@@ -40,8 +40,8 @@ _RESIZE = (
     "give model and tokenizer."
 )
 _ANY_SIZE = 4096  # what is asked for may go unused, within reason
-_OWN_HEAD = re.compile(r"(^|\.)(classifier|score)\.modules_to_save\.")
-_HEAD = re.compile(r"(.*\.)?(classifier|score|classifier\.out_proj)(\.lora_B)?\.weight")
+_OWN_HEAD = re.compile(r"(^|\.)(classifier|score|classification_head)\.modules_to_save\.")
+_HEAD = re.compile(r"(.*\.)?(classifier|score|(classifier|classification_head)\.out_proj)(\.lora_B)?\.weight")
 
 
 def load_adapter(

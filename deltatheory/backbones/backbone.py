@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from deltatheory._shapes import Float, Int
 from deltatheory._texts import check_texts
 from deltatheory.autodiff import functional_call
-from deltatheory.backbones.batch import Batch, Pooling, additive_mask, pool
+from deltatheory.backbones.batch import Batch, Pooling, additive_mask, pool, read_position
 from deltatheory.backbones.devices import find_device
 from deltatheory.backbones.edit import Edit, editing
 from deltatheory.backbones.families import Kind
@@ -211,6 +211,24 @@ class Backbone(Stacks):
             real, config = mask.long(), cast(Any, self.model.config)
             return real.cumsum(1) * real + config.pad_token_id
         return torch.arange(mask.shape[1]).expand(mask.shape[0], -1).contiguous()
+
+    def repeated(self, batch: Batch) -> Batch:
+        """Return the batch with a decoder that reads the texts too, one token behind, as classifiers have it.
+
+        Its last real token is then where the text ends.
+
+        Raises:
+            ValueError: for a text without an end-of-text token at its end, which those classifiers read.
+        """
+        ids, mask = batch.input_ids, batch.mask
+        last = ids.gather(1, read_position(mask, "last")[:, None])
+        if (last != self.tokenizer.eos_token_id).any():
+            raise ValueError(
+                f"texts: one ends without {self.tokenizer.eos_token!r}, where the classifier of "
+                f"{self.name!r} reads: take a tokenizer that puts it there."
+            )
+        behind = torch.cat([torch.full_like(last, self.start[0]), ids[:, :-1]], 1)
+        return self.batch(ids.cpu(), mask.cpu(), answers=(behind.cpu(), mask.cpu()))
 
     def prompted(self, batch: Batch, length: int) -> Batch:
         """Return the batch as it is with `length` real tokens put before each text; their ids are 0."""

@@ -274,23 +274,25 @@ def _read_model(
 def _with_own_head(model: Any, family: Kind, weights: dict[str, Tensor], folder: Path) -> nn.Module:
     """Return a model with the head that its checkpoint has: of a classifier, or a masked language model.
 
-    An encoder comes back in that class, a causal model beside its `lm_head` with a `score`, an
-    encoder-decoder as it is. Only what lies outside the base model is built anew, so that the base model is
-    the same with and without.
+    An encoder comes back in that class, the others beside their `lm_head` with a `score` or, where there is a
+    decoder, a `classification_head`. Only what lies outside the base model is built anew, so that the base
+    model is the same with and without.
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-    if family == "encoder-decoder":
-        return model
     base: Any = model.base_model
     config = base.config
     kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     if kind is None or kind.__name__ not in (config.architectures or ()):
+        if family == "encoder-decoder":
+            return model
         kind = MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None)
         if kind is None or not any(key.startswith(("cls.predictions.", "lm_head.")) for key in weights):
             return model
     shallow = copy.deepcopy(config)
-    shallow.num_hidden_layers = 0
+    for blocks in ("num_hidden_layers", "num_decoder_layers", "decoder_layers"):
+        if hasattr(shallow, blocks):
+            setattr(shallow, blocks, 0)
     with _reading(folder, "the head"), _quiet():
         whole, info = kind.from_pretrained(
             None,
@@ -305,6 +307,9 @@ def _with_own_head(model: Any, family: Kind, weights: dict[str, Tensor], folder:
         return model
     if family == "causal":
         model.score = whole.score
+        return model
+    if family == "encoder-decoder":
+        model.classification_head = whole.classification_head
         return model
     whole.config = config
     setattr(whole, whole.base_model_prefix, base)

@@ -77,7 +77,8 @@ def _own_heads(model: Any, base: nn.Module, family: Family) -> tuple[nn.Module |
     if base is model:
         return None, None
     if family.kind == "encoder-decoder":
-        return _with_bias(model.get_output_embeddings(), getattr(model, "final_logits_bias", None)), None
+        lm_head = _with_bias(model.get_output_embeddings(), getattr(model, "final_logits_bias", None))
+        return lm_head, getattr(model, "classification_head", None)
     if family.kind == "causal":
         sorts = is_for("SEQUENCE_CLASSIFICATION") or is_for("CAUSAL_LM")  # a language model may be given one
         return model.get_output_embeddings(), getattr(model, "score", None) if sorts else None
@@ -106,14 +107,15 @@ def _base_of(model: Any, family: Family, name: str) -> nn.Module:
 
     if family.kind != "encoder-decoder":
         return getattr(model, "base_model", model)
-    names = ("MODEL_MAPPING", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING")
-    whole: list[Any] = [getattr(transformers, mapping)[type(model.config)] for mapping in names]
+    tasks = ("", "FOR_SEQ_TO_SEQ_CAUSAL_LM_", "FOR_SEQUENCE_CLASSIFICATION_")
+    mappings = (getattr(transformers, f"MODEL_{task}MAPPING") for task in tasks)
+    whole: list[Any] = [mapping[type(model.config)] for mapping in mappings]
     if type(model) not in whole:
         raise ValueError(
             f"{name!r} is a {type(model).__name__}: an encoder-decoder is read whole, without another head; "
-            f"allowed are {' and '.join(kind.__name__ for kind in whole)}"
+            f"allowed are {', '.join(kind.__name__ for kind in whole)}"
         )
-    if not family.bare or type(model) is whole[0]:
+    if not family.bare or type(model) is not whole[1]:
         return model.base_model
     with torch.device("meta"):
         base = whole[0](model.config)

@@ -94,7 +94,7 @@ class ClassificationProblem(Problem):
         """Return the encoded texts, with the head's suffix, and the labels of some examples."""
         part, labels = split.examples.subset(indices), split.labels[list(indices)]
         if not self.head.suffix:
-            return self.backbone.encode(part.texts, part.pairs, self.max_length), labels
+            return self.head.reading(self.backbone.encode(part.texts, part.pairs, self.max_length)), labels
         return batch_of(
             self.backbone, *suffixed(self.backbone, part, self.max_length, self.head.suffix)
         ), labels

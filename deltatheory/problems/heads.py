@@ -23,7 +23,7 @@ from torch.nn.functional import normalize, one_hot
 
 from deltatheory._shapes import Float
 from deltatheory.autodiff import functional_call
-from deltatheory.backbones import Backbone, Edit
+from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.problems.folds import folds
 from deltatheory.problems.losses import CrossEntropy
 from deltatheory.problems.tokens import answer_tokens, batch_of, check_suffix, check_template, suffixed
@@ -79,6 +79,10 @@ class Head:
     def _logits(self, pooled: Tensor, edit: Edit) -> Tensor:
         new = {**self.parameters(), **edit.head}
         return normalize(pooled - self.centre, dim=-1) @ new["weight"].T + new["bias"]
+
+    def reading(self, batch: Batch) -> Batch:
+        """Return encoded texts as the head wants the backbone to read them."""
+        return batch
 
     def parameters(self) -> dict[str, Tensor]:
         """Return what can be trained beside a delta, by name; nothing where the head is not its own."""
@@ -143,10 +147,10 @@ class Verbalizer(Head):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class OwnHead(Head):
-    """The classification head of the checkpoint, at the token that it reads: the first, or last if causal.
+    """The classification head of the checkpoint, at the token that it reads: an encoder's first, or the last.
 
-    What the checkpoint puts between is kept (BERT's pooler, RoBERTa's dense layer). The rows of its last
-    linear map are `weight` at θ₀.
+    What the checkpoint puts between is kept (BERT's pooler, RoBERTa's dense layer). The decoder of an
+    encoder-decoder reads the text itself. The rows of its last linear map are `weight` at θ₀.
 
     Attributes:
         backbone: with a classifier.
@@ -161,7 +165,11 @@ class OwnHead(Head):
     @property
     def pooling(self) -> Literal["last", "cls"]:
         """The last token, or the first."""
-        return "last" if self.backbone.kind == "causal" else "cls"
+        return "cls" if self.backbone.kind == "encoder" else "last"
+
+    def reading(self, batch: Batch) -> Batch:
+        """Return the texts, and an encoder-decoder's twice."""
+        return self.backbone.repeated(batch) if self.backbone.kind == "encoder-decoder" else batch
 
     @property
     def classifier(self) -> nn.Module:
@@ -170,10 +178,10 @@ class OwnHead(Head):
         return self.backbone.classifier
 
     def _logits(self, pooled: Tensor, edit: Edit) -> Tensor:
-        before = pooled
-        if _reads_states(self.classifier):
+        before, encoder = pooled, self.backbone.kind == "encoder"
+        if encoder and _reads_states(self.classifier):
             before = pooled[:, None]
-        elif self.backbone.kind == "encoder":
+        elif encoder:
             prefix, pooler = "pooler.", cast(nn.Module, self.backbone.model.pooler)
             edited = {n.removeprefix(prefix): p for n, p in edit.parameters.items() if n.startswith(prefix)}
             first = pooled[:, None].to(self.backbone.dtype)

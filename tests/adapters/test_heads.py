@@ -15,7 +15,7 @@ from deltatheory.deltas.files import save_delta
 from deltatheory.problems import Setup
 
 LORA = {"r": 2, "init_lora_weights": False, "task_type": "SEQ_CLS"}
-TARGETS = {"bert": ["query"], "roberta": ["query"], "llama": ["q_proj"]}
+TARGETS = {"bert": ["query"], "roberta": ["query"], "llama": ["q_proj"], "t5": ["q"]}
 
 
 def base(folder, family, **extra):
@@ -46,8 +46,10 @@ def changed(model):
 @pytest.mark.parametrize("family", TARGETS)
 def test_an_adapter_brings_its_head_and_takes_it_along(tmp_path, family):
     folder = base(tmp_path / "base", family)
-    model = peft.get_peft_model(classifier(folder), peft.LoraConfig(target_modules=TARGETS[family], **LORA))
-    model.config.pad_token_id = 0 if family == "bert" else 3
+    head = ["classification_head"] if family == "t5" else None  # a name that peft does not know
+    config = peft.LoraConfig(target_modules=TARGETS[family], modules_to_save=head, **LORA)
+    model = peft.get_peft_model(classifier(folder), config)
+    model.config.pad_token_id = 3 if family in ("roberta", "llama") else 0
     changed(model).save_pretrained(tmp_path / "adapter")
 
     backbone, delta = load_adapter(tmp_path / "adapter", name=folder)
@@ -67,7 +69,16 @@ def test_an_adapter_brings_its_head_and_takes_it_along(tmp_path, family):
     torch.testing.assert_close(logits_of(again, batch), ours, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "kind"), [("bert", "lora:2"), ("llama", "lora:2"), ("llama", "prompt:2")])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("bert", "lora:2"),
+        ("llama", "lora:2"),
+        ("llama", "prompt:2"),
+        ("bart", "lora:2"),
+        ("gpt2", "lora:2"),  # whose lm_head is tied to an embedding, and so is there beside a classifier
+    ],
+)
 def test_a_head_that_was_trained_here_goes_to_peft(tmp_path, family, kind):
     model = tiny_model(family, AutoModelForSequenceClassification, num_labels=3)
     model.save_pretrained(tmp_path / "base")

@@ -190,8 +190,8 @@ def test_a_decoder_without_a_start_token_is_refused(tmp_path):
     ("family", "auto", "message"),
     [
         ("bart", "AutoModelForCausalLM", "is_encoder_decoder=False with model_type='bart'.*causal head"),
-        ("t5", "AutoModelForSequenceClassification", "'x' is a T5ForSequenceClassification.*T5Model and"),
-        ("bart", "AutoModelForSequenceClassification", "'x' is a BartForSequenceClassification"),
+        ("t5", "AutoModelForQuestionAnswering", "'x' is a T5ForQuestionAnswering.*T5ForSequenceClassif"),
+        ("bart", "AutoModelForQuestionAnswering", "'x' is a BartForQuestionAnswering"),
     ],
 )
 def test_one_stack_and_other_heads_are_refused(family, auto, message):

@@ -146,7 +146,9 @@ def test_a_classifier_is_that_of_transformers(family):
     torch.testing.assert_close(problem.logits(problem.delta.initial(), batch), theirs(model, batch))
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama", "gemma2", "gpt_neox", "opt"])
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "gpt2", "llama", "gemma2", "gpt_neox", "opt", "t5", "bart"]
+)
 def test_a_classifier_comes_with_its_checkpoint(tmp_path, family):
     model = saved(tmp_path, family, AutoModelForSequenceClassification, num_labels=CLASSES)
     backbone = load_backbone(str(tmp_path))
@@ -191,6 +193,18 @@ def test_what_the_own_head_needs(tmp_path):
         make_head("own", backbone, toy_task(3))
 
 
+def test_the_classifier_of_an_encoder_decoder_reads_where_the_text_ends():
+    from deltatheory.control.reach.question import pose
+
+    model = tiny_model("t5", AutoModelForSequenceClassification)
+    setup = Setup(wrap_model(model, tiny_tokenizer("gpt2"), name="x"), toy_task(train=8), head="own")
+    problem = setup.problem("lora:1", check=False)
+    with pytest.raises(ValueError, match=r"one ends without '\[SEP\]', where the classifier of 'x' reads"):
+        problem.batch(problem.train, range(2))
+    with pytest.raises(ValueError, match="head='own' of the encoder-decoder 'x' reads a text twice"):
+        pose(setup, "label", "classes")
+
+
 def test_weights_of_a_head_that_are_missing_leave_none(tmp_path):
     model = tiny_model("bert", AutoModelForSequenceClassification)
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("classifier.")}
@@ -218,6 +232,7 @@ def test_the_values_of_an_own_head_are_in_its_name(tmp_path):
         ("bert", "own", "lora:1"),
         ("llama", "own", "lora:1"),
         ("roberta", "own", "full"),
+        ("t5", "own", "lora:1"),
         ("bert", "mask", "full"),
     ],
 )

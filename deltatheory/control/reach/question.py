@@ -183,6 +183,11 @@ def _has_words(backbone: Backbone, suffix: str) -> bool:
 def _classes(setup: Setup) -> Question:
     setup.check_head()
     backbone, task, head = setup.backbone, setup.task, setup.head
+    if head.kind == "own" and backbone.kind == "encoder-decoder":
+        raise ValueError(
+            f"head='own' of the encoder-decoder {backbone.name!r} reads a text twice, and a prompt stands "
+            "before one reading alone: take head='verbalizer'."
+        )
     rows, types = suffixed(backbone, task.test, setup.max_length, head.suffix)
     labels = task.test.labels or ()
     tokens = [
