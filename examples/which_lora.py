@@ -30,7 +30,7 @@ def main(task="stdlib-topics", model="minilm", out="runs/which-lora", *, steps=1
     result = deltatheory.train(problem, replace(training, learning_rate=rate))
 
     # A score alone says little: beside it stand a constant, the frozen model and its own interval.
-    result = replace(result, scores=held_out_scores(problem, result.delta))
+    result = replace(result, scores=held_out_scores(problem, result.test, result.answers))
     print(result.answer().sentence)
     result.save(out)  # the page, the numbers and δ
     deltatheory.to_peft(problem.delta, result.delta, f"{out}/adapter")

@@ -142,7 +142,7 @@ def train(
         result = _watched(problem, plan, checkpoint, checkpoint_every, project, shown)
         if is_first():
             if result.test is not None:
-                result = replace(result, scores=held_out_scores(problem, result.delta))
+                result = replace(result, scores=held_out_scores(problem, result.test, result.answers))
             result.save_numbers(out.own)  # what comes now may take long, and may be stopped
         compared, scored = beside
         if compared and result.test is not None:

@@ -1,6 +1,6 @@
 """A frozen backbone, a task, a head and a delta as pure functions of δ: classification and generation."""
 
-from deltatheory.problems.base import BACKWARD, FORWARD, NOT_FINITE, Problem, epochs
+from deltatheory.problems.base import BACKWARD, FORWARD, NOT_FINITE, Problem, epochs, like_lengths
 from deltatheory.problems.classification import ClassificationProblem, Split
 from deltatheory.problems.classifier import Classifier
 from deltatheory.problems.folds import folds
@@ -26,6 +26,7 @@ __all__ = [
     "Split",
     "epochs",
     "folds",
+    "like_lengths",
     "make_head",
     "make_loss",
 ]

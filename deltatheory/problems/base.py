@@ -25,7 +25,7 @@ from deltatheory.self_check import SelfCheck, require, self_check
 from deltatheory.tasks import Examples, Task
 from deltatheory.tasks.task import digest
 
-__all__ = ["BACKWARD", "FORWARD", "NOT_FINITE", "Problem", "SumWithGradient", "epochs"]
+__all__ = ["BACKWARD", "FORWARD", "NOT_FINITE", "Problem", "SumWithGradient", "epochs", "like_lengths"]
 
 # Costs in forward-equivalents: passes over one example. A backward pass that also forms weight gradients
 # takes about two forwards (measured: experiments/benchmarks/passes.py); forward mode
@@ -35,6 +35,7 @@ BACKWARD = 2.0
 TANGENT = 3.0
 
 NOT_FINITE = "lower the learning rate, or look for NaN in the weights"
+_PASS = 64  # tokens that cost as much as a pass forward and backward does beside them, on a CPU
 _CHECKED = 4  # examples in the derivative self-check: enough to differ, few enough for a second
 
 
@@ -341,3 +342,33 @@ def epochs(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int
             batches += group.reshape(-1, batch_size).tolist()
         for i in rng.permutation(len(batches)):
             yield batches[i]
+
+
+def like_lengths(lengths: np.ndarray) -> list[list[int]]:
+    """Return the texts of a batch in passes of like length, such that padding and passes cost least.
+
+    A pass counts as much as 64 tokens: batches that are small, or even, stay whole. Of texts of a sentence or
+    two a batch holds as much padding again.
+
+    Args:
+        lengths: of the texts, in tokens.
+
+    >>> like_lengths(np.array([9, 60, 8, 8, 7, 9, 8, 9]))
+    [[0, 2, 3, 4, 5, 6, 7], [1]]
+    >>> like_lengths(np.array([9, 12, 8]))
+    [[0, 1, 2]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    longest = lengths[order]
+    # least[n]: cost of the n shortest texts, the last of whose passes begins at first[n]
+    least, first = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=int)
+    for n in range(1, len(order) + 1):
+        costs = least[:n] + _PASS + longest[n - 1] * np.arange(n, 0, -1)
+        first[n] = costs.argmin()
+        least[n] = costs[first[n]]
+    passes: list[list[int]] = []
+    stop = len(order)
+    while stop:
+        passes.append(sorted(order[first[stop] : stop].tolist()))
+        stop = first[stop]
+    return passes[::-1]

@@ -202,7 +202,10 @@ class ClassificationProblem(Problem):
 
         Otherwise as `predict`.
         """
-        logits = self.predict(delta, split)
+        return self.judged(self.predict(delta, split), split)
+
+    def judged(self, logits: Float[Tensor, "n C"], split: Split) -> dict[str, float]:
+        """Return what `evaluate` says of the logits of a split."""
         loss = self.loss_function
         accuracy = loss.right(logits, split.labels).double().mean()
         scale = loss.best_scale(logits, split.labels)

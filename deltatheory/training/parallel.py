@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from deltatheory._shapes import Float
-from deltatheory.problems import BACKWARD, FORWARD, NOT_FINITE, Problem
+from deltatheory.problems import BACKWARD, FORWARD, NOT_FINITE, Problem, like_lengths
 
 __all__ = ["from_first", "is_first", "join", "largest", "loss_and_gradient", "processes"]
 
@@ -97,7 +97,7 @@ def loss_and_gradient(
         problem: the same in all processes.
         delta: the same in all processes.
         indices: of the whole batch.
-        micro_batch: examples that pass through the network at once, all by default.
+        micro_batch: examples that pass through the network at once at most; on a CPU texts of like length do.
 
     Raises:
         FloatingPointError: in all processes, if the loss is not finite in one.
@@ -106,7 +106,10 @@ def loss_and_gradient(
     rank, count = processes()
     mine = indices[rank::count]
     at_once = micro_batch or max(1, len(mine))
-    parts = (mine[first : first + at_once] for first in range(0, len(mine), at_once))
+    parts = [mine[first : first + at_once] for first in range(0, len(mine), at_once)]
+    if delta.device.type == "cpu":  # elsewhere the calls of a pass cost more than padding
+        lengths = problem.train.lengths
+        parts = [[part[i] for i in alike] for part in parts for alike in like_lengths(lengths[list(part)])]
     batches = [problem.batch(problem.train, part) for part in parts]
     if count == 1:
         found = problem.mean_with_gradient(delta, batches)

@@ -46,6 +46,7 @@ class TrainingResult(Result):
         train_loss: mean loss over the last tenth of the steps.
         train_accuracy: mean accuracy on the batches of those steps, as they were met.
         test: scores and loss on the test split.
+        answers: the class given to each of its texts, of a classification task.
         movement: ‖δ‖.
         passes: forward-equivalents, in passes over single examples.
         seconds: wall-clock time.
@@ -67,7 +68,7 @@ class TrainingResult(Result):
         scores: what the score on the test split stands beside, where that was asked for (`held_out_scores`).
     """
 
-    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "last", "tuned", "classifier")
+    BESIDE: ClassVar[tuple[str, ...]] = ("delta", "last", "tuned", "classifier", "answers")
 
     delta: Tensor
     last: Tensor
@@ -90,6 +91,7 @@ class TrainingResult(Result):
     provenance: dict[str, Any]
     tuned: Delta
     classifier: Classifier | None
+    answers: list[int] | None = None
     scores: HeldOutScores | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from deltatheory._shapes import Float
 from deltatheory.problems import ClassificationProblem, Problem
 
 __all__ = ["ClassScore", "HeldOutScores", "held_out_scores"]
@@ -63,31 +61,30 @@ class HeldOutScores:
     classes: list[ClassScore]
 
 
-def held_out_scores(problem: Problem, delta: Float[Tensor, " m"]) -> HeldOutScores:
-    """Score a δ on the test split, beside the frozen model and the best constant.
-
-    Costs two passes over the test split.
+def held_out_scores(
+    problem: Problem, test: Mapping[str, float], answers: Sequence[int] | None
+) -> HeldOutScores:
+    """Set scores on the test split beside those of the frozen model, at one pass over it, and of a constant.
 
     Args:
-        problem: whose δ it is.
-        delta: δ.
+        problem: whose scores they are.
+        test: what `problem.evaluate` says of the trained δ, as in a result's `test`.
+        answers: the class that it gives to each text, as in a result's `answers`.
 
     Raises:
         FloatingPointError: if a logit is not finite.
     """
-    metric, test = problem.metric, problem.test
+    metric, texts, value = problem.metric, len(problem.test), float(test[problem.metric])
     try:
-        frozen = float(problem.evaluate(problem.delta.zero(), test)[metric])
-        if not isinstance(problem, ClassificationProblem):
-            value = float(problem.evaluate(delta, test)[metric])
-            return HeldOutScores(metric, value, None, None, frozen, None, None, len(test), None, [])
-        answers = problem.predict(delta, test).argmax(1).tolist()
+        frozen = float(problem.evaluate(problem.delta.zero(), problem.test)[metric])
     finally:
         problem.restore()
+    if answers is None or not isinstance(problem, ClassificationProblem):
+        return HeldOutScores(metric, value, None, None, frozen, None, None, texts, None, [])
     from scipy.stats import binomtest
     from sklearn.metrics import classification_report
 
-    names, labels = problem.task.label_names, test.labels.tolist()
+    names, labels = problem.task.label_names, problem.test.labels.tolist()
     right = sum(a == b for a, b in zip(answers, labels, strict=True))
     interval = binomtest(right, len(labels)).proportion_ci(_LEVEL, "wilson")
     kinds = range(len(names))

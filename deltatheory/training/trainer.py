@@ -266,7 +266,7 @@ def train(
     def stopped() -> bool:
         return training.patience is not None and log.since_best(problem.metric) >= training.patience
 
-    test, status, final = None, "finished", delta
+    test, answers, status, final = None, None, "finished", delta
     problem.autocast = training.autocast
     try:
         with held_back(when=saved is not None) as signals:
@@ -302,7 +302,7 @@ def train(
                     signals.let_go()
         save()
         final = best if log.dev else delta if average is None else average
-        test = parallel.from_first(partial(problem.evaluate, final, problem.test))
+        test, answers = parallel.from_first(partial(_tested, problem, final))
     except FloatingPointError as error:
         status = f"diverged: {error}"
     finally:
@@ -316,6 +316,7 @@ def train(
         train_loss=mean(log.losses[-tail:]) if test else None,
         train_accuracy=mean(log.accuracies[-tail:]) if test else None,
         test=test,
+        answers=answers,
         movement=float(final.norm()),
         passes=problem.passes - before,
         seconds=time.perf_counter() - began,
@@ -333,6 +334,14 @@ def train(
         tuned=problem.delta,
         classifier=Classifier.of(problem, final) if isinstance(problem, ClassificationProblem) else None,
     )
+
+
+def _tested(problem: Problem, delta: Tensor) -> tuple[dict[str, float], list[int] | None]:
+    """Return the scores on the test split, and of a classification task what was answered there."""
+    if not isinstance(problem, ClassificationProblem):
+        return problem.evaluate(delta, problem.test), None
+    logits = problem.predict(delta, problem.test)
+    return problem.judged(logits, problem.test), logits.argmax(1).tolist()
 
 
 def settings_of(problem: Problem, training: Training) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
+from itertools import combinations, islice, pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tiny_problems import toy_problem, toy_task
 
 from deltatheory import autodiff
 from deltatheory.deltas import LoRA
-from deltatheory.problems import ClassificationProblem, epochs
+from deltatheory.problems import ClassificationProblem, epochs, like_lengths
 
 
 @pytest.mark.parametrize(("delta", "options"), [("full", {}), ("lora", {"r": 2})])
@@ -134,3 +134,18 @@ def test_batches_have_texts_of_like_length():
     spread = np.mean([np.ptp(lengths[b]) for b in islice(epochs(lengths, 8, 0), 32)])
     mixed = np.mean([np.ptp(x) for x in np.random.default_rng(1).permutation(lengths).reshape(32, 8)])
     assert spread < 0.6 * mixed
+
+
+def test_passes_of_like_length_hold_every_text_once_and_the_least_padding():
+    """At the least cost of all ways to cut the sorted texts, 64 tokens a pass."""
+    rng = np.random.default_rng(0)
+    for lengths in (rng.integers(3, 200, 7), np.array([5] * 8), np.array([9]), rng.integers(3, 60, 32)):
+        passes = like_lengths(lengths)
+        assert sorted(i for one in passes for i in one) == list(range(len(lengths)))
+        cost = sum(64 + len(one) * max(lengths[one]) for one in passes)
+        assert cost <= 64 + len(lengths) * max(lengths)
+        if len(lengths) == 7:
+            ordered = np.sort(lengths)
+            cuts = ([0, *c, 7] for n in range(7) for c in combinations(range(1, 7), n))
+            every = (sum(64 + (b - a) * ordered[b - 1] for a, b in pairwise(cut)) for cut in cuts)
+            assert cost == min(every)

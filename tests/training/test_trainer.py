@@ -21,9 +21,9 @@ from tiny_problems import copy_task, origin, same_run, toy_problem, toy_task
 
 from deltatheory.deltas import make_delta
 from deltatheory.deltas.files import load_delta, read_tensors, write_tensors
-from deltatheory.problems import ClassificationProblem, GenerationProblem, epochs
+from deltatheory.problems import ClassificationProblem, GenerationProblem, base, epochs
 from deltatheory.results import configuration_hash
-from deltatheory.training import Training, full_costs, train
+from deltatheory.training import Training, full_costs, held_out_scores, parallel, train
 
 KINDS = [("full", {}), ("subspace", {"d": 40}), ("layerwise-subspace", {"d": 40}), ("lora", {"r": 4})]
 RATE = {"full": 3e-3, "subspace": 0.5, "layerwise-subspace": 0.5, "lora": 0.02}
@@ -144,6 +144,36 @@ def test_micro_batches_of_answers_of_unequal_length_add_up_too():
     parts = problem.mean_with_gradient(zero, [problem.batch(problem.train, [i]) for i in indices])
     assert (parts.answers, parts.value) == (whole.answers, pytest.approx(whole.value, rel=1e-5))
     torch.testing.assert_close(parts.gradient, whole.gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_texts_of_like_length_pass_together_and_come_to_the_same(monkeypatch, name):
+    problem, taken = toy_problem(name, dtype=torch.float64, task=toy_task(2, train=14)), []
+    delta, indices = problem.delta.initial(), range(9)
+    whole = problem.mean_with_gradient(delta, [problem.batch(problem.train, indices)])
+    batch = ClassificationProblem.batch
+    monkeypatch.setattr(
+        ClassificationProblem, "batch", lambda *given: taken.append(given[2]) or batch(*given)
+    )
+    monkeypatch.setattr(base, "_PASS", 1)
+    loss, accuracy, gradient = parallel.loss_and_gradient(problem, delta, indices)
+    assert 1 < len(taken) < 9
+    assert all(len({int(problem.train.lengths[i]) for i in one}) <= 2 for one in taken)
+    assert (loss, accuracy) == (pytest.approx(whole.value), whole.right / whole.answers)
+    torch.testing.assert_close(gradient, whole.gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_the_test_split_is_read_once_for_a_run_and_its_scores(monkeypatch):
+    problem, read = toy_problem("lora", r=2), []
+    predict = ClassificationProblem.predict
+    monkeypatch.setattr(
+        ClassificationProblem, "predict", lambda *given: read.append(given[2]) or predict(*given)
+    )
+    result = train(problem, Training(steps=2, batch_size=8, learning_rate=0.01))
+    assert result.test is not None
+    scores = held_out_scores(problem, result.test, result.answers)
+    assert read == [problem.test] * 2  # the trained delta, and the frozen model
+    assert (scores.value, scores.texts) == (result.test["accuracy"], len(problem.test))
 
 
 def test_the_average_is_the_mean_of_the_last_deltas_and_costs_no_other_name():
@@ -461,7 +491,7 @@ CHILD = """
 import os, signal, sys
 sys.path[:0] = {paths}
 from tiny_problems import toy_problem
-from deltatheory.training import Training, full_costs, train
+from deltatheory.training import Training, full_costs, held_out_scores, parallel, train
 
 def on_step(step, loss):
     if step == {at}:
