@@ -9,6 +9,7 @@ from experiments.kinds import (
     advice,
     dimension,
     frozen,
+    generation_steering,
     kernel,
     linearized_runs,
     looks,
@@ -75,6 +76,7 @@ KINDS: dict[str, TrialKind] = {
         solve,
         policies,
         steering,
+        generation_steering,
         theorems,
     )
 }

@@ -14,6 +14,7 @@ from experiments.studies import (
     dimension,
     efficiency,
     feedback,
+    generation_steering,
     learning_rate,
     performance,
     places,
@@ -80,6 +81,7 @@ STUDIES: dict[str, Study] = {
         places,
         solvers,
         feedback,
+        generation_steering,
         tightness,
     )
 }

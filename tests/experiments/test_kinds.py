@@ -14,16 +14,16 @@ OURS = sorted(name for name, kind in KINDS.items() if hasattr(kind, "EXAMPLE"))
 
 
 class Toy(Environment):
-    """One network under every name, and tasks that differ by their first letter."""
+    """A network of either kind, and tasks that differ by their first letter."""
 
     def backbone(self, name):
-        return BACKBONE
+        return BACKBONES[name]
 
     def task(self, trial):
         return TASKS[trial.task[0]]
 
 
-BACKBONE = tiny("bert")
+BACKBONES = {"encoder": tiny("bert"), "causal": tiny("gpt2")}
 TASKS = {letter: toy_task(2, train=16 + 2 * i, test=60) for i, letter in enumerate("tabcd")}
 
 
@@ -31,6 +31,7 @@ TASKS = {letter: toy_task(2, train=16 + 2 * i, test=60) for i, letter in enumera
 def test_its_example_comes_to_plain_finite_numbers(name):
     example = KINDS[name].EXAMPLE
     assert (example.kind, example.model, example.task) == (name, "", "")
-    result = KINDS[name].run(replace(example, model="toy", task="toy"), Toy())
+    model = getattr(KINDS[name], "BACKBONE", "encoder")
+    result = KINDS[name].run(replace(example, model=model, task="toy"), Toy())
     assert result
     assert json.loads(json.dumps(result, allow_nan=False)) == result  # no tuple, no NaN, no key but text

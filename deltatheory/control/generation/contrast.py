@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from math import sqrt
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from deltatheory._numbers import check_number
@@ -17,12 +16,14 @@ from deltatheory._shapes import Bool, Float
 from deltatheory._texts import check_texts
 from deltatheory.backbones import Backbone
 from deltatheory.control.feedback.hooks import watching
+from deltatheory.problems.folds import folds
 
 __all__ = ["Contrast", "check_causal", "check_made_for", "contrast", "fingerprint"]
 
-_SHRINKAGE = 0.5  # of the within-class covariance, towards the isotropic one
-_LEAST = 8  # texts of each label
-_Z = 1.96
+_SHRINKAGE = 0.9  # of the within-class covariance, towards its diagonal: some coordinates are far larger
+_FLOOR = 1e-6  # of a variance, beside the mean one
+_LEAST = 4  # texts of each kind
+_FOLDS = 4
 
 
 def fingerprint(backbone: Backbone) -> dict[str, Any]:
@@ -69,44 +70,57 @@ def check_causal(backbone: Backbone) -> None:
 class Contrast:
     """States of texts of two kinds behind every block, and for each a linear probe that tells them apart.
 
-    The probe w·x is linear discriminant analysis, w = Σ⁻¹(m₊ - m₋), with the within-class covariance Σ shrunk
-    half way to the isotropic one. Scores count in gaps: 0 at the mean m₋ of the other texts, 1 at that of the
-    target texts, whatever the block and the direction that reads them. So a strength means the same for all.
+    The probe w·x is linear discriminant analysis, w = Σ⁻¹(m₊ - m₋), with the within-class covariance Σ
+    shrunk by nine tenths to its diagonal. Scores count in gaps: 0 at the mean m₋ of the other texts, 1 at
+    that of the target texts, whatever the block and the direction that reads them. So a strength means the
+    same for all.
 
     Attributes:
-        states: of the n texts that were fitted on, behind L blocks: the mean over a text's tokens, without
-            the first where there are others (many models park large numbers there).
-        target: which of them are of the target.
-        accuracy: of each block's probe on the held-out texts.
-        held_out: how many those are.
-        majority: the share of their more frequent label, which no probe is better than by chance.
-        texts: that were fitted on.
+        states: of the n texts behind L blocks: the mean over a text's tokens, without the first where there
+            are others (many models park large numbers there).
+        target: which of the texts are of the target.
+        upper: m₊ of every block.
+        lower: m₋.
+        probes: w, scaled to w·(m₊ - m₋) = 1: they read in gaps.
+        accuracy: of each block's probe on texts that it was not fitted on, each text held out once.
+        majority: the share of the texts' more frequent kind, which no probe is better than by chance.
+        texts: that were read.
         model: `fingerprint` of the backbone.
     """
 
     states: Float[Tensor, "L n H"] = field(repr=False)
     target: Bool[Tensor, " n"] = field(repr=False)
+    upper: Float[Tensor, "L H"] = field(repr=False)
+    lower: Float[Tensor, "L H"] = field(repr=False)
+    probes: Float[Tensor, "L H"] = field(repr=False)
     accuracy: list[float]
-    held_out: int
     majority: float
     texts: list[str] = field(repr=False)
     model: dict[str, Any]
 
-    @cached_property
-    def means(self) -> tuple[Float[Tensor, "L H"], Float[Tensor, "L H"]]:
-        """m₊ and m₋."""
-        return self.states[:, self.target].mean(1), self.states[:, ~self.target].mean(1)
-
-    @cached_property
-    def probes(self) -> Float[Tensor, "L H"]:
-        """The probes w, scaled to w·(m₊ - m₋) = 1: they read in gaps."""
-        return _discriminants(self.states, self.target)
+    @property
+    def held_out(self) -> int:
+        """How many held-out texts an accuracy is of."""
+        return len(self.texts)
 
     def separates(self, t: int) -> bool:
-        """Return whether block t's probe beats the majority label, by the low end of Wilson's interval."""
-        n, p = self.held_out, self.accuracy[t]
-        centre, spread = p + _Z**2 / (2 * n), _Z * sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))
-        return (centre - spread) / (1 + _Z**2 / n) > self.majority
+        """Return whether block t's probe beats the majority: the low end of Wilson's 95 % interval does."""
+        right = round(self.accuracy[t] * self.held_out)
+        return binomtest(right, self.held_out).proportion_ci(method="wilson").low > self.majority
+
+    def default_layers(self) -> tuple[int, ...]:
+        """Return where policies act if nothing else is said: of the third of the blocks that begins half way
+        those whose probes separate the texts, or where none does, of all blocks.
+
+        Raises:
+            ValueError: where no block's does.
+        """
+        count = len(self.accuracy)
+        good = [t for t in range(count) if self.separates(t)]
+        chosen = [t for t in good if count // 2 <= t < count // 2 + max(1, count // 3)] or good
+        if not chosen:
+            self.check_separates(range(count))
+        return tuple(chosen)
 
     def check_separates(self, layers: Sequence[int]) -> None:
         """Refuse blocks whose probes do not separate the texts.
@@ -127,18 +141,21 @@ class Contrast:
                 )
 
 
-def _discriminants(states: Tensor, target: Tensor) -> Float[Tensor, "L H"]:
-    found = []
-    for x in states.double():
-        upper, lower = x[target], x[~target]
-        gap = upper.mean(0) - lower.mean(0)
-        deviations = torch.cat([upper - upper.mean(0), lower - lower.mean(0)])
+def _fitted(states: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return m₊, m₋ and the probes."""
+    uppers, lowers, probes = [], [], []
+    for x in states:
+        kinds = x[target].double(), x[~target].double()
+        upper, lower = (one.mean(0) for one in kinds)
+        deviations = torch.cat([one - one.mean(0) for one in kinds])
         covariance = deviations.T @ deviations / len(x)
-        size = float(covariance.diagonal().mean())
-        covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * size * torch.eye(len(covariance)).to(x)
-        w = torch.linalg.solve(covariance, gap) if size > 0 else gap  # all texts of a kind alike
-        found.append(w / (w @ gap))
-    return torch.stack(found).to(states.dtype)
+        size, gap = covariance.diagonal(), upper - lower
+        covariance = (1 - _SHRINKAGE) * covariance + torch.diag(_SHRINKAGE * size + _FLOOR * size.mean())
+        w = torch.linalg.solve(covariance, gap) if size.any() else gap  # all texts of a kind alike
+        if not float(w @ gap) > 0:
+            raise ValueError("texts: the states of the two kinds do not differ; give texts that do.")
+        uppers, lowers, probes = [*uppers, upper], [*lowers, lower], [*probes, w / (w @ gap)]
+    return tuple(torch.stack(part).to(states.dtype) for part in (uppers, lowers, probes))
 
 
 @torch.no_grad()
@@ -147,12 +164,11 @@ def contrast(
     texts: Sequence[str],
     target: Sequence[bool],
     *,
-    held_out: float = 0.25,
     max_length: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
 ) -> Contrast:
-    """Read the states of labelled texts, fit a probe behind every block, and hold it against other texts.
+    """Read the states of labelled texts, fit a probe behind every block, and try it on texts it has not seen.
 
     Half-spaces, setpoints and directions of `deltatheory.control.generation` are all made of what comes out.
 
@@ -160,18 +176,16 @@ def contrast(
         backbone: causal, frozen.
         texts: of both kinds.
         target: which are what generated text should be like.
-        held_out: share of either kind that is kept from the fit.
         max_length: longer texts are cut at so many tokens; by default at 64, or what the model takes.
         batch_size: of a pass.
-        seed: of the draw of the held-out texts.
+        seed: of the draw of the folds.
 
     Raises:
         ValueError: for a backbone that does not generate, what is no text, labels of another number or kind,
-            fewer than eight texts of a kind, states that do not differ, or numbers out of range.
+            fewer than four texts of a kind, states that do not differ, or numbers out of range.
     """
     check_causal(backbone)
     check_texts("texts", texts)
-    check_number("held_out", held_out, above=0, most=0.9)
     max_length = min(64, backbone.max_length) if max_length is None else max_length
     check_number("max_length", max_length, whole=True, least=1, most=backbone.max_length)
     check_number("batch_size", batch_size, whole=True, least=1)
@@ -181,30 +195,24 @@ def contrast(
     if (few := min(int(labels.sum()), int((~labels).sum()))) < _LEAST:
         raise ValueError(f"texts: one of the two kinds has {few}; at least {_LEAST} of each are needed.")
     states = _states(backbone, texts, max_length, batch_size)
-    rng = np.random.default_rng(seed)
-    kept: list[int] = []
-    held: list[int] = []
-    for rows in (np.flatnonzero(labels), np.flatnonzero(~labels)):
-        rows = rng.permutation(rows)
-        count = min(max(1, round(held_out * len(rows))), len(rows) - 2)
-        held += rows[:count].tolist()
-        kept += rows[count:].tolist()
-    fitted, marks = states[:, kept], torch.from_numpy(labels[kept]).to(states.device)
-    found = Contrast(
-        fitted, marks, [], len(held), _majority(labels[held]), [texts[i] for i in kept], fingerprint(backbone)
-    )
-    if not found.probes.isfinite().all():
-        raise ValueError("texts: the states of the two kinds do not differ; give texts that do.")
-    lower = found.means[1]
-    scores = ((states[:, held] - lower[:, None]) @ found.probes[:, :, None])[..., 0]
-    right = (scores > 0.5) == torch.from_numpy(labels[held]).to(scores.device)
-    found.accuracy.extend(right.double().mean(1).tolist())
-    return found
-
-
-def _majority(labels: np.ndarray) -> float:
+    order = np.argsort(np.random.default_rng(seed).random(len(labels)) + labels, kind="stable")
+    marks, right = torch.from_numpy(labels).to(states.device), []
+    for kept, held in folds(len(order), _FOLDS):
+        fitted, unseen = order[kept], order[held]
+        _, lower, probes = _fitted(states[:, fitted], marks[fitted])
+        scores = ((states[:, unseen] - lower[:, None]) @ probes[:, :, None])[..., 0]
+        right.append((scores > 0.5) == marks[unseen])
+    accuracy = torch.cat(right, 1).double().mean(1).tolist()
     share = float(labels.mean())
-    return max(share, 1 - share)
+    return Contrast(
+        states,
+        marks,
+        *_fitted(states, marks),
+        accuracy,
+        max(share, 1 - share),
+        list(texts),
+        fingerprint(backbone),
+    )
 
 
 def _states(

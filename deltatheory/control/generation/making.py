@@ -23,7 +23,7 @@ from deltatheory.control.generation.policies import (
 )
 from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
 
-__all__ = ["STATE_POLICIES", "check_state_policies", "default_layers", "half_spaces", "make_state_policy"]
+__all__ = ["STATE_POLICIES", "check_state_policies", "half_spaces", "make_state_policy"]
 
 _WIDTH = 1.0  # of the band of scores that "barrier" keeps, in gaps
 _DECAY = 0.5  # of its barriers
@@ -31,15 +31,6 @@ _PID = {"proportional": 0.5, "integral": 0.05, "token_integral": 0.1, "derivativ
 _TEXTS, _LENGTH = 4, 16  # texts and tokens that blocks are linearized along
 _PRINCIPAL = 8  # nominal directions that LQR holds beside the gap
 _CONTROL_WEIGHT = 1.0  # of LQR, beside 1 on each direction
-
-
-def default_layers(blocks: int) -> tuple[int, ...]:
-    """Return the middle third of the blocks, at least one.
-
-    >>> default_layers(6), default_layers(1)
-    ((2, 3), (0,))
-    """
-    return tuple(range(blocks // 3, max(blocks // 3 + 1, 2 * blocks // 3)))
 
 
 def _reader(gap: Float[Tensor, "n H"]) -> Float[Tensor, "n H"]:
@@ -61,8 +52,8 @@ class _Plan:
         self.backbone, self.found, self.strength, self.seed = backbone, found, strength, seed
         self.layers, self.rows = layers, list(layers)
         self.common = {"layers": layers, "tokens": tokens, "model": found.model}
-        upper, self.lower = (m[self.rows] for m in found.means)
-        self.gap = upper - self.lower
+        self.lower = found.lower[self.rows]
+        self.gap = found.upper[self.rows] - self.lower
 
     def added(self, direction: Float[Tensor, "n H"]) -> AddedDirection:
         """Return s/n times a direction a layer: where the blocks pass shifts on as they are, s in all."""
@@ -125,12 +116,12 @@ def _lqr(plan: _Plan) -> StatePolicy:
     texts = sorted(plan.found.texts, key=len)[-_TEXTS:]
     batch = plan.backbone.encode(texts, max_length=min(_LENGTH, plan.backbone.max_length))
     adjoints = state_adjoints(plan.backbone, Edit(), batch, "last")[first : last + 1]
-    upper, lower = plan.found.means
+    gaps = plan.found.upper - plan.found.lower
     held = []
     for t in range(first, last + 1):
         states = plan.found.states[t]
         leading = torch.linalg.svd(states - states.mean(0), full_matrices=False)[2][:_PRINCIPAL]
-        held.append(torch.linalg.qr(torch.cat([(upper - lower)[t][:, None], leading.T], 1))[0])
+        held.append(torch.linalg.qr(torch.cat([gaps[t][:, None], leading.T], 1))[0])
     solution = low_rank_riccati(adjoints, [held[0][:, :0], *held], control_weight=_CONTROL_WEIGHT)
     if solution.value is None:
         raise ValueError(f"lqr: {solution.status}; {solution.remedy}.")
@@ -168,7 +159,7 @@ def half_spaces(
         if found.model != contrasts[0].model:
             raise ValueError(f"contrasts: are of {contrasts[0].model['name']!r} and {found.model['name']!r}.")
         found.check_separates(rows)
-        probe, (upper, lower) = found.probes[rows], (m[rows] for m in found.means)
+        probe, upper, lower = (one[rows] for one in (found.probes, found.upper, found.lower))
         for end, side in zip(band, (1, -1), strict=True):
             if end is not None:
                 check_number("strength", end)
@@ -227,7 +218,7 @@ def make_state_policy(
         found: the contrast.
         strength: s. A fixed direction moves a state by s gaps in all, feedback's setpoint is the score s, and
             a half-space begins there: 0 is the mean of the other texts, 1 that of the target texts.
-        layers: numbers of blocks; the middle third by default.
+        layers: numbers of blocks; `Contrast.default_layers` if `None`.
         tokens: which tokens are moved.
         seed: of the random direction.
 
@@ -239,7 +230,7 @@ def make_state_policy(
     check_number("strength", strength)
     check_tokens(tokens)
     check_number("seed", seed, whole=True, least=0)
-    chosen = default_layers(len(found.accuracy)) if layers is None else tuple(layers)
+    chosen = found.default_layers() if layers is None else tuple(layers)
     if not chosen or list(chosen) != sorted(set(chosen)):
         raise ValueError(f"layers={chosen}: give ascending numbers, at least one.")
     check_made_for(found.model, backbone)

@@ -54,10 +54,10 @@ def made(name, backbone, found, strength=3.0, **options):
 
 
 def test_a_contrast_tells_how_well_unseen_texts_are_told_apart(found, backbone):
-    assert found.held_out == 12
+    assert found.held_out == 48
     assert min(found.accuracy) >= 0.8
     for t in (0, 1):
-        scores = (found.states[t] - found.means[1][t]) @ found.probes[t]
+        scores = (found.states[t] - found.lower[t]) @ found.probes[t]
         assert float(scores[found.target].mean()) == pytest.approx(1)
         assert float(scores[~found.target].mean()) == pytest.approx(0, abs=1e-9)
     words = backbone.encode(["a b c"])
@@ -67,7 +67,7 @@ def test_a_contrast_tells_how_well_unseen_texts_are_told_apart(found, backbone):
     backbone.hidden_states(words)
     hook.remove()
     state = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
-    torch.testing.assert_close(alone.means[1][1], state.view(3, -1)[1:].mean(0).detach())
+    torch.testing.assert_close(alone.lower[1], state.view(3, -1)[1:].mean(0).detach())
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_pid_by_hand_over_blocks_and_tokens(backbone):
 
 
 def test_fixed_directions_move_a_state_by_the_gap_and_the_random_one_as_far(backbone, found):
-    gap = (found.means[0] - found.means[1])[:2]
+    gap = (found.upper - found.lower)[:2]
     mean, drawn, probe, leading = (
         made(f"{name}", backbone, found, 2.0).gain
         for name in ("mean-difference", "random-direction", "probe-direction", "principal-direction")
@@ -217,7 +217,7 @@ def test_fixed_directions_move_a_state_by_the_gap_and_the_random_one_as_far(back
 def test_lqr_pushes_with_the_gains_of_the_dense_recursion(backbone, found):
     """One layer: g = S (S + I)⁻¹ v with S = V Vᵀ, so that held directions are halved at r = 1."""
     policy = make_state_policy("lqr", backbone, found, 1.0, layers=(1,))
-    gap = (found.means[0] - found.means[1])[1]
+    gap = (found.upper - found.lower)[1]
     torch.testing.assert_close(policy.gain[0], gap / 2)
     both = made("lqr", backbone, found)
     assert float(both.gain[0] @ gap) != pytest.approx(float(gap @ gap) / 2)
@@ -282,7 +282,7 @@ def test_bad_input_is_refused_before_the_work(backbone, found):
         "strength=nan": lambda: made("pid", backbone, found, float("nan")),
         "layer=7": lambda: make_state_policy("pid", backbone, found, layers=(7,)),
         "layers=": lambda: make_state_policy("pid", backbone, found, layers=(1, 0)),
-        "at least 8": lambda: contrast(backbone, some[:9], target[:9]),
+        "at least 4": lambda: contrast(backbone, some[:7], target[:7]),
         "target: has": lambda: contrast(backbone, some, target[:3]),
         "do not differ": lambda: contrast(backbone, ["a b"] * 16, [True, False] * 8),
         "encoder": lambda: contrast(tiny("bert"), some, target),
