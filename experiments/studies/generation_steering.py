@@ -25,7 +25,7 @@ ABOUT = (
 BASELINES = ("none", "instruction")
 FIXED = ("random-direction", "mean-difference", "probe-direction")
 FEEDBACK = ("liseco", "barrier", "pid", "lqr")
-STRENGTHS = [1.0, 2.0, 4.0]
+STRENGTHS = [2.0, 4.0, 8.0]
 # What the habit says before a prompt.
 INSTRUCTIONS = {
     "classics/mr": "A very positive review of a movie that I loved:",
@@ -37,7 +37,7 @@ _SETTINGS = {
     "test": 400,
     "contrast_texts": 240,
     "prompts": 32,
-    "words": 5,
+    "words": 8,
     "max_new_tokens": 16,
     "batch_size": 32,
 }
@@ -110,13 +110,14 @@ def findings(scope: Scope, known: Known) -> Findings:
     if won and any(won) == all(won):
         verdict = "agrees" if won[0] else "disagrees"
     ran = (
-        "Half-spaces, setpoints and directions come from 240 training texts of each contrast, strengths count "
+        "Half-spaces, setpoints and directions come from 240 training texts of each contrast; strengths are "
         "in gaps between its means, and policies act on each last token, behind those of the third of the "
         "blocks that begins half way whose probes separate. First words of test texts that are not of the "
         f"target are gone on with. The limits: at most {_MORE} times the perplexity without control, and at "
         f"least {_VARIED} of its share of different pairs of words, since a text that goes round in circles "
-        "is likely. The claim is taken to hold where the best feedback within them beats the best of the others on every contrast. Intervals are "
-        "Wilson's, 95 %, over prompts. Time is of one thread of a processor that did other work."
+        "is likely. The claim is taken to hold where the best feedback within them beats the best of the "
+        "others on every contrast. Intervals are Wilson's, 95 %, over prompts. Time is of one thread of a "
+        "processor that did other work."
     )
     figures = {"Share on target against perplexity, strengths joined": _figure(drawn)} if drawn else {}
     return Findings(verdict, ran, found, numbers, tables, figures)

@@ -155,7 +155,8 @@ def _fitted(states: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if not float(w @ gap) > 0:
             raise ValueError("texts: the states of the two kinds do not differ; give texts that do.")
         uppers, lowers, probes = [*uppers, upper], [*lowers, lower], [*probes, w / (w @ gap)]
-    return tuple(torch.stack(part).to(states.dtype) for part in (uppers, lowers, probes))
+    upper, lower, probe = (torch.stack(part).to(states.dtype) for part in (uppers, lowers, probes))
+    return upper, lower, probe
 
 
 @torch.no_grad()
