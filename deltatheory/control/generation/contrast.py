@@ -106,7 +106,7 @@ class Contrast:
     def separates(self, t: int) -> bool:
         """Return whether block t's probe beats the majority: the low end of Wilson's 95 % interval does."""
         right = round(self.accuracy[t] * self.held_out)
-        return binomtest(right, self.held_out).proportion_ci(method="wilson").low > self.majority
+        return bool(binomtest(right, self.held_out).proportion_ci(method="wilson").low > self.majority)
 
     def default_layers(self) -> tuple[int, ...]:
         """Return where policies act if nothing else is said: of the third of the blocks that begins half way
