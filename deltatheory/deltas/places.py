@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,11 +24,13 @@ class WeightPlace:
         module: name of a linear map or an embedding, with inputs a_t (one-hot for an embedding).
         matrix: M, shape (r, in); `None` is the identity.
         scale: what the module multiplies its product with, as some embeddings do.
+        tied: other modules with the same weight and scale, which act in the same stage of a pass.
     """
 
     module: str
     matrix: Float[Tensor, "r in"] | None = None
     scale: float = 1.0
+    tied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +55,7 @@ def parameter_places(backbone: Backbone, names: Sequence[str]) -> dict[Place, li
     """Return the places of whole parameters: matrices one by one, all others of a block together.
 
     With each the names of its parameters, in the order of its coordinates. `None` where one is a matrix of a
-    module that is no plain product, such as OPT's positions, or of several modules, such as the words of an
-    encoder-decoder.
+    module that is no plain product, such as OPT's positions, or of several that are no embeddings.
 
     Args:
         backbone: whose parameters they are.
@@ -63,8 +63,10 @@ def parameter_places(backbone: Backbone, names: Sequence[str]) -> dict[Place, li
     """
     matrices: dict[Place, list[str]] = {}
     others: dict[int | None, list[str]] = {}
-    every = backbone.model.named_parameters(remove_duplicate=False)
-    holders = Counter(id(p) for _, p in every)
+    holders: dict[int, dict[str, nn.Module]] = {}
+    for name, p in backbone.model.named_parameters(remove_duplicate=False):
+        module = name.rpartition(".")[0]
+        holders.setdefault(id(p), {})[module] = backbone.model.get_submodule(module)
     for name in names:
         module, parameter = name.rpartition(".")[0], backbone.model.get_parameter(name)
         owner = backbone.model.get_submodule(module)
@@ -73,9 +75,9 @@ def parameter_places(backbone: Backbone, names: Sequence[str]) -> dict[Place, li
             matrices[_position_place(backbone, tables, parameter)] = [name]
         elif parameter.ndim < 2:
             others.setdefault(backbone.block_of(name), []).append(name)
-        elif _is_product(owner) and holders[id(parameter)] == 1:
-            place = WeightPlace(module, scale=float(getattr(owner, "embed_scale", 1.0)))
-            matrices[place] = [name]
+        elif _is_product(owner) and _are_alike(holders[id(parameter)]):
+            tied = tuple(other for other in holders[id(parameter)] if other != module)
+            matrices[WeightPlace(module, scale=_scale(owner), tied=tied)] = [name]
         else:
             return None
     return matrices | {_shifted(backbone, group): group for group in others.values()}
@@ -85,6 +87,18 @@ def _is_product(module: nn.Module) -> bool:
     """Whether a module gives W a of its first argument a, with a bias perhaps."""
     scaled = isinstance(module, nn.Embedding) and hasattr(module, "embed_scale")
     return scaled or type(module) in (nn.Linear, nn.Embedding) or type(module).__name__ == "Conv1D"
+
+
+def _scale(module: nn.Module) -> float:
+    return float(getattr(module, "embed_scale", 1.0))
+
+
+def _are_alike(holders: Mapping[str, nn.Module]) -> bool:
+    """Whether one module holds a weight, or several, each of its own, give the same product of it (words)."""
+    modules = list(holders.values())
+    words = all(isinstance(module, nn.Embedding) and _is_product(module) for module in modules)
+    apart = len({id(module) for module in modules}) == len(modules)
+    return len(modules) == 1 or (words and apart and len({*map(_scale, modules)}) == 1)
 
 
 def _position_place(backbone: Backbone, blocks: Sequence[int], table: Tensor) -> EditPlace:

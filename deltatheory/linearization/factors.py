@@ -36,6 +36,7 @@ from deltatheory.linearization.sites import (
 )
 from deltatheory.linearization.tangent import check_counts, start_of, tangent_rows
 from deltatheory.problems import ClassificationProblem
+from deltatheory.problems.heads import Verbalizer
 
 __all__ = ["TangentKernel", "places_of", "tangent_kernels"]
 
@@ -139,9 +140,9 @@ def tangent_kernels(
 
 
 def places_of(problem: ClassificationProblem, delta: Delta) -> list[Place] | None:
-    """Return where a delta acts, if it says so and the head is not among it: `lm_head` may be tied."""
+    """Return where a delta acts, if it says so and the head is not among it: an `lm_head` may be tied."""
     places, head = delta.tangent_places(), problem.backbone.lm_head
-    if places is None or head is None:
+    if places is None or head is None or not isinstance(problem.head, Verbalizer):
         return places
     of_head = {id(p) for p in head.parameters()}
     named = problem.backbone.model.named_modules()
@@ -284,7 +285,7 @@ class _WeightGram:
 
     def __init__(self, place: WeightPlace, size: int, sweep: _Sweep) -> None:
         self.place = place
-        self.sites = {Site("output", place.module)}
+        self.sites = {Site("output", module) for module in (place.module, *place.tied)}
         self.stages = set.union(*map(sweep.stages_of, self.sites))
         self.total = torch.zeros(size, size, dtype=torch.float64)
         self.acted: set[int] = set()
@@ -292,14 +293,16 @@ class _WeightGram:
         self._held: list[tuple[list[int], Tensor, Tensor]] = []
 
     def see(self, rows: list[int], factors: Mapping[Site, Factors]) -> None:
-        """Keep a and b of a chunk, shapes (B, T, in) and (B, outputs, T, out)."""
-        for site in self.sites & factors.keys():
-            a, b = factors[site].before[0], factors[site].after
-            if self.place.scale != 1:
-                b = self.place.scale * b
-            if self.place.matrix is not None:
-                a = a @ self.place.matrix.T
-            self._held.append((rows, a, b))
+        """Keep a and b of a chunk, shapes (B, T, in) and (B, outputs, T, out), T of all tied modules."""
+        found = [factors[site] for site in sorted(self.sites & factors.keys())]
+        a, b = found[0].before[0], found[0].after
+        if len(found) > 1:
+            a, b = torch.cat([x.before[0] for x in found], 1), torch.cat([x.after for x in found], 2)
+        if self.place.scale != 1:
+            b = self.place.scale * b
+        if self.place.matrix is not None:
+            a = a @ self.place.matrix.T
+        self._held.append((rows, a, b))
 
     def leave(self, stage: int) -> None:
         """Add what the stage's factors give, and drop them."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from delta_cases import CASES, FIRST
-from tiny_models import tiny
+from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import toy_task
+from transformers import AutoModelForSequenceClassification
 
 from deltatheory import autodiff
+from deltatheory.backbones import wrap_model
 from deltatheory.deltas import make_delta
 from deltatheory.linearization.factors import places_of, tangent_kernels
 from deltatheory.linearization.tangent import tangent_rows
@@ -67,6 +69,19 @@ def test_every_delta_keeps_its_laws(case, family):
         rows = tangent_rows(problem, outputs="margin", **FEW).kernel()
         (found,) = tangent_kernels(problem, [delta], outputs="margin", **FEW)
         assert float((found.kernel() - rows).norm() / rows.norm()) < 1e-5
+
+
+def test_the_kernel_of_words_that_both_stacks_read_is_that_of_the_rows():
+    """One table is two modules here, and was left to rows."""
+    model = tiny_model("t5", AutoModelForSequenceClassification, **SIZES["t5"])
+    backbone = wrap_model(model, tiny_tokenizer("t5"), name="x").to(dtype=torch.float64)
+    delta = make_delta("full", backbone, scope="all")
+    problem = ClassificationProblem(backbone, toy_task(train=4, test=2), delta, "own", check=False)
+    assert places_of(problem, delta) is not None
+    rows = tangent_rows(problem, outputs="margin", **FEW).kernel()
+    (found,) = tangent_kernels(problem, [delta], outputs="margin", **FEW)
+    assert float((found.kernel() - rows).norm() / rows.norm()) < 1e-5
+    assert found.parts["shared"].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", SIZES)
