@@ -18,12 +18,16 @@ ROWS, ANSWERS = [[4, 9, 5, 12, 8], [5, 7], [10, 6, 11]], [[6, 7], [9, 4], [8, 11
 # PEFT gives a prefix the heads of the encoder.
 SIZES = {"t5": {}, "bart": {"decoder_attention_heads": 2, "decoder_layers": 2}}
 MAPS = {"t5": ["q", "v"], "bart": ["q_proj", "v_proj"]}
+NORMS = {"t5": ["layer_norm"], "bart": ["final_layer_norm"]}
 WIDE = {"t5": ["k", "v", "wo"], "bart": ["k_proj", "v_proj", "fc2"]}
 METHODS = {
     "lora": ("LoraConfig", {"r": 3, "lora_alpha": 7, "target_modules": MAPS}),
     "ia3": ("IA3Config", {"target_modules": WIDE, "feedforward_modules": {"t5": ["wo"], "bart": ["fc2"]}}),
     "prefix": ("PrefixTuningConfig", {"num_virtual_tokens": 3}),
     "prompt": ("PromptTuningConfig", {"num_virtual_tokens": 3}),
+    "ptuning": ("PromptEncoderConfig", {"num_virtual_tokens": 3, "encoder_hidden_size": 8}),
+    "layernorm": ("LNTuningConfig", {"target_modules": NORMS}),
+    "oft": ("OFTConfig", {"r": 0, "oft_block_size": 4, "target_modules": MAPS}),
 }
 
 
@@ -53,6 +57,9 @@ def close(one, other):
         ("t5", "prefix"),
         ("bart", "prefix"),
         ("bart", "prompt"),
+        ("t5", "ptuning"),
+        ("t5", "layernorm"),
+        ("bart", "oft"),
     ],
 )
 @torch.no_grad()
@@ -94,12 +101,20 @@ OWN = {
     "prefix": {"length": 3, "gate": "none", "shift": True, "blocks": [2, 3], "attention": "self"},
     "prompt": {"length": 3},
     "ia3": {},
+    "layernorm": {},
 }
 
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [("t5", "prefix"), ("t5", "ia3"), ("bart", "lora"), ("bart", "prefix")],
+    [
+        ("t5", "prefix"),
+        ("t5", "ia3"),
+        ("bart", "lora"),
+        ("bart", "prefix"),
+        ("t5", "prompt"),
+        ("bart", "layernorm"),
+    ],
 )
 @torch.no_grad()
 def test_own_deltas_are_written_for_peft(name, family, tmp_path):
