@@ -28,9 +28,10 @@ from deltatheory.cli.output import aside, failed, progress_bar, resumable, tell
 
 if TYPE_CHECKING:
     from deltatheory.cli.runs import RunFolder
-    from deltatheory.problems import Problem, Setup
+    from deltatheory.problems import ClassificationProblem, Problem, Setup
     from deltatheory.training import Training, TrainingResult
 
+_FEW, _TRAININGS = 100, 5  # test texts drawn from a table that are too few, and what is done about it
 _SEED = "Of the data order, the draw of examples, and a random head."
 
 
@@ -120,10 +121,19 @@ def train(
             help="trackio, tensorboard or wandb, or NAME:PROJECT: gets loss and scores at every evaluation."
         ),
     ] = None,
+    trainings: Annotated[
+        int | None,
+        Option(
+            min=1,
+            help="Score by so many trainings that hold out other texts each (cross-validation); by default 5 "
+            "where a table has no test split and too few rows for one.",
+        ),
+    ] = None,
     progress: Progress = True,
 ) -> None:
     """Train one delta on a task; the same command goes on with a run that was stopped."""
     from deltatheory.adapters import is_for_peft
+    from deltatheory.problems import ClassificationProblem
     from deltatheory.training import full_costs, held_out_scores
     from deltatheory.training.parallel import from_first, is_first, join
     from deltatheory.training.tracking import tracker_of
@@ -136,14 +146,23 @@ def train(
     problem = setup.problem(**tuned, max_new_tokens=max_new_tokens)
     if predicted:
         plan = replace(plan, learning_rate=from_first(partial(_predicted, problem, plan, out.own)))
+    validated = isinstance(problem, ClassificationProblem)
+    if trainings and trainings > 1 and not validated:
+        raise ValueError(f"trainings={trainings}: cross-validation is for classification; leave it out.")
+    few = validated and setup.whole_task.drawn and len(setup.whole_task.test) < _FEW
+    count = trainings or (_TRAININGS if few else 1)
     checkpoint = _checkpoint(out, problem, plan)
     with resumable(checkpoint):
         shown, project = progress and is_first(), track if is_first() else None
         result = _watched(problem, plan, checkpoint, checkpoint_every, project, shown)
         if is_first():
-            if result.test is not None:
-                result = replace(result, scores=held_out_scores(problem, result.test, result.answers))
             result.save_numbers(out.own)  # what comes now may take long, and may be stopped
+        if result.test is not None:
+            about = {**tuned, "max_new_tokens": max_new_tokens}
+            elsewhere = _elsewhere(setup, about, plan, out.own, count, shown) if count > 1 else []
+            if is_first():
+                scores = held_out_scores(problem, result.test, result.answers, elsewhere)
+                result = replace(result, scores=scores)
         compared, scored = beside
         if compared and result.test is not None:
             result = replace(result, full=full_costs(problem, plan, scored=scored))
@@ -154,6 +173,33 @@ def train(
             tell(result, out.own, **files)
     if result.test is None:
         failed(f"Training {result.status}")
+
+
+def _elsewhere(
+    setup: "Setup", tuned: dict[str, Any], training: "Training", own: Path, count: int, progress: bool
+) -> "list[tuple[ClassificationProblem, list[int]]]":
+    """Train alike on other parts of the table, and return what is answered to the texts held out there."""
+    from deltatheory.training import train
+
+    aside(
+        f"{len(setup.task.test)} test texts say little: scores come from {count} trainings, each of which "
+        "holds out other texts (--trainings 1 for one)"
+    )
+    found = []
+    for number, task in enumerate(setup.task.held_out_elsewhere(count - 1), 2):
+        problem = setup.replace(task=task, train_examples=None, test_examples=None).problem(
+            **tuned, check=False
+        )
+        with progress_bar(progress, total=training.steps, desc=f"{number} of {count}") as bar:
+
+            def step(done: int, _: float, bar: Any = bar) -> None:
+                bar.update(done + 1 - bar.n)
+
+            run = train(problem, training, checkpoint=own / f"training-{number}.safetensors", on_step=step)
+        if run.answers is None:
+            raise ValueError(f"Training {number} of {count} {run.status}; --trainings 1 takes one.")
+        found.append((problem, run.answers))
+    return found
 
 
 def _predicted(problem: "Problem", training: "Training", own: Path) -> float:

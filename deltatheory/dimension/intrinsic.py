@@ -61,7 +61,7 @@ def intrinsic_dimension(
         method = "predict"
     if method != "predict":
         check_budget(settings, criterion)
-    setup = _stratified(Setup.of(setup))
+    setup = _stratified(Setup.of(setup), least_test=0 if method == "predict" else _LEAST_TEST)
     full = setup.delta("full", scope=settings.scope)
     setup.classification(full)  # for its self-check
     predicted = measured = None
@@ -81,16 +81,17 @@ def intrinsic_dimension(
     return _result(setup, full.size, predicted, measured, given)
 
 
-def _stratified(setup: Setup) -> Setup:
+def _stratified(setup: Setup, least_test: int) -> Setup:
     """Return the setup with its examples in stratified order; refuse a test split that decides nothing."""
     task = setup.task
     if task.kind != "classification":
         raise ValueError(f"task={task.name!r} is a {task.kind} task: intrinsic dimension needs classes.")
     setup.check_head()
-    if len(task.test) < _LEAST_TEST:
+    if len(task.test) < least_test:
         raise ValueError(
-            f"task={task.name!r} has {len(task.test)} test examples: at least {_LEAST_TEST} are needed "
-            "for an interval; give more, or raise test_examples"
+            f"task={task.name!r} has {len(task.test)} test examples: at least {least_test} are needed for an "
+            "interval; give more, raise test_examples or test_share, or take runs=0: it trains nothing, and "
+            "needs none"
         )
     return setup.replace(train_examples=len(task.train), test_examples=len(task.test))
 

@@ -45,7 +45,8 @@ def _compared(result: TrainingResult) -> list[tuple[str, float, float | None, fl
     if scores is not None:
         rows.append(("this delta", scores.value, scores.low, scores.high))
         if result.full is not None and result.full.test is not None:
-            rows.append(("full fine-tuning", result.full.test[scores.metric], None, None))
+            name = "full fine-tuning" + (", test split" if scores.trainings > 1 else "")
+            rows.append((name, result.full.test[scores.metric], None, None))
         rows.append(("frozen model", scores.frozen, None, None))
         if scores.constant is not None:
             rows.append((f"always {scores.answer!r}", scores.constant, None, None))
@@ -95,7 +96,8 @@ def _(result: TrainingResult) -> Answer:
         said = f"Test {name} {scores.value:.3f}"
         if scores.low is not None:
             said += f" (90 % interval {scores.low:.3f}–{scores.high:.3f})"
-        said += f" on {whole(scores.texts)} texts; the frozen model has {scores.frozen:.3f}"
+        held = f", each held out from one of {scores.trainings} trainings" if scores.trainings > 1 else ""
+        said += f" on {whole(scores.texts)} texts{held}; the frozen model has {scores.frozen:.3f}"
         if scores.constant is not None:
             said += f", always answering {scores.answer!r} {scores.constant:.3f}"
     doubts = _doubts(scores) if scores is not None else []
@@ -119,7 +121,10 @@ def _training_sections(result: TrainingResult) -> list[Section]:
             f1 = "–" if low is None or scores.macro_f1 is None else f"{scores.macro_f1:.3f}"
             rows.append((name, f"{value:.3f}", "–" if low is None else f"{low:.3f}–{high:.3f}", f1))
         head = ("", scores.metric.replace("_", " "), "90 % interval", "macro F1")
-        sections.append(Section("On the test split", columns=head, rows=rows, tones=["measured"], brief=True))
+        where = "On the test split"
+        if scores.trainings > 1:
+            where = f"On all texts, each held out from one of {scores.trainings} trainings"
+        sections.append(Section(where, columns=head, rows=rows, tones=["measured"], brief=True))
     sections.append(
         Section(
             "What it costs",

@@ -23,6 +23,7 @@ from deltatheory.tasks.table import (
     log,
 )
 from deltatheory.tasks.task import (
+    DRAWN,
     Examples,
     Kind,
     Task,
@@ -110,7 +111,7 @@ def task_of(
             source,
             len(test),
             1.645 * (0.25 / len(test)) ** 0.5,
-            " or test_share=0.4" if how.startswith("SHA-256") and options.test_share is None else "",
+            " or test_share=0.4" if how.startswith(DRAWN) and options.test_share is None else "",
         )
     notes |= {"split": how, "removed_as_leaking": removed, "examples_sha256": digest(train, dev, test)}
     return Task(name, kind, names, train, dev, test, notes)
@@ -295,7 +296,7 @@ def _splits(
     if given == {None} or given == {"train"}:
         dev = (1 - share) / 8
         splits = [hash_split(key, 1 - share - dev, dev) for key in keys]
-        how = f"SHA-256 of the text: {1 - share - dev:.0%} train, {dev:.0%} dev, {share:.0%} test"
+        how = f"{DRAWN}{1 - share - dev:.0%} train, {dev:.0%} dev, {share:.0%} test"
         if moved := _to_train(splits, examples):
             how += f"; {moved} examples of classes without one in train are there"
         return splits, how

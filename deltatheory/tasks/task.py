@@ -75,6 +75,9 @@ class Examples:
         ]
 
 
+DRAWN = "SHA-256 of the text: "  # how the splits of a table that has none begin to be described
+
+
 @dataclass(frozen=True, repr=False)
 class Task:
     """A supervised text task with disjoint train, dev and test splits.
@@ -165,6 +168,42 @@ class Task:
         return f"<Task {self.describe()}>"
 
     @property
+    def drawn(self) -> bool:
+        """Whether the table said nothing of splits, so that its test split is one draw of many."""
+        return str(self.provenance.get("split", "")).startswith(DRAWN)
+
+    def held_out_elsewhere(self, count: int) -> list[Task]:
+        """Return the task with other test splits: parts, of like classes, of what is train and dev here.
+
+        With the test split here every example is held out once (cross-validation), but for those of classes
+        that would have none left in train. An eighth of what is not held out is dev.
+
+        Args:
+            count: how many.
+        """
+        splits = (self.train, self.dev, self.test)
+        whole = Examples(
+            *(
+                None if columns[0] is None else tuple(value for column in columns for value in column)
+                for columns in zip(*(vars(split).values() for split in splits), strict=True)
+            )
+        )
+        within = len(self.train) + len(self.dev)
+        order = _stratified_order(whole.subset(range(within)), 0, every_class_first=False)
+        found = []
+        for k in range(count):
+            held = _seen(whole, order[k::count], range(len(whole)))
+            kept = [i for i in range(len(whole)) if i not in set(held)]
+            eighth = _stratified_order(whole.subset(kept), k, every_class_first=False)[::8]
+            dev = _seen(whole, [kept[i] for i in eighth], kept)
+            train, test = [i for i in kept if i not in set(dev)], whole.subset(sorted(held))
+            shown, validation, removed = without_leakage(whole.subset(train), whole.subset(dev), test)
+            how = f"part {k + 1} of {count} of what was train and dev is test"
+            about = {**self.provenance, "split": how, "removed_as_leaking": removed}
+            found.append(replace(self, train=shown, dev=validation, test=test, provenance=about))
+        return found
+
+    @property
     def num_classes(self) -> int:
         """Number of classes; 0 in generation tasks."""
         return len(self.label_names)
@@ -212,6 +251,13 @@ class Task:
             smaller[split] = examples.subset(_stratified_order(examples, seed, split == "train")[:limit])
         note = {**limits, "seed": seed}
         return replace(self, provenance={**self.provenance, "limited": note}, **smaller)
+
+
+def _seen(examples: Examples, chosen: Sequence[int], among: Sequence[int]) -> list[int]:
+    """Return which of the chosen examples are of a class that has others among these."""
+    labels = examples.labels or (0,) * len(examples)
+    others = {labels[i] for i in set(among) - set(chosen)}
+    return [i for i in chosen if labels[i] in others]
 
 
 def _words_of(name: str) -> str:

@@ -47,6 +47,7 @@ class HeldOutScores:
         texts: in the test split.
         macro_f1: mean of F1 over classes.
         classes: one entry each.
+        trainings: how many the texts were held out from; each from one.
     """
 
     metric: str
@@ -59,36 +60,43 @@ class HeldOutScores:
     texts: int
     macro_f1: float | None
     classes: list[ClassScore]
+    trainings: int = 1
 
 
 def held_out_scores(
-    problem: Problem, test: Mapping[str, float], answers: Sequence[int] | None
+    problem: Problem,
+    test: Mapping[str, float],
+    answers: Sequence[int] | None,
+    elsewhere: Sequence[tuple[ClassificationProblem, Sequence[int]]] = (),
 ) -> HeldOutScores:
     """Set scores on the test split beside those of the frozen model, at one pass over it, and of a constant.
+
+    With the answers of trainings that held out other texts all of these count: cross-validation.
 
     Args:
         problem: whose scores they are.
         test: what `problem.evaluate` says of the trained δ, as in a result's `test`.
         answers: the class that it gives to each text, as in a result's `answers`.
+        elsewhere: of other trainings, each on a task of its own (`Task.held_out_elsewhere`).
 
     Raises:
         FloatingPointError: if a logit is not finite.
     """
-    metric, texts, value = problem.metric, len(problem.test), float(test[problem.metric])
-    try:
-        frozen = float(problem.evaluate(problem.delta.zero(), problem.test)[metric])
-    finally:
-        problem.restore()
+    metric = problem.metric
     if answers is None or not isinstance(problem, ClassificationProblem):
+        value, frozen, texts = float(test[metric]), _frozen(problem), len(problem.test)
         return HeldOutScores(metric, value, None, None, frozen, None, None, texts, None, [])
     from scipy.stats import binomtest
     from sklearn.metrics import classification_report
 
-    names, labels = problem.task.label_names, problem.test.labels.tolist()
-    right = sum(a == b for a, b in zip(answers, labels, strict=True))
-    interval = binomtest(right, len(labels)).proportion_ci(_LEVEL, "wilson")
+    held = [(problem, answers), *elsewhere]
+    given = [answer for _, own in held for answer in own]
+    labels = [label for one, _ in held for label in one.test.labels.tolist()]
+    names, texts = problem.task.label_names, len(labels)
+    right = sum(a == b for a, b in zip(given, labels, strict=True))
+    interval = binomtest(right, texts).proportion_ci(_LEVEL, "wilson")
     kinds = range(len(names))
-    report: Any = classification_report(labels, answers, labels=kinds, output_dict=True, zero_division=0)  # type: ignore
+    report: Any = classification_report(labels, given, labels=kinds, output_dict=True, zero_division=0)  # type: ignore
     rows = [report[str(kind)] for kind in kinds]
     classes = [
         ClassScore(name, row["precision"], row["recall"], row["f1-score"], int(row["support"]))
@@ -97,13 +105,22 @@ def held_out_scores(
     commonest = max(classes, key=lambda one: one.texts)
     return HeldOutScores(
         metric,
-        right / len(labels),
+        right / texts,
         float(interval.low),
         float(interval.high),
-        frozen,
-        problem.task.chance,
+        sum(_frozen(one) * len(one.test) for one, _ in held) / texts,
+        commonest.texts / texts,
         commonest.name,
-        len(labels),
+        texts,
         report["macro avg"]["f1-score"],
         classes,
+        len(held),
     )
+
+
+def _frozen(problem: Problem) -> float:
+    """Return the score at δ = 0."""
+    try:
+        return float(problem.evaluate(problem.delta.zero(), problem.test)[problem.metric])
+    finally:
+        problem.restore()

@@ -17,7 +17,7 @@ from quick_dimension import BASELINE_RATES, QUICK, log_in, quick_setup, quicken
 from tiny_models import tiny
 from tiny_problems import toy_task
 
-from deltatheory.dimension import Criterion, intrinsic_dimension, measure, predict, trials
+from deltatheory.dimension import Criterion, intrinsic, intrinsic_dimension, measure, predict, trials
 from deltatheory.problems import Setup
 
 
@@ -343,6 +343,12 @@ def test_a_row_of_an_older_version_serves_accuracy_and_not_the_loss(finished, tm
 def test_bad_setups_are_named(arguments, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         intrinsic_dimension(quick_setup(**arguments), settings=QUICK)
+
+
+def test_a_prediction_needs_no_test_examples(monkeypatch):
+    monkeypatch.setattr(intrinsic, "_predicted", lambda *_: 1 / 0)  # up to the kernel
+    with pytest.raises(ZeroDivisionError):
+        intrinsic_dimension(quick_setup(task=toy_task(test=10)), settings=replace(QUICK, runs=0.0))
 
 
 def test_a_budget_too_small_is_refused_before_the_prediction(monkeypatch):

@@ -177,3 +177,22 @@ class TestHelpers:
         ]
         assert len({digest(x) for x in [base, *others]}) == 4
         assert digest(base, others[0]) != digest(others[0], base)
+
+
+def test_every_example_is_held_out_once_from_one_of_several_tasks():
+    """Of classes in like shares; one whose only example would be lost to train stays there."""
+    texts = tuple(f"text {i}" for i in range(60))
+    labels = tuple(2 if i == 30 else int(i % 3 == 0) for i in range(60))
+    splits = (range(40), range(40, 48), range(48, 60))
+    whole = Examples(texts, labels=labels)
+    task = Task("t", "classification", ("a", "b", "c"), *map(whole.subset, splits), {})
+    others = task.held_out_elsewhere(4)
+    held = [text for other in others for text in other.test.texts]
+    assert sorted(held) == sorted(set(texts[:48]) - {"text 30"})
+    for other in others:
+        parts = (other.train, other.dev, other.test)
+        assert sum(map(len, parts)) == 60
+        assert len({text for part in parts for text in part.texts}) == 60
+        assert set(task.test.texts) <= {*other.train.texts, *other.dev.texts}
+        assert 0 < sum(other.test.labels or ()) < len(other.test)
+    assert [other.test for other in task.held_out_elsewhere(4)] == [other.test for other in others]
