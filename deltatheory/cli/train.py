@@ -72,9 +72,9 @@ _TRAINING = Group(
 )
 
 
-def _compared(compare: bool, score_full: bool) -> tuple[bool, bool]:
-    """Return whether full fine-tuning is to stand beside the delta, and whether with its scores."""
-    return compare or score_full, score_full
+def _compared(compare: bool, score_full: bool, trainings: int | None) -> tuple[bool, bool, int | None]:
+    """Return whether full fine-tuning stands beside the delta, whether with scores, and how many trainings."""
+    return compare or score_full, score_full, trainings
 
 
 _BESIDE = Group(
@@ -88,6 +88,12 @@ _BESIDE = Group(
             False,
             "Also train full fine-tuning as long, at its predicted rate, and score it.",
             flag="--score-full",
+        ),
+        "trainings": Shared(
+            int | None,
+            None,
+            "Score by so many trainings that hold out other texts each (cross-validation); by default 5 where "
+            "a table has no test split and too few rows for one.",
         ),
     },
 )
@@ -109,7 +115,7 @@ def train(
     setup: "Setup",
     tuned: dict[str, Any],
     training: "tuple[Training, bool]",
-    beside: tuple[bool, bool],
+    beside: tuple[bool, bool, int | None],
     out: "RunFolder",
     max_new_tokens: Annotated[
         int, Option(min=1, help="Longest target and answer of a generation task.")
@@ -119,14 +125,6 @@ def train(
         str | None,
         Option(
             help="trackio, tensorboard or wandb, or NAME:PROJECT: gets loss and scores at every evaluation."
-        ),
-    ] = None,
-    trainings: Annotated[
-        int | None,
-        Option(
-            min=1,
-            help="Score by so many trainings that hold out other texts each (cross-validation); by default 5 "
-            "where a table has no test split and too few rows for one.",
         ),
     ] = None,
     progress: Progress = True,
@@ -146,7 +144,10 @@ def train(
     problem = setup.problem(**tuned, max_new_tokens=max_new_tokens)
     if predicted:
         plan = replace(plan, learning_rate=from_first(partial(_predicted, problem, plan, out.own)))
+    compared, scored, trainings = beside
     validated = isinstance(problem, ClassificationProblem)
+    if trainings is not None and trainings < 1:
+        raise ValueError(f"trainings={trainings}: must be at least 1.")
     if trainings and trainings > 1 and not validated:
         raise ValueError(f"trainings={trainings}: cross-validation is for classification; leave it out.")
     few = validated and setup.whole_task.drawn and len(setup.whole_task.test) < _FEW
@@ -163,7 +164,6 @@ def train(
             if is_first():
                 scores = held_out_scores(problem, result.test, result.answers, elsewhere)
                 result = replace(result, scores=scores)
-        compared, scored = beside
         if compared and result.test is not None:
             result = replace(result, full=full_costs(problem, plan, scored=scored))
         if is_first():

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from deltatheory._texts import check_texts
 
@@ -182,12 +182,8 @@ class Task:
             count: how many.
         """
         splits = (self.train, self.dev, self.test)
-        whole = Examples(
-            *(
-                None if columns[0] is None else tuple(value for column in columns for value in column)
-                for columns in zip(*(vars(split).values() for split in splits), strict=True)
-            )
-        )
+        columns: Any = zip(*(vars(split).values() for split in splits), strict=True)
+        whole = Examples(*(None if parts[0] is None else sum(parts, ()) for parts in columns))
         within = len(self.train) + len(self.dev)
         order = _stratified_order(whole.subset(range(within)), 0, every_class_first=False)
         found = []
