@@ -73,7 +73,7 @@ _TRAINING = Group(
 
 
 def _compared(compare: bool, score_full: bool, trainings: int | None) -> tuple[bool, bool, int | None]:
-    """Return whether full fine-tuning stands beside the delta, whether with scores, and how many trainings."""
+    """Return whether full fine-tuning stands beside it, whether with scores, and how many trainings score."""
     return compare or score_full, score_full, trainings
 
 
@@ -92,8 +92,8 @@ _BESIDE = Group(
         "trainings": Shared(
             int | None,
             None,
-            "Score by so many trainings that hold out other texts each (cross-validation); by default 5 where "
-            "a table has no test split and too few rows for one.",
+            "Score by so many trainings that hold out other texts each (cross-validation); by default 5 "
+            "where a table has no test split and too few rows for one.",
         ),
     },
 )

@@ -183,7 +183,8 @@ class Task:
         """
         splits = (self.train, self.dev, self.test)
         columns: Any = zip(*(vars(split).values() for split in splits), strict=True)
-        whole = Examples(*(None if parts[0] is None else sum(parts, ()) for parts in columns))
+        joined: Any = [None if parts[0] is None else sum(parts, ()) for parts in columns]
+        whole = Examples(*joined)
         within = len(self.train) + len(self.dev)
         order = _stratified_order(whole.subset(range(within)), 0, every_class_first=False)
         found = []
