@@ -1,17 +1,74 @@
-"""`deltatheory steer`: a tuned model under disturbances, with controllers that act on what they see."""
+"""`deltatheory steer`: a tuned model under disturbances, or a model that generates, under control."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from deltatheory.cli.options import SETUP, TRAINING, Progress, command, results_in, with_prefix
+from deltatheory.cli.options import (
+    SETUP,
+    TRAINING,
+    Group,
+    Progress,
+    Shared,
+    command,
+    results_in,
+    with_prefix,
+)
 from deltatheory.cli.output import progress_bar, tell
 
 if TYPE_CHECKING:
     from deltatheory.cli.runs import RunFolder
     from deltatheory.problems import Setup
     from deltatheory.training import Training
+
+_NUMBERS = {"prompts": 32, "words": 8, "max_new_tokens": 24}
+
+
+def _generation(policy: list[str] | None, **given: Any) -> dict[str, Any] | None:
+    """Return what `steer_generation` is asked; `None` without a policy."""
+    if not policy:
+        for name, value in given.items():
+            if value not in (None, [], _NUMBERS.get(name)):
+                raise ValueError(f"{name}={value!r}: is of texts under a policy; name one with --policy.")
+        return None
+    from deltatheory.control.generation.comparison import GenerationProtocol, check_asked
+
+    strengths, layers = given.pop("strength") or [2.0, 4.0, 8.0], given.pop("layer")
+    target, tokens = given.pop("toward"), given.pop("tokens") or "last"
+    check_asked(policy, strengths)
+    protocol = GenerationProtocol(layers=tuple(layers) if layers else None, tokens=tokens, **given)
+    return {"policies": policy, "strengths": strengths, "target": target, "protocol": protocol}
+
+
+_GENERATION = Group(
+    _generation,
+    {
+        "policy": Shared(
+            list[str] | None,
+            None,
+            "Of a causal model's states while it generates: mean-difference, probe-direction, "
+            "principal-direction, random-direction, liseco, barrier, pid, lqr. The task's labels are the "
+            "contrast; nothing is tuned or disturbed.",
+        ),
+        "strength": Shared(
+            list[float] | None, None, "Of each policy, in gaps between the two kinds of text; 2, 4 and 8."
+        ),
+        "toward": Shared(str | None, None, "Label that texts should have; the last by default."),
+        "layer": Shared(
+            list[int] | None, None, "Blocks where policies act, from 0; some behind the middle by default."
+        ),
+        "tokens": Shared(
+            str | None, None, "Which they move: all, prompt, answer, or each as the last, the default."
+        ),
+        "instruction": Shared(
+            str | None, None, "What the habit says before a prompt; 'This text is LABEL:' by default."
+        ),
+        "prompts": Shared(int, _NUMBERS["prompts"], "Test texts of other labels that are gone on with."),
+        "words": Shared(int, _NUMBERS["words"], "First words of a test text that are a prompt."),
+        "max_new_tokens": Shared(int, _NUMBERS["max_new_tokens"], "Longest continuation, in tokens."),
+    },
+)
 
 
 @command(
@@ -23,12 +80,14 @@ if TYPE_CHECKING:
         default={"steps": 60, "learning_rate": 1e-2},
         help={"steps": "Of that training.", "learning_rate": "Of that training."},
     ),
-    out=results_in("runs/steer", "Folder for result.json, report.html, table.md and figure.svg."),
+    generation=_GENERATION,
+    out=results_in("runs/steer", "Folder for result.json, report.html, and what else is written."),
 )
 def steer(
     setup: "Setup",
     delta: tuple[str, dict[str, Any]],
     training: "Training",
+    generation: dict[str, Any] | None,
     out: "RunFolder",
     tuned: Annotated[
         Path | None, Option(help="A trained adapter, of `train` or peft; trained here by default.")
@@ -42,7 +101,13 @@ def steer(
     ] = None,
     progress: Progress = True,
 ) -> None:
-    """Disturb a tuned model and see what each controller gives back, at what energy and latency."""
+    """Disturb a tuned model and see what each controller gives back; with --policy, steer generated text."""
+    if generation is not None:
+        for name, value in (("tuned", tuned), ("controller", controller), ("disturbance", disturbance)):
+            if value:
+                raise ValueError(f"{name}={value!r}: is of a tuned classifier; leave it out, or --policy.")
+        _steer_texts(setup, generation, out, progress)
+        return
     from deltatheory.adapters import tuned_problem
     from deltatheory.control.feedback.disturbances import DISTURBANCES
     from deltatheory.control.feedback.steering import SteeringProtocol, check_names, steer, tuned_delta
@@ -61,4 +126,13 @@ def steer(
         result = steer(
             problem, value, controller, disturbances, protocol=protocol, on_row=lambda _: bar.update()
         )
+    tell(result, out.own)
+
+
+def _steer_texts(setup: "Setup", asked: dict[str, Any], out: "RunFolder", progress: bool) -> None:
+    from deltatheory.control.generation.comparison import check_generation, steer_generation
+
+    check_generation(setup.task, asked["policies"], asked["strengths"], asked["target"])
+    with progress_bar(progress, unit="row") as bar:
+        result = steer_generation(setup.backbone, setup.task, **asked, on_row=lambda _: bar.update())
     tell(result, out.own)

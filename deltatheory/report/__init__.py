@@ -8,6 +8,7 @@ from deltatheory.report.advice import advice_figure
 from deltatheory.report.checks import checks_figure
 from deltatheory.report.control import control_figure, diagnosis_figure, steering_figure
 from deltatheory.report.dimension import dimension_figure, estimate, sharpest, span
+from deltatheory.report.generation import generation_figure
 from deltatheory.report.page import count, page_of, whole
 from deltatheory.report.reach import reach_figure
 from deltatheory.report.training import explanation_figure, training_figure
@@ -21,6 +22,7 @@ __all__ = [
     "dimension_figure",
     "estimate",
     "explanation_figure",
+    "generation_figure",
     "page_of",
     "reach_figure",
     "sharpest",

@@ -23,7 +23,7 @@ EXAMPLE = Trial(
         "batch_size": 2,
     },
 )
-_PROTOCOL = ("contrast_texts", "prompts", "words", "max_new_tokens", "batch_size", "instruction")
+_PROTOCOL = ("contrast_texts", "prompts", "words", "max_new_tokens", "batch_size")
 _benches: dict[tuple, Any] = {}  # a contrast is read once for all policies
 
 
@@ -39,6 +39,7 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
     if key not in _benches:
         _benches[key] = SteeringTask(backbone, task, target, GenerationProtocol(seed=trial.seed, **about))
     bench, name = _benches[key], given["policy"]
+    bench.instruction = given.get("instruction", bench.instruction)
     if name in BASELINES:
         rows = [bench.run(name)]
     else:

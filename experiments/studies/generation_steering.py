@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from deltatheory.control.generation.comparison import MORE, VARIED
 from deltatheory.control.reach.controllability import wilson
 from deltatheory.report.page import literal
 from experiments.page import Findings, Table, Verdict, drawing
@@ -23,7 +24,7 @@ ABOUT = (
     "policy has seen. Perplexity is of the continuations, under the frozen model, behind the prompts alone."
 )
 BASELINES = ("none", "instruction")
-FIXED = ("random-direction", "mean-difference", "probe-direction")
+FIXED = ("random-direction", "mean-difference")
 FEEDBACK = ("liseco", "barrier", "pid", "lqr")
 STRENGTHS = [2.0, 4.0, 8.0]
 # What the habit says before a prompt.
@@ -35,14 +36,13 @@ _SETTINGS = {
     "train": 4000,
     "dev": 400,
     "test": 400,
-    "contrast_texts": 240,
-    "prompts": 32,
+    "contrast_texts": 160,
+    "prompts": 24,
     "words": 8,
-    "max_new_tokens": 16,
+    "max_new_tokens": 12,
     "batch_size": 32,
 }
 _GROUPS = {"feedback": FEEDBACK, "fixed": FIXED, "instruction": ("instruction",)}
-_MORE, _VARIED = 1.5, 0.8  # of the perplexity, and of the different pairs of words, without control
 
 
 def steering(scope: Scope, model: str, task: TaskInfo, policy: str) -> Trial:
@@ -110,11 +110,11 @@ def findings(scope: Scope, known: Known) -> Findings:
     if won and any(won) == all(won):
         verdict = "agrees" if won[0] else "disagrees"
     ran = (
-        "Half-spaces, setpoints and directions come from 240 training texts of each contrast; strengths are "
+        "Half-spaces, setpoints and directions come from 160 training texts of each contrast; strengths are "
         "in gaps between its means, and policies act on each last token, behind those of the third of the "
         "blocks that begins half way whose probes separate. First words of test texts that are not of the "
-        f"target are gone on with. The limits: at most {_MORE} times the perplexity without control, and at "
-        f"least {_VARIED} of its share of different pairs of words, since a text that goes round in circles "
+        f"target are gone on with. The limits: at most {MORE} times the perplexity without control, and at "
+        f"least {VARIED} of its share of different pairs of words, since a text that goes round in circles "
         "is likely. The claim is taken to hold where the best feedback within them beats the best of the "
         "others on every contrast. Intervals are Wilson's, 95 %, over prompts. Time is of one thread of a "
         "processor that did other work."
@@ -124,8 +124,8 @@ def findings(scope: Scope, known: Known) -> Findings:
 
 
 def _fair(row: dict[str, Any], free: dict[str, Any]) -> bool:
-    near = row["perplexity"] <= _MORE * free["perplexity"]
-    return near and row["distinct"] >= _VARIED * free["distinct"]
+    near = row["perplexity"] <= MORE * free["perplexity"]
+    return near and row["distinct"] >= VARIED * free["distinct"]
 
 
 def _called(row: dict[str, Any]) -> str:
@@ -169,7 +169,7 @@ def _figure(of: dict[str, list[dict[str, Any]]]) -> Any:
                 axes.plot(
                     [r["perplexity"] for r in own], [r["share"] for r in own], mark, color=f"C{i}", label=name
                 )
-            axes.axvline(_MORE * rows[0]["perplexity"], color="0.6", lw=1, ls=":")
+            axes.axvline(MORE * rows[0]["perplexity"], color="0.6", lw=1, ls=":")
             axes.set(title=literal(title), xlabel="perplexity (frozen model)", xscale="log", ylim=(0, 1.02))
         panels[0].set(ylabel="share on target")
         panels[0].legend(fontsize="x-small", ncols=2)

@@ -26,14 +26,18 @@ from deltatheory.tasks import Examples, Task
 
 __all__ = [
     "BASELINES",
+    "MORE",
+    "VARIED",
     "GeneratedRow",
     "GenerationProtocol",
     "GenerationSteering",
     "SteeringTask",
+    "check_asked",
     "check_generation",
     "steer_generation",
 ]
 
+MORE, VARIED = 1.5, 0.8  # of the perplexity, and of the different pairs of words, without control
 NONE, INSTRUCTION = "none", "instruction"
 BASELINES = (NONE, INSTRUCTION)  # they stand beside every policy
 _FEWEST = 4  # texts that the judge is trained on
@@ -58,7 +62,7 @@ class GenerationProtocol:
 
     contrast_texts: int = 200
     prompts: int = 32
-    words: int = 5
+    words: int = 8
     max_new_tokens: int = 24
     batch_size: int = 16
     layers: tuple[int, ...] | None = None
@@ -73,6 +77,19 @@ class GenerationProtocol:
         check_tokens(self.tokens)
 
 
+def check_asked(policies: Sequence[str], strengths: Sequence[int | float]) -> None:
+    """Refuse an unknown policy, and no strength or one that is no number.
+
+    Raises:
+        ValueError: with what is allowed.
+    """
+    check_state_policies(policies)
+    if not strengths:
+        raise ValueError("strengths: there are none; give one at least.")
+    for strength in strengths:
+        check_number("strength", strength)
+
+
 def check_generation(
     task: Task, policies: Sequence[str], strengths: Sequence[int | float], target: str | None
 ) -> str:
@@ -82,11 +99,7 @@ def check_generation(
         ValueError: for an unknown policy, no strength or one that is no number, a task of pairs or without
             labels, or a target that is none of them.
     """
-    check_state_policies(policies)
-    if not strengths:
-        raise ValueError("strengths: there are none; give one at least.")
-    for strength in strengths:
-        check_number("strength", strength)
+    check_asked(policies, strengths)
     if task.kind != "classification" or task.train.pairs is not None:
         raise ValueError(f"task={task.name!r}: a contrast needs single texts with labels.")
     if target is not None and target not in task.label_names:
@@ -254,6 +267,20 @@ class GenerationSteering(Result):
         """Return what a row's tokens take beyond those of no control, as a share."""
         return row.seconds / self.row(NONE).seconds - 1
 
+    def best(self) -> GeneratedRow:
+        """Return the row with the largest share among those whose text stays near that without control.
+
+        Near is at most `MORE` times its perplexity and, since a text that goes round in circles is likely, at
+        least `VARIED` of its share of different pairs of words.
+        """
+        free = self.row(NONE)
+        near = [
+            r
+            for r in self.rows
+            if r.perplexity <= MORE * free.perplexity and r.distinct >= VARIED * free.distinct
+        ]
+        return max(near, key=lambda r: r.share)
+
     def save_beside(self, folder: Path) -> None:
         """Write each policy as plain tensors with their layout."""
         for name, policy in self.policies.items():
@@ -264,7 +291,7 @@ def steer_generation(
     backbone: Backbone,
     task: Task,
     policies: Sequence[str] | None = None,
-    strengths: Sequence[int | float] = (1.0, 2.0, 4.0),
+    strengths: Sequence[int | float] = (2.0, 4.0, 8.0),
     *,
     target: str | None = None,
     protocol: GenerationProtocol | None = None,
