@@ -70,16 +70,14 @@ def _(result: GenerationSteering) -> Answer:
     drawn = max((r.share for r in result.rows if r.policy == "random-direction"), default=None)
     idle = best.policy in BASELINES
     notes = [
-        *(["No policy does better than a baseline where the text stays near that without control."] * idle),
         f"The judge, a bag of words of {result.judge['texts']:.0f} other texts, is right on "
-        f"{result.judge['accuracy']:.0%} of the test texts; the probes on up to {max(result.accuracy):.0%} of "
-        f"{result.held_out} held-out texts.",
-        *(
-            [f"Random directions of the same length bring up to {drawn:.0%} on target."]
-            if drawn is not None
-            else []
-        ),
+        f"{result.judge['accuracy']:.0%} of the test texts; the probes on up to {max(result.accuracy):.0%} "
+        f"of {result.held_out} held-out texts.",
     ]
+    if idle:
+        notes.insert(0, "No policy beats the baselines where the text stays near that without control.")
+    if drawn is not None:
+        notes.append(f"Random directions of the same length bring up to {drawn:.0%} on target.")
     rows = [
         (
             r.policy,
