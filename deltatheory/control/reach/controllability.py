@@ -304,7 +304,7 @@ class _Run:
         elif self.name == "random" and searched is not None:
             prior = [int(searched.spent[length][i]) for i in chosen]
         about = {"way": self.name, "search": asdict(self.search), "seed": self.seed, "prior": prior}
-        config = {**self.question.identity, **about, "length": length, "chosen": chosen}
+        config = {"question": self.question.name, **about, "length": length, "chosen": chosen}
         known = self.log.result(config, _Chunk) if self.log else None
         if known is None:
             known = self._searched(chosen, length, prior)

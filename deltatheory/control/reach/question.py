@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from deltatheory._shapes import Float, Int
 from deltatheory.backbones import Backbone, Batch, Edit
 from deltatheory.deltas.prompt import ordinary_tokens, start_embeddings
 from deltatheory.problems import NOT_FINITE, Setup
-from deltatheory.problems.heads import make_head
+from deltatheory.problems.heads import Head, make_head
 from deltatheory.problems.tokens import (
     answer_tokens,
     batch_of,
@@ -26,6 +27,7 @@ from deltatheory.problems.tokens import (
     suffixed,
     token_rows,
 )
+from deltatheory.results import configuration_hash
 
 __all__ = ["AMONG", "Question", "check_goal", "pose"]
 
@@ -67,11 +69,18 @@ class Question:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Return what names it in a log."""
+    @cached_property
+    def name(self) -> str:
+        """What names it in a log: its content, since all texts in every row would be much to read."""
         about = {"among": self.among, "targets": list(self.targets), **self.about}
-        return {"backbone": self.backbone.provenance, "rows": list(self.rows), **about}
+        return configuration_hash(
+            {
+                "backbone": self.backbone.provenance,
+                "rows": list(self.rows),
+                "types": list(self.types),
+                **about,
+            }
+        )
 
     @cached_property
     def vocabulary(self) -> Int[Tensor, " n"]:
@@ -202,11 +211,17 @@ def _classes(setup: Setup) -> Question:
         tuple(labels),
         tuple(task.label_names[c] for c in labels),
         tuple(tokens[c] for c in labels),
-        about=head.identity(),
+        about={**head.identity(), "contents": _contents(head)},
     )
 
 
-def _read_classes(backbone: Backbone, head: Any, hidden: Tensor, batch: Batch) -> Tensor:
+def _contents(head: Head) -> str:
+    """Name a head by its tensors, which other training examples may have made."""
+    tensors = [x for _, x in sorted(vars(head).items()) if isinstance(x, Tensor)]
+    return sha256(b"".join(x.detach().cpu().double().numpy().tobytes() for x in tensors)).hexdigest()[:16]
+
+
+def _read_classes(backbone: Backbone, head: Head, hidden: Tensor, batch: Batch) -> Tensor:
     return head(backbone.pool(hidden, batch, head.pooling)).to(backbone.wide_dtype)
 
 

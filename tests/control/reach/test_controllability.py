@@ -130,6 +130,22 @@ def tiny_masked():
     return wrap_model(model, tokenizer, name="tiny-masked")
 
 
+def test_a_question_is_named_by_all_that_its_answers_depend_on(causal):
+    def name(setup, **asked):
+        return pose(setup, **asked).name
+
+    fitted = Setup(tiny("bert"), TASK, head="prototypes")
+    names = [
+        *(name(causal.replace(suffix=suffix)) for suffix in (" p", " o")),
+        *(name(causal, goal=goal) for goal in ("top:3", "word:c")),
+        *(name(fitted.replace(train_examples=n)) for n in (6, 12)),
+        name(fitted.replace(test_examples=3)),
+        name(fitted.replace(head="label-words")),
+    ]
+    assert len(set(names)) == len(names)
+    assert name(causal) == names[0]
+
+
 def test_encoder_decoders_are_asked_for_the_first_word_of_the_answer():
     found = reach(Setup(tiny("t5"), TASK), 1, search=QUICK)
     assert (found.among, found.bounds) == ("vocabulary", [])
