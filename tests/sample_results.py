@@ -228,6 +228,7 @@ ONE_OF_EACH: dict[str, Result] = {
         latency={n: {"seconds": 0.1, "added": 0.2} for n in ("tuned", "robust-prefix", "pid", "lqr")},
         settings={name: {} for name in ("tuned", "robust-prefix", "pid", "lqr")},
         disturbances={name: {} for name in ("substitutions", "typos", "trigger", "noise")},
+        chance=0.5,
         passes=6180.0,
         seconds=2.6,
         provenance=_about("steer"),

@@ -94,7 +94,7 @@ def steer(
     ] = None,
     controller: Annotated[
         list[str] | None,
-        Option(help="none, tuned, robust-prefix, pid, lqr; all that the delta takes by default."),
+        Option(help="none, tuned, probe, robust-prefix, pid, lqr; all that the delta takes by default."),
     ] = None,
     disturbance: Annotated[
         list[str] | None, Option(help="substitutions, typos, trigger, noise; all by default.")

@@ -166,6 +166,11 @@ def steering_figure(result: SteeringResult, narrow: bool = False) -> Figure:
     return drawing
 
 
+def _energy(result: SteeringResult, controller: str) -> str:
+    own = [r.energy for r in result.rows if r.controller == controller and r.disturbance != CLEAN]
+    return count(sum(own) / len(own))
+
+
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 
@@ -194,20 +199,23 @@ def _(result: SteeringResult) -> Answer:
         [
             Section(
                 "Accuracy",
-                columns=("controller", CLEAN, *names, "recovered", "added time"),
+                columns=("controller", CLEAN, *names, "recovered", "energy", "added time"),
                 rows=[
                     (
                         name,
                         *(f"{result.accuracy(name, one):.3f}" for one in (CLEAN, *names)),
                         "–" if name == TUNED else _share(result.recovered(name)),
+                        _energy(result, name),
                         f"{result.latency[name]['added']:+.0%}",
                     )
                     for name in result.settings
-                ],
+                ]
+                + [("chance", *[f"{result.chance:.3f}"] * (1 + len(names)), "–", "–", "–")],
                 remark="recovered: of the accuracy that the disturbances take from the tuned model, the "
                 "share that a "
-                "controller gives back; below 0 it makes things worse. added time: of a batch, beside the "
-                "tuned model.",
+                "controller gives back; below 0 it makes things worse. probe: what a linear classifier of "
+                "the states tells, without control. energy: of a text, in the mean over disturbances. "
+                "added time: of a batch, beside the tuned model.",
                 brief=True,
             )
         ],

@@ -72,6 +72,14 @@ def steering(scope: Scope, model: str, task: TaskInfo, sees: str, seed: int, kno
     return Trial("steering", model, task.name, "prefix:8", {"gate": "values"}, seed, settings)
 
 
+def probing(scope: Scope, model: str, task: TaskInfo, sees: str, seed: int) -> Trial:
+    """Return the trial of the setpoint's own classifier, which moves nothing, beside the prefix alone."""
+    setpoint = "recentred-class" if sees == "a batch" else "class"
+    policies = {"tuned": {}, "probe": {"setpoint": setpoint}}
+    settings = {**_settings(model, task), "policies": policies}
+    return Trial("steering", model, task.name, "prefix:8", {"gate": "values"}, seed, settings)
+
+
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     """Yield the choice of settings on each task, then the policies with all seeds."""
     for model in scope.models:
@@ -79,6 +87,7 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
             for sees in GRIDS:
                 yield choice(scope, model, task, sees)
                 for seed in scope.seeds:
+                    yield probing(scope, model, task, sees, seed)
                     if one := steering(scope, model, task, sees, seed, known):
                         yield one
 
@@ -97,8 +106,17 @@ def findings(scope: Scope, known: Known) -> Findings:
                     if (one := steering(scope, model, task, sees, seed, known)) and (run := known.get(one))
                 ]
                 if len(runs) == len(scope.seeds):
-                    of[task.name] = _policies(runs)
-                    tables.append(_table(f"{model}, {task.name}, feedback sees {sees}", of[task.name], runs))
+                    probes = [
+                        run
+                        for seed in scope.seeds
+                        if (run := known.get(probing(scope, model, task, sees, seed)))
+                    ]
+                    alone = _policies(probes)["probe"] if len(probes) == len(runs) else None
+                    of[task.name] = _policies(runs) | ({"probe": alone} if alone else {})
+                    title = f"{model}, {task.name}, feedback sees {sees}"
+                    if alone:
+                        title += f" (chance {probes[0]['chance']:.3f})"
+                    tables.append(_table(title, of[task.name], runs))
             if not of:
                 found.append(f"{model}, feedback sees {sees}: no task is complete.")
                 continue

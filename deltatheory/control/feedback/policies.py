@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.backbones import Batch
+from deltatheory.backbones.batch import pool
 from deltatheory.control.feedback.controllers import PID, Controller, LQRFeedback, lqr_gains, steered
+from deltatheory.control.feedback.hooks import watching
 from deltatheory.control.feedback.robust_prefix import RobustPrefix, principal_bases
-from deltatheory.control.feedback.setpoints import NominalStates, Setpoint, check_setpoint, make_setpoint
+from deltatheory.control.feedback.setpoints import (
+    ClassSetpoint,
+    NominalStates,
+    Setpoint,
+    check_setpoint,
+    make_setpoint,
+)
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.problems import ClassificationProblem
 
@@ -93,6 +103,45 @@ class AdaptedPrefix(Policy):
         return self.problem.logits(adapted, batch), energy
 
 
+class ProbeAlone(Policy):
+    """The linear classifier of a class setpoint, read from the states of a fixed δ, which nothing moves.
+
+    What a controller does beyond it is due to actuation. Its energy is 0.
+    """
+
+    def __init__(
+        self, problem: ClassificationProblem, delta: Float[Tensor, " m"], setpoint: ClassSetpoint
+    ) -> None:
+        super().__init__(problem)
+        self.delta, self.setpoint = delta, setpoint
+
+    def run(self, batch: Batch) -> tuple[Float[Tensor, "B C"], float | Tensor]:
+        """Return the log odds of the classes, summed over the blocks."""
+        backbone, nominal = self.problem.backbone, self.setpoint.nominal
+        memory: list[Tensor] = []
+        with watching(backbone.model, backbone.layers, partial(self._read, memory)):
+            logits = self.problem.logits(self.delta, batch)
+        self.problem.count(len(batch), forward=1.0)
+        odds = torch.full_like(logits, torch.finfo(logits.dtype).min)  # of a class without a nominal text
+        odds[:, nominal.labels.unique()] = memory[-1].to(logits.dtype)
+        return odds, 0.0
+
+    def _read(self, memory: list[Tensor], t: int, x: Tensor, mask: Tensor) -> None:
+        self.setpoint.error(t, pool(x, mask, self.setpoint.nominal.pooling), memory)
+
+
+def _probe(
+    problem: ClassificationProblem,
+    delta: Tensor,
+    nominal: NominalStates,
+    setpoint: str | Setpoint = "recentred-class",
+) -> Policy:
+    made = make_setpoint(setpoint, nominal)
+    if not isinstance(made, ClassSetpoint):
+        raise ValueError(f"setpoint={setpoint!r}: a probe tells classes; allowed are class, recentred-class.")
+    return ProbeAlone(problem, delta, made)
+
+
 def _pid(
     problem: ClassificationProblem,
     delta: Tensor,
@@ -122,10 +171,12 @@ def _robust(problem: ClassificationProblem, delta: Tensor, nominal: NominalState
     return AdaptedPrefix(problem, delta, robust)
 
 
-# "none" is the frozen backbone, "tuned" δ alone; the others act on top of δ.
+# "none" is the frozen backbone, "tuned" δ alone, "probe" what its states tell without control; the others
+# act on top of δ.
 POLICIES: dict[str, Callable[..., Policy]] = {
     "none": lambda problem, delta, nominal: OpenLoop(problem, problem.delta.initial()),
     TUNED: lambda problem, delta, nominal: OpenLoop(problem, delta),
+    "probe": _probe,
     "robust-prefix": _robust,
     "pid": _pid,
     "lqr": _lqr,
@@ -133,6 +184,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 
 # What each may be told, and which numbers are allowed.
 _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "probe": {"setpoint": {}},
     "pid": {"setpoint": {}, "proportional": {}, "integral": {}, "derivative": {}},
     "lqr": {"setpoint": {}, "control_weight": {"above": 0}},
     "robust-prefix": {
@@ -170,8 +222,8 @@ def make_policy(
         problem: the task and its backbone.
         delta: δ of the tuned model.
         nominal: its states on clean training texts.
-        settings: of "pid" setpoint, proportional, integral and derivative; of "lqr" setpoint and
-            control_weight; of "robust-prefix" learning_rate, iterations and blocks.
+        settings: of "probe" setpoint; of "pid" setpoint, proportional, integral and derivative; of "lqr"
+            setpoint and control_weight; of "robust-prefix" learning_rate, iterations and blocks.
 
     Raises:
         ValueError: for an unknown name, or settings out of range.

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -258,6 +259,7 @@ class SteeringResult(Result):
         latency: controller ↦ seconds a batch (median), and what it adds to the tuned model, as a share.
         settings: controller ↦ its settings.
         disturbances: name ↦ its settings.
+        chance: share of the most frequent class, the accuracy of a constant.
         passes: forward-equivalents over single examples.
         seconds: time taken.
         provenance: versions, machine, commit and command.
@@ -271,6 +273,7 @@ class SteeringResult(Result):
     latency: dict[str, dict[str, float]]
     settings: dict[str, dict[str, Any]]
     disturbances: dict[str, dict[str, Any]]
+    chance: float
     passes: float
     seconds: float
     provenance: dict[str, Any]
@@ -308,7 +311,8 @@ class SteeringResult(Result):
             cells += ["-" if share is None else f"{share:.0%}", f"{mean(r.energy for r in own):.3g}"]
             cells += [f"{taken['seconds']:.4f}", f"{taken['added']:+.0%}"]
             lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+        constant = ["chance", *[f"{self.chance:.3f}"] * (1 + len(names)), *["-"] * 4]
+        return "\n".join([*lines, "| " + " | ".join(constant) + " |"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, with the shares recovered."""
@@ -406,6 +410,7 @@ def steer(
         latencies(policies, clean[: protocol.timed], clock=protocol.clock),
         chosen,
         {one.name: asdict(one) for one in acting},
+        float(np.bincount(chosen_split.examples.labels).max() / len(chosen_split)),
         problem.passes - before,
         time.perf_counter() - began,
         {

@@ -9,9 +9,11 @@ import pytest
 import torch
 from tiny_problems import toy_problem
 
+from deltatheory.backbones.batch import pool
 from deltatheory.control.feedback.disturbances import ActivationNoise, Disturbance, Typos, disturbed_batches
+from deltatheory.control.feedback.hooks import watching
 from deltatheory.control.feedback.policies import GRIDS, POLICIES, make_policy
-from deltatheory.control.feedback.setpoints import nominal_states
+from deltatheory.control.feedback.setpoints import ClassSetpoint, nominal_states
 from deltatheory.control.feedback.steering import (
     SteeringProtocol,
     SteeringResult,
@@ -95,12 +97,34 @@ def test_all_controllers_and_the_page_of_numbers(tuned, tmp_path):
     assert stored["disturbances"]["typos"]["rate"] == 0.5
     assert stored["recovered"]["pid"]["all"] == result.recovered("pid")
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert len(lines) == 2 + len(POLICIES)
+    assert len(lines) == 3 + len(POLICIES)
+    assert lines[-1].startswith("| chance | 0.500 | 0.500 | 0.500 |")
     assert result.plot().axes[0].get_xlabel().startswith("accuracy")
     assert "<svg" in (tmp_path / "figure.svg").read_text()
     kept, value = load_delta(tmp_path / "delta.safetensors", problem.backbone)
     assert kept.specification() == problem.delta.specification()
     assert torch.equal(value, delta)
+
+
+def test_the_probe_alone_is_the_setpoints_own_classifier_and_moves_nothing(tuned):
+    """Its classes by hand: linear discriminants of the states behind every block, summed."""
+    problem, delta = tuned
+    nominal = nominal_states(problem, delta)
+    setpoint = ClassSetpoint(nominal, recentred=True)
+    batch, labels = problem.batch(problem.test, range(12))
+    odds, energy = make_policy("probe", problem, delta, nominal).run(batch)
+    seen = []
+    with watching(
+        problem.backbone.model, problem.backbone.layers, lambda _, x, mask: seen.append(pool(x, mask, "mean"))
+    ):
+        problem.logits(delta, batch)
+    states, (weight, offset) = torch.stack(seen), setpoint._discriminants
+    centred = states - states.mean(1, keepdim=True) + nominal.mean[:, None]
+    torch.testing.assert_close(odds, (centred @ weight + offset).sum(0))
+    assert energy == 0.0
+    assert float((odds.argmax(1) == labels).double().mean()) > 0.6
+    with pytest.raises(ValueError, match="setpoint='population': a probe tells classes"):
+        make_policy("probe", problem, delta, nominal, setpoint="population")
 
 
 def test_shares_are_of_what_the_tuned_model_lost():
@@ -118,7 +142,7 @@ def test_shares_are_of_what_the_tuned_model_lost():
     names = {d: {} for d in ("noise", "typos", "none lost")}
     delta = toy_problem("lora", r=1).delta
     chosen = {"tuned": {}, "pid": {}}
-    result = SteeringResult(rows, {}, chosen, names, 0.0, 0.0, {}, delta, delta.initial())
+    result = SteeringResult(rows, {}, chosen, names, 0.5, 0.0, 0.0, {}, delta, delta.initial())
     assert result.recovered("pid", "noise") == pytest.approx(0.5)
     assert result.recovered("pid", "typos") == pytest.approx(0.5)
     assert result.recovered("pid", "none lost") is None
