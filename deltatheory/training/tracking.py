@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from statistics import mean
 
@@ -62,6 +64,11 @@ def tracker_of(track: str) -> tuple[str, str]:
     return name, project or _PROJECT
 
 
+def _aside() -> AbstractContextManager[object]:
+    """Let what a tracker prints of itself go where no answer is: trackio says it on standard output."""
+    return redirect_stdout(sys.stderr)
+
+
 class Tracker:
     """Sends the training loss and the scores at every evaluation.
 
@@ -90,7 +97,8 @@ class Tracker:
         settings = settings_of(problem, training)
         name = f"{problem.delta.name}-{configuration_hash(settings)}"
         try:
-            self._log, self._finish = TRACKERS[tracker](project, name, settings, Path(folder))
+            with _aside():
+                self._log, self._finish = TRACKERS[tracker](project, name, settings, Path(folder))
         except ImportError as error:
             raise ImportError(f"track={track!r} needs {tracker}: pip install {tracker}") from error
 
@@ -98,7 +106,8 @@ class Tracker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._finish()
+        with _aside():
+            self._finish()
 
     def step(self, _step: int, loss: float) -> None:
         """Keep the loss of a step for the next evaluation; `train` calls it with each step."""

@@ -206,6 +206,7 @@ class FakeTrackio:
         self.runs, self.rows, self.finished = [], [], 0
 
     def init(self, project, **settings):
+        print("* project initialized")  # as trackio says it, on standard output
         self.runs.append((project, settings))
         return self
 
@@ -213,6 +214,7 @@ class FakeTrackio:
         self.rows.append((step, metrics))
 
     def finish(self):
+        print("* run finished")
         self.finished += 1
 
 
@@ -247,6 +249,8 @@ def test_a_run_is_tracked_where_that_is_asked_for(given, tmp_path, monkeypatch, 
     expected.append((8, {f"test/{name}": value for name, value in result["test"].items()}))
     assert fake.rows == expected
     assert fake.finished == 1
+    assert done.stdout.startswith("Test accuracy")
+    assert "* run finished" in done.stderr
 
 
 def test_tracking_without_trackio_names_the_extra(given, tmp_path, monkeypatch):
