@@ -54,7 +54,8 @@ USED: dict[str, dict[str, tuple[str, ...]]] = {
 def references() -> dict[str, str]:
     """Return the entries that there are, by their keys."""
     text = (files("deltatheory.report") / "references.bib").read_text("utf-8")
-    return {re.findall(r"@\w+\{(\w+),", entry)[0]: entry for entry in text.strip().split("\n\n")}
+    _, *entries = text.strip().split("\n\n")  # what was looked up stands first
+    return {re.findall(r"@\w+\{(\w+),", entry)[0]: entry for entry in entries}
 
 
 def bibtex(run: PastRun) -> str:
