@@ -48,7 +48,7 @@ _GENERATION = Group(
             list[str] | None,
             None,
             "Of a causal model's states while it generates: mean-difference, probe-direction, "
-            "principal-direction, random-direction, liseco, barrier, pid, lqr. The task's labels are the "
+            "principal-direction, random-direction, liseco, barrier, pid, lqr, value. The labels are the "
             "contrast; nothing is tuned or disturbed.",
         ),
         "strength": Shared(

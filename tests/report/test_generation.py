@@ -4,8 +4,6 @@ from sample_results import _about
 
 from deltatheory.cli.output import WIDTH, tell
 from deltatheory.control.generation.comparison import GeneratedRow, GenerationSteering
-from deltatheory.report import page_of
-from deltatheory.results import answered
 
 
 def result(best: float = 0.8) -> GenerationSteering:
@@ -27,19 +25,18 @@ def result(best: float = 0.8) -> GenerationSteering:
 
 
 def test_the_answer_is_the_best_share_where_the_text_stays_near(capsys, tmp_path, monkeypatch):
-    said = answered(result())
+    said = result().answer()
     assert said.sentence.startswith(
         "liseco at 4: 80% of 24 texts on target 'positive', 30% without control, 50%"
     )
     assert not said.missed
     assert any("Random directions of the same length bring up to 35%" in x for x in said.note.items)
-    page = page_of(result())
-    assert page.count("<svg") == 2
+    assert result().plot().axes[0].get_xlabel().startswith("perplexity")
     monkeypatch.setattr(GenerationSteering, "save", lambda self, folder: folder / "report.html")
     tell(result(), tmp_path)
     rules = [line for line in capsys.readouterr().out.splitlines() if set(line) == {"─"}]
     assert rules
     assert max(map(len, rules)) <= WIDTH
-    nothing = answered(result(0.4))
+    nothing = result(0.4).answer()
     assert nothing.missed
     assert nothing.sentence.startswith("instruction: 50%")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -410,7 +410,7 @@ def steer(
         latencies(policies, clean[: protocol.timed], clock=protocol.clock),
         chosen,
         {one.name: asdict(one) for one in acting},
-        float(np.bincount(chosen_split.examples.labels).max() / len(chosen_split)),
+        Counter(chosen_split.examples.labels).most_common(1)[0][1] / len(chosen_split),
         problem.passes - before,
         time.perf_counter() - began,
         {

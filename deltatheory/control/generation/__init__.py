@@ -11,6 +11,7 @@ from deltatheory.control.generation.policies import (
     Memory,
     ScoreFeedback,
     StatePolicy,
+    ValueGuidance,
     projection,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "Memory",
     "ScoreFeedback",
     "StatePolicy",
+    "ValueGuidance",
     "acting",
     "contrast",
     "generate",

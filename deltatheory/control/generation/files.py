@@ -1,8 +1,8 @@
 """Policies as files: plain tensors in safetensors, with a JSON note that says how to use them.
 
 One file. Tensors have a row for each of the n layers: `gain` (n, H) is added; `direction` (n, H), or
-(n, m, H) of m half-spaces, is what is read; `target` (n,) or `bound` (n, m) is what it should read. The note,
-under "deltatheory" in the metadata of safetensors, is an object:
+(n, m, H) of m half-spaces or features, is what is read; `target` (n,) or `bound` (n, m) is what it should
+read. The note, under "deltatheory" in the metadata of safetensors, is an object:
 
 - "format": "deltatheory.state-policy.1"
 - "policy": which law; "law": in words and symbols
@@ -16,13 +16,19 @@ from __future__ import annotations
 
 import os
 
-from deltatheory.control.generation.policies import AddedDirection, HalfSpaces, ScoreFeedback, StatePolicy
+from deltatheory.control.generation.policies import (
+    AddedDirection,
+    HalfSpaces,
+    ScoreFeedback,
+    StatePolicy,
+    ValueGuidance,
+)
 from deltatheory.deltas.files import read_tensors, write_tensors
 
 __all__ = ["load_policy", "save_policy"]
 
 _FORMAT = "deltatheory.state-policy.1"
-_KINDS = {kind.kind: kind for kind in (AddedDirection, HalfSpaces, ScoreFeedback)}
+_KINDS = {kind.kind: kind for kind in (AddedDirection, HalfSpaces, ScoreFeedback, ValueGuidance)}
 
 
 def save_policy(path: str | os.PathLike[str], policy: StatePolicy) -> None:

@@ -19,6 +19,7 @@ from deltatheory.control.generation.policies import (
     ScoreFeedback,
     StatePolicy,
     Tokens,
+    ValueGuidance,
     check_tokens,
 )
 from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
@@ -31,6 +32,7 @@ _PID = {"proportional": 0.5, "integral": 0.05, "token_integral": 0.1, "derivativ
 _TEXTS, _LENGTH = 4, 16  # texts and tokens that blocks are linearized along
 _PRINCIPAL = 8  # nominal directions that LQR holds beside the gap
 _CONTROL_WEIGHT = 1.0  # of LQR, beside 1 on each direction
+_FEATURES, _RIDGE, _FLOOR = 64, 1.0, 1e-6  # of a value function; the least spread of a coordinate
 
 
 def _reader(gap: Float[Tensor, "n H"]) -> Float[Tensor, "n H"]:
@@ -131,6 +133,30 @@ def _lqr(plan: _Plan) -> StatePolicy:
     return ScoreFeedback(direction=reader, target=plan.target(reader), gain=gains, **plan.common)
 
 
+def _value(plan: _Plan) -> StatePolicy:
+    """Climb to the score s: V is a ridge regression of random features on 0 and 1, the two kinds of text."""
+    rng, found = np.random.default_rng(plan.seed), plan.found
+    y = found.target.double()
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("direction", "offset", "weight", "base")}
+    for states in found.states[plan.rows].double():
+        middle, spread = states.mean(0), states.std(0)
+        spread = spread + _FLOOR * spread.mean()
+        drawn = rng.standard_normal((_FEATURES, states.shape[1])) / states.shape[1] ** 0.5
+        direction = torch.from_numpy(drawn).to(states) / spread
+        offset = torch.from_numpy(rng.uniform(-1, 1, _FEATURES)).to(states) - direction @ middle
+        features = (states @ direction.T + offset).relu()
+        centred = features - features.mean(0)
+        gram = centred.T @ centred
+        ridge = _RIDGE * float(gram.diagonal().sum()) / len(y) * torch.eye(_FEATURES).to(gram)
+        weight = torch.linalg.solve(gram + ridge, centred.T @ (y - y.mean()))
+        for name, part in (("direction", direction), ("offset", offset), ("weight", weight)):
+            parts[name].append(part)
+        parts["base"].append(y.mean() - features.mean(0) @ weight)
+    made = {name: torch.stack(part).to(plan.gap) for name, part in parts.items()}
+    target = torch.full_like(made["base"], plan.strength)
+    return ValueGuidance(target=target, **made, **plan.common)
+
+
 def half_spaces(
     contrasts: Sequence[Contrast],
     bands: Sequence[tuple[float | None, float | None]],
@@ -186,6 +212,7 @@ STATE_POLICIES: dict[str, Callable[[_Plan], StatePolicy]] = {
     "barrier": _barrier,
     "pid": _pid,
     "lqr": _lqr,
+    "value": _value,
 }
 
 

@@ -5,6 +5,7 @@ All are one law, x ← x + u(x), at some blocks and for some tokens of a text:
 - `AddedDirection`: u is a fixed vector.
 - `HalfSpaces`: the least |u| with which probes read what they should (one half-space: in closed form).
 - `ScoreFeedback`: u = f(e) g, e the error of what a direction reads; PID and LQR tracking differ in f and g.
+- `ValueGuidance`: u climbs a value function that is not linear.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "ScoreFeedback",
     "StatePolicy",
     "Tokens",
+    "ValueGuidance",
     "check_tokens",
     "projection",
 ]
@@ -37,6 +39,7 @@ __all__ = [
 Tokens = Literal["all", "prompt", "answer", "last"]
 _MOST = 6  # half-spaces at a block: projection looks at every set of them
 _SLACK = 1e-9
+_STEPS = 3  # up a value function
 
 
 def check_tokens(tokens: Any) -> None:
@@ -200,6 +203,51 @@ class ScoreFeedback(StatePolicy):
             u = u + self.derivative * (e - memory.blocks.get("error", e))
             memory.blocks["error"] = e
         return u[..., None] * self.gain[i].to(x)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ValueGuidance(StatePolicy):
+    """u from a few steps max(0, c - V(x)) ∇V/|∇V|² up a value function V(x) = a + w·relu(W x + b).
+
+    Value-function guidance after RE-Control (Kong et al. 2024, arXiv 2406.05954), described from memory:
+    there a network learns rewards of a model's own answers, and steps have a fixed length. A linear V makes
+    the step of LiSeCo.
+
+    Attributes:
+        direction: W of every layer, k features.
+        offset: b.
+        weight: w.
+        base: a.
+        target: c.
+    """
+
+    kind: ClassVar[str] = "value-guidance"
+    law: ClassVar[str] = (
+        f"{_STEPS} times: V = base[i] + weight[i]·relu(direction[i] x + offset[i]), g its gradient; x + "
+        "max(0, target[i] - V) g/|g|²"
+    )
+    direction: Float[Tensor, "n k H"]
+    offset: Float[Tensor, "n k"]
+    weight: Float[Tensor, "n k"]
+    base: Float[Tensor, " n"]
+    target: Float[Tensor, " n"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the value functions and what they should say."""
+        names = ("direction", "offset", "weight", "base", "target")
+        return {name: getattr(self, name) for name in names}
+
+    def correction(self, i: int, x: Tensor, where: Tensor, memory: Memory) -> Tensor:
+        """Return the sum of the steps."""
+        directions, offset, weight = (one[i].to(x) for one in (self.direction, self.offset, self.weight))
+        u = torch.zeros_like(x)
+        for _ in range(_STEPS):
+            features = (x + u) @ directions.T + offset
+            value = float(self.base[i]) + features.relu() @ weight
+            gradient = ((features > 0).to(x) * weight) @ directions
+            size = gradient.square().sum(-1).clamp(min=torch.finfo(x.dtype).tiny)
+            u = u + ((float(self.target[i]) - value).clamp(min=0) / size)[..., None] * gradient
+        return u
 
 
 def projection(normals: Float[Tensor, "m H"], missing: Float[Tensor, "*b m"]) -> Float[Tensor, "*b H"]:

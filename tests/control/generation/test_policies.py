@@ -86,8 +86,7 @@ def test_cache_and_batches_change_no_text(name, tokens, backbone, found):
     assert told.energy > 0
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("name", ["barrier", "pid"])
+@pytest.mark.parametrize(("family", "name"), [("gpt2", "barrier"), ("llama", "pid")])
 def test_generate_of_transformers_says_the_same_whatever_the_padding(family, name):
     """Plain hooks on left-padded batches, with a cache and without, against our generation."""
     own = tiny(family, dtype=torch.float64)
@@ -201,6 +200,25 @@ def test_pid_by_hand_over_blocks_and_tokens(backbone):
     assert float(third) == pytest.approx(1.5 + 0.75 + 4)
 
 
+def test_a_value_function_is_climbed_to_its_target_along_its_gradient(backbone, found):
+    policy = made("value", backbone, found, 1.2)
+
+    def value(x):
+        features = (x @ policy.direction[0].T + policy.offset[0]).relu()
+        return policy.base[0] + features @ policy.weight[0]
+
+    assert float(value(found.states[0])[found.target].mean()) > 0.7 > 0.3
+    assert float(value(found.states[0])[~found.target].mean()) < 0.3
+    x = found.lower[0].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(x), x)
+    where = torch.ones(1, 1, dtype=torch.bool)
+    u = policy.correction(0, x.detach().view(1, 1, -1), where, Memory())[0, 0]
+    assert float(u @ gradient) > 0
+    assert float(value(x.detach() + u)) == pytest.approx(1.2, abs=0.1)
+    high = policy.correction(0, (x.detach() + 3 * u).view(1, 1, -1), where, Memory())
+    assert float(high.norm()) < float(u.norm()) / 10
+
+
 def test_fixed_directions_move_a_state_by_the_gap_and_the_random_one_as_far(backbone, found):
     gap = (found.upper - found.lower)[:2]
     mean, drawn, probe, leading = (
@@ -223,7 +241,7 @@ def test_lqr_pushes_with_the_gains_of_the_dense_recursion(backbone, found):
     assert float(both.gain[0] @ gap) != pytest.approx(float(gap @ gap) / 2)
 
 
-@pytest.mark.parametrize("name", ["mean-difference", "barrier", "pid"])
+@pytest.mark.parametrize("name", ["mean-difference", "barrier", "pid", "value"])
 def test_a_file_holds_what_plain_hooks_need(name, backbone, found, tmp_path):
     policy = made(name, backbone, found, tokens="all")
     save_policy(tmp_path / "policy.safetensors", policy)
