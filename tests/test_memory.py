@@ -3,9 +3,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_problems import toy_problem
 
-from deltatheory._memory import give_back
+from deltatheory._memory import Pieces, give_back
 from deltatheory.problems import base
 from deltatheory.self_check import SelfCheck
 
@@ -35,3 +36,16 @@ def test_the_self_check_gives_back_what_it_took(monkeypatch):
     monkeypatch.setattr(base, "give_back", lambda: done.append("given back"))
     toy_problem("bitfit").check()
     assert done == ["checked", "given back"]
+
+
+def test_a_piece_is_taken_again_when_no_tensor_is_left_in_it():
+    pieces, like = Pieces(), torch.zeros(300)
+    first = pieces.empty_like(like, torch.float64).fill_(1)
+    part, place = first.view(30, 10)[3:], first.data_ptr()
+    del first
+    other = pieces.empty_like(like, torch.float64).fill_(2)  # a view is left in the first one
+    assert (part == 1).all()
+    assert other.data_ptr() != place
+    del part
+    assert pieces.empty_like(like[:7], torch.float32).data_ptr() == place
+    assert pieces.empty_like(like, torch.float32).shape == (300,)

@@ -86,9 +86,10 @@ def fitted_delta(problem: ClassificationProblem, fit: KernelFit) -> Float[Tensor
     heldout = unseen.logits + fit.kernel[held][:, kept] @ alphas / 2
     alpha = alphas[int(np.argmin([float(fit.start.loss.mean(z, unseen.labels)) for z in heldout]))]
     order = np.argsort(problem.train.lengths[kept], kind="stable")  # texts of like length: less padding
-    weights = iter(alpha[order].split(_CHUNK))
+    texts = problem.texts_at_once(_CHUNK)
+    weights = iter(alpha[order].split(texts))
     kept = np.array(kept)[order].tolist()
-    chunks = (kept[first : first + _CHUNK] for first in range(0, len(kept), _CHUNK))
+    chunks = (kept[first : first + texts] for first in range(0, len(kept), texts))
     batches = (problem.batch(problem.train, chunk) for chunk in chunks)
     found = problem.sum_with_gradient(
         problem.delta.zero(), batches, lambda z, _: (z * next(weights).to(z)).sum()

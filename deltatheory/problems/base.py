@@ -36,6 +36,7 @@ TANGENT = 3.0
 
 NOT_FINITE = "lower the learning rate, or look for NaN in the weights"
 _PASS = 64  # tokens that cost as much as a pass forward and backward does beside them, on a CPU
+_FEW = 2  # texts whose activations are in memory beside a δ and a gradient as long as θ
 _CHECKED = 4  # examples in the derivative self-check: enough to differ, few enough for a second
 
 
@@ -302,6 +303,10 @@ class Problem(ABC):
         if isinstance(self.delta, InPlaceDelta):
             self.delta.restore()
             give_back()  # activations, in pieces, of what comes in vectors as long as θ
+
+    def texts_at_once(self, most: int) -> int:
+        """Return how many texts pass at once: where δ and a gradient may be as long as θ, few have room."""
+        return min(most, _FEW) if isinstance(self.delta, InPlaceDelta) else most
 
     def _placed(self, delta: Tensor) -> Edit:
         """Write θ(δ) into the model where the delta can; return what else the forward pass must do."""

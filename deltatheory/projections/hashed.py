@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from deltatheory._memory import Pieces
 from deltatheory.projections.hadamard import hadamard
 from deltatheory.projections.segments import PartialAdjoint, Segments
 from deltatheory.projections.windows import GROUP, RUN, WindowHash
@@ -56,7 +57,7 @@ class _RunSegments(Segments):
     """Segments made from the table of windows when they are read."""
 
     def __init__(self, projection: _RunHash, delta: Tensor) -> None:
-        self._length = projection.D
+        self._length, self._pieces = projection.D, Pieces()
         self._rows = projection._tables(delta.device).rows
         self._windows, self._tail = projection._spread(delta)
         self._step = projection._blocks(delta.device, RUN).step
@@ -64,7 +65,7 @@ class _RunSegments(Segments):
     def _read(self, start: int, stop: int, base: Tensor | None) -> Tensor:
         if base is None:
             return self._piece(start, stop)
-        out = torch.empty_like(base, dtype=torch.promote_types(base.dtype, self._tail.dtype))
+        out = self._room(base, self._tail.dtype)
         # A piece at a time stays in cache on its way to the sum.
         for a in range(start, stop, self._step):
             b = min(a + self._step, stop)

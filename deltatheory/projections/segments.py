@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from deltatheory._memory import Pieces
 from deltatheory._shapes import Float
 
 __all__ = ["PartialAdjoint", "Segments"]
@@ -23,6 +25,7 @@ class Segments:
     def __init__(self, whole: Float[Tensor, " D"]) -> None:
         self._whole = whole
         self._length = len(whole)
+        self._pieces = Pieces()
 
     def read(self, start: int, stop: int, base: Float[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         """Return base + (P δ)[start:stop].
@@ -41,7 +44,11 @@ class Segments:
 
     def _read(self, start: int, stop: int, base: Tensor | None) -> Tensor:
         segment = self._whole[start:stop]
-        return segment if base is None else base + segment
+        return segment if base is None else torch.add(base, segment, out=self._room(base, segment.dtype))
+
+    def _room(self, base: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return where a sum with base goes: weights, formed one after another, in the same memory."""
+        return self._pieces.empty_like(base, torch.promote_types(base.dtype, dtype))
 
 
 class PartialAdjoint:

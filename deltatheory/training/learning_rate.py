@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from deltatheory._shapes import Float
-from deltatheory.deltas import Delta, InPlaceDelta
+from deltatheory.deltas import Delta
 from deltatheory.problems import BACKWARD, FORWARD, NOT_FINITE, Problem, Setup, epochs
 from deltatheory.results import Result, provenance
 from deltatheory.training.trainer import Training, settings_of
@@ -41,7 +41,6 @@ _BEYOND = 3.5  # times the rate from which M has stopped growing
 _SPREAD = 3.0  # to either side: holds a rate within a point of the best in nine of ten calibration sweeps
 _SHARE = 0.1  # of the passes of the training, which the prediction may cost
 _EXAMPLES = 8  # that a gradient is taken of, and others that are looked at
-_FEW = 2  # of these at once where δ is as long as θ
 _BATCHES = 4  # whose loss is taken where training starts
 _LOOKS = 4  # that are taken however short the training is
 _FIRST = 0.25  # length of the step at the rate where the search begins, which mostly lies below the right one
@@ -204,12 +203,12 @@ class _Probe:
     def movement(self, rate: float) -> float:
         """Return M(η); infinite where the network is no longer finite."""
         problem, (others, _) = self.problem, self._others
+        problem.restore()  # where δ is as long as θ, the last one goes before the next one comes
         distance = rate * self._distance
-        signs = torch.from_numpy(np.unpackbits(self._signs, count=len(self.start)))
-        there = signs.to(self.start).mul_(2 * distance).sub_(distance).add_(self.start)
+        there = torch.from_numpy(np.unpackbits(self._signs, count=len(self.start))).to(self.start)
+        there.mul_(2 * distance).sub_(distance).add_(self.start)
         indices = next(self._batches)
-        # Beside a δ and a gradient as long as θ there is room for the activations of few texts.
-        texts = _FEW if isinstance(problem.delta, InPlaceDelta) else len(indices)
+        texts = problem.texts_at_once(len(indices))
         parts = (indices[first : first + texts] for first in range(0, len(indices), texts))
         found = problem.sum_with_gradient(there, (problem.batch(problem.train, part) for part in parts))
         before = problem.features(there, others)

@@ -78,12 +78,15 @@ def test_texts_of_like_length_are_fitted_together(monkeypatch):
     assert (np.diff(problem.train.lengths[order]) >= 0).all()
 
 
-def test_in_place_deltas_are_fitted_as_well():
-    """Full fine-tuning writes θ into the model; θ₀ stands there again afterwards."""
+def test_in_place_deltas_are_fitted_as_well(monkeypatch):
+    """Full fine-tuning writes θ into the model; θ₀ stands there again afterwards. Few texts have room."""
     problem = toy_problem("full", task=toy_task(2, train=16))
     (fit,), _ = kernel_fits(Setup.of(problem), [problem.delta])
     before = {name: p.clone() for name, p in problem.backbone.model.named_parameters()}
+    taken, batch = [], problem.batch
+    monkeypatch.setattr(problem, "batch", lambda split, chosen: taken.append(chosen) or batch(split, chosen))
     assert fitted_delta(problem, fit).norm() > 0
+    assert max(map(len, taken)) == 2
     assert all(torch.equal(p, before[name]) for name, p in problem.backbone.model.named_parameters())
 
 

@@ -6,6 +6,7 @@ from tiny_models import tiny
 from tiny_problems import toy_problem, toy_task
 from torch.nn.functional import cross_entropy, normalize
 
+from deltatheory._memory import Pieces
 from deltatheory.deltas import FullFineTuning, Subspace
 from deltatheory.problems import ClassificationProblem, epochs
 from deltatheory.training.trainer import Training, train
@@ -104,3 +105,23 @@ def test_full_fine_tuning_is_ordinary_adamw_step_by_step():
         optimizer.step()
         assert loss_of_ours == pytest.approx(float(loss.detach()), abs=1e-6)
     assert abs(ours[0] - ours[-1]) > 1e-3
+
+
+@pytest.mark.parametrize(("delta", "options"), [("subspace", {"d": 8}), ("full", {})])
+def test_weights_formed_one_after_another_share_their_memory(monkeypatch, delta, options):
+    """Cut up by the activations between them, the heap grew by new memory for most of them."""
+    monkeypatch.setattr("deltatheory.deltas.moved.KEPT", 0)  # as large models do
+    problem, places = toy_problem(delta, **options), []
+
+    def noted(pieces: Pieces, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        found = empty_like(pieces, like, dtype)
+        places.append(found.data_ptr())
+        return found
+
+    empty_like = Pieces.empty_like
+    monkeypatch.setattr(Pieces, "empty_like", noted)
+    problem.loss_and_gradient(problem.delta.zero(), *problem.batch(problem.train, [0, 1]))
+    problem.restore()
+    parameters = len(problem.delta.moved.names)
+    assert len(places) > parameters  # matrices again on the way back
+    assert len(set(places)) <= 8 < parameters

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from dataclasses import fields, replace
 
 import pytest
@@ -11,7 +12,7 @@ from tiny_problems import copy_task, origin, toy_problem, toy_task
 
 from deltatheory.deltas import Delta, make_delta
 from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, GenerationProblem, Setup
-from deltatheory.training import Training, learning_rate, predict_learning_rate
+from deltatheory.training import Training, predict_learning_rate
 from deltatheory.training.learning_rate import _ceiling, _crossing, _search
 
 TRAINING = Training(steps=60, batch_size=16)
@@ -120,12 +121,30 @@ def test_where_delta_is_as_long_as_theta_few_texts_are_looked_at_at_once(monkeyp
     )
     found = predict_learning_rate(setup, "full", Training(batch_size=8))
     assert 2 in taken
-    monkeypatch.setattr(learning_rate, "_FEW", 8)
+    monkeypatch.setattr("deltatheory.problems.base._FEW", 8)
     taken.clear()
     assert predict_learning_rate(setup, "full", Training(batch_size=8)).rate == pytest.approx(
         found.rate, rel=1e-3
     )
     assert 2 not in taken
+
+
+def test_where_delta_is_as_long_as_theta_one_is_there_at_a_time(monkeypatch):
+    """The model kept the last one until the next was written: a copy of θ too many."""
+    seen: list[weakref.ref] = []
+    left: list[int] = []
+    gradient = ClassificationProblem.sum_with_gradient
+
+    def watched(problem, delta, batches):
+        left.append(sum(one() is not None for one in seen))
+        seen.append(weakref.ref(delta))
+        return gradient(problem, delta, batches)
+
+    monkeypatch.setattr(ClassificationProblem, "sum_with_gradient", watched)
+    monkeypatch.setattr("deltatheory.training.learning_rate._FIRST", 1e-3)  # more than one look
+    predict_learning_rate(toy_problem("full", task=toy_task(2, train=32)), training=TRAINING)
+    assert len(left) > 1
+    assert not any(left)
 
 
 def test_generation_has_a_rate_too():
