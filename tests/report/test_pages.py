@@ -101,33 +101,45 @@ class _Output(HTMLParser):
         self.found += data if self.inside else ""
 
 
+PAPER = 700  # pixels between the margins of a sheet of A4
+
 HARNESS = """<!doctype html><meta charset="utf-8"><body><script>
-const names = %s, sizes = [390, 1280], found = {};
+const names = %s, sizes = [390, 1280, PAPER], found = {};
 let waiting = names.length * sizes.length;
 for (const name of names) for (const size of sizes) {
   const frame = document.createElement("iframe");
   frame.style = `width:${size}px;height:900px;border:0`;
   frame.onload = () => {
-    const page = frame.contentDocument, root = page.documentElement;
-    page.querySelectorAll("details").forEach(x => x.open = true);
+    const page = frame.contentDocument, root = page.documentElement, printed = size == PAPER;
+    const folds = [...page.querySelectorAll("details")];
+    if (!printed) folds.forEach(x => x.open = true);
+    const hidden = folds.filter(x => !x.lastElementChild.checkVisibility());
     const seen = [...page.querySelectorAll("figure svg")].filter(x => x.getBoundingClientRect().width > 0);
     const scrolled = [...page.querySelectorAll(".scroll")].filter(x => x.scrollWidth > x.clientWidth + 1);
     const letters = seen.map(x => x.getBoundingClientRect().width / x.viewBox.baseVal.width * 10);
-    found[name + " " + size] = [root.scrollWidth, seen.length, scrolled.length, Math.min(...letters)];
+    found[name + " " + size] =
+      [root.scrollWidth, seen.length, scrolled.length, Math.min(...letters), hidden.length];
     if (!--waiting) {
       const output = document.createElement("pre");
       output.id = "output"; output.textContent = JSON.stringify(found); document.body.append(output);
     }
   };
-  frame.src = name + ".html"; document.body.append(frame);
+  frame.src = (size == PAPER ? "printed " : "") + name + ".html"; document.body.append(frame);
 }
-</script></body>"""
+</script></body>""".replace("PAPER", str(PAPER))
+
+
+def printed(page: str) -> str:
+    """The page as its rules for printing have it, on a screen."""
+    return page.replace("@media print", "@media all").replace("@media screen", "@media not all")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_pages_fit_a_phone_and_a_screen_without_sideways_scrolling(pages, tmp_path):
+def test_pages_fit_a_phone_a_screen_and_paper_without_sideways_scrolling(pages, tmp_path):
+    """What is folded is unfolded on paper, which shows no part of what a box would scroll."""
     for name, page in pages.items():
         (tmp_path / f"{name}.html").write_text(page)
+        (tmp_path / f"printed {name}.html").write_text(printed(page))
     (tmp_path / "harness.html").write_text(HARNESS % json.dumps(COMMANDS))
     flags = "--headless --no-sandbox --disable-gpu --allow-file-access-from-files --virtual-time-budget=5000"
     words = [str(BROWSER), *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
@@ -135,8 +147,8 @@ def test_pages_fit_a_phone_and_a_screen_without_sideways_scrolling(pages, tmp_pa
         [*words, (tmp_path / "harness.html").as_uri()], capture_output=True, text=True, timeout=120
     )
     found = json.loads(_Output(done.stdout).found)
-    assert found.keys() == {f"{name} {size}" for name in COMMANDS for size in (390, 1280)}
-    for which, (width, drawings, scrolled, letters) in found.items():
+    assert found.keys() == {f"{name} {size}" for name in COMMANDS for size in (390, 1280, PAPER)}
+    for which, (width, drawings, scrolled, letters, hidden) in found.items():
         assert width <= int(which.split()[1]), which
-        assert (drawings, scrolled) == (1, 0), which
+        assert (drawings, scrolled, hidden) == (1, 0, 0), which
         assert letters >= 10, which  # pixels of a label of ten points
