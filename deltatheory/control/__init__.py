@@ -23,6 +23,7 @@ from deltatheory.control.reach import (
 from deltatheory.control.solvers import SOLVERS, Solution, Status, lqr, solve
 from deltatheory.control.systems import (
     AnalyticSystem,
+    ConstrainedSystem,
     LayeredSystem,
     Linearization,
     LinearMap,
@@ -33,6 +34,7 @@ from deltatheory.control.systems import (
 __all__ = [
     "SOLVERS",
     "AnalyticSystem",
+    "ConstrainedSystem",
     "ControlResult",
     "Diagnosis",
     "Gramian",

@@ -39,6 +39,9 @@ class Stated:
         limits: low and high, the same for all controls or one for each.
         start: the controls that solvers begin with, t ↦ u; 0 by default.
         controls: m.
+        stage: (module, t, x, u) ↦ components of g(t, x_t, u_t) <= 0, t < T.
+        end: (module, x) ↦ components of g_T(x_T) <= 0.
+        goal: (module, x) ↦ components of h(x_T) = 0.
         tolerance: relative to the optimum, and absolute to 1e-6 where that is 0.
     """
 
@@ -53,11 +56,15 @@ class Stated:
     limits: tuple[Any, Any] | None = None
     start: Callable[[int], Parts] | None = None
     controls: int = 1
+    stage: Callable[[Any, Any, Parts, Parts], Parts] | None = None
+    end: Callable[[Any, Parts], Parts] | None = None
+    goal: Callable[[Any, Parts], Parts] | None = None
     tolerance: float = 1e-6
 
     def system(self) -> Any:
-        """Return the problem as an `AnalyticSystem`."""
-        from deltatheory.control.systems.analytic import AnalyticSystem, namespace
+        """Return the problem as an `AnalyticSystem`, or a `ConstrainedSystem` where there are constraints."""
+        from deltatheory.control.systems import AnalyticSystem, ConstrainedSystem
+        from deltatheory.control.systems.analytic import namespace
 
         def parts(z: Any) -> list[Any]:
             return [z[..., i] for i in range(z.shape[-1])]
@@ -66,7 +73,7 @@ class Stated:
             zero = 0 * like[..., 0]
             return namespace(like).stack([value + zero for value in values], -1)
 
-        return AnalyticSystem(
+        system = AnalyticSystem(
             lambda t, x, u: whole(x, self.step(namespace(x), t, parts(x), parts(u))),
             lambda t, x, u: self.running(namespace(x), t, parts(x), parts(u)) + 0 * x[..., 0],
             lambda x: self.terminal(namespace(x), parts(x)) + 0 * x[..., 0],
@@ -75,6 +82,20 @@ class Stated:
             self.controls,
             control_limits=self.limits,
         )
+        if not self.constrained:
+            return system
+        stage, end, goal = self.stage, self.end, self.goal
+        return ConstrainedSystem(
+            system,
+            stage and (lambda t, x, u: whole(x, stage(namespace(x), t, parts(x), parts(u)))),
+            end and (lambda x: whole(x, end(namespace(x), parts(x)))),
+            goal and (lambda x: whole(x, goal(namespace(x), parts(x)))),
+        )
+
+    @property
+    def constrained(self) -> bool:
+        """Whether there is a constraint beside the limits."""
+        return not (self.stage is None and self.end is None and self.goal is None)
 
     def first(self) -> np.ndarray:
         """Return the controls to start from, (T, m)."""
@@ -140,6 +161,11 @@ def _cart_pole(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
 
 def _van_der_pol(stiffness: float) -> Callable[..., Parts]:
     return lambda m, t, x, u: [stiffness * (1 - x[1] * x[1]) * x[0] - x[1] + u[0], x[0]]
+
+
+def _costed_van_der_pol(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
+    """The oscillator and what it has cost so far."""
+    return [*_van_der_pol(1.0)(m, t, x[:2], u), squares(x[:2]) + u[0] * u[0]]
 
 
 def _acrobot(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
@@ -409,9 +435,7 @@ BANK: dict[str, Stated] = {
     "van der Pol": Stated(
         "an oscillator in |u| <= 1 over 10 s, T = 20, four Runge-Kutta steps each",
         "CasADi, direct_single_shooting",
-        lambda m, t, x, u: runge_kutta(
-            lambda m, t, x, u: [*_van_der_pol(1.0)(m, t, x[:2], u), squares(x[:2]) + u[0] * u[0]], 0.5, 4
-        )(m, t, x, u),
+        runge_kutta(_costed_van_der_pol, 0.5, 4),
         lambda m, t, x, u: 0 * x[0],
         lambda m, x: x[2],
         (0.0, 1.0, 0.0),
@@ -530,6 +554,69 @@ BANK: dict[str, Stated] = {
         60,
         196.089015749990,
     ),
+    "Bryson-Denham": Stated(
+        "a cart goes from velocity 1 to -1 in 1 s and must not pass x = 1/9; continuous: 4",
+        "Bryson & Ho (1975), section 3.11",
+        lambda m, t, x, u: [x[0] + 0.02 * x[1] + 2e-4 * u[0], x[1] + 0.02 * u[0]],
+        lambda m, t, x, u: 0.01 * u[0] * u[0],
+        nothing,
+        (0.0, 1.0),
+        50,
+        4.003438056926,
+        stage=lambda m, t, x, u: [x[0] - 1 / 9],
+        goal=lambda m, x: [x[0], x[1] + 1],
+    ),
+    "least energy to a point": Stated(
+        "the double integrator from (1, 0) to rest at 0 in 1 s, exactly: ½∫u², continuous: 6",
+        "Bryson & Ho (1975), section 5.2",
+        lambda m, t, x, u: [x[0] + 0.02 * x[1] + 2e-4 * u[0], x[1] + 0.02 * u[0]],
+        lambda m, t, x, u: 0.01 * u[0] * u[0],
+        nothing,
+        (1.0, 0.0),
+        50,
+        6.002400960384,
+        goal=lambda m, x: [x[0], x[1]],
+    ),
+    "van der Pol above a floor": Stated(
+        "as van der Pol, with the first state at least -0.25",
+        "CasADi, direct_multiple_shooting",
+        runge_kutta(_costed_van_der_pol, 0.5, 4),
+        lambda m, t, x, u: 0 * x[0],
+        lambda m, x: x[2],
+        (0.0, 1.0, 0.0),
+        20,
+        3.732969484836,
+        (-1.0, 1.0),
+        stage=lambda m, t, x, u: [-0.25 - x[0]],
+        end=lambda m, x: [-0.25 - x[0]],
+    ),
+    "obstacle": Stated(
+        "a unicycle goes 2 m ahead around a disk of radius 0.4 and stops exactly there",
+        "trajax and ALTRO have their like",
+        _unicycle(0.1),
+        lambda m, t, x, u: 0.05 * squares(u),
+        nothing,
+        (0.0, 0.0, 0.0),
+        40,
+        0.993263756859,
+        controls=2,
+        stage=lambda m, t, x, u: [0.16 - (x[0] - 1) * (x[0] - 1) - (x[1] - 0.1) * (x[1] - 0.1)],
+        goal=lambda m, x: [x[0] - 2, x[1], x[2]],
+        start=lambda t: [0.5, -0.2],
+    ),
+    "pendulum to the top": Stated(
+        "2 s to rest at the top exactly in |u| <= 12, the rate at most 2.5: the cheapest",
+        "made for this bank",
+        _symplectic_pendulum(0.05),
+        lambda m, t, x, u: 0.025 * u[0] * u[0],
+        nothing,
+        (0.0, 0.0),
+        40,
+        39.272663561162,
+        (-12.0, 12.0),
+        stage=lambda m, t, x, u: [x[1] - 2.5, -2.5 - x[1]],
+        goal=lambda m, x: [x[0] - math.pi, x[1]],
+    ),
 }  # fmt: skip
 
 
@@ -543,12 +630,17 @@ def ipopt(stated: Stated, guesses: int = 3, seed: int = 0) -> tuple[float, str]:
 
     T, n, m = stated.horizon, len(stated.x0), stated.controls
     X, U = casadi.SX.sym("x", n, T + 1), casadi.SX.sym("u", m, T)
-    cost, equations = 0, [X[:, 0] - casadi.DM(stated.x0)]
+    cost, equations, bounds = 0, [X[:, 0] - casadi.DM(stated.x0)], []
     for t in range(T):
         x, u = casadi.vertsplit(X[:, t]), casadi.vertsplit(U[:, t])
         cost += stated.running(casadi, t, x, u)
         equations.append(X[:, t + 1] - casadi.vertcat(*stated.step(casadi, t, x, u)))
-    cost += stated.terminal(casadi, casadi.vertsplit(X[:, T]))
+        bounds += stated.stage(casadi, t, x, u) if stated.stage else []
+    last = casadi.vertsplit(X[:, T])
+    cost += stated.terminal(casadi, last)
+    equations += stated.goal(casadi, last) if stated.goal else []
+    bounds += stated.end(casadi, last) if stated.end else []
+    equations, bounds = casadi.vertcat(*equations), casadi.vertcat(*bounds)
     z, quiet = casadi.vertcat(casadi.vec(X), casadi.vec(U)), {"ipopt.print_level": 0, "print_time": False}
     options = quiet | {
         "ipopt.sb": "yes",
@@ -556,15 +648,23 @@ def ipopt(stated: Stated, guesses: int = 3, seed: int = 0) -> tuple[float, str]:
         "ipopt.max_iter": 3000,
         "ipopt.bound_relax_factor": 0.0,
     }
-    solver = casadi.nlpsol("bank", "ipopt", {"x": z, "f": cost, "g": casadi.vertcat(*equations)}, options)
+    solver = casadi.nlpsol(
+        "bank", "ipopt", {"x": z, "f": cost, "g": casadi.vertcat(equations, bounds)}, options
+    )
     low, high = (np.broadcast_to(limit, m) for limit in stated.limits or (-np.inf, np.inf))
     free = np.full(n * (T + 1), np.inf)
-    bounds = {"lbx": np.append(-free, np.tile(low, T)), "ubx": np.append(free, np.tile(high, T))}
+    below = np.append(np.zeros(equations.numel()), np.full(bounds.numel(), -np.inf))
+    box = {
+        "lbg": below,
+        "ubg": 0,
+        "lbx": np.append(-free, np.tile(low, T)),
+        "ubx": np.append(free, np.tile(high, T)),
+    }
     rng, found = np.random.default_rng(seed), []
     for guess in range(guesses):
         controls = stated.first() if guess == 0 else rng.standard_normal((T, m))
         rest = np.tile(stated.x0, T + 1)
-        answer = solver(x0=np.append(rest, controls), lbg=0, ubg=0, **bounds)
+        answer = solver(x0=np.append(rest, controls), **box)
         if solver.stats()["success"]:
             found.append(float(answer["f"]))
     least = min(found, default=math.nan)

@@ -5,10 +5,12 @@ One question, any solver: `solve(problem, "gauss-newton")`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
+from deltatheory.control.solvers.augmented_lagrangian import AugmentedLagrangian
 from deltatheory.control.solvers.base import OnStep, Solution, Solver, Status, Watch
 from deltatheory.control.solvers.constrained import Constrained, MinimumEnergy
 from deltatheory.control.solvers.first_order import LBFGS, SGD, Adam
@@ -18,6 +20,7 @@ from deltatheory.control.solvers.low_rank_riccati import LowRankGains, low_rank_
 from deltatheory.control.solvers.msa import EMSA, MSA, certified_rho
 from deltatheory.control.solvers.riccati import AffineTerms, LQRSolution, box_qp, lqr
 from deltatheory.control.solvers.sampled import SampledGaussNewton
+from deltatheory.control.solvers.starts import best_of, drawn_starts
 
 __all__ = [
     "DDP",
@@ -29,6 +32,7 @@ __all__ = [
     "SOLVERS",
     "Adam",
     "AffineTerms",
+    "AugmentedLagrangian",
     "Constrained",
     "GaussNewton",
     "LQRSolution",
@@ -60,6 +64,7 @@ SOLVERS: dict[str, type[Solver]] = {
         EMSA,
         ILQR,
         DDP,
+        AugmentedLagrangian,
     )
 }
 
@@ -69,6 +74,7 @@ def solve(
     solver: str = "gauss-newton",
     *,
     start: Any = None,
+    starts: int | Sequence[Any] | None = None,
     on_step: OnStep | None = None,
     watch: Watch | None = None,
     **settings: Any,
@@ -88,14 +94,26 @@ def solve(
         problem: a task under a backbone and a delta, or a `System`.
         solver: a key of `SOLVERS`.
         start: control to begin with, in the form of `Solution.value`; 0, the frozen backbone, by default.
-        on_step: called with each row of the history.
+        starts: several controls to begin with, or for a small system how many to draw, 0 the first: the
+            cheapest solution that converged is returned, and `details["starts"]` says what became of each.
+        on_step: called with each row of the history, of one start after the other.
         watch: control ↦ further columns of each row, whose cost does not count.
         settings: of the solver, the fields of its class.
 
     Raises:
-        ValueError: for an unknown solver, a setting that it does not have, or a problem that is not its kind.
+        ValueError: for an unknown solver, a setting that it does not have, a problem that is not its kind, or
+            `start` beside `starts`.
     """
     made = make_solver(solver, problem, settings)
+    if starts is None:
+        return made.solve(problem, start=start, on_step=on_step, watch=watch)
+    if start is not None:
+        raise ValueError("start: there is `starts` too; put it among them.")
+    several = drawn_starts(problem, starts) if isinstance(starts, int) else starts
+    return best_of(partial(_from, made, problem, on_step, watch), several)
+
+
+def _from(made: Solver, problem: Any, on_step: OnStep | None, watch: Watch | None, start: Any) -> Solution:
     return made.solve(problem, start=start, on_step=on_step, watch=watch)
 
 

@@ -17,8 +17,9 @@ EVERYTHING = os.environ.get("BANK") == "all"
 LONG = {"long pendulum", "fishing", "rendezvous", "stiff line", "stiff van der Pol", "minimum time"}
 QUICK_ILQR = ("golden ratio", "tripling line", "doubling block", "turning line", "unicycle", "exploding cube")
 BUDGET = {"van der Pol", "fishing"}  # first order converges linearly, here too slowly for 500 steps
-CHEAP = [(name, "ddp") for name in BANK if name not in LONG] + [(name, "ilqr") for name in QUICK_ILQR]
-ALL = [(name, solver) for name in BANK for solver in ("ilqr", "ddp")]
+FREE = [name for name, problem in BANK.items() if not problem.constrained]
+CHEAP = [(name, "ddp") for name in FREE if name not in LONG] + [(name, "ilqr") for name in QUICK_ILQR]
+ALL = [(name, solver) for name in FREE for solver in ("ilqr", "ddp")]
 
 
 def test_there_are_thirty_of_which_each_says_where_it_is_from():
@@ -47,11 +48,7 @@ def test_of_a_stationary_point_without_a_definite_model_the_status_is_that_of_th
 
 
 OTHERS = [name for name, kind in SOLVERS.items() if issubclass(AnalyticSystem, kind.takes)]
-FEW = (
-    [name for name, one in BANK.items() if one.horizon <= 60]
-    if EVERYTHING
-    else ["unicycle", "exploding cube"]
-)
+FEW = [name for name in FREE if BANK[name].horizon <= 60] if EVERYTHING else ["unicycle", "exploding cube"]
 
 
 @pytest.mark.parametrize("problem", FEW)
