@@ -57,7 +57,7 @@ class SecondOrderShooting(Solver):
             they hold. The cost counts as Σ|ℓ_t| + |Φ|, or as what its first two derivatives make of the
             states and controls where that is less (an offset says nothing), both along the present
             trajectory. Where nothing lowers the cost any more it is done too if the stationarity is below
-            this to the power ⅔ of the largest ∂ℓ/∂u.
+            this to the power ⅔ of the largest ∂ℓ/∂u and no control is at its bound.
         step_sizes: how many steps 1, ½, ¼, ... are tried, all in one rollout.
         regularization: first weight μ of ½ μ |δu|², in units of the mean second derivative of the running
             cost in the controls; a factor of 10 down after a full step, up after none.
@@ -242,11 +242,14 @@ class _Trajectories:
         slope = backward.stages[:, definite.argmax(0), np.arange(len(self.J)), 0, 1 + self.n :]
         slope = np.where(definite.any(0)[:, None], slope, gradient)
         projected = self.U - self._clipped(self.U - slope)
-        # A step that no regularization lowers may be at a stationary point of an indefinite model.
+        # Nothing lowers the cost at a stationary point of an indefinite model either; but of a cost that is
+        # concave between bounds any vertex may be one.
         stuck = (self.status == Status.STALLED) | (self.status == Status.ILL_CONDITIONED)
         price = np.abs(model.gradient[..., self.n :]).max((0, 2))
         stationary = np.abs(projected).max((0, 2)) <= self.settings.tolerance ** (2 / 3) * price
-        self.status[stuck & stationary] = Status.CONVERGED
+        limits = self.system.control_limits
+        free = True if limits is None else ((limits[0] < self.U) & (self.U < limits[1])).all((0, 2))
+        self.status[stuck & stationary & free] = Status.CONVERGED
         worst = max(self.status, key=list(_REMEDIES).index)
         failed = int((self.status != Status.CONVERGED).sum())
         remedy = _REMEDIES[worst]
