@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deltatheory._shapes import Float, Int
 from deltatheory.backbones.backbone import Backbone
-from deltatheory.backbones.batch import Batch, pool
+from deltatheory.backbones.batch import Batch, pool, read_position
 from deltatheory.backbones.edit import Edit
 
 __all__ = ["CachedTexts", "RereadTexts"]
@@ -70,6 +70,20 @@ class CachedTexts:
             newest = replace(self._source, decoder=newest)
         self._position = self._position + 1
         self.last = self._states(newest, self._edit)[:, 0]
+
+    def newest(self, t: int) -> tuple[Float[Tensor, "B h e"], Float[Tensor, "B h e"]]:
+        """Return the keys and values that block t of a causal model keeps of each text's newest token."""
+        layer, place = self._cache.layers[t], self._ends()
+        return layer.keys[place], layer.values[place]
+
+    def shift(self, t: int, key: Float[Tensor, "h e"], value: Float[Tensor, "h e"]) -> None:
+        """Add to what `newest` returns, for good."""
+        layer, place = self._cache.layers[t], self._ends()
+        layer.keys[place] += key.to(layer.keys)
+        layer.values[place] += value.to(layer.values)
+
+    def _ends(self) -> tuple[Tensor, slice, Tensor]:
+        return torch.arange(len(self._keys)), slice(None), read_position(self._keys.to(self.last), "last")
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the texts."""

@@ -48,8 +48,8 @@ _GENERATION = Group(
             list[str] | None,
             None,
             "Of a causal model's states while it generates: mean-difference, probe-direction, "
-            "principal-direction, random-direction, liseco, barrier, pid, lqr, value. The labels are the "
-            "contrast; nothing is tuned or disturbed.",
+            "principal-direction, random-direction, liseco, barrier, pid, lqr, value, cache-edit. The "
+            "labels are the contrast; nothing is tuned or disturbed.",
         ),
         "strength": Shared(
             list[float] | None, None, "Of each policy, in gaps between the two kinds of text; 2, 4 and 8."

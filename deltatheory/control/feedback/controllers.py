@@ -134,7 +134,8 @@ def steered(
 
     With "each" every real token is a state of its own, and is moved by its own control. In `generate` a token
     is then moved alike whether its keys and values are kept or it is run again: the text is the same with the
-    cache and without. With "last" it is not, since a token that is run again is no longer the last.
+    cache and without. With "last" it is not, since a token that is run again is no longer the last: policies
+    of `deltatheory.control.generation` remember which tokens they have moved.
 
     Args:
         model: any `transformers` model, called with its attention mask (`watching`).

@@ -7,6 +7,8 @@ from deltatheory.control.generation.generate import Continuations, generate, per
 from deltatheory.control.generation.making import STATE_POLICIES, half_spaces, make_state_policy
 from deltatheory.control.generation.policies import (
     AddedDirection,
+    CacheEdit,
+    GenerationPolicy,
     HalfSpaces,
     Memory,
     ScoreFeedback,
@@ -19,8 +21,10 @@ __all__ = [
     "STATE_POLICIES",
     "Acting",
     "AddedDirection",
+    "CacheEdit",
     "Continuations",
     "Contrast",
+    "GenerationPolicy",
     "HalfSpaces",
     "Memory",
     "ScoreFeedback",

@@ -20,7 +20,7 @@ from deltatheory.control.generation.making import (
     check_state_policies,
     make_state_policy,
 )
-from deltatheory.control.generation.policies import StatePolicy, Tokens, check_tokens
+from deltatheory.control.generation.policies import GenerationPolicy, Tokens, check_tokens
 from deltatheory.results import Result, provenance
 from deltatheory.tasks import Examples, Task
 
@@ -183,13 +183,13 @@ class SteeringTask:
         self.found = contrast(backbone, texts[:count], labels[:count], seed=given.seed)
         self.layers = self.found.default_layers() if given.layers is None else given.layers
 
-    def policy(self, name: str, strength: int | float) -> StatePolicy:
+    def policy(self, name: str, strength: int | float) -> GenerationPolicy:
         """Return a policy by name, as `make_state_policy`."""
         about = {"layers": self.layers, "tokens": self.protocol.tokens, "seed": self.protocol.seed}
         return make_state_policy(name, self.backbone, self.found, strength, **about)
 
     def run(
-        self, name: str, policy: StatePolicy | None = None, strength: float | None = None
+        self, name: str, policy: GenerationPolicy | None = None, strength: float | None = None
     ) -> GeneratedRow:
         """Return what a policy, or a baseline, comes to.
 
@@ -254,7 +254,7 @@ class GenerationSteering(Result):
     settings: dict[str, Any]
     seconds: float
     provenance: dict[str, Any]
-    policies: Mapping[str, StatePolicy] = field(repr=False)
+    policies: Mapping[str, GenerationPolicy] = field(repr=False)
 
     def row(self, policy: str, strength: float | None = None) -> GeneratedRow:
         """Return the row of a policy and strength, or of a baseline."""

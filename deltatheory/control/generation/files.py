@@ -2,13 +2,14 @@
 
 One file. Tensors have a row for each of the n layers: `gain` (n, H) is added; `direction` (n, H), or
 (n, m, H) of m half-spaces or features, is what is read; `target` (n,) or `bound` (n, m) is what it should
-read. The note, under "deltatheory" in the metadata of safetensors, is an object:
+read; of an edit of the cache `key` and `value` (n, heads, width) are added. The note, under "deltatheory" in
+the metadata of safetensors, is an object:
 
 - "format": "deltatheory.state-policy.1"
 - "policy": which law; "law": in words and symbols
 - "layers": numbers of the blocks at whose output it acts, counted from 0, in the order of the rows
-- "tokens": "all", "prompt", "answer" or "last" (the end of the prompt and the tokens of the answer)
-- "settings": the law's other numbers
+- "settings": "tokens", which are moved: "all", "prompt", "answer" or "last" (the end of the prompt and the
+  tokens of the answer); and the law's numbers
 - "model": "name", "hidden_size", "blocks" and "weights" (a fingerprint) of the model that it was made for
 """
 
@@ -18,9 +19,10 @@ import os
 
 from deltatheory.control.generation.policies import (
     AddedDirection,
+    CacheEdit,
+    GenerationPolicy,
     HalfSpaces,
     ScoreFeedback,
-    StatePolicy,
     ValueGuidance,
 )
 from deltatheory.deltas.files import read_tensors, write_tensors
@@ -28,10 +30,10 @@ from deltatheory.deltas.files import read_tensors, write_tensors
 __all__ = ["load_policy", "save_policy"]
 
 _FORMAT = "deltatheory.state-policy.1"
-_KINDS = {kind.kind: kind for kind in (AddedDirection, HalfSpaces, ScoreFeedback, ValueGuidance)}
+_KINDS = {kind.kind: kind for kind in (AddedDirection, HalfSpaces, ScoreFeedback, ValueGuidance, CacheEdit)}
 
 
-def save_policy(path: str | os.PathLike[str], policy: StatePolicy) -> None:
+def save_policy(path: str | os.PathLike[str], policy: GenerationPolicy) -> None:
     """Write a policy into one safetensors file.
 
     Args:
@@ -43,14 +45,13 @@ def save_policy(path: str | os.PathLike[str], policy: StatePolicy) -> None:
         "policy": policy.kind,
         "law": policy.law,
         "layers": list(policy.layers),
-        "tokens": policy.tokens,
         "settings": policy.numbers(),
         "model": dict(policy.model),
     }
     write_tensors(path, policy.tensors(), note)
 
 
-def load_policy(path: str | os.PathLike[str]) -> StatePolicy:
+def load_policy(path: str | os.PathLike[str]) -> GenerationPolicy:
     """Return the policy that `save_policy`, or another program by the same layout, wrote.
 
     Args:
@@ -69,7 +70,6 @@ def load_policy(path: str | os.PathLike[str]) -> StatePolicy:
     try:
         return _KINDS[note["policy"]](
             layers=tuple(note["layers"]),
-            tokens=note["tokens"],
             model=note["model"],
             **tensors,
             **note["settings"],

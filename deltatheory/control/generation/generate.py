@@ -14,7 +14,7 @@ from deltatheory._texts import check_texts
 from deltatheory.backbones import Backbone, CachedTexts, Edit, RereadTexts
 from deltatheory.control.generation.acting import acting
 from deltatheory.control.generation.contrast import check_causal, check_made_for
-from deltatheory.control.generation.policies import StatePolicy
+from deltatheory.control.generation.policies import CacheEdit, GenerationPolicy, StatePolicy
 from deltatheory.problems.greedy import greedy_answers
 from deltatheory.problems.tokens import batch_of
 
@@ -28,7 +28,7 @@ class Continuations:
     Attributes:
         texts: one a prompt, without the prompt.
         tokens: their numbers, the end-of-text token included where it came.
-        energy: |u|² of a token that was moved, summed over the layers, in the mean.
+        energy: |u|² of a token that was moved, summed over the layers, in the mean; 0 of a cache edit.
     """
 
     texts: list[str]
@@ -63,7 +63,7 @@ def prompt_tokens(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
 def generate(
     backbone: Backbone,
     prompts: Sequence[str],
-    policy: StatePolicy | None = None,
+    policy: GenerationPolicy | None = None,
     *,
     max_new_tokens: int = 32,
     batch_size: int = 16,
@@ -76,30 +76,36 @@ def generate(
     Args:
         backbone: causal, frozen.
         prompts: texts.
-        policy: that acts; the frozen model by default.
+        policy: that acts, of the states or, once, of the cache; the frozen model by default.
         max_new_tokens: of a continuation.
         batch_size: prompts that run at once.
         cache: keep keys and values of what was read.
 
     Raises:
-        ValueError: for a backbone that does not generate, a policy of another one, or prompts that are none
-            or leave no room.
+        ValueError: for a backbone that does not generate, a policy of another one, an edit of a cache that
+            there is not, or prompts that are none or leave no room.
         FloatingPointError: if a logit is not finite, as under too strong a policy.
     """
     check_causal(backbone)
     check_number("batch_size", batch_size, whole=True, least=1)
     if policy is not None:
         check_made_for(policy.model, backbone)
+    if isinstance(policy, CacheEdit) and not cache:
+        raise ValueError("cache=False: the policy edits the cache; allowed is True.")
     rows = prompt_tokens(backbone, prompts, max_new_tokens)
     answers: list[list[int]] = [[] for _ in rows]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # prompts of like length run together
     squares, moved = 0.0, 0
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        context = nullcontext() if policy is None else acting(backbone.model, backbone.layers, policy)
+        acts = isinstance(policy, StatePolicy)
+        context = acting(backbone.model, backbone.layers, policy) if acts else nullcontext()
         with context as at_work:
             batch = batch_of(backbone, [rows[i] for i in chosen])
             texts = (CachedTexts if cache else RereadTexts)(backbone, batch, Edit())
+            if isinstance(policy, CacheEdit) and isinstance(texts, CachedTexts):
+                for t, key, value in zip(policy.layers, policy.key, policy.value, strict=True):
+                    texts.shift(t, key, value)
             found = greedy_answers(
                 texts,
                 backbone.vocabulary_logits,

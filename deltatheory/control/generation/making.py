@@ -10,11 +10,13 @@ from torch import Tensor
 
 from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
-from deltatheory.backbones import Backbone, Edit
+from deltatheory.backbones import Backbone, CachedTexts, Edit
 from deltatheory.control.feedback.controllers import state_adjoints
 from deltatheory.control.generation.contrast import Contrast, check_made_for
 from deltatheory.control.generation.policies import (
     AddedDirection,
+    CacheEdit,
+    GenerationPolicy,
     HalfSpaces,
     ScoreFeedback,
     StatePolicy,
@@ -30,6 +32,7 @@ _WIDTH = 1.0  # of the band of scores that "barrier" keeps, in gaps
 _DECAY = 0.5  # of its barriers
 _PID = {"proportional": 0.5, "integral": 0.05, "token_integral": 0.1, "derivative": 0.1}
 _TEXTS, _LENGTH = 4, 16  # texts and tokens that blocks are linearized along
+_BATCH = 16  # texts of a pass
 _PRINCIPAL = 8  # nominal directions that LQR holds beside the gap
 _CONTROL_WEIGHT = 1.0  # of LQR, beside 1 on each direction
 _FEATURES, _RIDGE, _FLOOR = 64, 1.0, 1e-6  # of a value function; the least spread of a coordinate
@@ -157,6 +160,28 @@ def _value(plan: _Plan) -> StatePolicy:
     return ValueGuidance(target=target, **made, **plan.common)
 
 
+@torch.no_grad()
+def _cache_edit(plan: _Plan) -> GenerationPolicy:
+    """Add s times the difference of the mean keys and values of the texts' last tokens."""
+    found, backbone = plan.found, plan.backbone
+    sums: dict[tuple[int, int, bool], Tensor] = {}
+    longest = min(64, backbone.max_length)
+    for target in (True, False):
+        texts = [text for text, on in zip(found.texts, found.target.tolist(), strict=True) if on == target]
+        for start in range(0, len(texts), _BATCH):
+            batch = backbone.encode(texts[start : start + _BATCH], max_length=longest)
+            read = CachedTexts(backbone, batch, Edit())
+            for t in plan.layers:
+                for part, kept in enumerate(read.newest(t)):
+                    place = (t, part, target)
+                    sums[place] = sums.get(place, 0) + kept.sum(0) / len(texts)
+    key, value = (
+        plan.strength * torch.stack([sums[t, part, True] - sums[t, part, False] for t in plan.layers])
+        for part in (0, 1)
+    )
+    return CacheEdit(key=key, value=value, layers=plan.layers, model=found.model)
+
+
 def half_spaces(
     contrasts: Sequence[Contrast],
     bands: Sequence[tuple[float | None, float | None]],
@@ -203,7 +228,7 @@ def half_spaces(
     )
 
 
-STATE_POLICIES: dict[str, Callable[[_Plan], StatePolicy]] = {
+STATE_POLICIES: dict[str, Callable[[_Plan], GenerationPolicy]] = {
     "mean-difference": _mean_difference,
     "probe-direction": _probe_direction,
     "principal-direction": _principal_direction,
@@ -213,6 +238,7 @@ STATE_POLICIES: dict[str, Callable[[_Plan], StatePolicy]] = {
     "pid": _pid,
     "lqr": _lqr,
     "value": _value,
+    "cache-edit": _cache_edit,
 }
 
 
@@ -236,15 +262,16 @@ def make_state_policy(
     layers: Sequence[int] | None = None,
     tokens: Tokens = "last",
     seed: int = 0,
-) -> StatePolicy:
+) -> GenerationPolicy:
     """Return a policy by name.
 
     Args:
         name: a key of `STATE_POLICIES`.
         backbone: that the contrast was read from.
         found: the contrast.
-        strength: s. A fixed direction moves a state by s gaps in all, feedback's setpoint is the score s, and
-            a half-space begins there: 0 is the mean of the other texts, 1 that of the target texts.
+        strength: s. A fixed direction moves a state by s gaps in all, an edit of the cache keys and values by
+            s of theirs, feedback's setpoint is the score s, and a half-space begins there: 0 is the mean of
+            the other texts, 1 that of the target texts.
         layers: numbers of blocks; `Contrast.default_layers` if `None`.
         tokens: which tokens are moved.
         seed: of the random direction.

@@ -6,6 +6,8 @@ All are one law, x ← x + u(x), at some blocks and for some tokens of a text:
 - `HalfSpaces`: the least |u| with which probes read what they should (one half-space: in closed form).
 - `ScoreFeedback`: u = f(e) g, e the error of what a direction reads; PID and LQR tracking differ in f and g.
 - `ValueGuidance`: u climbs a value function that is not linear.
+
+`CacheEdit` changes the keys and values of a prompt instead, once.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from deltatheory._shapes import Bool, Float
 
 __all__ = [
     "AddedDirection",
+    "CacheEdit",
+    "GenerationPolicy",
     "HalfSpaces",
     "Memory",
     "ScoreFeedback",
@@ -40,6 +44,7 @@ Tokens = Literal["all", "prompt", "answer", "last"]
 _MOST = 6  # half-spaces at a block: projection looks at every set of them
 _SLACK = 1e-9
 _STEPS = 3  # up a value function
+_PID = ("proportional", "integral", "token_integral", "derivative")
 
 
 def check_tokens(tokens: Any) -> None:
@@ -66,25 +71,21 @@ class Memory:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class StatePolicy(ABC):
-    """x ← x + u(x) behind some blocks, for some tokens.
+class GenerationPolicy(ABC):
+    """What acts on a model while it generates.
 
     Attributes:
-        layers: numbers of the n blocks, ascending.
-        tokens: which: "all"; those of the "prompt"; those of the "answer"; or each token in its turn as the
-            "last", from which the next is read: the end of the prompt and the tokens of the answer.
+        layers: numbers of the n blocks where it does, ascending.
         model: `fingerprint` of the model that it was made for.
     """
 
     kind: ClassVar[str]
     law: ClassVar[str]
     layers: tuple[int, ...]
-    tokens: Tokens = "last"
     model: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        check_tokens(self.tokens)
-        blocks = self.model["blocks"]
+        blocks, width = self.model["blocks"], self.model["hidden_size"]
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"layers={self.layers}: give ascending numbers, at least one.")
         for t in self.layers:
@@ -92,14 +93,36 @@ class StatePolicy(ABC):
         for name, tensor in self.tensors().items():
             if len(tensor) != len(self.layers) or not tensor.isfinite().all():
                 raise ValueError(f"{name}: must be finite, with a row for each of the layers {self.layers}.")
+            if name in ("direction", "gain") and tensor.shape[-1] != width:
+                raise ValueError(f"{name}: is for states of {tensor.shape[-1]}, and the model has {width}.")
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return its tensors by name, each with a row a layer."""
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, Any]:
         """Return its other settings by name."""
         return {}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StatePolicy(GenerationPolicy):
+    """x ← x + u(x) behind some blocks, for some tokens.
+
+    Attributes:
+        tokens: which: "all"; those of the "prompt"; those of the "answer"; or each token in its turn as the
+            "last", from which the next is read: the end of the prompt and the tokens of the answer.
+    """
+
+    tokens: Tokens = "last"
+
+    def __post_init__(self) -> None:
+        check_tokens(self.tokens)
+        super().__post_init__()
+
+    def numbers(self) -> dict[str, Any]:
+        """Return its other settings by name."""
+        return {"tokens": self.tokens}
 
     @abstractmethod
     def correction(
@@ -173,17 +196,16 @@ class ScoreFeedback(StatePolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, value in self.numbers().items():
-            check_number(name, value)
+        for name in _PID:
+            check_number(name, getattr(self, name))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is read, what it should be, and what is added."""
         return {"direction": self.direction, "target": self.target, "gain": self.gain}
 
-    def numbers(self) -> dict[str, float]:
-        """Return P, I, J and D."""
-        names = ("proportional", "integral", "token_integral", "derivative")
-        return {name: getattr(self, name) for name in names}
+    def numbers(self) -> dict[str, Any]:
+        """Return which tokens, P, I, J and D."""
+        return {**super().numbers(), **{name: getattr(self, name) for name in _PID}}
 
     def correction(self, i: int, x: Tensor, where: Tensor, memory: Memory) -> Tensor:
         """Return f(e) g."""
@@ -248,6 +270,30 @@ class ValueGuidance(StatePolicy):
             size = gradient.square().sum(-1).clamp(min=torch.finfo(x.dtype).tiny)
             u = u + ((float(self.target[i]) - value).clamp(min=0) / size)[..., None] * gradient
         return u
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CacheEdit(GenerationPolicy):
+    """Once, when a prompt has been read: its last token's keys and values in the cache ← themselves + S.
+
+    Cache steering (Belitsky et al. 2025, arXiv 2507.08799), described from memory. The first token of the
+    answer has been read by then; those that follow attend to what was edited, and cost nothing more.
+
+    Attributes:
+        key: S of the keys of every layer, as the cache holds them, for h heads of width e.
+        value: S of the values.
+    """
+
+    kind: ClassVar[str] = "cache-edit"
+    law: ClassVar[str] = (
+        "once, behind the prompt: cache.layers[layers[i]].keys[:, :, last token] += key[i], .values alike"
+    )
+    key: Float[Tensor, "n h e"]
+    value: Float[Tensor, "n h e"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is added."""
+        return {"key": self.key, "value": self.value}
 
 
 def projection(normals: Float[Tensor, "m H"], missing: Float[Tensor, "*b m"]) -> Float[Tensor, "*b H"]:
@@ -325,9 +371,9 @@ class HalfSpaces(StatePolicy):
         """Return normals and bounds."""
         return {"direction": self.direction, "bound": self.bound}
 
-    def numbers(self) -> dict[str, float]:
-        """Return α."""
-        return {"decay": self.decay}
+    def numbers(self) -> dict[str, Any]:
+        """Return which tokens, and α."""
+        return {**super().numbers(), "decay": self.decay}
 
     def correction(self, i: int, x: Tensor, where: Tensor, memory: Memory) -> Tensor:
         """Return the shortest u."""

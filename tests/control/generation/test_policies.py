@@ -72,7 +72,10 @@ def test_a_contrast_tells_how_well_unseen_texts_are_told_apart(found, backbone):
 
 @pytest.mark.parametrize(
     ("name", "tokens"),
-    [*((name, "last") for name in STATE_POLICIES), *(("pid", rule) for rule in ("all", "prompt", "answer"))],
+    [
+        *((name, "last") for name in STATE_POLICIES if name != "cache-edit"),
+        *(("pid", rule) for rule in ("all", "prompt", "answer")),
+    ],
 )
 def test_cache_and_batches_change_no_text(name, tokens, backbone, found):
     """Every policy, and every rule for tokens: with a cache, without, and texts one by one."""
@@ -241,9 +244,9 @@ def test_lqr_pushes_with_the_gains_of_the_dense_recursion(backbone, found):
     assert float(both.gain[0] @ gap) != pytest.approx(float(gap @ gap) / 2)
 
 
-@pytest.mark.parametrize("name", ["mean-difference", "barrier", "pid", "value"])
+@pytest.mark.parametrize("name", ["mean-difference", "barrier", "pid", "value", "cache-edit"])
 def test_a_file_holds_what_plain_hooks_need(name, backbone, found, tmp_path):
-    policy = made(name, backbone, found, tokens="all")
+    policy = made(name, backbone, found, 9.0, tokens="all")
     save_policy(tmp_path / "policy.safetensors", policy)
     again = load_policy(tmp_path / "policy.safetensors")
     assert type(again) is type(policy)
@@ -253,7 +256,7 @@ def test_a_file_holds_what_plain_hooks_need(name, backbone, found, tmp_path):
     )
     tensors, note = read_tensors(tmp_path / "policy.safetensors")
     assert note["layers"] == [0, 1]
-    assert note["tokens"] == "all"
+    assert note["settings"].get("tokens") == (None if name == "cache-edit" else "all")
     if name != "mean-difference":
         return
     model = tiny_model("llama").double().eval()
@@ -271,6 +274,28 @@ def test_a_file_holds_what_plain_hooks_need(name, backbone, found, tmp_path):
     assert out[0, ids.shape[1] :].tolist() == expected
 
 
+def test_the_cache_is_edited_once_at_the_end_of_each_prompt(backbone, found):
+    """Against the cache of `transformers`, edited by hand text by text, with what the file holds."""
+    policy = made("cache-edit", backbone, found, 9.0)
+    told = generate(backbone, PROMPTS, policy, max_new_tokens=NEW)
+    assert told.tokens != generate(backbone, PROMPTS, max_new_tokens=NEW).tokens
+    model = tiny_model("llama").double().eval()
+    for prompt, answer in zip(PROMPTS, told.tokens, strict=True):
+        ids = torch.tensor([[WORDS.index(w) for w in prompt.split()]])
+        with torch.no_grad():
+            out = model(ids, use_cache=True)
+            cache, said = out.past_key_values, [int(out.logits[0, -1].argmax())]
+            for t, key, value in zip(policy.layers, policy.key, policy.value, strict=True):
+                cache.layers[t].keys[:, :, -1] += key
+                cache.layers[t].values[:, :, -1] += value
+            while len(said) < len(answer):
+                out = model(torch.tensor([said[-1:]]), past_key_values=cache, use_cache=True)
+                said.append(int(out.logits[0, -1].argmax()))
+        assert said == answer
+    with pytest.raises(ValueError, match="cache=False"):
+        generate(backbone, PROMPTS, policy, cache=False)
+
+
 def test_perplexity_is_that_of_each_text_alone(backbone):
     told = generate(backbone, PROMPTS, max_new_tokens=4)
     rows = prompt_tokens(backbone, PROMPTS, 4)
@@ -285,13 +310,14 @@ def test_perplexity_is_that_of_each_text_alone(backbone):
 
 def test_bad_input_is_refused_before_the_work(backbone, found):
     some, target = texts()
+    narrow = AddedDirection(gain=torch.ones(1, 8), layers=(0,), model={"hidden_size": 8, "blocks": 2})
     for said, act in {
         "does not separate": lambda: made("liseco", backbone, noise(backbone)),
         "no point in common": lambda: half_spaces([found], [(2.0, 1.0)], layers=(0,)),
         "have no end": lambda: half_spaces([found], [(None, None)], layers=(0,)),
         "blocks=": lambda: generate(backbone, PROMPTS, replaced(found, backbone, blocks=3)),
         "weights=": lambda: generate(backbone, PROMPTS, replaced(found, backbone, weights="0")),
-        "hidden_size=8": lambda: opened(backbone, replaced(found, backbone, hidden_size=8)),
+        "hidden_size=8": lambda: opened(backbone, narrow),
         "takes at most 40": lambda: generate(backbone, PROMPTS, max_new_tokens=40),
         r"prompts=\[\]": lambda: generate(backbone, []),
         "max_new_tokens=0": lambda: generate(backbone, PROMPTS, max_new_tokens=0),
@@ -304,6 +330,9 @@ def test_bad_input_is_refused_before_the_work(backbone, found):
         "target: has": lambda: contrast(backbone, some, target[:3]),
         "do not differ": lambda: contrast(backbone, ["a b"] * 16, [True, False] * 8),
         "encoder": lambda: contrast(tiny("bert"), some, target),
+        "gain: is for states of 2": lambda: AddedDirection(
+            gain=torch.ones(1, 2), layers=(0,), model={"hidden_size": 1, "blocks": 1}
+        ),
         "gain: must be finite": lambda: AddedDirection(
             gain=torch.tensor([[torch.nan]]), layers=(0,), model={"hidden_size": 1, "blocks": 1}
         ),
@@ -323,7 +352,7 @@ def noise(backbone):
 
 
 def replaced(found, backbone, **what):
-    return replace(made("pid", backbone, found), model={**found.model, **what}, layers=(0, 1))
+    return replace(made("pid", backbone, found), model={**found.model, **what})
 
 
 def opened(backbone, policy):
