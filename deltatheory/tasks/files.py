@@ -83,7 +83,8 @@ def _suffix(path: Path) -> str:
     suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise ValueError(
-            f"Cannot tell the form of {str(path)!r}: its name must end in {', '.join(SUFFIXES)}."
+            f"Cannot tell the form of {str(path)!r}: its name must end in {', '.join(SUFFIXES)}. "
+            "A spreadsheet can be saved as .csv."
         )
     return suffix
 

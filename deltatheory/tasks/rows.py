@@ -98,6 +98,7 @@ def task_of(
         None if labels is None else tuple(labels),
         None if generated is None else tuple(row.values[generated] for row in rows),
     )
+    _say_contradicted(source, everything)
     splits, how = _splits(rows, everything, options, source)
     train, dev, test = (
         everything.subset(i for i, given in enumerate(splits) if given == split)
@@ -216,6 +217,15 @@ _WHOLE = re.compile(
 _QUANTITY = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?")
 
 
+def _say_contradicted(source: str, examples: Examples) -> None:
+    """Name texts that have one label here and another there: nothing is right for both."""
+    labels: dict[str, set[int]] = {}
+    for key, label in zip(examples.input_keys(), examples.labels or (), strict=False):
+        labels.setdefault(key, set()).add(label)
+    if count := sum(len(own) > 1 for own in labels.values()):
+        log.warning("%s: %d texts have different labels in different rows", source, count)
+
+
 def _label_text(value: Any) -> str | None:
     """Return a label as it is written; `None` for what is none."""
     if isinstance(value, bool):
@@ -262,6 +272,7 @@ def _classes(
         index = numbers | {given_name: i for i, given_name in enumerate(names)}
     else:
         values = sorted({label for _, label in labelled})  # type: ignore[type-var]  # all of one kind
+        _check_classes(faults.source, column, values, len(labelled))
         names, index = tuple(map(str, values)), {value: i for i, value in enumerate(values)}
         if target is not None and not any(isinstance(value, str) for value in values):
             named: dict[int | str, str] = {}
@@ -285,6 +296,21 @@ def _classes(
             what = f"{column}={label!r} is none of the {len(names)} classes. {hint}"
             faults.meet(row.where, what)
     return [row for row, _ in kept], names, [number for _, number in kept]
+
+
+def _check_classes(source: str, column: str, values: Sequence[int | str], rows: int) -> None:
+    """Refuse a column that tells no classes apart, or all rows from each other."""
+    other = "name the column of the labels: label='...'"
+    if len(values) == 1:
+        raise ValueError(
+            f"{source}: {column!r} is {values[0]!r} in every row, where a task needs two or more distinct "
+            f"classes; {other}"
+        )
+    if len(values) == rows > 2:
+        raise ValueError(
+            f"{source}: {column!r} is different in each of the {rows} rows, which leaves no class to learn; "
+            f"{other}, or target='...' for texts to generate"
+        )
 
 
 def _splits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -221,7 +222,8 @@ def choose_columns(
         role = missing or "text"
         raise ValueError(
             f"{source} has no {role} column (looked for {', '.join(looked[role])}); its columns are "
-            f"{', '.join(present) or 'none'}. Name it: {role}='...'."
+            f"{', '.join(present) or 'none'}. Name it: {role}='...'; or write a first line "
+            "that names the columns, where there is none."
         )
     for name in filter(None, chosen.values()):
         if present.count(name) > 1:
@@ -239,7 +241,23 @@ def _named(present: Sequence[str], name: str) -> str | None:
 
 
 def _first(present: Sequence[str], names: Sequence[str]) -> str | None:
-    return next((found for name in names if (found := _named(present, name))), None)
+    """Return the column of the first name that is there, else the only one whose last word is among them."""
+    if whole := next((found for name in names if (found := _named(present, name))), None):
+        return whole
+    ending = [column for column in present if _last_word(column) in names]
+    return ending[0] if len(ending) == 1 else None
+
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+
+
+def _last_word(column: str) -> str:
+    """Return what a column of several words is of.
+
+    >>> [_last_word(column) for column in ("Review Text", "reviewBody", "review_id", "MAIN_CLASS", "")]
+    ['text', 'body', 'id', 'class', '']
+    """
+    return (_WORD.findall(column) or [""])[-1].lower()
 
 
 def _pair(present: Sequence[str]) -> tuple[str, str | None] | None:

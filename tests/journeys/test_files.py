@@ -110,9 +110,28 @@ def test_obvious_columns_are_found_and_said(answered):
     answered("my.csv", csv(rows(), ("Review", "Category")), "read are text='Review', label='Category'")
 
 
+@pytest.mark.parametrize("head", [("Review Text", "Main Topic"), ("review_text", "mainTopic")])
+def test_columns_are_found_by_their_last_word(answered, head):
+    answered("my.csv", csv(rows(), head), f"read are text={head[0]!r}, label={head[1]!r}")
+
+
 def test_other_columns_are_asked_for(tmp_path):
     done = command(tmp_path, csv(rows(), ("blurb", "which")))
-    refused(done, "has no text column", "its columns are blurb, which")
+    refused(done, "has no text column", "its columns are blurb, which", "write a first line")
+    several = command(tmp_path, csv([(1, t, y) for t, y in rows()], ("review_id", "short_text", "long_text")))
+    refused(several, "has no text column")
+
+
+def test_a_column_that_tells_no_classes_apart_is_refused(tmp_path):
+    refused(command(tmp_path, csv([(t, "p") for t, _ in rows()])), "'label' is 'p' in every row", "--label=")
+    numbered = csv([(t, i) for i, (t, _) in enumerate(rows())])
+    refused(
+        command(tmp_path, numbered), "'label' is different in each of the 200 rows", "--label=", "--target="
+    )
+
+
+def test_texts_with_several_labels_are_counted(answered):
+    answered("my.csv", csv(rows() + [(t, "q") for t, _ in rows()[:6]]), "3 texts have different labels")
 
 
 def test_a_rare_class_is_learnt(answered, tmp_path):
