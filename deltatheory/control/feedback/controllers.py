@@ -33,12 +33,15 @@ __all__ = [
     "LQRFeedback",
     "Meter",
     "class_directions",
+    "held_directions",
     "lqr_gains",
     "prefix_values",
     "shift_adjoints",
     "state_adjoints",
     "steered",
 ]
+
+_DEPENDENT = 1e-5  # a singular value, beside the largest, whose direction the others span
 
 
 class Controller(ABC):
@@ -172,6 +175,24 @@ def class_directions(nominal: NominalStates) -> list[Float[Tensor, "H _"]]:
     return [torch.linalg.svd(m, full_matrices=False)[2][:-1].T for m in centred]
 
 
+def held_directions(
+    first: Sequence[Float[Tensor, "H _"]], states: Float[Tensor, "L n H"], principal: int
+) -> list[Float[Tensor, "H _"]]:
+    """Return, a block, an orthonormal basis of some directions and the leading principal ones of the states.
+
+    Args:
+        first: directions that are held in any case.
+        states: nominal ones of n texts.
+        principal: how many principal directions.
+    """
+    held = []
+    for own, x in zip(first, states, strict=True):
+        leading = torch.linalg.svd(x - x.mean(0), full_matrices=False)[2][:principal].T
+        basis, size, _ = torch.linalg.svd(torch.cat([own / own.norm(dim=0), leading], 1), full_matrices=False)
+        held.append(basis[:, size > _DEPENDENT * size[0]])
+    return held
+
+
 def state_adjoints(
     backbone: Backbone, edit: Edit, batch: Batch, pooling: Pooling
 ) -> list[Callable[[Float[Tensor, " H"]], Float[Tensor, " H"]]]:
@@ -224,6 +245,7 @@ def lqr_gains(
     nominal: NominalStates,
     *,
     control_weight: float = 1.0,
+    principal: int = 0,
     texts: int = 32,
 ) -> Solution:
     """Return the gains that hold the class directions of all states, with the blocks linearized on texts.
@@ -233,6 +255,7 @@ def lqr_gains(
         delta: δ of the tuned model.
         nominal: states.
         control_weight: r, beside a weight of 1 on each direction.
+        principal: leading principal directions of the nominal states that are held too.
         texts: how many of the first training texts the blocks are linearized along.
 
     Returns:
@@ -242,6 +265,8 @@ def lqr_gains(
     before = problem.passes
     adjoints = shift_adjoints(problem, delta, batch, nominal.pooling)
     directions = class_directions(nominal)
+    if principal:
+        directions = held_directions(directions, nominal.states, principal)
     none = directions[0][:, :0]  # what lies before the first block is not held
     solution = low_rank_riccati(adjoints, [none, *directions], control_weight=control_weight)
     problem.count(solution.details["products"] * len(batch) / len(adjoints), backward=0.5)

@@ -158,8 +158,10 @@ def _lqr(
     nominal: NominalStates,
     setpoint: str | Setpoint = "recentred-class",
     control_weight: float = 1.0,
+    principal: int = 0,
 ) -> Policy:
-    solution = lqr_gains(problem, delta, nominal, control_weight=control_weight)
+    about = {"control_weight": control_weight, "principal": principal}
+    solution = lqr_gains(problem, delta, nominal, **about)
     if solution.value is None:
         raise ValueError(f"lqr: {solution.status}; {solution.remedy}.")
     return Feedback(problem, delta, LQRFeedback(make_setpoint(setpoint, nominal), solution.value), nominal)
@@ -186,7 +188,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "probe": {"setpoint": {}},
     "pid": {"setpoint": {}, "proportional": {}, "integral": {}, "derivative": {}},
-    "lqr": {"setpoint": {}, "control_weight": {"above": 0}},
+    "lqr": {"setpoint": {}, "control_weight": {"above": 0}, "principal": {"whole": True, "least": 0}},
     "robust-prefix": {
         "learning_rate": {"above": 0},
         "iterations": {"whole": True, "least": 1},
@@ -223,7 +225,8 @@ def make_policy(
         delta: δ of the tuned model.
         nominal: its states on clean training texts.
         settings: of "probe" setpoint; of "pid" setpoint, proportional, integral and derivative; of "lqr"
-            setpoint and control_weight; of "robust-prefix" learning_rate, iterations and blocks.
+            setpoint, control_weight and principal (directions held beside the classes'); of "robust-prefix"
+            learning_rate, iterations and blocks.
 
     Raises:
         ValueError: for an unknown name, or settings out of range.

@@ -11,7 +11,7 @@ from torch import Tensor
 from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, CachedTexts, Edit
-from deltatheory.control.feedback.controllers import state_adjoints
+from deltatheory.control.feedback.controllers import held_directions, state_adjoints
 from deltatheory.control.generation.contrast import Contrast, check_made_for
 from deltatheory.control.generation.policies import (
     AddedDirection,
@@ -122,11 +122,8 @@ def _lqr(plan: _Plan) -> StatePolicy:
     batch = plan.backbone.encode(texts, max_length=min(_LENGTH, plan.backbone.max_length))
     adjoints = state_adjoints(plan.backbone, Edit(), batch, "last")[first : last + 1]
     gaps = plan.found.upper - plan.found.lower
-    held = []
-    for t in range(first, last + 1):
-        states = plan.found.states[t]
-        leading = torch.linalg.svd(states - states.mean(0), full_matrices=False)[2][:_PRINCIPAL]
-        held.append(torch.linalg.qr(torch.cat([gaps[t][:, None], leading.T], 1))[0])
+    blocks = slice(first, last + 1)
+    held = held_directions(list(gaps[blocks, :, None]), plan.found.states[blocks], _PRINCIPAL)
     solution = low_rank_riccati(adjoints, [held[0][:, :0], *held], control_weight=_CONTROL_WEIGHT)
     if solution.value is None:
         raise ValueError(f"lqr: {solution.status}; {solution.remedy}.")

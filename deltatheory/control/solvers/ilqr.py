@@ -248,7 +248,7 @@ class _Trajectories:
         price = np.abs(model.gradient[..., self.n :]).max((0, 2))
         stationary = np.abs(projected).max((0, 2)) <= self.settings.tolerance ** (2 / 3) * price
         limits = self.system.control_limits
-        free = True if limits is None else ((limits[0] < self.U) & (self.U < limits[1])).all((0, 2))
+        free = True if limits is None else ((limits[0] < self.U) & (limits[1] > self.U)).all((0, 2))
         self.status[stuck & stationary & free] = Status.CONVERGED
         worst = max(self.status, key=list(_REMEDIES).index)
         failed = int((self.status != Status.CONVERGED).sum())

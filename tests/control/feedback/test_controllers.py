@@ -12,6 +12,7 @@ from deltatheory.control.feedback.controllers import (
     Controller,
     LQRFeedback,
     class_directions,
+    held_directions,
     lqr_gains,
     prefix_values,
     shift_adjoints,
@@ -361,16 +362,23 @@ def test_shift_adjoints_against_finite_differences(family, delta):
         assert float(w @ difference) == pytest.approx(float(adjoint(w) @ v), rel=1e-6, abs=1e-8)
 
 
-def test_lqr_gains_of_a_network_are_those_of_the_dense_recursion():
+@pytest.mark.parametrize("principal", [0, 3])
+def test_lqr_gains_of_a_network_are_those_of_the_dense_recursion(principal):
     problem = toy_problem("prefix", length=2, gate="values", dtype=torch.float64, head="prototypes")
     delta = 0.3 * torch.randn(problem.delta.size, generator=torch.Generator().manual_seed(1)).double()
     clean = nominal_states(problem, delta)
-    solution = lqr_gains(problem, delta, clean, control_weight=0.5, texts=8)
+    solution = lqr_gains(problem, delta, clean, control_weight=0.5, principal=principal, texts=8)
     batch, _ = problem.batch(problem.train, range(8))
     eye = torch.eye(16).double()
     A = [torch.stack([a(w) for w in eye]).numpy() for a in shift_adjoints(problem, delta, batch, "mean")]
-    V = [x.numpy() for x in class_directions(clean)]
-    assert [v.shape for v in V] == [(16, 1)] * 2
+    classes = class_directions(clean)
+    V = [x.numpy() for x in held_directions(classes, clean.states, principal)]
+    assert [v.shape for v in V] == [(16, 1 + principal)] * 2
+    for v, own, x in zip(V, classes, clean.states.numpy(), strict=True):
+        np.testing.assert_allclose(v.T @ v, np.eye(1 + principal), atol=1e-12)
+        leading = np.linalg.svd(x - x.mean(0))[2][:principal].T
+        for part in (own.numpy(), leading):
+            np.testing.assert_allclose(v @ (v.T @ part), part, atol=1e-12)
     S = V[1] @ V[1].T
     z = np.linspace(-1, 1, 16)
     controller = LQRFeedback(PopulationSetpoint(clean), solution.value)
