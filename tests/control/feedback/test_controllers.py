@@ -388,8 +388,9 @@ def test_lqr_gains_of_a_network_are_those_of_the_dense_recursion(principal):
         np.testing.assert_allclose(u[0].numpy(), expected, atol=1e-12)
         if t:
             S = V[0] @ V[0].T + A[1].T @ (S - S @ np.linalg.solve(S + 0.5 * np.eye(16), S)) @ A[1]
-    assert solution.details["products"] == 3  # k T (T + 1)/2
-    assert solution.passes == pytest.approx(2 * 8 + 3 * 8 / 2)
+    products = 3 * (1 + principal)  # k T (T + 1)/2
+    assert solution.details["products"] == products
+    assert solution.passes == pytest.approx(2 * 8 + products * 8 / 2)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
