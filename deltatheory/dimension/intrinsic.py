@@ -90,8 +90,8 @@ def _stratified(setup: Setup, least_test: int) -> Setup:
     if len(task.test) < least_test:
         raise ValueError(
             f"task={task.name!r} has {len(task.test)} test examples: at least {least_test} are needed for an "
-            "interval; give more, raise test_examples or test_share, or take runs=0: it trains nothing, and "
-            "needs none"
+            "interval. Give more, test_examples=200, or test_share=0.4 of a table that has no test split; or "
+            "take runs=0, which trains nothing and needs none"
         )
     return setup.replace(train_examples=len(task.train), test_examples=len(task.test))
 
