@@ -4,9 +4,10 @@ The same problems (LQR with n = 12, m = 4; swing-up of a pendulum and of a cart-
 the same start, zero controls: ours, crocoddyl with an action model in Python (plain scalars, and derivatives
 by hand: the quickest way to write one; or by differences), a jitted iLQR in JAX in a fresh process, and the
 infinite-horizon solutions of python-control and scipy. Then 256 initial states at once against one after the
-other.
+other. Last the bank of problems with known optima: DDP with its default derivatives and with those by torch,
+IPOPT by CasADi, and crocoddyl, each with its first call (the problem is put together in it) and a later one.
 
-    pip install crocoddyl control jax      # what is missing is reported as not installed
+    pip install crocoddyl control jax casadi      # what is missing is reported as not installed
     OMP_NUM_THREADS=1 python -m experiments.benchmarks.control --out experiments/results/benchmarks
 
 Times are medians of `--repeats` runs on one thread: CPU time of the process, and wall time beside it, which
@@ -31,12 +32,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from experiments.benchmarks import control_bank
+from experiments.benchmarks.control_bank import BANK
 from experiments.measuring import processor, write
 from experiments.page import Table
 
 PROBLEMS = ("lqr", "pendulum", "cart-pole")
 BATCH, SAMPLE = 256, 8
-PACKAGES = ("numpy", "scipy", "torch", "crocoddyl", "control", "jax")
+PACKAGES = ("numpy", "scipy", "torch", "crocoddyl", "control", "jax", "casadi")
+TWELVE = (
+    *("pendulum", "long pendulum", "weak pendulum", "stirred tank", "cart-pole", "cart-pole in a box"),
+    *("acrobot", "unicycle", "van der Pol", "quadrotor", "rendezvous", "fishing"),
+)
 
 
 def make(problem: str, x0: Any = None) -> Any:
@@ -365,7 +372,74 @@ def rows(repeats: int, fresh_repeats: int) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: list[dict[str, Any]], batches: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+def bank_solvers(name: str) -> dict[str, tuple[str, Callable[[], Callable[[], tuple[float, int]]]]]:
+    """Solver ↦ the package that it needs, and what puts the problem together and returns its solve."""
+    from deltatheory.control.solvers.ilqr import DDP
+    from deltatheory.control.systems.analytic import _by_torch
+
+    stated = BANK[name]
+
+    def ddp(by_torch: bool) -> Callable[[], tuple[float, int]]:
+        system = stated.system()
+        if by_torch:
+            system.derivatives = _by_torch(system._step, system._running, system._terminal)
+
+        def solve() -> tuple[float, int]:
+            found = DDP().solve(system, start=stated.first())
+            return found.cost, found.details["iterations"]
+
+        return solve
+
+    def by_ipopt() -> Callable[[], tuple[float, int]]:
+        solve = control_bank.ipopt(stated)
+        return lambda: solve(stated.first())
+
+    return {
+        "ours, DDP": ("numpy", lambda: ddp(False)),
+        "ours, DDP, derivatives by torch": ("torch", lambda: ddp(True)),
+        "CasADi + IPOPT": ("casadi", by_ipopt),
+        "crocoddyl, Python model, differences": ("crocoddyl", lambda: control_bank.crocoddyl(stated)),
+    }
+
+
+def bank_rows(repeats: int) -> list[dict[str, Any]]:
+    found = []
+    for name in TWELVE:
+        for solver, (package, build) in bank_solvers(name).items():
+            row = {"problem": name, "solver": solver, "optimum": BANK[name].optimum}
+            if importlib.util.find_spec(package) is None:
+                found.append(row | {"skipped": f"{package} is not installed"})
+                continue
+            began = time.process_time()
+            solve = build()
+            solve()
+            row["first_cpu_ms"] = 1e3 * (time.process_time() - began)
+            found.append(row | timed(solve, 1 if "differences" in solver or "torch" in solver else repeats))
+            print(found[-1], flush=True)
+    return found
+
+
+def bank_table(found: list[dict[str, Any]]) -> str:
+    lines = []
+    for row in found:
+        if "skipped" in row:
+            lines.append([row["problem"], row["solver"], row["skipped"], "", "", "", ""])
+            continue
+        error = (row["cost"] - row["optimum"]) / abs(row["optimum"])
+        times = [f"{row['first_cpu_ms']:.1f}", f"{row['cpu_ms']:.1f}"]
+        lines.append(
+            [row["problem"], row["solver"], *times, row["iterations"], f"{row['cost']:.9g}", f"{error:.0e}"]
+        )
+    columns = ["problem", "solver", "first call, CPU ms", "again", "iterations", "cost", "above the optimum"]
+    return Table("", columns, lines).body()
+
+
+def table(
+    found: list[dict[str, Any]],
+    batches: list[dict[str, Any]],
+    bank: list[dict[str, Any]],
+    facts: dict[str, Any],
+) -> str:
     solved = []
     for row in found:
         if "skipped" in row:
@@ -394,6 +468,8 @@ def table(found: list[dict[str, Any]], batches: list[dict[str, Any]], facts: dic
         f"## {BATCH} initial states",
         Table("", [*columns, "cost differs by"], together).body(),
         f"One by one: {SAMPLE} of them, scaled to all.",
+        "## Twelve problems of the bank",
+        bank_table(bank),
     ]
     return "\n\n".join(parts)
 
@@ -420,14 +496,15 @@ def main(
         return
     found = rows(repeats, fresh_repeats)
     batches = [batch(problem, solver) for problem in PROBLEMS[1:] for solver in ("ILQR", "DDP")]
+    bank = bank_rows(repeats)
     facts = {
         "CPU": processor(),
         "threads": 1,
         "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
         "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
     }
-    values = {"facts": facts, "rows": found, "batches": batches}
-    write(out / "control-cpu", values, table(found, batches, facts))
+    values = {"facts": facts, "rows": found, "batches": batches, "bank": bank}
+    write(out / "control-cpu", values, table(found, batches, bank, facts))
 
 
 app.command()(fresh)

@@ -5,8 +5,7 @@ module whose `sin`, `exp`, ... fit them. The optimum is a closed form, or what I
 for the same discrete problem with states and controls as unknowns; where a source publishes a number, it
 is said.
 
-    pip install casadi
-    OMP_NUM_THREADS=1 python -m experiments.benchmarks.control_bank --out experiments/results/benchmarks
+`experiments.benchmarks.control` measures on it, and writes what IPOPT finds beside the optima below.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BANK", "Stated"]
+__all__ = ["BANK", "Stated", "certified", "crocoddyl", "ipopt"]
 
 Parts = Sequence[Any]
 
@@ -70,8 +69,9 @@ class Stated:
             return [z[..., i] for i in range(z.shape[-1])]
 
         def whole(like: Any, values: Parts) -> Any:
-            zero = 0 * like[..., 0]
-            return namespace(like).stack([value + zero for value in values], -1)
+            shape = like.shape[:-1]
+            full = [v if np.shape(v) == shape else v + 0 * like[..., 0] for v in values]
+            return namespace(like).stack(full, -1)
 
         system = AnalyticSystem(
             lambda t, x, u: whole(x, self.step(namespace(x), t, parts(x), parts(u))),
@@ -620,11 +620,11 @@ BANK: dict[str, Stated] = {
 }  # fmt: skip
 
 
-def ipopt(stated: Stated, guesses: int = 3, seed: int = 0) -> tuple[float, str]:
-    """Return the least cost that IPOPT finds from resting states, and how many of its runs ended there.
+def ipopt(stated: Stated) -> Callable[[np.ndarray], tuple[float, int]]:
+    """Return controls ↦ cost and iterations of IPOPT from resting states and those; NaN where it fails.
 
     Multiple shooting: states and controls are unknowns and the dynamics equations, with exact second
-    derivatives by CasADi. The first run begins with the start of the problem, the others with random ones.
+    derivatives by CasADi.
     """
     import casadi
 
@@ -641,32 +641,75 @@ def ipopt(stated: Stated, guesses: int = 3, seed: int = 0) -> tuple[float, str]:
     equations += stated.goal(casadi, last) if stated.goal else []
     bounds += stated.end(casadi, last) if stated.end else []
     equations, bounds = casadi.vertcat(*equations), casadi.vertcat(*bounds)
-    z, quiet = casadi.vertcat(casadi.vec(X), casadi.vec(U)), {"ipopt.print_level": 0, "print_time": False}
-    options = quiet | {
-        "ipopt.sb": "yes",
-        "ipopt.tol": 1e-10,
-        "ipopt.max_iter": 3000,
-        "ipopt.bound_relax_factor": 0.0,
+    program = {
+        "x": casadi.vertcat(casadi.vec(X), casadi.vec(U)),
+        "f": cost,
+        "g": casadi.vertcat(equations, bounds),
     }
-    solver = casadi.nlpsol(
-        "bank", "ipopt", {"x": z, "f": cost, "g": casadi.vertcat(equations, bounds)}, options
-    )
+    quiet = {"ipopt.print_level": 0, "print_time": False, "ipopt.sb": "yes"}
+    exact = {"ipopt.tol": 1e-10, "ipopt.max_iter": 3000, "ipopt.bound_relax_factor": 0.0}
+    solver = casadi.nlpsol("bank", "ipopt", program, quiet | exact)
     low, high = (np.broadcast_to(limit, m) for limit in stated.limits or (-np.inf, np.inf))
     free = np.full(n * (T + 1), np.inf)
-    below = np.append(np.zeros(equations.numel()), np.full(bounds.numel(), -np.inf))
     box = {
-        "lbg": below,
+        "lbg": np.append(np.zeros(equations.numel()), np.full(bounds.numel(), -np.inf)),
         "ubg": 0,
         "lbx": np.append(-free, np.tile(low, T)),
         "ubx": np.append(free, np.tile(high, T)),
     }
-    rng, found = np.random.default_rng(seed), []
-    for guess in range(guesses):
-        controls = stated.first() if guess == 0 else rng.standard_normal((T, m))
-        rest = np.tile(stated.x0, T + 1)
-        answer = solver(x0=np.append(rest, controls), **box)
-        if solver.stats()["success"]:
-            found.append(float(answer["f"]))
-    least = min(found, default=math.nan)
+
+    def solve(controls: np.ndarray) -> tuple[float, int]:
+        answer = solver(x0=np.append(np.tile(stated.x0, T + 1), controls), **box)
+        done = solver.stats()
+        return float(answer["f"]) if done["success"] else math.nan, done["iter_count"]
+
+    return solve
+
+
+def certified(stated: Stated, guesses: int = 3, seed: int = 0) -> tuple[float, str]:
+    """Return the least cost that IPOPT finds from the start and random controls, and how often."""
+    solve, rng = ipopt(stated), np.random.default_rng(seed)
+    shape = stated.first().shape
+    found = [solve(rng.standard_normal(shape) if guess else stated.first())[0] for guess in range(guesses)]
+    least = np.nanmin(found)
     same = sum(value <= least + 1e-6 * (1 + abs(least)) for value in found)
-    return least, f"{same} of {guesses}"
+    return float(least), f"{same} of {guesses}"
+
+
+def crocoddyl(stated: Stated) -> Callable[[], tuple[float, int]]:
+    """Return a solve by FDDP of crocoddyl, in a box by BoxFDDP: a model in Python scalars, by differences."""
+    import crocoddyl as croc
+
+    n, m, T = len(stated.x0), stated.controls, stated.horizon
+
+    class Action(croc.ActionModelAbstract):
+        def __init__(self, t: int) -> None:
+            croc.ActionModelAbstract.__init__(self, croc.StateVector(n), m, 1)
+            self.t = t
+
+        def calc(self, data: Any, x: np.ndarray, u: np.ndarray | None = None) -> None:
+            parts = x.tolist()
+            if u is None or self.t == T:
+                data.cost, data.xnext = stated.terminal(math, parts), x
+                return
+            controls = u.tolist()
+            data.cost = stated.running(math, self.t, parts, controls)
+            data.xnext = np.array(stated.step(math, self.t, parts, controls), dtype=float)
+
+    models = []
+    for t in range(T + 1):
+        model = croc.ActionModelNumDiff(Action(t), False)
+        if stated.limits is not None:
+            model.u_lb, model.u_ub = (np.array(np.broadcast_to(one, m), dtype=float) for one in stated.limits)
+        models.append(model)
+    shooting = croc.ShootingProblem(np.array(stated.x0), models[:-1], models[-1])
+    shooting.nthreads = 1
+
+    def solve() -> tuple[float, int]:
+        method = (croc.SolverFDDP if stated.limits is None else croc.SolverBoxFDDP)(shooting)
+        method.th_stop = 1e-9
+        controls = list(stated.first())
+        method.solve(shooting.rollout(controls), controls, 1000, True)
+        return method.cost, method.iter + 1
+
+    return solve
