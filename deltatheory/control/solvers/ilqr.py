@@ -328,7 +328,8 @@ class _Trajectories:
             np.matmul(x, gain, u)
             u += offset
             if limits is not None:
-                np.clip(u, *limits, out=u)
+                np.maximum(u, limits[0], out=u)  # np.clip takes twice as long on so few
+                np.minimum(u, limits[1], out=u)
             states[t + 1] = x = advance(t, x, u)
             if gaps is not None:
                 states[t + 1] = x = x - (1 - sizes)[:, None] * gaps[t, problem, None]

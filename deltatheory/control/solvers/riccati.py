@@ -7,7 +7,9 @@ congruence and the elimination of the controls.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -268,6 +270,8 @@ def recursion(
     values[T] = V
     V = values[T]
     Ft = F.swapaxes(-1, -2)
+    closed = np.empty((*batch, k, n1))  # (1, x) to (1, x, u) under the gains
+    closed[..., :n1, :] = np.eye(n1)
     with np.errstate(all="ignore"):
         for t in range(T - 1, -1, -1):
             np.matmul(V, F[t], work)
@@ -279,7 +283,7 @@ def recursion(
                 V = V - np.matmul(V[..., :, j : j + 1], V[..., j : j + 1, :] / pivot)
             V = V[..., :n1, :n1]
             if bounds is not None:
-                gains[t], V = _bounded(stage, n1, bounds[0][t], bounds[1][t])
+                gains[t], V = _bounded(stage, V, closed, bounds[0][t], bounds[1][t])
             values[t] = V
         if bounds is None:
             gains = -_solve(stages[..., n1:, n1:], stages[..., n1:, :n1])
@@ -290,7 +294,11 @@ def _solve(H: ndarray, right: ndarray) -> ndarray:
     """Return H⁻¹ right; zero where H is singular or not finite (its pivots say so)."""
     if H.shape[-1] == 1:
         return np.divide(right, H, out=np.zeros_like(right), where=np.isfinite(H) & (H != 0))
-    finite, identity = np.isfinite(H).all((-1, -2), keepdims=True), np.eye(H.shape[-1])
+    with suppress(np.linalg.LinAlgError):
+        found = np.linalg.solve(H, right)
+        if np.isfinite(found).all():
+            return found
+    finite, identity = np.isfinite(H).all((-1, -2), keepdims=True), _identity(H.shape[-1])
     H = np.where(finite, H, identity)
     sign = np.linalg.slogdet(H)[0]  # a determinant underflows
     usable = finite & np.expand_dims(sign != 0, (-2, -1))
@@ -298,20 +306,37 @@ def _solve(H: ndarray, right: ndarray) -> ndarray:
     return np.linalg.solve(H, np.where(usable, right, 0.0))
 
 
-def _bounded(stage: ndarray, n1: int, low: ndarray, high: ndarray) -> tuple[ndarray, ndarray]:
-    """Return the gains [k K] of one stage under bounds, and the value matrix they lead to."""
+def _bounded(
+    stage: ndarray, value: ndarray, closed: ndarray, low: ndarray, high: ndarray
+) -> tuple[ndarray, ndarray]:
+    """Return the gains [k K] of one stage under bounds, and the value matrix they lead to.
+
+    Without bounds the latter is `value`; `closed` is overwritten below its first rows.
+    """
+    n1 = closed.shape[-1]
     H, right = stage[..., n1:, n1:], stage[..., n1:, :n1]
+    gains = -_solve(H, right)
+    k = gains[..., 0]
+    if ((low <= k) & (k <= high)).all():
+        return gains, value
     k, free = _box_qp(H, right[..., 0], low, high)
-    gains = -_solve(_restricted(H, free), np.where(free[..., None], right, 0.0))
+    if H.shape[-1] > 1:
+        gains = -_solve(_restricted(H, free), right)
+    gains *= free[..., None]
     gains[..., 0] = k
-    closed = np.concatenate([np.broadcast_to(np.eye(n1), (*stage.shape[:-2], n1, n1)), gains], axis=-2)
-    return gains, closed.swapaxes(-1, -2) @ stage @ closed
+    closed[..., n1:, :] = gains
+    return gains, closed.swapaxes(-1, -2) @ (stage @ closed)
+
+
+@cache
+def _identity(size: int) -> ndarray:
+    return np.eye(size)
 
 
 def _restricted(H: ndarray, free: ndarray) -> ndarray:
     """Return H with the rows and columns of what is not free replaced by those of the identity."""
     both = free[..., :, None] & free[..., None, :]
-    return np.where(both, H, np.eye(H.shape[-1]))
+    return np.where(both, H, _identity(H.shape[-1]))
 
 
 def box_qp(

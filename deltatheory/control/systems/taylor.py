@@ -215,6 +215,8 @@ def _product(a: Any, b: Any, times: Callable[[Any, Any], Any] = np.multiply) -> 
         a = np.asarray(a)
         return b._aligned(a.ndim)._mapped(times(a, b.value), lambda c: times(a, c))
     value = times(a.value, b.value)
+    if a is b and times is np.multiply:
+        return a._composed(value, 2 * a.value, 2.0)
     ndim = max(a.ndim, b.ndim)
     a, b = a._aligned(ndim), b._aligned(ndim)
     first, second = times(a.first, b.value) + times(a.value, b.first), None
