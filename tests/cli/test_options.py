@@ -66,7 +66,7 @@ def test_revision_and_type_of_a_model_are_options_of_every_command_that_takes_on
     assert seen == ["org/model@v1", "org/model", {"name": "org/model", "dtype": "bfloat16"}]
     assert run(example, "--dtype", "int8").exit_code == 2
     takers = [n for n, f in COMMANDS.items() if {"model", "task"} <= inspect.signature(f).parameters.keys()]
-    assert len(takers) == 9
+    assert len(takers) == 10
     loading = [n for n in takers if n not in ("explain", "predict")]  # whose model is what the adapter names
     assert all({"revision", "dtype"} <= inspect.signature(COMMANDS[n]).parameters.keys() for n in loading)
 
@@ -74,7 +74,7 @@ def test_revision_and_type_of_a_model_are_options_of_every_command_that_takes_on
 def test_a_suffix_is_an_option_of_every_command_that_takes_a_task_and_a_head():
     options = {name: inspect.signature(one).parameters.keys() for name, one in COMMANDS.items()}
     takers = {name for name, given in options.items() if {"task", "head"} <= given}
-    assert len(takers) == 9
+    assert len(takers) == 10
     assert takers == {name for name, given in options.items() if "suffix" in given}
 
 

@@ -269,7 +269,7 @@ def test_settings_of_controllers_are_refused_before_the_work(settings, said, mon
 def test_robust_prefix_tuning_is_not_offered_to_other_deltas():
     assert "robust-prefix" in policies_of(prefix())
     assert "robust-prefix" not in policies_of(prefix(hidden=4))
-    assert policies_of(toy_problem("lora", r=1)) == ["none", "tuned", "pid", "lqr"]
+    assert policies_of(toy_problem("lora", r=1)) == ["none", "tuned", "probe", "pid", "lqr"]
 
 
 def test_a_trigger_is_not_searched_for_through_a_prompt():
