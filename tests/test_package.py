@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import venv
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires
@@ -150,31 +149,3 @@ def test_every_promise_names_tests_that_there_are():
     named = set(re.findall(r"::(test_\w+)", text))
     assert len(named) > 30
     assert named <= there
-
-
-@pytest.mark.skipif(
-    not os.environ.get("DELTATHEORY_BUILD"), reason="slow, and needs a network: set DELTATHEORY_BUILD"
-)
-@pytest.mark.timeout(1800)
-def test_what_is_built_installs_in_a_clean_environment_with_the_smallest_extra(tmp_path):
-    venv.create(tmp_path / "clean", with_pip=True)
-    python = tmp_path / "clean" / "bin" / "python"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-    def call(*words: object) -> str:
-        command = [str(python), *map(str, words)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
-
-    call("-m", "pip", "install", "build")
-    call("-m", "build", ROOT, "--outdir", tmp_path / "dist")
-    (wheel,), (_,) = (list((tmp_path / "dist").glob(kind)) for kind in ("*.whl", "*.tar.gz"))
-    call("-m", "pip", "install", "-c", ROOT / "constraints.txt", f"{wheel}[cli]")
-    assert "dimension" in call("-m", "deltatheory", "--help")
-    assert "hashed" in call("-m", "deltatheory", "projections")
-    assert "stdlib-topics" in call("-m", "deltatheory", "tasks")
-    data = "from importlib.resources import files; r = files('deltatheory.report'); print(sorted("
-    data += "p.name for f in (r, r / 'templates') for p in f.iterdir() if not p.name.endswith('.py')))"
-    shipped = call("-c", data)
-    assert all(name in shipped for name in ("references.bib", "answer.html", "page.html"))
