@@ -178,27 +178,42 @@ def train(
 def _elsewhere(
     setup: "Setup", tuned: dict[str, Any], training: "Training", own: Path, count: int, progress: bool
 ) -> "list[tuple[ClassificationProblem, list[int]]]":
-    """Train alike on other parts of the table, and return what is answered to the texts held out there."""
-    from deltatheory.training import train
+    """Train alike on other parts of the table, and return what is answered to the texts held out there.
 
-    aside(
-        f"{len(setup.task.test)} test texts say little: scores come from {count} trainings, each of which "
-        "holds out other texts (--trainings 1 for one)"
-    )
+    Of a training that is done the answers are kept, and no checkpoint.
+    """
+    from deltatheory.results import read_json, write_json
+    from deltatheory.training import train
+    from deltatheory.training.parallel import is_first
+
+    if is_first():
+        aside(
+            f"Scores come from {count} trainings, each of which holds out other texts than the "
+            f"{len(setup.task.test)} of the test split (--trainings 1 for one)"
+        )
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        known = read_json(own / "trainings.json")
     found = []
     for number, task in enumerate(setup.task.held_out_elsewhere(count - 1), 2):
         problem = setup.replace(task=task, train_examples=None, test_examples=None).problem(
             **tuned, check=False
         )
-        with progress_bar(progress, total=training.steps, desc=f"{number} of {count}") as bar:
+        answers, checkpoint = known.get(str(number)), own / f"training-{number}.safetensors"
+        if answers is None:
+            with progress_bar(progress, total=training.steps, desc=f"{number} of {count}") as bar:
 
-            def step(done: int, _: float, bar: Any = bar) -> None:
-                bar.update(done + 1 - bar.n)
+                def step(done: int, _: float, bar: Any = bar) -> None:
+                    bar.update(done + 1 - bar.n)
 
-            run = train(problem, training, checkpoint=own / f"training-{number}.safetensors", on_step=step)
-        if run.answers is None:
-            raise ValueError(f"Training {number} of {count} {run.status}; --trainings 1 takes one.")
-        found.append((problem, run.answers))
+                run = train(problem, training, checkpoint=checkpoint, on_step=step)
+            answers = known[str(number)] = run.answers
+            if answers is None:
+                raise ValueError(f"Training {number} of {count} {run.status}; --trainings 1 takes one.")
+            if is_first():
+                write_json(own / "trainings.json", known)
+                checkpoint.unlink(missing_ok=True)
+        found.append((problem, answers))
     return found
 
 

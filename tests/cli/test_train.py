@@ -162,7 +162,7 @@ def test_the_score_stands_beside_a_constant_the_frozen_model_and_full_fine_tunin
     assert re.search(r"class +precision +recall +F1 +texts", done.stdout)
 
 
-def test_a_small_table_without_splits_is_scored_by_cross_validation(bert, tmp_path):
+def test_a_small_table_without_splits_is_scored_by_cross_validation(bert, tmp_path, monkeypatch):
     """Every row is held out from one of five trainings, and a run that is called again trains nothing."""
     rows = [f"{'ae'[i % 2]} {'bcdfghjk'[i // 8]} {'bcdfghjk'[i % 8]},{'pq'[i % 2]}" for i in range(64)]
     (tmp_path / "my.csv").write_text("\n".join(["text,label", *rows]))
@@ -173,11 +173,14 @@ def test_a_small_table_without_splits_is_scored_by_cross_validation(bert, tmp_pa
     assert (scores["texts"], scores["trainings"], scores["constant"]) == (64, 5, 0.5)
     first = done.stdout.splitlines()[0]
     assert re.match(r"Test accuracy .* on 64 texts, each held out from one of 5 trainings; the frozen", first)
-    assert "scores come from 5 trainings" in done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").glob("training-*.safetensors")) == [
-        f"training-{k}.safetensors" for k in range(2, 6)
-    ]
+    assert "Scores come from 5 trainings" in done.stderr
+    assert json.loads((tmp_path / "out" / "trainings.json").read_text()).keys() == {*"2345"}
+    assert not list((tmp_path / "out").glob("training-*.safetensors"))
     assert results(tmp_path / "out")["test"]["accuracy"] != scores["value"]
+    monkeypatch.setattr(Training, "rate", None)  # no step is made again
+    assert trained(tmp_path / "out", *how).exit_code == 0
+    assert results(tmp_path / "out")["scores"] == scores
+    monkeypatch.undo()
     alone = trained(tmp_path / "alone", *how, "--trainings", 1)
     assert "trainings" not in alone.stdout
     assert results(tmp_path / "alone")["scores"]["texts"] < 20
