@@ -129,6 +129,7 @@ def diagnose(
         ),
     ] = 1e-2,
     steps: Annotated[int, Option(help="Its step budget.")] = 100,
+    batch_size: Annotated[int, Option(help="Its examples a step.")] = 32,
     progress: Progress = True,
 ) -> None:
     """Say why a prefix, or any other delta, does not train, and write one that is warm-started."""
@@ -137,7 +138,7 @@ def diagnose(
     from deltatheory.control.diagnosis import check_run
 
     given = None if learning_rate == AUTO else learning_rate
-    check_run(given, steps)
+    check_run(given, steps, batch_size)
     problem, at = tuned_problem(adapter, setup) if adapter else (setup.classification(*delta), None)
     with progress_bar(progress, total=5, unit="check") as bar:
         found = diagnose(
@@ -145,6 +146,7 @@ def diagnose(
             at,
             learning_rate=given,
             steps=steps,
+            batch_size=batch_size,
             examples=len(problem.train),
             warm_start=True,
             on_finding=lambda _: bar.update(),

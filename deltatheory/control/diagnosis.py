@@ -1,11 +1,11 @@
-"""Why a run does not converge: five possible faults, each with the number that shows it."""
+"""Why a run does not converge: five possible faults, each with its number, and remedies that are tried."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,21 +25,26 @@ from deltatheory.deltas.files import save_delta
 from deltatheory.deltas.prefix import PrefixTuning
 from deltatheory.deltas.prompt import PromptTuning, start_embeddings, start_tokens
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
-from deltatheory.problems import ClassificationProblem
+from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, epochs
 from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import Result, provenance
-from deltatheory.training import Training, predict_learning_rate
+from deltatheory.training import RatePrediction, Training, predict_learning_rate
 
-__all__ = ["Diagnosis", "Finding", "check_run", "diagnose"]
+__all__ = ["REMEDIES", "Attempt", "Diagnosis", "Finding", "attempt", "check_run", "diagnose"]
 
 _LEAK = 1e-3  # relative change of an output that must not change; rounding stays far below
 _OUT_OF_REACH = 0.1  # share of the examples that no control of linear size brings right
 _SLOW = 10.0  # times the step budget that gradient descent needs
 _OFF = 3.0  # times the spread of what the frozen model computes for real words
 _STEP = 5.0  # times the predicted learning rate, or a part of it: beyond, most runs stand still or collapse
-_BATCH = 32  # examples a step of the run
 _WARM = 10.0  # passes over the examples that the warm start may take
 _WORDS = 64  # real words that the cloud is estimated from
+_FIRST = 20  # steps that are tried, of a run of at least twice as many
+_LOWER = 0.95  # times the loss that the run comes to as it is: a remedy that comes below helps
+_MASKS, _CLOUD = "masks or positions", "start off the cloud of real activations"
+_TARGET, _JACOBIAN, _RATE = "target out of reach", "ill-conditioned Jacobian", "step size"
+
+REMEDIES = (_CLOUD, _JACOBIAN, _RATE)  # the faults that have one that can be tried
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Finding:
         limit: found where the number is above.
         says: what the number is, in a sentence.
         remedy: what to do; empty where nothing was found.
+        clause: the fault, as a sentence begins that says it is there.
     """
 
     fault: str
@@ -61,6 +67,37 @@ class Finding:
     limit: float | None
     says: str
     remedy: str = ""
+    clause: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The first steps of the run, as it is or under a remedy.
+
+    Attributes:
+        fault: whose remedy it is; empty for the run as it is.
+        change: what was changed, in words; empty for the run as it is.
+        steps: that were taken.
+        before: mean loss of the training examples looked at, before them, in nats.
+        after: and after them; `None` where it is not finite.
+    """
+
+    fault: str
+    change: str
+    steps: int
+    before: float
+    after: float | None
+
+    def helps(self, as_it_is: Attempt) -> bool:
+        """Whether the loss comes to less than 95 % of what the run comes to as it is.
+
+        >>> run = Attempt("", "", 20, before=0.7, after=None)
+        >>> Attempt("step size", "learning rate 0.01", 20, 0.7, 0.4).helps(run)
+        True
+        """
+        if self.after is None:
+            return False
+        return as_it_is.after is None or self.after < _LOWER * as_it_is.after
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +106,8 @@ class Diagnosis(Result):
 
     Attributes:
         findings: one for each possible fault.
+        attempts: the first steps of the run as it is, and under the remedy of each fault found that has one.
+        predicted_rate: the learning rate that `predict_learning_rate` gives for the run.
         passes: forward-equivalents over single examples, without those of the warm start.
         seconds: time taken.
         settings: of the run.
@@ -82,6 +121,8 @@ class Diagnosis(Result):
     BESIDE: ClassVar[tuple[str, ...]] = ("delta", "warm_start")
 
     findings: list[Finding]
+    attempts: list[Attempt]
+    predicted_rate: float
     passes: float
     seconds: float
     settings: dict[str, Any]
@@ -93,6 +134,18 @@ class Diagnosis(Result):
     def found(self) -> list[Finding]:
         """Return the faults that there are."""
         return [one for one in self.findings if one.verdict == "found"]
+
+    @property
+    def named(self) -> Finding | None:
+        """The fault that the verdict names: a leak before all, else that whose remedy lowers the loss most.
+
+        Where no remedy helps it is the first that was found.
+        """
+        as_it_is, *tried = self.attempts
+        helped = [one for one in tried if one.helps(as_it_is)]
+        best = min(helped, key=lambda one: one.after or 0.0).fault if helped else None
+        found = {one.fault: one for one in self.found}
+        return found.get(_MASKS) or found.get(best or "") or next(iter(self.found), None)
 
     @property
     def start_file(self) -> str:
@@ -121,6 +174,7 @@ def diagnose(
     *,
     learning_rate: float | None = 1e-2,
     steps: int = 100,
+    batch_size: int = 32,
     examples: int = 32,
     warm_start: bool = False,
     on_finding: Callable[[Finding], None] | None = None,
@@ -134,23 +188,27 @@ def diagnose(
     Jacobian (by the steps that gradient descent needs for nine tenths of what can be fitted); a learning rate
     out of scale, too large or too small (by the one that `predict_learning_rate` gives for the run).
 
+    Then the first steps of the run are taken, at most half of it, as it is and under the remedy of each fault
+    found that has one: the predicted rate, a start from words, or Gauss-Newton of as many passes.
+
     Args:
         problem: whose delta does not train.
         delta: δ to look at; where training starts by default.
         learning_rate: of the run that does not converge, with Adam; `None` for the predicted one.
         steps: its budget.
+        batch_size: its examples a step, at most all there are.
         examples: training examples to look at.
         warm_start: also go a few steps of Gauss-Newton from 0, on all training examples.
         on_finding: called with each finding.
 
     Raises:
         ValueError: for a δ of another length, or where outputs are not finite, fewer than 2 examples, no
-            step, or a learning rate out of range.
+            step, no example a step, or a learning rate out of range.
     """
     origin = problem.delta.initial() if delta is None else delta
     if origin.shape != (problem.delta.size,):
         raise ValueError(f"delta.shape={tuple(origin.shape)}: must be ({problem.delta.size},).")
-    check_run(learning_rate, steps)
+    check_run(learning_rate, steps, batch_size)
     if not 2 <= examples <= len(problem.train):
         raise ValueError(f"examples={examples}: must lie in 2..{len(problem.train)}.")
     began, before = time.perf_counter(), problem.passes
@@ -163,6 +221,9 @@ def diagnose(
             f"delta: the outputs of {broken} of {examples} examples are not finite there; look for NaN in "
             "the weights, or take δ from before the run diverged, and a lower learning rate."
         )
+    planned = Training(steps=steps, batch_size=min(batch_size, len(problem.train)), seed=problem.seed)
+    predicted = predict_learning_rate(problem, training=planned, start=origin)
+    problem.passes += predicted.passes
     findings = []
 
     def checks() -> Iterator[Finding]:
@@ -171,22 +232,31 @@ def diagnose(
         features = tangent_rows(problem, train=examples, test=0, outputs="margin", at=origin)
         yield _reach(problem, origin, features)
         yield _conditioning(features, steps)
-        yield _step_size(problem, origin, learning_rate, steps)
+        yield _step_size(predicted, learning_rate)
 
     for finding in checks():
         findings.append(finding)
         if on_finding:
             on_finding(finding)
-    problem.restore()
+    run = replace(planned, learning_rate=learning_rate or predicted.rate)
+    first = min(_FIRST, max(1, steps // 2))
+    tried = ["", *(one.fault for one in findings if one.verdict == "found" and one.fault in REMEDIES)]
+    attempts = [
+        attempt(problem, run, fault, at=origin, rate=predicted.rate, steps=first, examples=examples)
+        for fault in tried
+    ]
     passes, seconds = problem.passes - before, time.perf_counter() - began
     return Diagnosis(
         findings,
+        attempts,
+        predicted.rate,
         passes,
         seconds,
         settings={
             **problem.identity(),
             "learning_rate": learning_rate,
             "steps": steps,
+            "batch_size": planned.batch_size,
             "seed": problem.seed,
         },
         provenance=provenance(),
@@ -195,21 +265,79 @@ def diagnose(
     )
 
 
-def check_run(learning_rate: float | None, steps: int) -> None:
+def check_run(learning_rate: float | None, steps: int, batch_size: int) -> None:
     """Refuse what no run has, before anything is loaded.
 
     Raises:
-        ValueError: for a learning rate or a number of steps out of range.
+        ValueError: for a learning rate, a number of steps or a batch size out of range.
     """
     check_number("steps", steps, whole=True, least=1)
+    check_number("batch_size", batch_size, whole=True, least=1)
     if learning_rate is not None:
         check_number("learning_rate", learning_rate, above=0)
 
 
-def _finding(fault: str, number: float, limit: float, says: str, remedy: str) -> Finding:
-    found = not number <= limit
+def attempt(
+    problem: ClassificationProblem,
+    run: Training,
+    fault: str = "",
+    *,
+    at: Float[Tensor, " m"],
+    rate: float,
+    steps: int,
+    examples: int,
+) -> Attempt:
+    """Take the first steps of a run, as it is or under a remedy.
+
+    Args:
+        problem: whose delta is trained.
+        run: how.
+        fault: whose remedy is tried, one of `REMEDIES`; empty for the run as it is.
+        at: where the run starts.
+        rate: the predicted one.
+        steps: to take; Gauss-Newton makes as many passes.
+        examples: training examples whose loss is shown.
+    """
+    batch, labels = problem.batch(problem.train, range(examples))
+    change, start = "", at
+    if fault == _RATE:
+        change, run = f"a learning rate of {rate:.2g}", replace(run, learning_rate=rate)
+    elif fault == _CLOUD:
+        change, start = "a start from words", problem.delta.initial()
+    elif fault == _JACOBIAN:
+        change = "Gauss-Newton of as many passes"
+    before, after = problem.loss_at(start, batch, labels), None
+    try:
+        end = (_gauss_newton if fault == _JACOBIAN else _adam)(problem, run, start, steps)
+        loss = problem.loss_at(end, batch, labels)
+        after = loss if math.isfinite(loss) else None
+    except FloatingPointError:
+        pass
+    finally:
+        problem.restore()
+    return Attempt(fault, change, steps, before, after)
+
+
+def _adam(problem: ClassificationProblem, run: Training, start: Tensor, steps: int) -> Tensor:
+    delta = start.clone()
+    optimizer = run.make_optimizer(delta)
+    order = epochs(problem.train.lengths, run.batch_size, run.seed)
+    for step in range(steps):
+        _, _, gradient = problem.loss_and_gradient(delta, *problem.batch(problem.train, next(order)))
+        optimizer.step(gradient, run.rate(step))
+    return delta
+
+
+def _gauss_newton(problem: ClassificationProblem, run: Training, start: Tensor, steps: int) -> Tensor:
+    passes = steps * run.batch_size * (FORWARD + BACKWARD)
+    return solve(problem, "gauss-newton", start=start, budget=passes / len(problem.train)).value
+
+
+def _finding(fault: str, number: float, limit: float, says: str, remedy: str, clause: str) -> Finding:
     shown = number if math.isfinite(number) else None
-    return Finding(fault, "found" if found else "not found", shown, limit, says, remedy if found else "")
+    if number <= limit:
+        return Finding(fault, "not found", shown, limit, says)
+    return Finding(fault, "found", shown, limit, says, remedy, clause)
 
 
 def _change(one: Tensor, other: Tensor) -> float:
@@ -238,18 +366,19 @@ def _masking(problem: ClassificationProblem, origin: Tensor) -> Finding:
         passes += 2
     problem.count(passes, forward=1.0)
     return _finding(
-        "masks or positions",
+        _MASKS,
         worst,
         _LEAK,
         f"padding, or a later token, changes outputs by {worst:.1e} of their size",
         "Give the model a 4-D mask and explicit positions, and switch its cache off.",
+        "outputs depend on padding or on later tokens",
     )
 
 
 @torch.no_grad()
 def _cloud(problem: ClassificationProblem, origin: Tensor) -> Finding:
     """Measure how far virtual keys or embeddings lie from the mean of real ones, in units of their spread."""
-    fault, delta, backbone = "start off the cloud of real activations", problem.delta, problem.backbone
+    delta, backbone = problem.delta, problem.backbone
     words = min(_WORDS, backbone.max_length - 1)
     if isinstance(delta, PromptTuning):
         pairs = [(delta.prompt(origin), start_embeddings(backbone, start_tokens(backbone, words, seed=1)))]
@@ -262,18 +391,19 @@ def _cloud(problem: ClassificationProblem, origin: Tensor) -> Finding:
         pairs = [(keys, cloud[t][0]) for t, (keys, _) in delta.keys_values(origin).items()]
         pairs = [(a.transpose(0, 1).flatten(1), b.transpose(0, 1).flatten(1)) for a, b in pairs]
     else:
-        return Finding(fault, "not applicable", None, None, f"{delta.name!r} has no virtual tokens")
+        return Finding(_CLOUD, "not applicable", None, None, f"{delta.name!r} has no virtual tokens")
     worst = 0.0
     for virtual, cloud_of_words in pairs:
         center = cloud_of_words.mean(0)
         spread = (cloud_of_words - center).norm(dim=1).mean()
         worst = max(worst, float((virtual - center).norm(dim=1).max() / spread))
     return _finding(
-        fault,
+        _CLOUD,
         worst,
         _OFF,
         f"the virtual {kind} lie up to {worst:.2g} times as far from the mean of real ones as those do",
         "Start from words of the vocabulary, as this package does by default, not from random vectors.",
+        "the start lies off the cloud of real activations",
     )
 
 
@@ -290,12 +420,13 @@ def _reach(problem: ClassificationProblem, origin: Tensor, features: TangentRows
     missed = float((linear < 0.5).mean())
     energy = math.sqrt(max(float(multipliers @ kernel @ multipliers), 0.0))
     return _finding(
-        "target out of reach",
+        _TARGET,
         missed,
         _OUT_OF_REACH,
         f"{missed:.0%} of the examples stay wrong under the least-norm control of the linearized network, "
         f"|δ| = {energy:.3g}",
         "Take a longer prefix, more blocks, or another delta; or look for contradicting labels.",
+        "the target is out of reach",
     )
 
 
@@ -324,34 +455,31 @@ def _conditioning(features: TangentRows, steps: int) -> Finding:
         needed = high
     spread = float(values[-1] / values[fits].median()) if fits.any() else math.inf
     return _finding(
-        "ill-conditioned Jacobian",
+        _JACOBIAN,
         needed / steps,
         _SLOW,
         f"gradient descent needs about {needed:.3g} steps for nine tenths of the fit (budget {steps}); the "
         f"largest eigenvalue of J Jᵀ is {spread:.2g} times the median",
         "Train with Gauss-Newton, or rescale δ: prefix values move the outputs more evenly than keys.",
+        "the Jacobian is ill-conditioned",
     )
 
 
-def _step_size(
-    problem: ClassificationProblem, origin: Tensor, learning_rate: float | None, steps: int
-) -> Finding:
+def _step_size(predicted: RatePrediction, learning_rate: float | None) -> Finding:
     """Compare the learning rate with the one that is predicted for the run."""
-    training = Training(steps=steps, batch_size=min(_BATCH, len(problem.train)), seed=problem.seed)
-    found = predict_learning_rate(problem, training=training, start=origin)
-    problem.passes += found.passes
-    if not found.found:
-        return Finding("step size", "not applicable", None, None, found.status)
-    rate = found.rate if learning_rate is None else learning_rate
-    ratio = rate / found.rate
+    if not predicted.found:
+        return Finding(_RATE, "not applicable", None, None, predicted.status)
+    rate = predicted.rate if learning_rate is None else learning_rate
+    ratio = rate / predicted.rate
     size, change = ("large", "Lower") if ratio > 1 else ("small", "Raise")
     off = max(ratio, 1 / ratio)
     judged = f"too {size}, " if off > _STEP else ""
     return _finding(
-        "step size",
+        _RATE,
         off,
         _STEP,
         f"the learning rate {rate:.3g} is {judged}{ratio:.2g} times the one that is predicted to "
-        f"train best, {found.rate:.2g}; {found.low:.2g} to {found.high:.2g} work",
-        f"{change} the learning rate to about {found.rate:.1g}.",
+        f"train best, {predicted.rate:.2g}; {predicted.low:.2g} to {predicted.high:.2g} work",
+        f"{change} the learning rate to about {predicted.rate:.1g}.",
+        f"the learning rate {rate:.3g} is {off:.2g} times too {size}",
     )

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from experiments.environment import Environment
 from experiments.kinds import (
     advice,
+    broken_run,
     dimension,
     frozen,
     generation_steering,
@@ -72,6 +73,7 @@ KINDS: dict[str, TrialKind] = {
         places,
         looks,
         warm_start,
+        broken_run,
         vmapped,
         solve,
         policies,
