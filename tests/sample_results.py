@@ -11,7 +11,7 @@ from deltatheory.adapters.module_use import ModuleUse
 from deltatheory.advice import Advice, Decision, Estimate
 from deltatheory.advice.result import Difference, Run
 from deltatheory.control.design import ControlledLayer, ControlResult
-from deltatheory.control.diagnosis import Diagnosis, Finding
+from deltatheory.control.diagnosis import Attempt, Diagnosis, Finding
 from deltatheory.control.feedback.steering import SteeringResult, SteeringRow
 from deltatheory.control.reach.controllability import ReachResult, WayThere
 from deltatheory.control.reach.prefix_bound import FirstBlockBound
@@ -257,8 +257,15 @@ ONE_OF_EACH: dict[str, Result] = {
         findings=[
             Finding("masks or positions", "not found", 1e-7, 1e-3, "padding changes outputs by 1.0e-07"),
             Finding("start off the cloud of real activations", "not found", 1.4, 3.0, "they lie near"),
-            Finding("step size", "found", 36.0, 5.0, "0.01 is too small", "Raise the learning rate."),
+            Finding(
+                "step size", "found", 36.0, 5.0, "0.01 is too small", "Raise the rate.", "it is small"
+            ),
         ],
+        attempts=[
+            Attempt("", "", 20, 0.7, 0.69),
+            Attempt("step size", "a learning rate of 0.36", 20, 0.7, 0.31),
+        ],
+        predicted_rate=0.36,
         passes=260.0,
         seconds=0.5,
         settings={"steps": 100},

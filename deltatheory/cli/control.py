@@ -135,12 +135,18 @@ def diagnose(
     """Say why a prefix, or any other delta, does not train, and write one that is warm-started."""
     from deltatheory.adapters import tuned_problem
     from deltatheory.control import diagnose
-    from deltatheory.control.diagnosis import check_run
+    from deltatheory.control.diagnosis import REMEDIES, check_run
 
     given = None if learning_rate == AUTO else learning_rate
     check_run(given, steps, batch_size)
     problem, at = tuned_problem(adapter, setup) if adapter else (setup.classification(*delta), None)
-    with progress_bar(progress, total=5, unit="check") as bar:
+    # five checks, the run as it is, and each remedy
+    with progress_bar(progress, total=6, unit="step") as bar:
+
+        def seen(one: Any) -> None:
+            bar.total += getattr(one, "verdict", "") == "found" and one.fault in REMEDIES
+            bar.update()
+
         found = diagnose(
             problem,
             at,
@@ -149,6 +155,6 @@ def diagnose(
             batch_size=batch_size,
             examples=len(problem.train),
             warm_start=True,
-            on_finding=lambda _: bar.update(),
+            on_finding=seen,
         )
     tell(found, out.own, Warm_start=found.start_file)

@@ -18,6 +18,7 @@ from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.adapters import has_peft_form, to_peft
 from deltatheory.backbones import Batch
+from deltatheory.control.reach.controllability import wilson
 from deltatheory.control.solvers import solve
 from deltatheory.control.solvers.base import Solution
 from deltatheory.deltas import Delta
@@ -30,7 +31,17 @@ from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import Result, provenance
 from deltatheory.training import RatePrediction, Training, predict_learning_rate
 
-__all__ = ["REMEDIES", "Attempt", "Diagnosis", "Finding", "attempt", "check_run", "diagnose"]
+__all__ = [
+    "HELPED",
+    "REMEDIES",
+    "UNNOTICED",
+    "Attempt",
+    "Diagnosis",
+    "Finding",
+    "attempt",
+    "check_run",
+    "diagnose",
+]
 
 _LEAK = 1e-3  # relative change of an output that must not change; rounding stays far below
 _OUT_OF_REACH = 0.1  # share of the examples that no control of linear size brings right
@@ -45,6 +56,10 @@ _MASKS, _CLOUD = "masks or positions", "start off the cloud of real activations"
 _TARGET, _JACOBIAN, _RATE = "target out of reach", "ill-conditioned Jacobian", "step size"
 
 REMEDIES = (_CLOUD, _JACOBIAN, _RATE)  # the faults that have one that can be tried
+# Counts of the study `remedies`, calibration half. Fault that a verdict names ↦ (runs that its remedy helped,
+# runs), and (broken runs in which nothing was found, broken runs):
+HELPED = {_CLOUD: (0, 0), _JACOBIAN: (0, 0), _RATE: (0, 0)}
+UNNOTICED = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,12 @@ class Attempt:
             return False
         return as_it_is.after is None or self.after < _LOWER * as_it_is.after
 
+    def __str__(self) -> str:
+        if self.after is None:
+            return f"leaves {self.before:.3g} for no finite number"
+        way = "falls" if self.after < self.before else "rises"
+        return f"{way} from {self.before:.3g} to {self.after:.3g}"
+
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis(Result):
@@ -148,15 +169,40 @@ class Diagnosis(Result):
         return found.get(_MASKS) or found.get(best or "") or next(iter(self.found), None)
 
     @property
+    def remedied(self) -> Attempt | None:
+        """The attempt under the remedy of the fault that the verdict names, where that has one."""
+        named = self.named
+        return next((one for one in self.attempts if named and one.fault == named.fault), None)
+
+    @property
+    def verdict(self) -> str:
+        """The fault, what its remedy comes to in the first steps, and of how many such runs it helped."""
+        as_it_is, named, tried = self.attempts[0], self.named, self.remedied
+        run = f"in {as_it_is.steps} steps the loss {as_it_is}"
+        if named is None:
+            looked = ", ".join(one.fault for one in self.findings if one.verdict == "not found")
+            missed = f"nothing was found either in {_of(*UNNOTICED)} runs broken on purpose"
+            return f"Nothing was found of {looked}: {run}; {missed}."
+        clause = named.clause[:1].upper() + named.clause[1:]
+        if tried is None:
+            return f"{clause}, which no remedy that can be tried mends: {run}."
+        helps = "" if tried.helps(as_it_is) else ", but its remedy does not help"
+        return (
+            f"{clause}{helps}: in {tried.steps} steps the loss {tried} with {tried.change}, as it is it "
+            f"{as_it_is}; of such runs in a study the remedy helped {_of(*HELPED[tried.fault])}."
+        )
+
+    @property
     def start_file(self) -> str:
         """Name of the warm start's file: an adapter that PEFT loads where it has a form for the delta."""
         return "adapter" if has_peft_form(self.delta) else "delta.safetensors"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `diagnosis.json`; of the warm start what it came to."""
-        warm = self.warm_start
+        warm, tried = self.warm_start, self.remedied
         came_to = warm and {"loss": warm.cost, "status": str(warm.status), "passes": warm.passes}
-        return {**super().to_dict(), "warm_start": came_to}
+        helped = tried and dict(zip(("runs_helped", "runs"), HELPED[tried.fault], strict=True))
+        return {**super().to_dict(), "verdict": self.verdict, "remedy_helped": helped, "warm_start": came_to}
 
     def save_beside(self, folder: Path) -> None:
         """Write the warm start, if there is one, in the form in which it can be trained on."""
@@ -177,7 +223,7 @@ def diagnose(
     batch_size: int = 32,
     examples: int = 32,
     warm_start: bool = False,
-    on_finding: Callable[[Finding], None] | None = None,
+    on_finding: Callable[[Finding | Attempt], None] | None = None,
 ) -> Diagnosis:
     """Look for what keeps a prefix, or any other delta, from training, at a given δ.
 
@@ -199,7 +245,7 @@ def diagnose(
         batch_size: its examples a step, at most all there are.
         examples: training examples to look at.
         warm_start: also go a few steps of Gauss-Newton from 0, on all training examples.
-        on_finding: called with each finding.
+        on_finding: called with each finding, then with each attempt.
 
     Raises:
         ValueError: for a δ of another length, or where outputs are not finite, fewer than 2 examples, no
@@ -224,7 +270,8 @@ def diagnose(
     planned = Training(steps=steps, batch_size=min(batch_size, len(problem.train)), seed=problem.seed)
     predicted = predict_learning_rate(problem, training=planned, start=origin)
     problem.passes += predicted.passes
-    findings = []
+    findings: list[Finding] = []
+    attempts: list[Attempt] = []
 
     def checks() -> Iterator[Finding]:
         yield _masking(problem, origin)
@@ -234,17 +281,23 @@ def diagnose(
         yield _conditioning(features, steps)
         yield _step_size(predicted, learning_rate)
 
-    for finding in checks():
-        findings.append(finding)
+    def tries() -> Iterator[Attempt]:
+        run = replace(planned, learning_rate=learning_rate or predicted.rate)
+        first = min(_FIRST, max(1, steps // 2))
+        found = [one.fault for one in findings if one.verdict == "found" and one.fault in REMEDIES]
+        about = {"at": origin, "rate": predicted.rate, "steps": first, "examples": examples}
+        for fault in ("", *found):
+            yield attempt(problem, run, fault, **about)
+
+    def kept(one: Finding | Attempt, among: list) -> None:
+        among.append(one)
         if on_finding:
-            on_finding(finding)
-    run = replace(planned, learning_rate=learning_rate or predicted.rate)
-    first = min(_FIRST, max(1, steps // 2))
-    tried = ["", *(one.fault for one in findings if one.verdict == "found" and one.fault in REMEDIES)]
-    attempts = [
-        attempt(problem, run, fault, at=origin, rate=predicted.rate, steps=first, examples=examples)
-        for fault in tried
-    ]
+            on_finding(one)
+
+    for finding in checks():
+        kept(finding, findings)
+    for one in tries():
+        kept(one, attempts)
     passes, seconds = problem.passes - before, time.perf_counter() - began
     return Diagnosis(
         findings,
@@ -331,6 +384,11 @@ def _adam(problem: ClassificationProblem, run: Training, start: Tensor, steps: i
 def _gauss_newton(problem: ClassificationProblem, run: Training, start: Tensor, steps: int) -> Tensor:
     passes = steps * run.batch_size * (FORWARD + BACKWARD)
     return solve(problem, "gauss-newton", start=start, budget=passes / len(problem.train)).value
+
+
+def _of(successes: int, runs: int) -> str:
+    low, high = wilson(successes, runs) if runs else (0.0, 1.0)
+    return f"{successes} of {runs} ({low:.0%} to {high:.0%})"
 
 
 def _finding(fault: str, number: float, limit: float, says: str, remedy: str, clause: str) -> Finding:

@@ -249,19 +249,27 @@ def diagnosis_figure(result: Diagnosis, narrow: bool = False) -> Figure:
 @answered.register(Diagnosis)
 def _(result: Diagnosis) -> Answer:
     found = result.found
-    checked = sum(one.verdict != "not applicable" for one in result.findings)
-    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    said = (
-        f"Found: {found[0].fault}{more}. {found[0].remedy}"
-        if found
-        else f"None of the {checked} faults that were looked for is there"
-    )
     return Answer(
         titled("Diagnosis", result),
-        [("measured" if found else "", said)],
+        [("measured" if found else "", result.verdict)],
         Section("What to do", items=[f"{one.fault}: {one.remedy}" for one in found]),
         bool(found),
         [
+            Section(
+                "What was tried",
+                columns=("first steps of the run", "steps", "loss before", "loss after"),
+                rows=[
+                    (
+                        f"with {one.change}" if one.change else "as it is",
+                        str(one.steps),
+                        f"{one.before:.3g}",
+                        "not finite" if one.after is None else f"{one.after:.3g}",
+                    )
+                    for one in result.attempts
+                ],
+                remark="Mean cross-entropy of the training texts looked at, in nats.",
+                brief=True,
+            ),
             Section(
                 "What was looked for",
                 columns=("possible fault", "verdict", "what shows it"),
@@ -269,7 +277,7 @@ def _(result: Diagnosis) -> Answer:
                 tones=["measured" if one.verdict == "found" else "" for one in result.findings],
                 remark="The most fundamental first: a later one means little where an earlier one was found.",
                 brief=True,
-            )
+            ),
         ],
         "The number that shows each fault, in units of its limit: right of the dotted line the fault is "
         "there.",
