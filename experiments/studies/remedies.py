@@ -110,11 +110,13 @@ def findings(scope: Scope, known: Known) -> Findings:
             found.append(f"{half}: not enough has run.")
             continue
         own = [FAULTS[run["fault"]][0] in run["found"] for run in broken]
+        named_own = [run["named"] == FAULTS[run["fault"]][0] for run in broken]
         alone = [not run["found"] for run in sound]
         ways = {way: [helped(run, way) for run in named] for way in ("remedy", *TRIVIAL)}
         numbers[half] = {
             "broken": len(broken),
             "own_fault_found": sum(own),
+            "own_fault_named": sum(named_own),
             "sound": len(sound),
             "left_alone": sum(alone),
             "named": len(named),
@@ -128,7 +130,8 @@ def findings(scope: Scope, known: Known) -> Findings:
             f"{_said(alone)} of sound ones; where the verdict names a remedy it helps in "
             f"{_said(ways['remedy'])}, "
             + ", ".join(f"{way} in {_said(ways[way])}" for way in TRIVIAL)
-            + f"; nothing is found in {unnoticed(part)[0]} of {len(broken)} broken runs."
+            + f"; nothing is found in {unnoticed(part)[0]} of {len(broken)} broken runs; the verdict names "
+            f"the fault that was made, asked for after the runs, in {_said(named_own)}."
         )
         if half == "held-out":
             shares = {way: mean(values) for way, values in ways.items()}

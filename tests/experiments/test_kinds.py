@@ -7,8 +7,9 @@ import pytest
 from tiny_models import tiny
 from tiny_problems import toy_task
 
+from deltatheory.control import diagnosis
 from experiments.environment import Environment
-from experiments.kinds import KINDS
+from experiments.kinds import KINDS, broken_run
 
 OURS = sorted(name for name, kind in KINDS.items() if hasattr(kind, "EXAMPLE"))
 
@@ -35,3 +36,14 @@ def test_its_example_comes_to_plain_finite_numbers(name):
     result = KINDS[name].run(replace(example, model=model, task="toy"), Toy())
     assert result
     assert json.loads(json.dumps(result, allow_nan=False)) == result  # no tuple, no NaN, no key but text
+
+
+@pytest.mark.parametrize("fault", [name for name in broken_run.FAULTS if not name.startswith("rate")])
+def test_a_fault_made_on_purpose_is_there(fault):
+    """Rates are found by the one that is predicted, which has tests of its own."""
+    example = broken_run.EXAMPLE
+    settings = {**example.settings, "fault": fault, "steps": 2}
+    trial = replace(example, model="encoder", task="toy", settings=settings)
+    result = broken_run.run(trial, Toy())
+    assert broken_run.FAULTS[fault][0] in result["found"]
+    assert ("remedy" in result["losses"]) == (result["named"] in diagnosis.REMEDIES)
