@@ -50,6 +50,8 @@ SEVERAL = (
     "smallest",
 )  # studies that say nothing of one task alone
 
+UNFED = ("sharpening", "relinearization")  # want six runs of three tasks, and tasks by their names
+
 
 def scope_of(name):
     return SCOPE if name in SEVERAL else replace(SCOPE, tasks=SCOPE.tasks[:1])
