@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deltatheory._memory import give_back
 from deltatheory._shapes import Bool, Float
 from deltatheory.deltas import Delta
 from deltatheory.linearization.factors import tangent_kernels
@@ -68,6 +69,7 @@ def kernel_fits(
         sketch=_SKETCH,
         on_example=on_example,
     )
+    give_back()  # factors, in pieces, before what is as long as θ
     return [KernelFit(found.parts, found.start.double()) for found in kernels], kernels[0].passes
 
 

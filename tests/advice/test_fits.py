@@ -22,10 +22,13 @@ CANDIDATES = (
 )
 
 
-def test_one_pass_for_all_gives_each_its_own_kernel():
+def test_one_pass_for_all_gives_each_its_own_kernel(monkeypatch):
+    given: list[bool] = []
+    monkeypatch.setattr("deltatheory.advice.fits.give_back", lambda: given.append(True))
     setup = Setup(tiny("bert"), toy_task(2, train=16))
     deltas = [setup.delta(c.method, **c.options) for c in CANDIDATES]
     fits, passes = kernel_fits(setup, deltas)
+    assert given  # the memory of the factors
     assert passes == 2 * 16 * 3
     for fit, delta in zip(fits, deltas, strict=True):
         problem = setup.classification(delta, check=False)
