@@ -509,5 +509,39 @@ def main(
 
 app.command()(fresh)
 
+
+@app.command()
+def optima(
+    out: Annotated[Path, typer.Option(help="Folder for control-bank.{json,md}.")] = Path(), guesses: int = 3
+) -> None:
+    """Solve all problems of the bank with all that takes them, and certify the optima by IPOPT."""
+    from deltatheory.control.solvers import solve
+
+    found, cells = [], []
+    for name, stated in BANK.items():
+        least, times = control_bank.certified(stated, guesses)
+        row = {"problem": name, "statement": stated.statement, "source": stated.source}
+        row |= {"optimum": stated.optimum, "ipopt": least, "found": times, "solvers": {}}
+        for solver in ("augmented-lagrangian",) if stated.constrained else ("ilqr", "ddp"):
+            answer = solve(stated.system(), solver, start=stated.first())
+            error = (answer.cost - stated.optimum) / abs(stated.optimum)
+            row["solvers"][solver] = {"status": answer.status, "cost": answer.cost, "error": error}
+            print(name, solver, row["solvers"][solver], least, times, flush=True)
+        found.append(row)
+        ours = [
+            f"{solver}: {one['status']}"
+            + (f" ({one['error']:+.0e})" if abs(one["error"]) > stated.tolerance else "")
+            for solver, one in row["solvers"].items()
+        ]
+        figures = [f"{stated.optimum:.12g}", f"{least:.12g} ({times})", "; ".join(ours)]
+        cells.append([name, stated.statement, stated.source, *figures])
+    columns = ["problem", "statement", "source", "optimum", f"IPOPT, best of {guesses} (how often)", "ours"]
+    note = (
+        "In brackets behind a solver: how far it ends above the optimum, where that is beyond the tolerance."
+    )
+    text = ["# Problems of optimal control with known optima", Table("", columns, cells).body(), note]
+    write(out / "control-bank", {"rows": found}, "\n\n".join(text))
+
+
 if __name__ == "__main__":
     app()
