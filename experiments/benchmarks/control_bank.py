@@ -709,7 +709,7 @@ def crocoddyl(stated: Stated) -> Callable[[], tuple[float, int]]:
         method = (croc.SolverFDDP if stated.limits is None else croc.SolverBoxFDDP)(shooting)
         method.th_stop = 1e-9
         controls = list(stated.first())
-        method.solve(shooting.rollout(controls), controls, 1000, True)
+        method.solve(shooting.rollout(controls), controls, 300, True)
         return method.cost, method.iter + 1
 
     return solve
