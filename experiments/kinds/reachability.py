@@ -31,5 +31,6 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
     found = reach(
         place.setup(trial), given["k"], goal=given["goal"], search=PromptSearch(**given["search"])
     ).to_dict()
-    # The row says what was asked, and by which code.
-    return {name: value for name, value in found.items() if name not in ("settings", "provenance")}
+    # The row says what was asked, and by which code; what texts say stays in the data.
+    left = ("texts", "targets", "settings", "provenance")
+    return {name: value for name, value in found.items() if name not in left}
