@@ -40,6 +40,13 @@ def _schur(probe: Probe) -> Measurement:
     return Measurement(get_theorem("T50a").bound({"H": H, "A": A, "v": v, "z": z}), _LINEARISED)
 
 
+def _reached(probe: Probe) -> Measurement:
+    """Return T49b for the subspace as the delta: its point nearest to θ⁺, its start, and its best."""
+    x = probe.linearised
+    points = [x["x0"] + x["G"] @ (x["star"] - x["x0"]), x["x0"], x["x"]]
+    return Measurement(get_theorem("T49b").bound(x | {"points": points, "near": 0}), _LINEARISED)
+
+
 def _fresh(probe: Probe) -> Measurement:
     x = probe.linearised
     D = len(x["x0"])
@@ -228,6 +235,7 @@ MEASURES = {
     **{id: _on_quadratic(id) for id in ("T01a", "T01b", "T02", "T03", "T04a", "T05b", "T07a", "T07b")},
     **{id: _on_quadratic(id) for id in ("T09", "T10")},
     "T06": _fresh,
+    "T49b": _reached,
     "T50a": _schur,
     "T04b": _gap_below,
     "T05a": _descent,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from deltatheory.problems import ClassificationProblem
 from deltatheory.results import Result, provenance
-from deltatheory.testing import on_linearised, on_network
+from deltatheory.testing import on_fresh_lora, on_linearised, on_network
 from deltatheory.testing.probe import Measurement, Probe
 from deltatheory.theorems import get_theorem, theorems_of
 
@@ -17,7 +17,7 @@ __all__ = ["ON_MODELS", "ModelCheck", "ModelChecks", "check_on_model", "measured
 
 ON_MODELS: dict[str, Callable[[Probe], Measurement]] = {
     id: measure
-    for measures in (on_linearised.MEASURES, on_network.MEASURES)
+    for measures in (on_linearised.MEASURES, on_network.MEASURES, on_fresh_lora.MEASURES)
     for id, measure in measures.items()
 }
 _SAYS_NOTHING = 0.01  # a bound a hundred times too large

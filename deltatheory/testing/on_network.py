@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -317,6 +319,50 @@ def _drift(probe: Probe) -> Measurement:
     return Measurement(Sides(left, drift), hypotheses, rounding=probe.rounding * float(x.norm()))
 
 
+def _closed_loop(probe: Probe, rho: float, w: float) -> tuple[np.ndarray, float]:
+    """Return the errors of a loop at every block, and the curvature that they met.
+
+    Feedback on every coordinate replaces a block's linear response J e by ρ e; what the block adds beyond it
+    stays, and a disturbance of length w lengthens the error. The curvature is by how much J changes along e.
+    """
+    backbone, text = probe.backbone, probe.text
+    e = probe.tensor(*probe.states[0].shape)
+    e = e * (w / e.norm())
+    errors, curvature = [w], 0.0
+    for t, (state, after) in enumerate(pairwise(probe.states)):
+        block = partial(backbone.step, t, batch=text)
+        response = autodiff.jvp(block, state, e)[1]
+        for s in (0.25, 0.5, 0.75, 1.0):
+            change = autodiff.jvp(block, state + s * e, e)[1] - response
+            curvature = max(curvature, float(change.norm()) / (s * errors[-1] ** 2))
+        with torch.no_grad():
+            e = block(state + e) - after - response + rho * e
+        e = e * (1 + w / float(e.norm()))
+        errors.append(float(e.norm()))
+    return np.array(errors), curvature
+
+
+def _tube(probe: Probe) -> Measurement:
+    """Return T58a for a disturbance that is small enough for the curvature that the loop then meets."""
+    rho, size = 0.5, float(probe.states[0].norm())
+    w = size / 8
+    for _ in range(8):
+        errors, M = _closed_loop(probe, rho, w)
+        room = (1 - rho) ** 2 - 2 * M * w
+        if room >= 0:
+            break
+        w = (1 - rho) ** 2 / (4 * M)
+    else:
+        raise ValueError(f"no tube for disturbances of {w / size:.1g} of the first state's norm.")
+    tube = 2 * w / (1 - rho + math.sqrt(room))
+    text = (
+        f"local: curvature at 4 points of every block's error; feedback on all coordinates leaves {rho:g} of "
+        f"it, disturbances of {w / size:.2g} of the first state's norm along it"
+    )
+    sides = get_theorem("T58a").bound({"e": errors / tube, "tube": 1.0})
+    return Measurement(sides, text, rounding=probe.rounding * size / tube)
+
+
 _ONE_HEAD = "met: first head of the middle layer, one text"
 MEASURES = {
     "T27a": _merge,
@@ -342,4 +388,5 @@ MEASURES = {
     "T48a": _slope,
     "T31": _adjoint,
     "T40": _drift,
+    "T58a": _tube,
 }

@@ -151,8 +151,11 @@ class Probe:
 
     def loss_of(self, edit: Edit) -> Tensor:
         """Return the loss on the same examples with another edit in the place of δ."""
-        logits = self.problem.read(self.backbone.hidden_states(self.batch, edit), self.batch, edit)
-        return self.problem.loss_function.mean(logits, self.labels)
+        return self.problem.loss_function.mean(self.logits_of(edit), self.labels)
+
+    def logits_of(self, edit: Edit) -> Tensor:
+        """Return the logits behind it."""
+        return self.problem.read(self.backbone.hidden_states(self.batch, edit), self.batch, edit)
 
     @cached_property
     def states(self) -> list[Tensor]:
