@@ -74,9 +74,10 @@ def findings(scope: Scope, known: Known) -> Findings:
     ran = (
         "Both sides of every theorem that has a measurement on networks, at δ = 0 of LoRA with r = 4. "
         "Tightness is the smaller side over the larger, as claimed: above 1 it is violated. Vacuous: below "
-        "1/100, or no better than what is known without the theorem. T49c, T58b and T58c speak of no model: "
-        "of any two tables of losses, of a loop at rest, which finitely many blocks never reach, and of a "
-        "first-order point of all stages, where convexity in one stage is all that T31 leaves to say."
+        "1/100, or no better than what is known without the theorem. An identity has 1 where it holds up to "
+        "rounding, in a mean over draws up to the standard errors that are given. T49c, T58b and T58c speak "
+        "of no model: of any two tables of losses, of a loop at rest, which some blocks never reach, "
+        "and of a first-order point of all stages, where T31 leaves only convexity in a stage to say."
     )
     return Findings(joint(verdicts), ran, found, numbers, tables)
 
