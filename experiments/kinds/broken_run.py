@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from deltatheory.deltas import Delta
-from deltatheory.deltas.prefix import PrefixTuning
 from experiments.environment import Environment
 from experiments.kinds.frozen import SHORT
 from experiments.trial import Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXAMPLE = Trial(
     "broken_run",
@@ -47,6 +45,8 @@ def _far_start(problem: Any, rate: float) -> tuple[Any, Tensor, float]:
 
 def _open_masks(problem: Any, rate: float) -> tuple[Any, Tensor, float]:
     """Let every token attend to padding, and to the tokens behind it."""
+    import torch
+
     batch = problem.batch
 
     def opened(split: Any, indices: Any) -> Any:
@@ -59,6 +59,8 @@ def _open_masks(problem: Any, rate: float) -> tuple[Any, Tensor, float]:
 
 def _labels_by_lot(problem: Any, rate: float) -> tuple[Any, Tensor, float]:
     """Give half of the texts, each of them twice, labels by lot."""
+    import torch
+
     task = problem.task
     texts = task.train.texts[: len(task.train) // 2]
     generator = torch.Generator().manual_seed(problem.seed)
@@ -68,22 +70,21 @@ def _labels_by_lot(problem: Any, rate: float) -> tuple[Any, Tensor, float]:
     return other, problem.delta.initial(), rate
 
 
-class _Stiff(PrefixTuning):
-    """P = P₀ + δ + (c - 1)(u·δ) u: one direction u, by lot, is c times as long as the others."""
-
-    def __init__(self, backbone: Any, **given: Any) -> None:
-        super().__init__(backbone, **given)
-        along = torch.randn(self.size, generator=torch.Generator().manual_seed(self.seed))
-        self._along = (along / along.norm()).to(self.initial())
-
-    def keys_values(self, delta: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        return super().keys_values(delta + (_STIFF - 1) * (self._along @ delta) * self._along)
-
-
 def _stiff(problem: Any, rate: float) -> tuple[Any, Tensor, float]:
+    """Train P = P₀ + δ + (c - 1)(u·δ) u: one direction u, by lot, is c times as long as the others."""
+    import torch
+
+    from deltatheory.deltas.prefix import PrefixTuning
+
+    class Stiff(PrefixTuning):
+        def keys_values(self, delta: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+            return super().keys_values(delta + (_STIFF - 1) * (along @ delta) * along)
+
     words: PrefixTuning = problem.delta
     given = {"length": words.length, "gate": words.gate, "shift": words.shift, "seed": words.seed}
-    delta: Delta = _Stiff(problem.backbone, **given)
+    delta = Stiff(problem.backbone, **given)
+    along = torch.randn(delta.size, generator=torch.Generator().manual_seed(delta.seed))
+    along = (along / along.norm()).to(delta.initial())
     return problem.with_delta(delta), delta.initial(), rate
 
 
