@@ -19,7 +19,10 @@ CLAIM = (
     "batch"
 )
 SOURCE = "deltatheory; robust prefix-tuning after Yang & Liu 2022"
-ABOUT = "What feedback loses against triggers where it sees one text at a time was a look at the whole batch."
+ABOUT = (
+    "What feedback loses against triggers where it sees one text at a time was a look at the whole batch. "
+    "The probe is the classifier that the setpoints are made of, recentred; it moves nothing."
+)
 STRENGTHS = {
     "substitutions": {"rate": 0.3},
     "typos": {"rate": 0.5},
