@@ -282,7 +282,7 @@ TRAINING = Group(
     lazy("deltatheory.training.Training"),
     {
         "optimizer": Shared(Literal["adamw", "sgd"], "adamw", "AdamW or SGD."),
-        "steps": Shared(int, 300, "Optimizer steps."),
+        "steps": Shared(int, 240, "Optimizer steps."),
         "batch_size": Shared(int, 32, "Examples a step."),
         "micro_batch": Shared(
             int | None, None, "Of these, how many pass through the network at once: less takes less memory."

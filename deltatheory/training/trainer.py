@@ -58,7 +58,7 @@ class Training:
         autocast: run the network in bfloat16 where that is safe (CUDA only).
     """
 
-    steps: int = 300
+    steps: int = 240
     batch_size: int = 32
     learning_rate: float = 1e-3
     warmup: float = 0.1

@@ -112,7 +112,7 @@ def test_the_first_of_several_groups_says_how_an_option_is_shown():
 def test_a_group_is_changed_in_a_copy():
     changed = TRAINING.only("steps", "clip").changed(default={"steps": 5}, help={"clip": "No more."})
     assert (changed.options["steps"].default, changed.options["clip"].help) == (5, "No more.")
-    assert TRAINING.options["steps"].default == 300
+    assert TRAINING.options["steps"].default == 240
     assert list(changed.options) == ["steps", "clip"]
 
 
