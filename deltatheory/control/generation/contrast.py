@@ -22,6 +22,7 @@ __all__ = ["Contrast", "check_causal", "check_made_for", "contrast", "fingerprin
 
 _SHRINKAGE = 0.9  # of the within-class covariance, towards its diagonal: some coordinates are far larger
 _FLOOR = 1e-6  # of a variance, beside the mean one
+_ROUNDING = 1e-6  # of a mean: states of equal texts in batches of other shapes differ by less
 _LEAST = 4  # texts of each kind
 _FOLDS = 4
 
@@ -152,7 +153,7 @@ def _fitted(states: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         size, gap = covariance.diagonal(), upper - lower
         covariance = (1 - _SHRINKAGE) * covariance + torch.diag(_SHRINKAGE * size + _FLOOR * size.mean())
         w = torch.linalg.solve(covariance, gap) if size.any() else gap  # all texts of a kind alike
-        if not float(w @ gap) > 0:
+        if not float(gap.norm()) > _ROUNDING * float(upper.norm() + lower.norm()) or not float(w @ gap) > 0:
             raise ValueError("texts: the states of the two kinds do not differ; give texts that do.")
         uppers, lowers, probes = [*uppers, upper], [*lowers, lower], [*probes, w / (w @ gap)]
     upper, lower, probe = (torch.stack(part).to(states.dtype) for part in (uppers, lowers, probes))
