@@ -119,6 +119,14 @@ def test_nothing_imports_the_command_line_or_the_experiments():
     assert not found
 
 
+def test_no_test_module_imports_another():
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.startswith(("test_", "tests.")) for name in names), path
+
+
 def test_the_verifier_needs_nothing_of_the_package():
     """Certificates are made from the theorems; what checks them stands alone."""
     makers = ("proofs_check.prove", "proofs_check.catalogue", "proofs_check.museum", "proofs_check.__main__")

@@ -5,24 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 from delta_cases import CASES, FIRST
+from device_cases import predicted_rate, problem_on
 from tiny_models import TINY, tiny
 from tiny_problems import copy_task, toy_task
 
 from deltatheory.deltas import make_delta
 from deltatheory.linearization.factors import tangent_kernels
 from deltatheory.problems import ClassificationProblem, GenerationProblem, Setup
-from deltatheory.training import Training, predict_learning_rate, train
+from deltatheory.training import Training, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-DEVICE = "cuda"  # the CPU in a rehearsal
+DEVICE = "cuda"
 COUNTS = {"train": 5, "test": 3, "sketch": 1 << 30}
-
-
-def problem_on(device, delta, options, family="bert"):
-    backbone = tiny(family, dtype=torch.float64).to(device)
-    made = make_delta(delta, backbone, **options)
-    return ClassificationProblem(backbone, toy_task(3), made, check=False)
 
 
 def agree(found, expected, tolerance=1e-9):
@@ -69,11 +64,8 @@ def test_generation_answers_the_same():
 
 
 def test_the_learning_rate_is_the_same():
-    rates = []
-    for device in ("cpu", DEVICE):
-        found = predict_learning_rate(problem_on(device, "lora", {"r": 2}), training=Training(batch_size=8))
-        rates.append(found.rate)
-    assert rates[1] == pytest.approx(rates[0], rel=1e-6)
+    here, there = (predicted_rate(device) for device in ("cpu", DEVICE))
+    assert there == pytest.approx(here, rel=1e-6)
 
 
 def test_the_verbs_end_in_a_result():

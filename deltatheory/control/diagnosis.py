@@ -18,7 +18,6 @@ from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.adapters import has_peft_form, to_peft
 from deltatheory.backbones import Batch
-from deltatheory.control.reach.controllability import wilson
 from deltatheory.control.solvers import solve
 from deltatheory.control.solvers.base import Solution
 from deltatheory.deltas import Delta
@@ -28,7 +27,7 @@ from deltatheory.deltas.prompt import PromptTuning, start_embeddings, start_toke
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
 from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, epochs
 from deltatheory.problems.tokens import batch_of, token_rows
-from deltatheory.results import Result, provenance
+from deltatheory.results import Result, provenance, wilson
 from deltatheory.training import RatePrediction, Training, predict_learning_rate
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from deltatheory.results.answer import ANSWER, Answer, Section, answered
 from deltatheory.results.files import read_json, remove_temporaries, write_atomically, write_json
+from deltatheory.results.intervals import wilson
 from deltatheory.results.log import (
     LOCKLESS,
     ResultLog,
@@ -36,6 +37,7 @@ __all__ = [
     "remove_temporaries",
     "standing",
     "understood",
+    "wilson",
     "write_atomically",
     "write_json",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltatheory.problems import ClassificationProblem, Problem
+from deltatheory.results import wilson
 
 __all__ = ["ClassScore", "HeldOutScores", "held_out_scores"]
 
@@ -86,7 +87,6 @@ def held_out_scores(
     if answers is None or not isinstance(problem, ClassificationProblem):
         value, frozen, texts = float(test[metric]), _frozen(problem), len(problem.test)
         return HeldOutScores(metric, value, None, None, frozen, None, None, texts, None, [])
-    from scipy.stats import binomtest
     from sklearn.metrics import classification_report
 
     held = [(problem, answers), *elsewhere]
@@ -94,7 +94,7 @@ def held_out_scores(
     labels = [label for one, _ in held for label in one.test.labels.tolist()]
     names, texts = problem.task.label_names, len(labels)
     right = sum(a == b for a, b in zip(given, labels, strict=True))
-    interval = binomtest(right, texts).proportion_ci(_LEVEL, "wilson")
+    low, high = wilson(right, texts, _LEVEL)
     kinds = range(len(names))
     report: Any = classification_report(labels, given, labels=kinds, output_dict=True, zero_division=0)  # type: ignore
     rows = [report[str(kind)] for kind in kinds]
@@ -106,8 +106,8 @@ def held_out_scores(
     return HeldOutScores(
         metric,
         right / texts,
-        float(interval.low),
-        float(interval.high),
+        low,
+        high,
         sum(_frozen(one) * len(one.test) for one, _ in held) / texts,
         commonest.texts / texts,
         commonest.name,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from deltatheory.control.generation.comparison import MORE, VARIED
-from deltatheory.control.reach.controllability import wilson
 from deltatheory.report.page import literal
+from deltatheory.results import wilson
 from experiments.page import Findings, Table, Verdict, drawing
 from experiments.scope import Scope, TaskInfo
 from experiments.trial import Known, Trial

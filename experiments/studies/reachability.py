@@ -7,7 +7,8 @@ from math import inf
 from statistics import median
 from typing import Any
 
-from deltatheory.control.reach.controllability import BASELINES, SEARCHES, wilson
+from deltatheory.control.reach.controllability import BASELINES, SEARCHES
+from deltatheory.results import wilson
 from experiments.page import Findings, Table, Verdict, drawing
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import joint

@@ -26,7 +26,7 @@ from statistics import mean
 from typing import Any
 
 from deltatheory.control.diagnosis import REMEDIES
-from deltatheory.control.reach.controllability import wilson
+from deltatheory.results import wilson
 from experiments.kinds.broken_run import FAULTS
 from experiments.page import Findings, Table, Verdict, drawing
 from experiments.scope import Scope, TaskInfo

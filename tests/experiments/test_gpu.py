@@ -1,8 +1,8 @@
 """What runs on a GPU is rehearsed on the CPU."""
 
 import pytest
-import test_cuda
 import typer
+from device_cases import predicted_rate
 
 from deltatheory.results import ResultLog
 from experiments import gpu
@@ -39,6 +39,5 @@ def test_what_is_asked_amiss_is_refused(tmp_path):
         gpu.main(out=tmp_path, rehearse=True, only="sing")
 
 
-def test_the_learning_rate_on_a_gpu_is_rehearsed(monkeypatch):
-    monkeypatch.setattr(test_cuda, "DEVICE", "cpu")
-    test_cuda.test_the_learning_rate_is_the_same()
+def test_the_learning_rate_on_a_gpu_is_rehearsed():
+    assert predicted_rate("cpu") == pytest.approx(predicted_rate("cpu"), rel=1e-6)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from deltatheory._numbers import check_number
@@ -17,6 +16,7 @@ from deltatheory._texts import check_texts
 from deltatheory.backbones import Backbone
 from deltatheory.control.feedback.hooks import watching
 from deltatheory.problems.folds import folds
+from deltatheory.results import wilson
 
 __all__ = ["Contrast", "check_causal", "check_made_for", "contrast", "fingerprint"]
 
@@ -107,7 +107,7 @@ class Contrast:
     def separates(self, t: int) -> bool:
         """Return whether block t's probe beats the majority: the low end of Wilson's 95 % interval does."""
         right = round(self.accuracy[t] * self.held_out)
-        return bool(binomtest(right, self.held_out).proportion_ci(method="wilson").low > self.majority)
+        return wilson(right, self.held_out)[0] > self.majority
 
     def default_layers(self) -> tuple[int, ...]:
         """Return where policies act if nothing else is said: of the third of the blocks that begins half way

@@ -26,9 +26,9 @@ from deltatheory.control.reach.prompts import (
 )
 from deltatheory.control.reach.question import Question, check_goal, pose
 from deltatheory.problems import FORWARD, Setup
-from deltatheory.results import Result, ResultLog, provenance
+from deltatheory.results import Result, ResultLog, provenance, wilson
 
-__all__ = ["BASELINES", "RANKS", "SEARCHES", "ReachResult", "WayThere", "check_asked", "reach", "wilson"]
+__all__ = ["BASELINES", "RANKS", "SEARCHES", "ReachResult", "WayThere", "check_asked", "reach"]
 
 SEARCHES = ("continuous", "discrete", "prefix")
 BASELINES = ("random", "repeat")
@@ -127,18 +127,6 @@ class ReachResult(Result):
     def interval(self, name: str, length: int) -> tuple[float, float]:
         """Return the 95 % interval of that share over texts like these (Wilson 1927)."""
         return wilson(self.reached(name, length), len(self.ranks))
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927).
-
-    >>> [round(end, 3) for end in wilson(8, 10)]
-    [0.49, 0.943]
-    """
-    from scipy.stats import binomtest
-
-    found = binomtest(successes, trials).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)
