@@ -9,6 +9,7 @@ from experiments.kinds.train import BUDGET, training
 from experiments.trial import Trial
 
 _DRAW = 1000  # of the disturbances on the dev split: others than those that are judged
+_REHEARSED = 2000  # the first draw of those that a setpoint knows
 _BATCH = 32
 EXAMPLE = Trial(
     "policies",
@@ -32,7 +33,7 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
     from deltatheory.control.feedback.steering import tune_policy
 
     problem, delta, disturbances = disturbed(trial, place, _DRAW)
-    nominal = nominal_states(problem, delta)
+    nominal = nominal_states(problem, delta, rehearsed=rehearsed(trial, problem, delta))
     conditions = [Disturbance(), *disturbances]
     batches = {d.name: (d, disturbed_batches(problem, problem.dev, d, _BATCH)) for d in conditions}
     grids = trial.settings["grids"]
@@ -49,13 +50,24 @@ def disturbed(trial: Trial, place: Environment, draw: int) -> tuple[Any, Any, li
     Raises:
         FloatingPointError: if the training diverges.
     """
-    from deltatheory.control.feedback.disturbances import make_disturbance
     from deltatheory.training.trainer import train
 
     problem = place.problem(trial)
     outcome = train(problem, training(trial))
     if outcome.test is None:
         raise FloatingPointError(outcome.status)
-    strengths = trial.settings["strengths"].items()
-    found = [make_disturbance(name, problem, outcome.delta, seed=draw, **of) for name, of in strengths]
-    return problem, outcome.delta, found
+    return problem, outcome.delta, _drawn(trial.settings["strengths"], problem, outcome.delta, draw)
+
+
+def rehearsed(trial: Trial, problem: Any, delta: Any) -> tuple[Any, ...]:
+    """Return the disturbances that the setpoints of a trial know: of kinds it names, draws of their own."""
+    given = trial.settings.get("rehearsed", {"kinds": [], "draws": 0})
+    strengths = {name: trial.settings["strengths"][name] for name in given["kinds"]}
+    draws = range(_REHEARSED, _REHEARSED + given["draws"])
+    return tuple(one for draw in draws for one in _drawn(strengths, problem, delta, draw))
+
+
+def _drawn(strengths: dict[str, dict[str, Any]], problem: Any, delta: Any, draw: int) -> list[Any]:
+    from deltatheory.control.feedback.disturbances import make_disturbance
+
+    return [make_disturbance(name, problem, delta, seed=draw, **of) for name, of in strengths.items()]

@@ -27,6 +27,7 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
 
     problem, delta, disturbances = policies.disturbed(trial, place, trial.seed)
     of = trial.settings["policies"]
-    protocol = SteeringProtocol(timed=_TIMED, clock=time.process_time)
+    known = policies.rehearsed(trial, problem, delta)
+    protocol = SteeringProtocol(timed=_TIMED, clock=time.process_time, rehearsed=known)
     found = steer(problem, delta, list(of), disturbances, settings=of, protocol=protocol).to_dict()
     return {name: value for name, value in found.items() if name != "provenance"}  # the row has its own

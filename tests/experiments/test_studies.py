@@ -25,6 +25,7 @@ from experiments.studies import (
     STUDIES,
     combinations,
     dimension,
+    feedback,
     learning_rate,
     methods,
     places,
@@ -423,3 +424,49 @@ def test_d90_is_where_a_monotone_fit_crosses_the_level():
 def test_a_level_out_of_reach_crosses_at_the_last_dimension():
     crossing = prediction.level_crossing(np.full((2, 4), 0.5), [1, 8], Criterion(baseline=1.0), 0.0)
     assert crossing == (pytest.approx(np.log(8)), 0.9, 1.0)
+
+
+def test_feedback_takes_the_seeds_that_are_complete_and_says_how_far_its_aim_is():
+    """Of what disturbances take (.4 a condition) the rehearsed PID gives back .75, its probe .5, others 0."""
+    scope = replace(SCOPE, tasks=SCOPE.tasks[:1], seeds=(0, 1))
+    task, given = scope.tasks[0], {"pid, rehearsed": 0.3, "probe, rehearsed": 0.2}
+    best = {label: {p: grid[1] for p, grid in of["grids"].items()} for label, of in feedback.FURTHER.items()}
+    rows = {}
+
+    def ran(trial, result):
+        rows[trial.hash] = {"hash": trial.hash, "result": result}
+
+    def steered(trial, label=""):
+        names = trial.settings["policies"]
+        return {
+            "settings": names,
+            "chance": 0.5,
+            "latency": {name: {"seconds": 1.0, "added": 0.05} for name in names},
+            "rows": [
+                {"controller": name, "disturbance": c, "energy": 0.0, "texts": 10}
+                | {"accuracy": 0.9 if c == "clean" else 0.5 + given.get(f"{name}, {label}", 0.0)}
+                for name in names
+                for c in feedback.CONDITIONS
+            ],
+        }
+
+    known = lambda: Known(rows.values())  # noqa: E731
+    one = "one text"
+    ran(feedback.choice(scope, "gpt-1M", task, one), {"settings": {"pid": {}, "lqr": {}}})
+    for label in feedback.FURTHER:
+        ran(feedback.further_choice(scope, "gpt-1M", task, label), {"settings": best[label]})
+    for seed in scope.seeds:
+        ran(trial := feedback.steering(scope, "gpt-1M", task, one, seed, known()), steered(trial))
+        ran(trial := feedback.probing(scope, "gpt-1M", task, one, seed), steered(trial))
+    trial = feedback.further(scope, "gpt-1M", task, "rehearsed", 1, known())
+    ran(trial, steered(trial, "rehearsed"))
+    found = feedback.findings(scope, known())
+    assert f"gpt-1M, pid, rehearsed sees one text: {task.name} 75%, +5% time, 1 seeds." in found.found
+    assert found.found[-1].endswith("is met by pid, rehearsed.")
+    given["probe, rehearsed"] = 0.24
+    ran(trial, steered(trial, "rehearsed"))
+    assert (
+        feedback.findings(scope, known())
+        .found[-1]
+        .endswith("is met by none; nearest is pid, rehearsed, 0.05 short.")
+    )

@@ -7,7 +7,7 @@ The state z_t behind block t is what the model's output is read through: the mea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from deltatheory._numbers import check_number
 from deltatheory._shapes import Float, Int
+from deltatheory.backbones import Batch
 from deltatheory.backbones.batch import Pooling, pool
+from deltatheory.control.feedback.disturbances import Disturbance, disturbed_batches
 from deltatheory.control.feedback.hooks import watching
 from deltatheory.problems import ClassificationProblem
 
@@ -42,11 +44,15 @@ class NominalStates:
         states: behind L blocks, of n texts.
         labels: of the texts.
         pooling: how the states were read.
+        rehearsed: states of k training texts under disturbances, right or not.
+        rehearsed_labels: of these texts.
     """
 
     states: Float[Tensor, "L n H"]
     labels: Int[Tensor, " n"]
     pooling: Pooling
+    rehearsed: Float[Tensor, "L k H"] | None = None
+    rehearsed_labels: Int[Tensor, " k"] | None = None
 
     @cached_property
     def mean(self) -> Float[Tensor, "L H"]:
@@ -86,6 +92,7 @@ def nominal_states(
     examples: int = 256,
     pooling: Pooling | None = None,
     batch_size: int = 32,
+    rehearsed: Sequence[Disturbance] = (),
 ) -> NominalStates:
     """Run training texts through the tuned model and keep the states of those it gets right.
 
@@ -95,6 +102,7 @@ def nominal_states(
         examples: how many of the first training texts are run.
         pooling: "mean" or "last"; by default as the backbone pools.
         batch_size: of a pass.
+        rehearsed: disturbances under which the texts are run, too, each under all of them.
 
     Raises:
         ValueError: if fewer than two classes have a text that is right, or for an encoder-decoder, whose
@@ -102,27 +110,47 @@ def nominal_states(
     """
     check_one_stack(problem)
     pooling = pooling or problem.backbone.pooling
-    kept, labels = [], []
-    for start in range(0, min(examples, len(problem.train)), batch_size):
-        rows = range(start, min(start + batch_size, examples, len(problem.train)))
-        batch, y = problem.batch(problem.train, rows)
+    run = partial(_run, problem, delta, pooling)
+    texts = range(min(examples, len(problem.train)))
+    cuts = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    states, labels, right = run(problem.batch(problem.train, rows) for rows in cuts)
+    states, labels = states[:, right], labels[right]
+    if len(labels.unique()) < 2:
+        raise ValueError(
+            f"examples={examples}: the tuned model gets texts of fewer than two classes right; train δ "
+            "longer or at another learning rate, or give more examples."
+        )
+    if not rehearsed:
+        return NominalStates(states, labels, pooling)
+    own, found = problem.train.subset(texts), []
+    for disturbance in rehearsed:
+        with disturbance.acting(problem.backbone.layers):
+            found.append(run(disturbed_batches(problem, own, disturbance, batch_size)))
+    again, theirs = torch.cat([x for x, _, _ in found], 1), torch.cat([y for _, y, _ in found])
+    known = torch.isin(theirs, labels)  # of a class without a nominal text there is no setpoint
+    return NominalStates(states, labels, pooling, again[:, known], theirs[known])
+
+
+def _run(
+    problem: ClassificationProblem,
+    delta: Tensor,
+    pooling: Pooling,
+    batches: Iterable[tuple[Batch, Tensor]],
+) -> tuple[Float[Tensor, "L n H"], Int[Tensor, " n"], Tensor]:
+    """Return the states of texts, their labels, and whether the tuned model gets them right."""
+    kept, labels, right = [], [], []
+    for batch, y in batches:
         states: list[Tensor] = []
         with watching(
             problem.backbone.model,
             problem.backbone.layers,
             lambda _, x, mask, states=states: states.append(pool(x, mask, pooling)),
         ):
-            right = problem.logits(delta, batch).argmax(1) == y
+            right.append(problem.logits(delta, batch).argmax(1) == y)
         problem.count(len(batch), forward=1.0)
-        kept.append(torch.stack(states)[:, right])
-        labels.append(y[right])
-    found = NominalStates(torch.cat(kept, 1), torch.cat(labels), pooling)
-    if len(found.labels.unique()) < 2:
-        raise ValueError(
-            f"examples={examples}: the tuned model gets texts of fewer than two classes right; train δ "
-            "longer or at another learning rate, or give more examples."
-        )
-    return found
+        kept.append(torch.stack(states))
+        labels.append(y)
+    return torch.cat(kept, 1), torch.cat(labels), torch.cat(right)
 
 
 class Setpoint(ABC):
@@ -164,7 +192,8 @@ class ClassSetpoint(Setpoint):
     Gaussians around the nominal class means m_{t,c} with the common within-class covariance, shrunk towards
     the isotropic one, all classes alike before. Disturbances pile up with depth and the class stays, so what
     early blocks showed still counts. Tracking nominal trajectories by LQR: Skifstad, Yang & Chou 2026 (arXiv
-    2604.19018), who are given the wanted class; here it is estimated.
+    2604.19018), who are given the wanted class; here it is estimated. Where disturbances were rehearsed the
+    estimator may know what they do to states of each class; where the states should be stays the same.
 
     Attributes:
         nominal: states.
@@ -172,22 +201,39 @@ class ClassSetpoint(Setpoint):
             make them look like another class.
         shrinkage: a of the covariance (1 - a) S + a (tr S/H) I, in (0, 1].
         temperature: by which the log odds are divided; above 0.
+        rehearsed: the means and the covariance of the log odds are those of the nominal and the rehearsed
+            states together.
     """
 
     nominal: NominalStates
     recentred: bool = False
     shrinkage: float = 0.75
     temperature: float = 4.0
+    rehearsed: bool = False
 
     def __post_init__(self) -> None:
         check_number("shrinkage", self.shrinkage, above=0, most=1)
         check_number("temperature", self.temperature, above=0)
+        if self.rehearsed and self.nominal.rehearsed is None:
+            raise ValueError(
+                "setpoint='rehearsed-class': nothing was rehearsed; give `nominal_states` or the protocol "
+                "the disturbances to rehearse."
+            )
+
+    @cached_property
+    def _seen(self) -> NominalStates:
+        """The states that the log odds are fitted to."""
+        nominal = self.nominal
+        if not self.rehearsed or nominal.rehearsed is None or nominal.rehearsed_labels is None:
+            return nominal
+        states = torch.cat([nominal.states, nominal.rehearsed], 1)
+        return NominalStates(states, torch.cat([nominal.labels, nominal.rehearsed_labels]), nominal.pooling)
 
     @cached_property
     def _discriminants(self) -> tuple[Float[Tensor, "L H C"], Float[Tensor, "L 1 C"]]:
         """Log odds are z W + b."""
-        means = self.nominal.class_means
-        deviations = (self.nominal.states - means[:, self.nominal.class_of]).double()
+        means = self._seen.class_means
+        deviations = (self._seen.states - means[:, self._seen.class_of]).double()
         covariance = deviations.mT @ deviations / deviations.shape[1]
         size = covariance.diagonal(dim1=1, dim2=2).mean(1)
         isotropic = size[:, None, None] * torch.eye(means.shape[2]).to(covariance)
@@ -237,6 +283,7 @@ SETPOINTS: dict[str, Callable[[NominalStates], Setpoint]] = {
     "population": PopulationSetpoint,
     "class": ClassSetpoint,
     "recentred-class": partial(ClassSetpoint, recentred=True),
+    "rehearsed-class": partial(ClassSetpoint, rehearsed=True, shrinkage=0.1),
     "subspace": lambda nominal: SubspaceSetpoint(nominal, min(64, nominal.states.shape[2])),
 }
 
@@ -249,7 +296,7 @@ def make_setpoint(setpoint: str | Setpoint, nominal: NominalStates) -> Setpoint:
         nominal: states.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or "rehearsed-class" where nothing was rehearsed.
     """
     check_setpoint(setpoint)
     return setpoint if isinstance(setpoint, Setpoint) else SETPOINTS[setpoint](nominal)

@@ -335,6 +335,8 @@ class SteeringProtocol:
         seed: of disturbances given by name.
         timed: batches that latencies are measured on.
         clock: that they are measured with; see `latencies`.
+        rehearsed: disturbances of the training texts that the setpoint "rehearsed-class" knows; others, or
+            other draws, than those that are run say what that is worth.
     """
 
     examples: int = 256
@@ -342,6 +344,7 @@ class SteeringProtocol:
     seed: int = 0
     timed: int = 8
     clock: Callable[[], float] = time.perf_counter
+    rehearsed: tuple[Disturbance, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("examples", 1), ("batch_size", 1), ("seed", 0), ("timed", 1)):
@@ -394,7 +397,9 @@ def steer(
         one if isinstance(one, Disturbance) else make_disturbance(one, problem, delta, seed=protocol.seed)
         for one in disturbances
     ]
-    nominal = nominal_states(problem, delta, examples=protocol.examples, batch_size=size)
+    nominal = nominal_states(
+        problem, delta, examples=protocol.examples, batch_size=size, rehearsed=protocol.rehearsed
+    )
     policies = {name: make_policy(name, problem, delta, nominal, **chosen[name]) for name in names}
     rows = []
     clean = disturbed_batches(problem, chosen_split, Disturbance(), size)

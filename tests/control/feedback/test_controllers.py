@@ -18,6 +18,7 @@ from deltatheory.control.feedback.controllers import (
     shift_adjoints,
     steered,
 )
+from deltatheory.control.feedback.disturbances import Disturbance, Substitutions, disturbed_batches
 from deltatheory.control.feedback.hooks import spread, watching
 from deltatheory.control.feedback.setpoints import (
     ClassSetpoint,
@@ -293,6 +294,28 @@ def test_a_recentred_class_setpoint_does_not_follow_a_common_shift():
     assert (target(blind, z + shift) - target(blind, z)).abs().max() > 1
 
 
+def test_a_rehearsed_class_setpoint_knows_the_disturbance_and_keeps_the_nominal_means():
+    """What shifts all classes alike tells none of them apart once it was seen; targets stay nominal."""
+    clean = nominal(spread=3.0)
+    shift = 4.0 * torch.ones(16).double()
+    again = NominalStates(
+        clean.states, clean.labels, clean.pooling, clean.states + shift, clean.labels.clone()
+    )
+    setpoint = ClassSetpoint(again, shrinkage=1e-6, temperature=1.0, rehearsed=True)
+    X = np.concatenate([clean.states[0].numpy(), clean.states[0].numpy() + 4.0])
+    y = np.tile(clean.labels.numpy(), 2)
+    means = np.stack([X[y == c].mean(0) for c in range(3)])
+    S = (X - means[y]).T @ (X - means[y]) / len(X)
+    S = (1 - 1e-6) * S + 1e-6 * np.trace(S) / 16 * np.eye(16)
+    log = -np.einsum("ncd,de,nce->nc", off := X[:, None] - means, np.linalg.inv(S), off) / 2
+    weights = np.exp(log - log.max(1, keepdims=True))
+    expected = X - (weights / weights.sum(1, keepdims=True)) @ clean.class_means[0].numpy()
+    found = setpoint.error(0, torch.from_numpy(X), [])
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="setpoint='rehearsed-class': nothing was rehearsed"):
+        make_setpoint("rehearsed-class", clean)
+
+
 def test_setpoints_by_name_and_their_errors():
     clean = nominal()
     assert make_setpoint("recentred-class", clean).recentred
@@ -319,6 +342,24 @@ def test_nominal_states_are_those_of_texts_that_are_right():
     torch.testing.assert_close(found.class_means[-1, 0], pooled[found.labels == 0].mean(0))
     with pytest.raises(ValueError, match="examples=1"):
         nominal_states(problem, delta, examples=1)
+
+
+def test_rehearsed_states_are_those_under_the_disturbances():
+    problem = toy_problem("prefix", length=2, gate="values", dtype=torch.float64, head="prototypes")
+    delta = 0.05 * torch.randn(problem.delta.size, generator=torch.Generator().manual_seed(1)).double()
+    own = problem.train.subset(range(10))
+    found = nominal_states(problem, delta, examples=10, rehearsed=(Disturbance(), Substitutions(rate=1.0)))
+    assert found.rehearsed.shape[1] == 20
+    for k, disturbance in enumerate((Disturbance(), Substitutions(rate=1.0))):
+        ((batch, labels),) = disturbed_batches(problem, own, disturbance, 32)
+        pooled = problem.backbone.pooled(batch, problem.delta.edit(delta))
+        torch.testing.assert_close(found.rehearsed[-1, 10 * k : 10 * (k + 1)], pooled)
+        assert found.rehearsed_labels[10 * k : 10 * (k + 1)].equal(labels)
+    apart = found.rehearsed[-1, :10] - found.rehearsed[-1, 10:]
+    assert float(apart.abs().max()) > 0.1
+    plain = nominal_states(problem, delta, examples=10)
+    torch.testing.assert_close(plain.states, found.states)
+    assert plain.rehearsed is None
 
 
 @pytest.mark.parametrize(
