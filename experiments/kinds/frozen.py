@@ -15,7 +15,7 @@ EXAMPLE = Trial("frozen", "", "", settings=SHORT)
 
 def run(trial: Trial, place: Environment) -> dict[str, Any]:
     """Return the scores of δ = 0; for classification also the share of the commonest class."""
-    problem = place.problem(trial, "bitfit")
+    problem = place.problem(trial, "layernorm")
     task, splits = problem.task, {"test": problem.test, "dev": problem.dev}
     scores = {name: problem.evaluate(problem.delta.initial(), part) for name, part in splits.items()}
     found = {name: score[problem.metric] for name, score in scores.items()}

@@ -37,7 +37,7 @@ _SETTINGS = {
     "dev": 400,
     "test": 400,
     "contrast_texts": 160,
-    "prompts": 24,
+    "prompts": 100,
     "words": 8,
     "max_new_tokens": 12,
     "batch_size": 32,

@@ -8,7 +8,12 @@ the grid, at the rate nearest to its own: none needs a training of its own, and 
 
     python -m experiments run learning_rate --data DATA --models minilm --out FOLDER --tasks NAMES
 
-with NAMES those of `TASK_NAMES`, with commas between them.
+with NAMES those of `TASK_NAMES`, with commas between them. The language model on board has tasks, methods
+and a budget of its own, `LANGUAGE_TASKS`, `LANGUAGE` and `_settings`, written down before its first run:
+short texts by the same rule, one of the calibration half for the constants of the habit. Of the prediction
+nothing was set on it, so all of its tasks are new to it:
+
+    python -m experiments run learning_rate --data DATA --models smollm2 --out FOLDER --tasks NAMES
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import numpy as np
 from deltatheory.report.page import COLOURS
 from experiments.page import Findings, Table, Verdict, drawing
 from experiments.scope import Scope, TaskInfo
-from experiments.studies.methods import DATA, Method, frozen, joint, with_interval
+from experiments.studies.methods import LANGUAGE_MODEL, Method, data, frozen, joint, with_interval
 from experiments.trial import Known, Trial
 
 CLAIM = (
@@ -77,34 +82,52 @@ UNSEEN = (
     Method("adapter", "adapter:64"),
     Method("prefix", "prefix:32", _VALUES),
 )
+LANGUAGE_TASKS = (  # held out, calibration, held out
+    "classics/sst2_glue_phrases",
+    "classics/trec6",
+    "more_tasks/blimp_principle_A_c_command",
+)
+LANGUAGE = (  # it has no biases
+    Method("LoRA", "lora:8"),
+    Method("(IA)³", "ia3"),
+    Method("prefix", "prefix:8", _VALUES),
+    Method("adapter", "adapter:8"),
+    Method("LoRA, all linear maps", "lora:8", {"targets": ["all-linear"]}),
+    Method("fine-tuning", "full"),
+)
 _POINT, _COLLAPSE = 0.01, 0.1
 _SHARE, _COLLAPSES, _COST = 0.85, 0.01, 0.1  # the aims
 DEFAULTS = (1e-3, 2e-4)  # rates that people copy
 RULES = ("predicted", "a constant a method", *(f"{rate:g} for all" for rate in DEFAULTS), "range test")
 
 
-def _settings() -> dict[str, Any]:
-    return {**DATA, "test": 1000, "head": "label-words", **BUDGET}
+def _settings(model: str, task: TaskInfo) -> dict[str, Any]:
+    if model == LANGUAGE_MODEL:
+        return {**data(model, task), "steps": 40, "batch_size": 8}
+    return {**data(model, task), "test": 1000, **BUDGET}
 
 
 def training(model: str, task: TaskInfo, method: Method, rate: float, seed: int) -> Trial:
     """Return the trial that trains a method once; the δ of the last step is scored."""
-    settings = {**_settings(), "learning_rate": rate}
+    settings = {**_settings(model, task), "learning_rate": rate}
     return Trial("train", model, task.name, method.delta, dict(method.options), seed, settings)
 
 
 def prediction(model: str, task: TaskInfo, method: Method, seed: int) -> Trial:
     """Return the trial that predicts the rate."""
-    return Trial("predicted_rate", model, task.name, method.delta, dict(method.options), seed, _settings())
+    settings = _settings(model, task)
+    return Trial("predicted_rate", model, task.name, method.delta, dict(method.options), seed, settings)
 
 
 def range_test(model: str, task: TaskInfo, method: Method, seed: int) -> Trial:
     """Return the trial of a range test."""
-    settings = {**_settings(), "least": 1e-6, "most": 1.0}
+    settings = {**_settings(model, task), "least": 1e-6, "most": 1.0}
     return Trial("range_test", model, task.name, method.delta, dict(method.options), seed, settings)
 
 
-def _methods(task: TaskInfo) -> tuple[Method, ...]:
+def _methods(model: str, task: TaskInfo) -> tuple[Method, ...]:
+    if model == LANGUAGE_MODEL:
+        return LANGUAGE
     return SEEN if task.half == "calibration" else SEEN + UNSEEN
 
 
@@ -113,7 +136,7 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     for model in scope.models:
         for task in scope.tasks:
             yield frozen(model, task)
-            for method in _methods(task):
+            for method in _methods(model, task):
                 for seed in scope.seeds:
                     yield from (training(model, task, method, rate, seed) for rate in GRID)
                 yield range_test(model, task, method, scope.seeds[0])
@@ -142,7 +165,7 @@ def nearest(rate: float) -> int:
 def _sweeps(scope: Scope, model: str, known: Known) -> list[_Sweep]:
     found = []
     for task in scope.tasks:
-        for method in _methods(task):
+        for method in _methods(model, task):
             grid = [[known.get(training(model, task, method, r, s)) for r in GRID] for s in scope.seeds]
             whole = [[run for run in runs if run] for runs in grid]
             whole = [runs for runs in whole if len(runs) == len(GRID)]

@@ -20,6 +20,7 @@ _FIRST = 3  # where the climb over the rates begins
 _TUNING_TASKS = 4
 DATA = {"train": 512, "dev": 100, "test": 400, "max_length": 48}
 ANSWERS = {**DATA, "dev": 50, "test": 200, "max_new_tokens": 12}  # each of its tokens costs a pass
+LANGUAGE_MODEL = "smollm2"  # on board, with a head of its own and a core for minutes a training
 FAMILY = "gpt-"  # backbones of `experiments/pretrain.py`, named by their size
 BUDGET = {"steps": 60, "batch_size": 16, "evaluate_every": 6}
 
@@ -55,10 +56,13 @@ def data(model: str, task: TaskInfo) -> dict[str, Any]:
 
     The head of a sentence encoder is the embeddings of the label words. Backbones of our own recipe are too
     small for that, their label words fall into pieces: they have a linear probe, fitted at θ₀ and frozen.
+    The language model on board reads the rows of its head that belong to the label words, calibrated.
     Generation has the head of the language model.
     """
     if task.kind == "generation":
         return ANSWERS
+    if model == LANGUAGE_MODEL:
+        return {**DATA, "max_length": 32, "head": "calibrated-verbalizer"}
     return {**DATA, "head": "probe" if model.startswith(FAMILY) else "label-words"}
 
 
