@@ -78,7 +78,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         "rounding, in a mean over draws up to the standard errors that are given. T49c, T58b and T58c speak "
         "of no model: of any two tables of losses, of a loop at rest, which some blocks never reach, "
         "and of a first-order point of all stages, where T31 leaves only convexity in a stage to say. Nor "
-        "does T49a: cross-entropy attains no least value, squares have no Lipschitz constant; T49b stands for it."
+        "does T49a: cross-entropy attains no least value, squares have no Lipschitz constant; T49b stands "
+        "for it."
     )
     return Findings(joint(verdicts), ran, found, numbers, tables)
 
