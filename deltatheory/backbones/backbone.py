@@ -311,7 +311,7 @@ class Backbone(Stacks):
 
     def memory(self, batch: Batch, edit: Edit | None = None) -> Float[Tensor, "B S H"]:
         """Return what the decoder of an encoder-decoder reads of the texts, a prompt included."""
-        return self._arriving(self._encoder_blocks, batch, edit)["encoder_hidden_states"]
+        return self._arriving(self.encoder_blocks, batch, edit)["encoder_hidden_states"]
 
     @property
     def pooling(self) -> Literal["mean", "last"]:
@@ -361,7 +361,7 @@ class Backbone(Stacks):
         first = self._arriving(0, batch, edit)["hidden_states"]
         if batch.decoder is None:
             return first
-        answer = self._arriving(self._encoder_blocks, batch, edit, memory=first)["hidden_states"]
+        answer = self._arriving(self.encoder_blocks, batch, edit, memory=first)["hidden_states"]
         return torch.cat([first, answer], 1)
 
     def _arriving(
@@ -414,10 +414,10 @@ class Backbone(Stacks):
             return self._block(t, x, inputs, edit).to(kind)
         cut = x.shape[1] - batch.decoder.mask.shape[1]
         source, answer = x[:, :cut], x[:, cut:]
-        if t < self._encoder_blocks:
+        if t < self.encoder_blocks:
             inputs = {"attention_mask": batch.attention_mask, **self._position_bias(0, cut, edit)}
             source = self._block(t, source, inputs, edit)
-            if t == self._encoder_blocks - 1 and self._family.norm:
+            if t == self.encoder_blocks - 1 and self._family.norm:
                 source = self._run(self._family.norm, source, {}, edit)
         else:
             inputs = {
@@ -463,7 +463,7 @@ class Backbone(Stacks):
         """Return what a block of T5 takes from the first of its stack: without it, it adds zeros instead."""
         if not self._stacks[stack].position_bias:
             return {}
-        t = stack * self._encoder_blocks
+        t = stack * self.encoder_blocks
         return {"position_bias": self.position_scores(t, tokens, tokens, edit.parameters)}
 
     def readout(self, x: Float[Tensor, "B T H"], batch: Batch | None = None) -> Float[Tensor, "B n O"]:

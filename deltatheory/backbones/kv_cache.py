@@ -72,18 +72,26 @@ class CachedTexts:
         self.last = self._states(newest, self._edit)[:, 0]
 
     def newest(self, t: int) -> tuple[Float[Tensor, "B h e"], Float[Tensor, "B h e"]]:
-        """Return the keys and values that block t of a causal model keeps of each text's newest token."""
-        layer, place = self._cache.layers[t], self._ends()
+        """Return the keys and values that block t keeps of each text's newest token.
+
+        A block of a decoder keeps those of an encoder's tokens, whose newest is the text's last.
+        """
+        layer, place = self._kept_of_texts(t)
         return layer.keys[place], layer.values[place]
 
     def shift(self, t: int, key: Float[Tensor, "h e"], value: Float[Tensor, "h e"]) -> None:
         """Add to what `newest` returns, for good."""
-        layer, place = self._cache.layers[t], self._ends()
+        layer, place = self._kept_of_texts(t)
         layer.keys[place] += key.to(layer.keys)
         layer.values[place] += value.to(layer.values)
 
-    def _ends(self) -> tuple[Tensor, slice, Tensor]:
-        return torch.arange(len(self._keys)), slice(None), read_position(self._keys.to(self.last), "last")
+    def _kept_of_texts(self, t: int) -> tuple[Any, tuple[Tensor, slice, Tensor]]:
+        layers, real = self._cache, self._keys
+        if self._memory is not None:
+            layers, real = self._cache.cross_attention_cache, self._source.mask
+        ends = read_position(real.to(self.last), "last")
+        layer = layers.layers[t - self._backbone.encoder_blocks]
+        return layer, (torch.arange(len(ends)), slice(None), ends)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the texts."""
@@ -96,10 +104,10 @@ class CachedTexts:
 
 
 class RereadTexts:
-    """Texts read by a causal model without a cache: another token costs a pass over the whole text.
+    """Texts read without a cache: another token costs a pass over the whole text, and over its answer.
 
     Args:
-        backbone: causal.
+        backbone: causal, or an encoder-decoder.
         batch: the texts, padded on the right.
         edit: what the passes do differently.
 
@@ -110,13 +118,17 @@ class RereadTexts:
     last: Float[Tensor, "B O"]
 
     def __init__(self, backbone: Backbone, batch: Batch, edit: Edit) -> None:
-        self._backbone, self._edit = backbone, edit
-        self._ids, self._mask = batch.input_ids, batch.mask
+        self._backbone, self._edit, self._source = backbone, edit, batch
+        self._ids, self._mask = batch.final.input_ids, batch.final.mask  # what grows
         self._run()
 
     def _run(self) -> None:
-        batch = self._backbone.batch(self._ids, self._mask)
-        self.last = pool(self._backbone.hidden_states(batch, self._edit), batch.mask, "last")
+        read, source = (self._ids, self._mask), self._source
+        if source.decoder is None:
+            batch = self._backbone.batch(*read)
+        else:
+            batch = self._backbone.batch(source.input_ids, source.mask, answers=read)
+        self.last = pool(self._backbone.hidden_states(batch, self._edit), self._mask, "last")
 
     def read(self, tokens: Int[Tensor, " B"]) -> None:
         """Append a token to every text."""
@@ -129,3 +141,4 @@ class RereadTexts:
         """Go on with some of the texts."""
         chosen = torch.tensor(rows, device=self._ids.device)
         self._ids, self._mask, self.last = (x[chosen] for x in (self._ids, self._mask, self.last))
+        self._source = self._source.rows(chosen)

@@ -57,7 +57,7 @@ class Stacks:
         return stacks[0] if len(stacks) == 1 else nn.ModuleList([*stacks[0], *stacks[1]])
 
     @property
-    def _encoder_blocks(self) -> int:
+    def encoder_blocks(self) -> int:
         """How many blocks come before the decoder of an encoder-decoder."""
         return len(attrgetter(self._family.layers)(self.model)) if len(self._stacks) > 1 else 0
 
@@ -72,7 +72,7 @@ class Stacks:
     def real_at(self, name: str, batch: Batch) -> Float[Tensor, "B T"]:
         """Return which of the tokens that a module gets are real: those of the texts, or of a decoder."""
         t = self.block_of(name)
-        if batch.decoder is None or t is None or t < self._encoder_blocks:
+        if batch.decoder is None or t is None or t < self.encoder_blocks:
             return batch.mask
         cross = self.attentions_of(t)[1:]
         of_memory = name in {self.module_name(n, part) for n in cross for part in ("key", "value")}
@@ -85,7 +85,7 @@ class Stacks:
 
     def _address(self, number: int) -> tuple[Family, int, bool]:
         """Return the stack of a block or an attention, its number there, and whether it reads the memory."""
-        first, blocks = self._encoder_blocks, len(self.layers)
+        first, blocks = self.encoder_blocks, len(self.layers)
         if number < first or len(self._stacks) == 1:
             return self._family, number, False
         return self._stacks[1], number - (first if number < blocks else blocks), number >= blocks
@@ -111,25 +111,25 @@ class Stacks:
 
     def attentions_of(self, t: int) -> list[int]:
         """Return the numbers of the attentions in block t, its own and, in a decoder, that to the memory."""
-        first = self._encoder_blocks
+        first = self.encoder_blocks
         return [t, t - first + len(self.layers)] if len(self._stacks) > 1 and t >= first else [t]
 
     def block_of_attention(self, number: int) -> int:
         """Return the number of the block that an attention lies in: the inverse of `attentions_of`."""
         _, place, cross = self._address(number)
-        return self._encoder_blocks + place if cross else number
+        return self.encoder_blocks + place if cross else number
 
     def block_of(self, name: str) -> int | None:
         """Return the number of the block that a module or parameter of the model lies in, if it does.
 
         The last normalisation of an encoder with a decoder behind it counts to its last block.
         """
-        for first, stack in zip((0, self._encoder_blocks), self._stacks, strict=False):
+        for first, stack in zip((0, self.encoder_blocks), self._stacks, strict=False):
             start = f"{stack.layers}."
             if name.startswith(start):
                 return first + int(name[len(start) :].partition(".")[0])
         if len(self._stacks) > 1 and self._family.norm and name.startswith(self._family.norm):
-            return self._encoder_blocks - 1
+            return self.encoder_blocks - 1
         return None
 
     @property
@@ -179,12 +179,12 @@ class Stacks:
     @property
     def cached_attentions(self) -> range:
         """The numbers of the attentions to a model's own earlier tokens: a decoder's, or those of all."""
-        return range(self._encoder_blocks, len(self.layers))
+        return range(self.encoder_blocks, len(self.layers))
 
     def scores_before(self, t: int, shift: bool) -> Callable[[int, int], Tensor] | None:
         """Return (queries, keys) ↦ `position_scores`, where a prefix of attention t is to have them.
 
         That is behind a shift, in a decoder's attention to its own tokens.
         """
-        moved = shift and t >= self._encoder_blocks and self.position_table(t)
+        moved = shift and t >= self.encoder_blocks and self.position_table(t)
         return partial(self.position_scores, t) if moved else None

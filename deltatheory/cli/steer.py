@@ -47,7 +47,7 @@ _GENERATION = Group(
         "policy": Shared(
             list[str] | None,
             None,
-            "Of a causal model's states while it generates: mean-difference, probe-direction, "
+            "Of a model's states while it generates: mean-difference, probe-direction, "
             "principal-direction, random-direction, liseco, barrier, pid, lqr, value, cache-edit. The "
             "labels are the contrast; nothing is tuned or disturbed.",
         ),

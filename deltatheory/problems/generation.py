@@ -19,13 +19,12 @@ from deltatheory.backbones import Backbone, Batch, CachedTexts, Edit
 from deltatheory.deltas import Delta, WithHead
 from deltatheory.problems.base import Problem
 from deltatheory.problems.greedy import greedy_answers
-from deltatheory.problems.tokens import answer_tokens, batch_of, check_suffix, suffixed
+from deltatheory.problems.tokens import NO_ANSWER, answer_tokens, answered, batch_of, check_suffix, suffixed
 from deltatheory.tasks import Examples, Task
 
 __all__ = ["GenerationProblem", "GenerationSplit", "scores", "token_f1"]
 
 _EXACT = 1024  # parts of a pass: their sums are the same in any order
-_NO_ANSWER = -100  # label of a token that is not to be predicted
 _CHUNK = 32
 
 
@@ -127,23 +126,14 @@ class GenerationProblem(Problem):
     def batch(self, split: GenerationSplit, indices: Sequence[int]) -> tuple[Batch, Int[Tensor, "B T"]]:
         """Return sources with their targets, and at each token the target token that follows, or -100."""
         sources, targets = ([which[i] for i in indices] for which in (split.sources, split.targets))
-        if self.backbone.kind == "encoder-decoder":
-            before = [list(self.backbone.start)] * len(sources)
-            batch = batch_of(self.backbone, sources, answers=_joined(before, [t[:-1] for t in targets]))
-        else:
-            before = sources
-            batch = batch_of(self.backbone, _joined(sources, targets))
-        labels = torch.full_like(batch.final.input_ids, _NO_ANSWER)
-        for k, (first, target) in enumerate(zip(before, targets, strict=True)):
-            labels[k, len(first) - 1 : len(first) - 1 + len(target)] = torch.tensor(target)
-        return batch, labels
+        return answered(self.backbone, sources, targets)
 
     def outputs(
         self, delta: Float[Tensor, " m"] | None, batch: Batch, labels: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "n V"], Int[Tensor, " n"]]:
         """Return the logits of all target tokens, and the tokens."""
         edit = Edit() if delta is None else self._edit(delta)
-        return self._next_tokens(batch, labels != _NO_ANSWER, edit), labels[labels != _NO_ANSWER]
+        return self._next_tokens(batch, labels != NO_ANSWER, edit), labels[labels != NO_ANSWER]
 
     def _next_tokens(self, batch: Batch, where: Tensor, edit: Edit) -> Float[Tensor, "n V"]:
         """Return the logits of the next token at chosen places."""
@@ -196,16 +186,12 @@ class GenerationProblem(Problem):
         loss, tokens = 0.0, 0
         for start in range(0, len(order), _CHUNK):
             batch, labels = self.batch(split, order[start : start + _CHUNK].tolist())
-            where = labels != _NO_ANSWER
+            where = labels != NO_ANSWER
             logits = self._next_tokens(batch, where, edit)
             loss += float(self.loss_function.total(logits, labels[where]))
             tokens += int(where.sum())
         self.count(len(split), forward=1.0)
         return {**found, "loss": loss / tokens}
-
-
-def _joined(before: Sequence[list[int]], behind: Sequence[list[int]]) -> list[list[int]]:
-    return [one + other for one, other in zip(before, behind, strict=True)]
 
 
 def scores(answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:

@@ -14,7 +14,9 @@ from deltatheory.backbones import Backbone, Batch
 from deltatheory.tasks import Examples
 
 __all__ = [
+    "NO_ANSWER",
     "answer_tokens",
+    "answered",
     "batch_of",
     "check_suffix",
     "check_template",
@@ -23,6 +25,8 @@ __all__ = [
     "suffixed",
     "token_rows",
 ]
+
+NO_ANSWER = -100  # no token: what is not counted in a loss
 
 
 def token_rows(backbone: Backbone, examples: Examples, max_length: int) -> list[list[int]]:
@@ -173,6 +177,29 @@ def batch_of(
     pad, dtype = backbone.tokenizer.pad_token_id, backbone.dtype
     read = None if answers is None else (padded(answers, pad), _real(answers).to(dtype))
     return backbone.batch(padded(rows, pad), _real(rows).to(dtype), kinds, read)
+
+
+def answered(
+    backbone: Backbone, sources: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> tuple[Batch, Int[Tensor, "B T"]]:
+    """Return texts with their answers, and at each token the answer's token that follows, or `NO_ANSWER`.
+
+    Args:
+        backbone: causal, or an encoder-decoder, whose decoder reads the answers.
+        sources: token numbers.
+        answers: token numbers of what is said after each.
+    """
+    if backbone.kind == "encoder-decoder":
+        before: Sequence[Sequence[int]] = [backbone.start] * len(sources)
+        read = [[*first, *answer[:-1]] for first, answer in zip(before, answers, strict=True)]
+        batch = batch_of(backbone, sources, answers=read)
+    else:
+        before = sources
+        batch = batch_of(backbone, [[*a, *b] for a, b in zip(sources, answers, strict=True)])
+    labels = torch.full_like(batch.final.input_ids, NO_ANSWER)
+    for k, (first, answer) in enumerate(zip(before, answers, strict=True)):
+        labels[k, len(first) - 1 : len(first) - 1 + len(answer)] = torch.tensor(answer)
+    return batch, labels
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Int[Tensor, "n width"]:

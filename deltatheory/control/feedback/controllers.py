@@ -199,7 +199,8 @@ def state_adjoints(
     """Return w ↦ A_tᵀ w for every block: A_t maps a shift of the state before it to one of the state behind.
 
     A shift v is added to the tokens that the state is read from, the same in all texts; A_t v is the mean
-    change of the state behind block t, linearized along the texts' own trajectories.
+    change of the state behind block t, linearized along the texts' own trajectories. The states of an
+    encoder-decoder are those of the stack that the block is in.
 
     Args:
         backbone: whose blocks.
@@ -212,10 +213,14 @@ def state_adjoints(
         batch = backbone.prompted(batch, len(edit.prompt))
     adjoints = []
     for t in range(len(backbone.layers)):
+        mask, own = batch.mask, slice(batch.mask.shape[1])
+        if batch.decoder is not None and t >= backbone.encoder_blocks:
+            mask, own = batch.decoder.mask, slice(batch.mask.shape[1], None)
 
-        def behind(v: Tensor, t: int = t, x: Tensor = x) -> Tensor:
-            moved = spread(x, v.expand(len(x), -1), batch.mask, pooling)
-            return pool(backbone.step(t, moved, batch, edit), batch.mask, pooling).mean(0)
+        def behind(v: Tensor, t: int = t, x: Tensor = x, mask: Tensor = mask, own: slice = own) -> Tensor:
+            moved = x.clone()
+            moved[:, own] = spread(x[:, own], v.expand(len(x), -1), mask, pooling)
+            return pool(backbone.step(t, moved, batch, edit)[:, own], mask, pooling).mean(0)
 
         adjoints.append(autodiff.vjp(behind, x.new_zeros(x.shape[2]))[1])
         with torch.no_grad():

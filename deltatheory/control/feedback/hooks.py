@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from deltatheory._shapes import Float, Int
 from deltatheory.backbones.batch import Pooling, read_position
 from deltatheory.backbones.edit import widened
 
-__all__ = ["Pass", "spread", "watching"]
+__all__ = ["Pass", "spread", "stacks_of", "watching"]
 
 
 @dataclass(eq=False)
@@ -40,26 +40,18 @@ def watching(
     Args:
         model: any `transformers` model, called with its attention mask, 2-D or 4-D, padding on either side;
             without one all tokens are real. In `generate` the T tokens of a pass are those that the cache
-            does not hold.
+            does not hold. The tokens of an encoder-decoder's encoder and decoder pass apart.
         layers: its blocks, in order.
         act: t, shapes (B, T, H) and (B, T) ↦ the new state, or `None` to leave it as it is; in float32 for a
             model in half precision.
     """
-    given: list[Any] = [None, None]
     now = Pass(torch.zeros(0, dtype=torch.long))
-    signature = inspect.signature(model.forward)
 
-    def note(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-        arguments = signature.bind_partial(*args, **kwargs).arguments
-        mask, cache = arguments.get("attention_mask"), arguments.get("past_key_values")
-        given[0] = mask.get("full_attention") if isinstance(mask, Mapping) else mask
-        given[1] = 0 if cache is None else int(cache.get_seq_length())
-
-    def behind(t: int) -> Callable:
+    def behind(t: int, call: _Call) -> Callable:
         def hook(_module: nn.Module, _args: tuple, output: Any) -> Any:
             own = output[0] if isinstance(output, tuple) else output
             x = widened(own)
-            mask, now.before = _real_tokens(given[0], x, given[1])
+            mask, now.before = _real_tokens(call.mask, x, call.cached)
             new = act(t, x, mask)
             if new is None:
                 return None
@@ -68,13 +60,44 @@ def watching(
 
         return hook
 
-    handles = [model.register_forward_pre_hook(note, with_kwargs=True)]
-    handles += [layer.register_forward_hook(behind(t)) for t, layer in enumerate(layers)]
+    handles = []
     try:
+        for stack, blocks in stacks_of(model, list(layers)):
+            call = _Call(inspect.signature(stack.forward))
+            handles.append(stack.register_forward_pre_hook(call.note, with_kwargs=True))
+            handles += [layer.register_forward_hook(behind(t, call)) for t, layer in blocks]
         yield now
     finally:
         for handle in handles:
             handle.remove()
+
+
+def stacks_of(model: Any, layers: Sequence[nn.Module]) -> list[tuple[nn.Module, list[tuple[int, nn.Module]]]]:
+    """Return what is called with the mask of some blocks: the model, or its encoder and its decoder."""
+    numbered = list(enumerate(layers))
+    if not model.config.is_encoder_decoder:
+        return [(model, numbered)]
+    stacks = (model.get_encoder(), model.get_decoder())
+    insides = [set(stack.modules()) for stack in stacks]
+    return [
+        (stack, [one for one in numbered if one[1] in inside])
+        for stack, inside in zip(stacks, insides, strict=True)
+    ]
+
+
+@dataclass(eq=False)
+class _Call:
+    """What a stack of blocks was last called with: its mask, and how many tokens a cache held."""
+
+    signature: inspect.Signature
+    mask: Tensor | None = None
+    cached: int = 0
+
+    def note(self, _module: nn.Module, args: tuple, kwargs: dict) -> None:
+        given = self.signature.bind_partial(*args, **kwargs).arguments
+        mask, cache = given.get("attention_mask"), given.get("past_key_values")
+        self.mask = mask.get("full_attention") if isinstance(mask, Mapping) else mask
+        self.cached = 0 if cache is None else int(cache.get_seq_length())
 
 
 def _real_tokens(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deltatheory._shapes import Int
 from deltatheory.control.feedback.controllers import Meter
-from deltatheory.control.feedback.hooks import Pass, watching
+from deltatheory.control.feedback.hooks import Pass, stacks_of, watching
 from deltatheory.control.generation.policies import Memory, StatePolicy, Tokens
 
 __all__ = ["Acting", "acting"]
@@ -31,21 +31,22 @@ class Acting:
         self.policy, self.meter = policy, Meter()
         self.now: Pass | None = None
         self._memory = Memory()
-        self._lengths: Int[Tensor, " B"] | None = None
+        encoder = policy.model.get("encoder_blocks", 0)
+        behind = [i for i, t in enumerate(policy.layers) if t >= encoder]
+        self._begins = {0, *behind[:1]}  # places of the first of its layers in each stack
+        self._lengths: dict[int, Int[Tensor, " B"]] = {}  # of what was read first there
         self._where: Any = None
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the texts."""
-        memory, lengths = self._memory.tokens, self._lengths
-        if lengths is not None:
-            chosen = torch.tensor(rows, device=lengths.device)
-            self._lengths = lengths[chosen]
-            self._memory.tokens = {key: value[chosen] for key, value in memory.items()}
+        chosen, memory = list(rows), self._memory
+        self._lengths = {i: length[chosen] for i, length in self._lengths.items()}
+        memory.tokens = {name: value[chosen] for name, value in memory.tokens.items()}
 
     def __call__(self, i: int, x: Tensor, mask: Tensor) -> Tensor | None:
         """Return the states that the policy makes of x behind the i-th of its layers."""
-        if i == 0:
-            self._begin(mask.bool())
+        if i in self._begins:
+            self._begin(i, mask.bool())
         if not self._where.any():
             return None
         u = self.policy.correction(i, x, self._where, self._memory)
@@ -53,21 +54,20 @@ class Acting:
         self.meter.squares = self.meter.squares + u.square().sum()
         return x + u
 
-    def _begin(self, real: Tensor) -> None:
+    def _begin(self, i: int, real: Tensor) -> None:
         assert self.now is not None
         before = self.now.before
-        if self._lengths is None:
-            self._lengths = before + real.sum(1)
-        if len(self._lengths) != len(real):
+        length = self._lengths.setdefault(i, before + real.sum(1))
+        if len(length) != len(real):
             raise ValueError(
-                f"acting: began with {len(self._lengths)} texts and now sees {len(real)}; open a context for "
+                f"acting: began with {len(length)} texts and now sees {len(real)}; open a context for "
                 "each generation, without beams."
             )
         self._memory.blocks.clear()
         if not before.any():  # the pass begins with the first tokens: no cache, or the first pass
             self._memory.tokens.clear()
         place = before[:, None] + real.long().cumsum(1) - 1
-        self._where = real & _chosen(self.policy.tokens, place, self._lengths[:, None])
+        self._where = real & _chosen(self.policy.tokens, place, length[:, None])
         self.meter.texts += int(self._where.sum())
 
 
@@ -89,19 +89,24 @@ def acting(model: nn.Module, layers: Iterable[nn.Module], policy: StatePolicy) -
 
     Args:
         model: any `transformers` model, called with its attention mask.
-        layers: all its blocks, in order.
+        layers: all its blocks, in order; those of an encoder before its decoder's.
         policy: for a model of this size.
 
     Raises:
-        ValueError: for a policy of a model of another size; while it acts, for another number of texts.
+        ValueError: for a policy of a model of other sizes; while it acts, for another number of texts.
     """
     config: Any = model.config
     blocks = list(layers)
-    for name, here in (("hidden_size", config.hidden_size), ("blocks", len(blocks))):
-        if here != policy.model[name]:
-            raise ValueError(
-                f"policy: was made for a model with {name}={policy.model[name]}; this one has {here}."
-            )
+    stacks = stacks_of(model, blocks)
+    here = {
+        "hidden_size": config.hidden_size,
+        "blocks": len(blocks),
+        "encoder_blocks": len(stacks[0][1]) if len(stacks) > 1 else 0,
+    }
+    for name, own in here.items():
+        made = policy.model.get(name, 0)
+        if own != made:
+            raise ValueError(f"policy: was made for a model with {name}={made}; this one has {own}.")
     at_work = Acting(policy)
     with watching(model, [blocks[t] for t in policy.layers], at_work) as at_work.now:
         yield at_work

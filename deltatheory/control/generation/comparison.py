@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from deltatheory._numbers import check_number
 from deltatheory.backbones import Backbone
-from deltatheory.control.generation.contrast import Contrast, check_causal, contrast
+from deltatheory.control.generation.contrast import Contrast, check_generates, contrast
 from deltatheory.control.generation.files import save_policy
 from deltatheory.control.generation.generate import generate, perplexity, prompt_tokens
 from deltatheory.control.generation.judge import Judge
@@ -146,7 +146,7 @@ class SteeringTask:
     """A contrast, a judge that was trained on other texts, and prompts.
 
     Args:
-        backbone: causal, frozen.
+        backbone: causal or an encoder-decoder, frozen.
         task: classification of single texts.
         target: one of its labels.
         protocol: how policies are compared.
@@ -161,7 +161,7 @@ class SteeringTask:
     def __init__(
         self, backbone: Backbone, task: Task, target: str, protocol: GenerationProtocol | None = None
     ) -> None:
-        check_causal(backbone)
+        check_generates(backbone)
         self.backbone, self.protocol = backbone, protocol or GenerationProtocol()
         given, place = self.protocol, task.label_names.index(target)
 
@@ -181,7 +181,7 @@ class SteeringTask:
         self.judge_texts = len(texts) - count + len(task.dev)
         self.judge_accuracy = self.judge.accuracy(task.test.texts, test)
         self.found = contrast(backbone, texts[:count], labels[:count], seed=given.seed)
-        self.layers = self.found.default_layers() if given.layers is None else given.layers
+        self.layers = self.found.default_layers(given.tokens) if given.layers is None else given.layers
 
     def policy(self, name: str, strength: int | float) -> GenerationPolicy:
         """Return a policy by name, as `make_state_policy`."""
@@ -302,7 +302,7 @@ def steer_generation(
     No control and the habit, an instruction before the prompt, stand beside them.
 
     Args:
-        backbone: causal, frozen.
+        backbone: causal or an encoder-decoder, frozen.
         task: classification; its texts make the contrast, the judge and the prompts.
         policies: keys of `STATE_POLICIES`; all by default.
         strengths: of each, in gaps.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch import Tensor
 from deltatheory._numbers import check_number
 from deltatheory._shapes import Bool, Float
 from deltatheory._texts import check_texts
-from deltatheory.backbones import Backbone
+from deltatheory.backbones import Backbone, Batch
 from deltatheory.control.feedback.hooks import watching
+from deltatheory.control.generation.policies import Tokens, blocks_of
 from deltatheory.problems.folds import folds
+from deltatheory.problems.tokens import batch_of
 from deltatheory.results import wilson
 
-__all__ = ["Contrast", "check_causal", "check_made_for", "contrast", "fingerprint"]
+__all__ = ["Contrast", "check_generates", "check_made_for", "contrast", "fingerprint", "read_texts"]
 
 _SHRINKAGE = 0.9  # of the within-class covariance, towards its diagonal: some coordinates are far larger
 _FLOOR = 1e-6  # of a variance, beside the mean one
@@ -31,10 +34,12 @@ def fingerprint(backbone: Backbone) -> dict[str, Any]:
     """Return what a policy made for a backbone must find again: its sizes and its weights."""
     known = backbone.provenance
     weights = known.get("weights_sha256") or known.get("contents_sha256") or known.get("revision")
+    encoder = {"encoder_blocks": backbone.encoder_blocks} if backbone.kind == "encoder-decoder" else {}
     return {
         "name": backbone.name,
         "hidden_size": backbone.hidden_size,
         "blocks": len(backbone.layers),
+        **encoder,
         "weights": weights,
     }
 
@@ -54,16 +59,16 @@ def check_made_for(made: Mapping[str, Any], backbone: Backbone) -> None:
             )
 
 
-def check_causal(backbone: Backbone) -> None:
-    """Refuse what does not generate from one stack of blocks, before anything is run.
+def check_generates(backbone: Backbone) -> None:
+    """Refuse what does not generate, before anything is run.
 
     Raises:
-        ValueError: for an encoder, an encoder-decoder, or a causal model without lm_head.
+        ValueError: for an encoder, or a model without lm_head.
     """
-    if backbone.kind != "causal" or backbone.lm_head is None:
+    if backbone.kind == "encoder" or backbone.lm_head is None:
         raise ValueError(
             f"backbone={backbone.name!r} ({backbone.kind}): policies act while a model generates; "
-            "allowed are causal checkpoints with an lm_head."
+            "allowed are causal checkpoints and encoder-decoders with an lm_head."
         )
 
 
@@ -78,7 +83,8 @@ class Contrast:
 
     Attributes:
         states: of the n texts behind L blocks: the mean over a text's tokens, without the first where there
-            are others (many models park large numbers there).
+            are others (many models park large numbers there). The decoder of an encoder-decoder says the text
+            that the encoder has read; its start is left out.
         target: which of the texts are of the target.
         upper: m₊ of every block.
         lower: m₋.
@@ -109,18 +115,23 @@ class Contrast:
         right = round(self.accuracy[t] * self.held_out)
         return wilson(right, self.held_out)[0] > self.majority
 
-    def default_layers(self) -> tuple[int, ...]:
+    def default_layers(self, tokens: Tokens = "last") -> tuple[int, ...]:
         """Return where policies act if nothing else is said: of the third of the blocks that begins half way
         those whose probes separate the texts, or where none does, of all blocks.
+
+        Args:
+            tokens: that are moved; in an encoder-decoder the blocks are those of the encoder for "prompt",
+                else the decoder's.
 
         Raises:
             ValueError: where no block's does.
         """
-        count = len(self.accuracy)
-        good = [t for t in range(count) if self.separates(t)]
-        chosen = [t for t in good if count // 2 <= t < count // 2 + max(1, count // 3)] or good
+        blocks = blocks_of(self.model, "answer" if tokens == "all" else tokens)
+        good = [t for t in blocks if self.separates(t)]
+        middle = blocks[len(blocks) // 2]
+        chosen = [t for t in good if middle <= t < middle + max(1, len(blocks) // 3)] or good
         if not chosen:
-            self.check_separates(range(count))
+            self.check_separates(blocks)
         return tuple(chosen)
 
     def check_separates(self, layers: Sequence[int]) -> None:
@@ -175,7 +186,7 @@ def contrast(
     Half-spaces, setpoints and directions of `deltatheory.control.generation` are all made of what comes out.
 
     Args:
-        backbone: causal, frozen.
+        backbone: causal or an encoder-decoder, frozen.
         texts: of both kinds.
         target: which are what generated text should be like.
         max_length: longer texts are cut at so many tokens; by default at 64, or what the model takes.
@@ -186,7 +197,7 @@ def contrast(
         ValueError: for a backbone that does not generate, what is no text, labels of another number or kind,
             fewer than four texts of a kind, states that do not differ, or numbers out of range.
     """
-    check_causal(backbone)
+    check_generates(backbone)
     check_texts("texts", texts)
     max_length = min(64, backbone.max_length) if max_length is None else max_length
     check_number("max_length", max_length, whole=True, least=1, most=backbone.max_length)
@@ -225,17 +236,35 @@ def _states(
     chunks = []
     for start in range(0, len(texts), batch_size):
         rows = order[start : start + batch_size]
-        batch = backbone.encode([texts[i] for i in rows], max_length=max_length)
-        mask = batch.mask.clone()
-        mask[:, 0] = (mask.sum(1) == 1).to(mask)
         seen: list[Tensor] = []
-
-        def keep(_: int, x: Tensor, __: Tensor, mask: Tensor = mask, seen: list[Tensor] = seen) -> None:
-            weights = mask.to(x.dtype)[:, :, None]
-            seen.append((x * weights).sum(1) / weights.sum(1))
-
-        with watching(backbone.model, backbone.layers, keep):
-            backbone.hidden_states(batch)
+        with watching(backbone.model, backbone.layers, partial(_keep, backbone, seen)):
+            backbone.hidden_states(read_texts(backbone, [texts[i] for i in rows], max_length))
         chunks.append(torch.stack(seen))
     place = torch.tensor(order, device=chunks[0].device).argsort()
     return torch.cat(chunks, 1)[:, place]
+
+
+def _keep(backbone: Backbone, seen: list[Tensor], t: int, x: Tensor, mask: Tensor) -> None:
+    first = len(backbone.start) if backbone.encoder_blocks and t >= backbone.encoder_blocks else 1
+    alone = mask[:, first:].sum(1, keepdim=True) == 0
+    weights = torch.cat([mask[:, :first] * alone, mask[:, first:]], 1)[:, :, None]
+    seen.append((x * weights).sum(1) / weights.sum(1))
+
+
+def read_texts(backbone: Backbone, texts: Sequence[str], max_length: int) -> Batch:
+    """Return texts as their states are read: an encoder-decoder reads them and says them again.
+
+    Args:
+        backbone: causal or an encoder-decoder.
+        texts: at least one.
+        max_length: longer ones are cut.
+    """
+    if backbone.kind == "causal":
+        return backbone.encode(texts, max_length=max_length)
+    room = min(max_length, backbone.max_length - len(backbone.start))
+    read, said = (
+        backbone.tokenizer(list(texts), truncation=True, max_length=most, add_special_tokens=marks)
+        for most, marks in ((max_length, True), (room, False))
+    )
+    answers = [[*backbone.start, *row] for row in said["input_ids"]]
+    return batch_of(backbone, read["input_ids"], answers=answers)

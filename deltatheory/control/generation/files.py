@@ -7,10 +7,13 @@ the metadata of safetensors, is an object:
 
 - "format": "deltatheory.state-policy.1"
 - "policy": which law; "law": in words and symbols
-- "layers": numbers of the blocks at whose output it acts, counted from 0, in the order of the rows
+- "layers": numbers of the blocks at whose output it acts, counted from 0, in the order of the rows; those of
+  a decoder go on behind those of its encoder
 - "settings": "tokens", which are moved: "all", "prompt", "answer" or "last" (the end of the prompt and the
-  tokens of the answer); and the law's numbers
-- "model": "name", "hidden_size", "blocks" and "weights" (a fingerprint) of the model that it was made for
+  tokens of the answer; of an encoder-decoder "prompt" are the encoder's, and "last" all that its
+  decoder reads); and the law's numbers
+- "model": "name", "hidden_size", "blocks" and "weights" (a fingerprint) of the model that it was made for; of
+  an encoder-decoder "encoder_blocks" too, how many of the blocks are its encoder's
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Texts that a causal model goes on with under a policy, and how likely the frozen model finds them."""
+"""Texts that a model goes on with under a policy, and how likely the frozen model finds them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from deltatheory._numbers import check_number
 from deltatheory._texts import check_texts
 from deltatheory.backbones import Backbone, CachedTexts, Edit, RereadTexts
 from deltatheory.control.generation.acting import acting
-from deltatheory.control.generation.contrast import check_causal, check_made_for
+from deltatheory.control.generation.contrast import check_generates, check_made_for
 from deltatheory.control.generation.policies import CacheEdit, GenerationPolicy, StatePolicy
 from deltatheory.problems.greedy import greedy_answers
-from deltatheory.problems.tokens import batch_of
+from deltatheory.problems.tokens import NO_ANSWER, answered, batch_of
 
 __all__ = ["Continuations", "generate", "perplexity", "prompt_tokens"]
 
@@ -40,18 +41,26 @@ def prompt_tokens(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
     """Return the token numbers of prompts that leave room for an answer.
 
     Raises:
-        ValueError: for no prompts, what is no text or has no token, or a prompt that with its answer is
-            longer than the model takes.
+        ValueError: for no prompts, what is no text or has no token, or a prompt that, with its answer where
+            one stack reads both, is longer than the model takes.
     """
     check_number("max_new_tokens", max_new_tokens, whole=True, least=1)
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts={prompts!r}: give a non-empty sequence of texts.")
     check_texts("prompts", prompts)
     rows = backbone.tokenizer(list(prompts))["input_ids"]
+    own = 0
+    if backbone.kind != "encoder-decoder":
+        own = max_new_tokens
+    elif (most := backbone.max_length - len(backbone.start) + 1) < max_new_tokens:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens}: allowed are 1 to {most}, what the decoder of "
+            f"{backbone.name!r} takes behind its start."
+        )
     for i, row in enumerate(rows):
         if not row:
             raise ValueError(f"prompts[{i}]={prompts[i]!r} gives no token: leave it out.")
-        if len(row) + max_new_tokens > backbone.max_length:
+        if len(row) + own > backbone.max_length:
             raise ValueError(
                 f"max_new_tokens={max_new_tokens}: prompts[{i}] has {len(row)} tokens, and {backbone.name!r} "
                 f"takes at most {backbone.max_length}; shorten it, or ask for fewer."
@@ -74,8 +83,8 @@ def generate(
     The texts are the same with the cache and without, and whatever prompts are in a batch.
 
     Args:
-        backbone: causal, frozen.
-        prompts: texts.
+        backbone: causal or an encoder-decoder, frozen.
+        prompts: texts; an encoder-decoder answers them.
         policy: that acts, of the states or, once, of the cache; the frozen model by default.
         max_new_tokens: of a continuation.
         batch_size: prompts that run at once.
@@ -86,7 +95,7 @@ def generate(
             there is not, or prompts that are none or leave no room.
         FloatingPointError: if a logit is not finite, as under too strong a policy.
     """
-    check_causal(backbone)
+    check_generates(backbone)
     check_number("batch_size", batch_size, whole=True, least=1)
     if policy is not None:
         check_made_for(policy.model, backbone)
@@ -131,7 +140,7 @@ def perplexity(
     """Return exp of the mean of -log p(token | what stands before it) over the answers' tokens.
 
     Args:
-        backbone: causal, frozen, without a policy.
+        backbone: causal or an encoder-decoder, frozen, without a policy.
         prompts: token numbers of texts.
         answers: token numbers of what follows each, at least one.
         batch_size: texts that run at once.
@@ -139,13 +148,9 @@ def perplexity(
     loss, count = 0.0, 0
     for start in range(0, len(prompts), batch_size):
         part = range(start, min(start + batch_size, len(prompts)))
-        batch = batch_of(backbone, [[*prompts[i], *answers[i]] for i in part])
-        where = torch.zeros_like(batch.mask, dtype=torch.bool)
-        for k, i in enumerate(part):
-            where[k, len(prompts[i]) - 1 : len(prompts[i]) + len(answers[i]) - 1] = True
+        batch, labels = answered(backbone, [prompts[i] for i in part], [answers[i] for i in part])
+        where = labels != NO_ANSWER
         logits = backbone.vocabulary_logits(backbone.hidden_states(batch)[where]).to(backbone.wide_dtype)
-        said = [token for i in part for token in answers[i]]
-        tokens = torch.tensor(said, device=logits.device)[:, None]
-        loss -= float(logits.log_softmax(1).gather(1, tokens).sum())
-        count += len(said)
+        loss += float(cross_entropy(logits, labels[where], reduction="sum"))
+        count += int(where.sum())
     return math.exp(loss / count)

@@ -12,7 +12,7 @@ from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, CachedTexts, Edit
 from deltatheory.control.feedback.controllers import held_directions, state_adjoints
-from deltatheory.control.generation.contrast import Contrast, check_made_for
+from deltatheory.control.generation.contrast import Contrast, check_made_for, read_texts
 from deltatheory.control.generation.policies import (
     AddedDirection,
     CacheEdit,
@@ -23,6 +23,7 @@ from deltatheory.control.generation.policies import (
     Tokens,
     ValueGuidance,
     check_tokens,
+    check_where,
 )
 from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
 
@@ -118,8 +119,10 @@ def _lqr(plan: _Plan) -> StatePolicy:
     gap and, so that what is moved stays among the states there are, their leading principal directions.
     """
     first, last = plan.layers[0], plan.layers[-1]
+    if first < plan.backbone.encoder_blocks <= last:
+        raise ValueError(f"layers={plan.layers}: lqr feeds back through the blocks of one stack; give those.")
     texts = sorted(plan.found.texts, key=len)[-_TEXTS:]
-    batch = plan.backbone.encode(texts, max_length=min(_LENGTH, plan.backbone.max_length))
+    batch = read_texts(plan.backbone, texts, min(_LENGTH, plan.backbone.max_length))
     adjoints = state_adjoints(plan.backbone, Edit(), batch, "last")[first : last + 1]
     gaps = plan.found.upper - plan.found.lower
     blocks = slice(first, last + 1)
@@ -161,6 +164,7 @@ def _value(plan: _Plan) -> StatePolicy:
 def _cache_edit(plan: _Plan) -> GenerationPolicy:
     """Add s times the difference of the mean keys and values of the texts' last tokens."""
     found, backbone = plan.found, plan.backbone
+    check_where(found.model, plan.layers, "answer")
     sums: dict[tuple[int, int, bool], Tensor] = {}
     longest = min(64, backbone.max_length)
     for target in (True, False):
@@ -213,6 +217,7 @@ def half_spaces(
                 check_number("strength", end)
                 normals.append(side * probe)
                 bounds.append(side * (probe * (lower + end * (upper - lower))).sum(1))
+    check_where(contrasts[0].model, rows, tokens)
     if not normals:
         raise ValueError(f"bands={list(bands)}: have no end; give a least or a largest score.")
     return HalfSpaces(
@@ -281,9 +286,8 @@ def make_state_policy(
     check_number("strength", strength)
     check_tokens(tokens)
     check_number("seed", seed, whole=True, least=0)
-    chosen = found.default_layers() if layers is None else tuple(layers)
-    if not chosen or list(chosen) != sorted(set(chosen)):
-        raise ValueError(f"layers={chosen}: give ascending numbers, at least one.")
+    chosen = found.default_layers(tokens) if layers is None else tuple(layers)
+    check_where(found.model, chosen, tokens)
     check_made_for(found.model, backbone)
     found.check_separates(chosen)
     return STATE_POLICIES[name](_Plan(backbone, found, float(strength), chosen, tokens, seed))

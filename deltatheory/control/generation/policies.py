@@ -13,7 +13,7 @@ All are one law, x ← x + u(x), at some blocks and for some tokens of a text:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, ClassVar, Literal, get_args
@@ -36,7 +36,9 @@ __all__ = [
     "StatePolicy",
     "Tokens",
     "ValueGuidance",
+    "blocks_of",
     "check_tokens",
+    "check_where",
     "projection",
 ]
 
@@ -57,6 +59,42 @@ def check_tokens(tokens: Any) -> None:
         raise ValueError(f"tokens={tokens!r}: allowed are {', '.join(get_args(Tokens))}.")
 
 
+def blocks_of(model: Mapping[str, Any], tokens: Tokens) -> range:
+    """Return the numbers of the blocks that the tokens of a rule pass.
+
+    A prompt is read by the encoder, where there is one, and its answer by the decoder.
+
+    >>> blocks_of({"blocks": 5, "encoder_blocks": 2}, "prompt"), blocks_of({"blocks": 5}, "prompt")
+    (range(0, 2), range(0, 5))
+
+    Args:
+        model: `fingerprint` of a model.
+        tokens: the rule; "all" tokens of an encoder-decoder pass one of its stacks or the other.
+    """
+    encoder, blocks = model.get("encoder_blocks", 0), model["blocks"]
+    if not encoder or tokens == "all":
+        return range(blocks)
+    return range(encoder) if tokens == "prompt" else range(encoder, blocks)
+
+
+def check_where(model: Mapping[str, Any], layers: Sequence[int], tokens: Tokens) -> None:
+    """Refuse blocks that are not there, or that none of the tokens of a rule passes.
+
+    Raises:
+        ValueError: with the first of them.
+    """
+    if not layers or list(layers) != sorted(set(layers)):
+        raise ValueError(f"layers={tuple(layers)}: give ascending numbers, at least one.")
+    passed = blocks_of(model, tokens)
+    for t in layers:
+        check_number("layer", t, whole=True, least=0, most=model["blocks"] - 1)
+        if t not in passed:
+            raise ValueError(
+                f"layer={t}: no token of tokens={tokens!r} passes it; blocks {passed.start} to "
+                f"{passed.stop - 1} are the {'decoder' if passed.start else 'encoder'}'s, where they do."
+            )
+
+
 @dataclass(eq=False)
 class Memory:
     """What a policy has left at earlier blocks and tokens.
@@ -75,7 +113,7 @@ class GenerationPolicy(ABC):
     """What acts on a model while it generates.
 
     Attributes:
-        layers: numbers of the n blocks where it does, ascending.
+        layers: numbers of the n blocks where it does, ascending; those of a decoder follow its encoder's.
         model: `fingerprint` of the model that it was made for.
     """
 
@@ -85,16 +123,17 @@ class GenerationPolicy(ABC):
     model: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        blocks, width = self.model["blocks"], self.model["hidden_size"]
-        if not self.layers or list(self.layers) != sorted(set(self.layers)):
-            raise ValueError(f"layers={self.layers}: give ascending numbers, at least one.")
-        for t in self.layers:
-            check_number("layer", t, whole=True, least=0, most=blocks - 1)
+        width = self.model["hidden_size"]
+        check_where(self.model, self.layers, self.rule())
         for name, tensor in self.tensors().items():
             if len(tensor) != len(self.layers) or not tensor.isfinite().all():
                 raise ValueError(f"{name}: must be finite, with a row for each of the layers {self.layers}.")
             if name in ("direction", "gain") and tensor.shape[-1] != width:
                 raise ValueError(f"{name}: is for states of {tensor.shape[-1]}, and the model has {width}.")
+
+    def rule(self) -> Tokens:
+        """Return which tokens must pass its layers."""
+        return "all"
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -111,7 +150,8 @@ class StatePolicy(GenerationPolicy):
 
     Attributes:
         tokens: which: "all"; those of the "prompt"; those of the "answer"; or each token in its turn as the
-            "last", from which the next is read: the end of the prompt and the tokens of the answer.
+            "last", from which the next is read: the end of the prompt and the tokens of the answer. A prompt
+            passes the encoder of an encoder-decoder; what its decoder reads begins with the end of a prompt.
     """
 
     tokens: Tokens = "last"
@@ -119,6 +159,10 @@ class StatePolicy(GenerationPolicy):
     def __post_init__(self) -> None:
         check_tokens(self.tokens)
         super().__post_init__()
+
+    def rule(self) -> Tokens:
+        """Return which tokens it moves."""
+        return self.tokens
 
     def numbers(self) -> dict[str, Any]:
         """Return its other settings by name."""
@@ -277,7 +321,8 @@ class CacheEdit(GenerationPolicy):
     """Once, when a prompt has been read: its last token's keys and values in the cache ← themselves + S.
 
     Cache steering (Belitsky et al. 2025, arXiv 2507.08799), described from memory. The first token of the
-    answer has been read by then; those that follow attend to what was edited, and cost nothing more.
+    answer has been read by then; those that follow attend to what was edited, and cost nothing more. The
+    prompt of an encoder-decoder lies in the cache of its decoder's attention to the encoder.
 
     Attributes:
         key: S of the keys of every layer, as the cache holds them, for h heads of width e.
@@ -286,7 +331,8 @@ class CacheEdit(GenerationPolicy):
 
     kind: ClassVar[str] = "cache-edit"
     law: ClassVar[str] = (
-        "once, behind the prompt: cache.layers[layers[i]].keys[:, :, last token] += key[i], .values alike"
+        "once, behind the prompt: cache.layers[layers[i]].keys[:, :, last token] += key[i], .values alike; "
+        "of an encoder-decoder cache.cross_attention_cache.layers[layers[i] - encoder_blocks]"
     )
     key: Float[Tensor, "n h e"]
     value: Float[Tensor, "n h e"]
@@ -294,6 +340,10 @@ class CacheEdit(GenerationPolicy):
     def tensors(self) -> dict[str, Tensor]:
         """Return what is added."""
         return {"key": self.key, "value": self.value}
+
+    def rule(self) -> Tokens:
+        """Return the tokens that attend to a prompt's cache."""
+        return "answer"
 
 
 def projection(normals: Float[Tensor, "m H"], missing: Float[Tensor, "*b m"]) -> Float[Tensor, "*b H"]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import tiny
+from tiny_models import tiny, tiny_model
 from tiny_problems import copy_task, toy_task
 from transformers import AutoModelForMaskedLM
 
@@ -146,10 +146,28 @@ def test_a_question_is_named_by_all_that_its_answers_depend_on(causal):
     assert name(causal) == names[0]
 
 
-def test_encoder_decoders_are_asked_for_the_first_word_of_the_answer():
-    found = reach(Setup(tiny("t5"), TASK), 1, search=QUICK)
-    assert (found.among, found.bounds) == ("vocabulary", [])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("t5", {"feed_forward_proj": "gated-gelu"}), ("bart", {"decoder_attention_heads": 2})],
+)
+def test_encoder_decoders_are_asked_for_the_first_word_of_the_answer(family, options):
+    backbone = tiny(family, **options)
+    found = reach(Setup(backbone, TASK), 1, search=QUICK)
+    assert found.among == "vocabulary"
+    assert len(found.bounds) == (family == "bart")  # T39 knows no relative positions
     assert found.share("prefix", 1) > found.share("prefix", 0)
+    plain = tiny_model(family, **options).eval()
+    for i, (k, word) in enumerate(
+        zip(found.way("discrete").shortest, found.way("discrete").words, strict=True)
+    ):
+        if not k:
+            continue
+        row = [
+            *backbone.tokenizer(word, add_special_tokens=False)["input_ids"],
+            *backbone.tokenizer(TASK.test.texts[i])["input_ids"],
+        ]
+        logits = plain(torch.tensor([row]), decoder_input_ids=torch.tensor([backbone.start])).logits
+        assert backbone.tokenizer.decode(logits[0, -1].argmax()) == found.targets[i]
 
 
 def test_a_search_that_finds_no_more_than_the_habit_is_named(found):
