@@ -44,7 +44,7 @@ __all__ = [
 
 _LEAK = 1e-3  # relative change of an output that must not change; rounding stays far below
 _OUT_OF_REACH = 0.1  # share of the examples that no control of linear size brings right
-_SLOW = 10.0  # times the step budget that gradient descent needs
+_SLOW = 100.0  # times the step budget that gradient descent needs; where Adam trains well, up to 33
 _OFF = 3.0  # times the spread of what the frozen model computes for real words
 _STEP = 5.0  # times the predicted learning rate, or a part of it: beyond, most runs stand still or collapse
 _WARM = 10.0  # passes over the examples that the warm start may take

@@ -10,8 +10,13 @@ from tiny_problems import toy_problem, toy_task
 from deltatheory.control import diagnosis
 from deltatheory.control.diagnosis import HELPED, REMEDIES, UNNOTICED, Attempt, Finding, diagnose
 from deltatheory.linearization import LinearizationStart, TangentRows
+from deltatheory.results import ResultLog
 from deltatheory.tasks import Examples
 from deltatheory.training import Training, predict_learning_rate
+from experiments.runner import LOG
+from experiments.scope import Scope
+from experiments.studies import remedies
+from experiments.trial import Known
 
 FAULTS = [
     "masks or positions",
@@ -102,8 +107,8 @@ def test_steps_that_gradient_descent_needs_have_a_closed_form():
     features = TangentRows(rows, LinearizationStart(start, torch.ones(2).long(), start), 2, 2, None, 0.0, 0.0)
     # Residuals are equal: the second alone makes a half, so (1 - s²)^{2k} = 0.2.
     k = float(torch.log(torch.tensor(0.2)) / (2 * torch.log1p(torch.tensor(-(small**2)))))
-    finding = diagnosis._conditioning(features, steps=100)
-    assert finding.number == pytest.approx(k / 100, rel=5e-3)
+    finding = diagnosis._conditioning(features, steps=50)
+    assert finding.number == pytest.approx(k / 50, rel=5e-3)
     assert finding.verdict == "found"
     assert diagnosis._conditioning(features, steps=10_000).verdict == "not found"
 
@@ -164,6 +169,20 @@ def test_the_shares_are_those_of_the_page():
     numbers = json.loads(page.read_text())["numbers"]["calibration"]
     assert {fault: tuple(pair) for fault, pair in numbers["counts"].items()} == HELPED
     assert tuple(numbers["unnoticed"]) == UNNOTICED
+
+
+def test_the_limit_of_conditioning_lies_between_sound_and_planted_runs_of_the_calibration_tasks():
+    folder = Path(__file__).parents[2] / "experiments/results/remedies"
+    scope, known = Scope.read(folder / "scope.json"), Known.read(ResultLog(folder / LOG))
+    runs = [run for run in remedies.rows(scope, known, remedies.FIRST_LIMIT) if run["half"] == "calibration"]
+
+    def times(fault):
+        found = [run["findings"] for run in runs if run["fault"] == fault]
+        return [one["number"] for findings in found for one in findings if one["fault"] == FAULTS[3]]
+
+    worst, mildest = max(times("")), min(times("a direction 1000 times as long"))
+    assert diagnosis._SLOW == remedies.LIMIT == pytest.approx((worst * mildest) ** 0.5, rel=0.1)
+    assert len(times("")) == 6
 
 
 @pytest.mark.parametrize(
