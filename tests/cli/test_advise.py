@@ -2,12 +2,17 @@
 
 import json
 import re
+from pathlib import Path
 
+import pytest
 from command_line import run
+from tiny_models import tiny
 
 import deltatheory.advice
-from deltatheory.advice import Advice, Candidate, Decision, Estimate
+from deltatheory.advice import Advice, Candidate, Decision, Estimate, in_each_block
 from deltatheory.advice.result import Difference, Run
+from deltatheory.cli.advise import _BLOCKS
+from deltatheory.deltas import make_delta
 from deltatheory.problems import Setup
 
 ZERO, GAIN = Difference(0.0, 0.0, 0.0, 0.0), Difference(0.012, -0.02, 0.05, 0.4)
@@ -63,3 +68,42 @@ def test_advice_comes_as_a_table_a_figure_and_numbers(monkeypatch, tmp_path):
     assert json.loads((tmp_path / "training_arguments.json").read_text()) == {"learning_rate": 1e-2}
     page = (tmp_path / "report.html").read_text()
     assert page.index("Take lora r=2") < page.index("<svg")
+
+
+def test_each_block_is_raced_with_a_run_in_each_and_it_says_why(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(deltatheory.advice, "advise", lambda _, **options: calls.append(options) or ADVICE)
+    monkeypatch.setattr("deltatheory.cli.advise.tell", lambda *_, **__: None)
+    monkeypatch.setattr(Setup, "backbone", tiny("bert"), raising=False)
+    given = ("advise", "--model", "m", "--task", "t", "--no-progress", "--out", str(tmp_path), "--each-block")
+    result = run(*given)
+    assert result.exit_code == 0, result.output
+    ours = [
+        Candidate("lora", {"r": 4, "targets": [f"{t}.attention.self.{x}" for x in ("query", "value")]})
+        for t in (0, 1)
+    ]
+    assert (calls[0]["candidates"], calls[0]["train_runs"]) == (ours, 2)
+    assert _BLOCKS.format(runs=2) in result.output
+    assert run(*given, "--train-runs", "0").exit_code == 0
+    assert calls[1]["train_runs"] == 0
+    page = Path(__file__).parents[2] / "experiments/results/chosen/places/result.json"
+    numbers = json.loads(page.read_text())["numbers"]["minilm, layer"]
+    of = numbers["within_1_point"]
+    assert (of["loss"], of["middle"], of["race"], numbers["tasks"]) == (3, 3, 5, 6)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_a_candidate_in_each_block_is_the_candidate_in_parts(family):
+    backbone = tiny(family)
+    parts = [make_delta(one.method, backbone, **one.options) for one in in_each_block("lora:2", backbone)]
+    whole = make_delta("lora", backbone, r=2)
+    assert len(parts) == len(backbone.layers)
+    assert [name for part in parts for name in part.targets] == list(whole.targets)
+
+
+def test_only_what_has_a_place_in_a_block_is_put_into_each():
+    backbone = tiny("bert")
+    assert [one.options["blocks"] for one in in_each_block("prefix:2", backbone)] == [[0], [1]]
+    for bad in ("full", "prefix:2 blocks=[1]"):
+        with pytest.raises(ValueError, match="cannot be put into each block; allowed are, without blocks"):
+            in_each_block(bad, backbone)
