@@ -57,8 +57,8 @@ _TARGET, _JACOBIAN, _RATE = "target out of reach", "ill-conditioned Jacobian", "
 REMEDIES = (_CLOUD, _JACOBIAN, _RATE)  # the faults that have one that can be tried
 # Counts of the study `remedies`, calibration half. Fault that a verdict names ↦ (runs that its remedy helped,
 # runs), and (broken runs in which nothing was found, broken runs):
-HELPED = {_CLOUD: (5, 5), _JACOBIAN: (16, 18), _RATE: (6, 6)}
-UNNOTICED = (3, 36)
+HELPED = {_CLOUD: (6, 6), _JACOBIAN: (4, 6), _RATE: (12, 12)}
+UNNOTICED = (4, 36)
 
 
 @dataclass(frozen=True)

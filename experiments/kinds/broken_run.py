@@ -66,7 +66,8 @@ def _labels_by_lot(problem: Any, rate: float) -> tuple[Any, Tensor, float]:
     generator = torch.Generator().manual_seed(problem.seed)
     labels = torch.randint(task.num_classes, (2 * len(texts),), generator=generator).tolist()
     twice = replace(task.train, texts=(*texts, *texts), labels=tuple(labels))
-    other = problem.with_delta(problem.delta, replace(task, train=twice))
+    # A lot may leave classes out, which no other split may ask for; only training texts are looked at.
+    other = problem.with_delta(problem.delta, replace(task, train=twice, dev=twice, test=twice))
     return other, problem.delta.initial(), rate
 
 

@@ -47,3 +47,10 @@ def test_a_fault_made_on_purpose_is_there(fault):
     result = broken_run.run(trial, Toy())
     assert broken_run.FAULTS[fault][0] in result["found"]
     assert ("remedy" in result["losses"]) == (result["named"] in diagnosis.REMEDIES)
+
+
+def test_labels_by_lot_may_leave_classes_out():
+    TASKS["m"] = toy_task(12, train=12, test=12)
+    settings = {**broken_run.EXAMPLE.settings, "fault": "labels by lot, texts twice", "steps": 2}
+    trial = replace(broken_run.EXAMPLE, model="causal", task="many", settings=settings)
+    assert broken_run.run(trial, Toy())["losses"]["as it is"] is not None
