@@ -426,8 +426,9 @@ def test_a_level_out_of_reach_crosses_at_the_last_dimension():
     assert crossing == (pytest.approx(np.log(8)), 0.9, 1.0)
 
 
-def test_feedback_takes_the_seeds_that_are_complete_and_says_how_far_its_aim_is():
+def test_feedback_takes_the_seeds_that_are_complete_and_says_how_far_its_aim_is(monkeypatch):
     """Of what disturbances take (.4 a condition) the rehearsed PID gives back .75, its probe .5, others 0."""
+    monkeypatch.setattr(feedback, "_figure", lambda of: None)
     scope = replace(SCOPE, tasks=SCOPE.tasks[:1], seeds=(0, 1))
     task, given = scope.tasks[0], {"pid, rehearsed": 0.3, "probe, rehearsed": 0.2}
     best = {label: {p: grid[1] for p, grid in of["grids"].items()} for label, of in feedback.FURTHER.items()}
