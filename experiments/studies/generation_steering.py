@@ -21,7 +21,9 @@ CLAIM = (
 SOURCE = "deltatheory; after LiSeCo (arXiv 2405.15454), PID steering (2510.04309) and A-LQR (2604.19018)"
 ABOUT = (
     "A language model of 135 M parameters, greedy; the judge is a bag of words, trained on texts that no "
-    "policy has seen. Perplexity is of the continuations, under the frozen model, behind the prompts alone."
+    "policy has seen. Perplexity is of the continuations, under the frozen model, behind the prompts alone. "
+    "The verdict hangs on the limit: on persona the mean difference at 2 has .88 on target at perplexity "
+    "5.26, where 5.22 is allowed, and the barrier .87 at 5.19. With 24 prompts a contrast the claim failed."
 )
 BASELINES = ("none", "instruction")
 FIXED = ("random-direction", "mean-difference")
