@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy import ndarray
+from scipy.linalg import get_lapack_funcs
 
 from deltatheory.control.solvers.base import Solver, SolverRun, Status
 from deltatheory.control.solvers.riccati import BackwardRecursion, recursion
@@ -36,6 +37,7 @@ _REMEDIES = {  # from the best to the worst
 }
 _ROUNDING = 1e-14  # the least tolerance
 _CLOSING = 50  # backward passes at most that close the gaps of an infeasible start
+(_solve_bands,) = get_lapack_funcs(("tbtrs",), dtype=np.float64)
 _MOST = 1e12  # largest regularization, in its units; largest gain, in first costs
 
 
@@ -58,7 +60,7 @@ class SecondOrderShooting(Solver):
             states and controls where that is less (an offset says nothing), both along the present
             trajectory. Where nothing lowers the cost any more it is done too if the stationarity is below
             this to the power ⅔ of the largest ∂ℓ/∂u and no control is at its bound.
-        step_sizes: how many steps 1, ½, ¼, ... are tried, all in one rollout.
+        step_sizes: how many steps 1, ½, ¼, ... are tried at most; 2 is where the model promises too little.
         regularization: first weight μ of ½ μ |δu|², in units of the mean second derivative of the running
             cost in the controls; a factor of 10 down after a full step, up after none.
     """
@@ -113,6 +115,25 @@ class DDP(SecondOrderShooting):
     _exact = (False, True)
 
 
+class _Lowest:
+    """The lowest cost that a model leads a problem to, by a step of which size, (models, b), and where."""
+
+    def __init__(self, X: ndarray, U: ndarray, models: int) -> None:
+        self.costs, self.sizes = np.full((models, X.shape[1]), np.inf), np.ones((models, X.shape[1]))
+        self.states, self.controls = (np.repeat(a[:, None], models, 1) for a in (X, U))
+
+    def lower(
+        self, chosen: ndarray, sizes: ndarray, costs: ndarray, states: ndarray, controls: ndarray
+    ) -> None:
+        """Take what is lower of some steps, (..., chosen, sizes)."""
+        costs = np.where(np.isfinite(costs), costs, np.inf)
+        size, least = costs.argmin(1), costs.min(1)
+        new = np.flatnonzero(least < self.costs[chosen])
+        place, size = tuple(axis[new] for axis in np.nonzero(chosen)), size[new]
+        self.costs[place], self.sizes[place] = least[new], sizes[size]
+        self.states[:, *place], self.controls[:, *place] = states[:, new, size], controls[:, new, size]
+
+
 class _Trajectories:
     """The trajectories of all problems, of which `active` are not done; time first, then problems."""
 
@@ -121,12 +142,10 @@ class _Trajectories:
         self.T, self.n, self.m = system.horizon, system.state_size, system.control_size
         x0 = np.atleast_2d(system.x0)
         self.U = self._clipped(np.moveaxis(start.reshape(len(x0), self.T, self.m), 0, 1))
-        self.X = np.empty((self.T + 1, *x0.shape))
-        self.X[0] = x0
         self.mu = np.full((len(settings._exact), len(x0)), settings.regularization)
         with np.errstate(all="ignore"):
-            for t in range(self.T):
-                self.X[t + 1] = system.advance(t, self.X[t], self.U[t])
+            states, _ = system.follow(x0, self.U[:, :, None], np.zeros((self.T, len(x0), self.m, self.n)))
+            self.X = states[:, :, 0]
             self.J = system.costs(self.X, self.U)
             for problem in np.flatnonzero(~(np.isfinite(self.X).all((0, 2)) & np.isfinite(self.J))).tolist():
                 self._close_gaps(problem)
@@ -164,7 +183,8 @@ class _Trajectories:
             usable = np.all(backward.definite, axis=0)
             if not usable.any():
                 return
-            states, controls = self._rollouts(X, U, backward.gains, usable, gaps)
+            sizes = 0.5 ** np.arange(self.settings.step_sizes)
+            states, controls = self._rollouts(X, U, backward.gains, usable, sizes, gaps)
             costs = self.system.costs(states, controls)
             costs[~(np.isfinite(states).all((0, 3)) & np.isfinite(costs))] = np.inf
             if not np.isfinite(costs).any():
@@ -180,27 +200,23 @@ class _Trajectories:
         """Do one backward pass and one rollout for the active problems; return columns of the history."""
         active, settings = self.active, self.settings
         X, U, J, mu = self.X[:, active], self.U[:, active], self.J[active], self.mu[:, active]
-        costs = np.full((*mu.shape, settings.step_sizes), np.inf)
         with np.errstate(all="ignore"):
             model = self.system.expand(X, U)
             backward = self._backward(X, U, model, mu)
             usable = np.all(backward.definite, axis=0)
-            states, controls = self._rollouts(X, U, backward.gains, usable)
-            costs[usable] = self.system.costs(states, controls)
-        costs[~np.isfinite(costs)] = np.inf
+            promise = -0.5 * backward.values[0, ..., 0, 0]
+            found = self._search(X, U, backward.gains, promise, usable)
 
-        step = costs.argmin(2)
-        lowest = np.take_along_axis(costs, step[..., None], 2)[..., 0]
+        lowest, step = found.costs, found.sizes
         lower = lowest < J
         best, rows = lowest.argmin(0), np.arange(len(active))
         better = lower.any(0)
-        place = usable.cumsum().reshape(usable.shape) - 1  # of each usable model among the rollouts
-        chosen = place[best, rows][better], step[best, rows][better]
-        self.X[:, active[better]], self.U[:, active[better]] = states[:, *chosen], controls[:, *chosen]
-        self.J[active[better]] = lowest[best, rows][better]
+        chosen = best[better], rows[better]
+        self.X[:, active[better]] = found.states[:, *chosen]
+        self.U[:, active[better]] = found.controls[:, *chosen]
+        self.J[active[better]] = lowest[chosen]
         self.iterations[active] += 1
 
-        promise = -0.5 * backward.values[0, ..., 0, 0]
         tolerance, size = max(settings.tolerance, _ROUNDING), _size(model, X, U)
         scale = np.minimum(self.system.magnitude(X, U), size) + tolerance * size
         small = usable & (promise <= tolerance * scale)
@@ -210,7 +226,7 @@ class _Trajectories:
         self.relaxed[active] = (self.relaxed[active] | resting) & ~better
         lost = ~(np.isfinite(model.F).all((0, 2, 3)) & np.isfinite(model.hessian).all((0, 2, 3)))
         lost |= self.J[active] < -_MOST * (1 + self.first[active])  # unbounded below
-        mu = np.where(lower & (step <= 1), mu / 10, np.where(lower & (step <= 3), mu, mu * 10))
+        mu = np.where(lower & (step >= 1 / 2), mu / 10, np.where(lower & (step >= 1 / 8), mu, mu * 10))
         mu = np.where(resting, settings.regularization, mu.clip(settings.regularization * 1e-3, _MOST))
         stuck = ~better & (mu >= _MOST).all(0)
         self.mu[:, active] = mu
@@ -224,7 +240,7 @@ class _Trajectories:
         self.active = active[~(done | lost | stuck)]
         return {
             "active": len(active),
-            "step": float(0.5 ** step[best, rows].max()),
+            "step": float(step[best, rows].min()),
             "regularization": float(mu.min(0).max()),
         }
 
@@ -308,32 +324,47 @@ class _Trajectories:
             bounds = low, high
         return recursion(F[:, None], L, V, bounds)
 
+    def _search(self, X: ndarray, U: ndarray, gains: ndarray, promise: ndarray, usable: ndarray) -> _Lowest:
+        """Return what full steps lead to, double and short ones.
+
+        Double ones are tried where the full one brings a quarter more than was promised; short ones, ever
+        more at once, where none brings three quarters of what the model says, α (2 - α) of the promise.
+        """
+        found, J = _Lowest(X, U, len(usable)), self.J[self.active]
+        self._try(found, X, U, gains, usable, np.ones(1))
+        self._try(found, X, U, gains, usable & (J - found.costs > 1.25 * promise), np.full(1, 2.0))
+        short = 0.5 ** np.arange(1, self.settings.step_sizes)
+        for sizes in short[:2], short[2:]:
+            kept = J - found.costs >= 0.75 * promise * found.sizes * (2 - found.sizes)
+            self._try(found, X, U, gains, usable & ~kept.any(0), sizes)
+        return found
+
+    def _try(
+        self, found: _Lowest, X: ndarray, U: ndarray, gains: ndarray, chosen: ndarray, sizes: ndarray
+    ) -> None:
+        if chosen.any() and sizes.size:
+            states, controls = self._rollouts(X, U, gains, chosen, sizes)
+            found.lower(chosen, sizes, self.system.costs(states, controls), states, controls)
+
     def _rollouts(
-        self, X: ndarray, U: ndarray, gains: ndarray, usable: ndarray, gaps: ndarray | None = None
+        self,
+        X: ndarray,
+        U: ndarray,
+        gains: ndarray,
+        chosen: ndarray,
+        sizes: ndarray,
+        gaps: ndarray | None = None,
     ) -> tuple[ndarray, ndarray]:
-        """Roll out u = ū + α k + K (x - x̄) for every usable model and every α: (T + 1, usable, α, n).
+        """Roll out u = ū + α k + K (x - x̄) for the chosen of models and problems: (T + 1, chosen, α, n).
 
         Of `gaps` 1 - α is left.
         """
-        problem = np.nonzero(usable)[1]
-        X, U, gains = X[:, problem], U[:, problem], gains[:, usable]
-        sizes = 0.5 ** np.arange(self.settings.step_sizes)
-        K = np.ascontiguousarray(gains[..., 1:].swapaxes(-1, -2))
-        offsets = (U - (X[:-1, :, None] @ K)[:, :, 0])[:, :, None] + sizes[:, None] * gains[:, :, None, :, 0]
-        states = np.empty((*X.shape[:2], len(sizes), self.n))
-        controls = np.empty((*U.shape[:2], len(sizes), self.m))
-        states[0] = x = np.repeat(X[0, :, None], len(sizes), 1)
-        limits, advance = self.system.control_limits, self.system.advance
-        for t, (gain, offset, u) in enumerate(zip(K, offsets, controls, strict=True)):
-            np.matmul(x, gain, u)
-            u += offset
-            if limits is not None:
-                np.maximum(u, limits[0], out=u)  # np.clip takes twice as long on so few
-                np.minimum(u, limits[1], out=u)
-            states[t + 1] = x = advance(t, x, u)
-            if gaps is not None:
-                states[t + 1] = x = x - (1 - sizes)[:, None] * gaps[t, problem, None]
-        return states, controls
+        problem = np.nonzero(chosen)[1]
+        X, U, gains = X[:, problem], U[:, problem], gains[:, chosen]
+        K = gains[..., 1:]
+        offsets = (U - (K @ X[:-1, ..., None])[..., 0])[:, :, None] + sizes[:, None] * gains[:, :, None, :, 0]
+        left = None if gaps is None else (1 - sizes)[:, None] * gaps[:, problem, None]
+        return self.system.follow(X[0], offsets, K, left)
 
     def _clipped(self, U: ndarray) -> ndarray:
         limits = self.system.control_limits
@@ -359,11 +390,11 @@ def _size(model: Expansion, X: ndarray, U: ndarray) -> ndarray:
 
 
 def _costates(model: Expansion) -> ndarray:
-    """Return p_T = ∇Φ, p_t = ∂ℓ_t/∂x + A_tᵀ p_{t+1}, (T + 1, b, n)."""
-    n = model.terminal_gradient.shape[-1]
-    p = np.empty((len(model.F) + 1, *model.terminal_gradient.shape))
-    p[-1] = model.terminal_gradient
-    A, gradient = model.F[..., :n], model.gradient[..., :n]
-    for t in range(len(A) - 1, -1, -1):
-        p[t] = gradient[t] + (p[t + 1][:, None, :] @ A[t])[:, 0]
-    return p
+    """Return p_T = ∇Φ, p_t = ∂ℓ_t/∂x + A_tᵀ p_{t+1}, (T + 1, b, n), from one triangular system of bands."""
+    T, b, n, _ = model.F.shape
+    right = np.concatenate([model.gradient[..., :n], model.terminal_gradient[None]]).swapaxes(0, 1)
+    bands = np.zeros((b, T + 1, n, 2 * n))  # of column (t + 1, i) what stands above the diagonal, -A_t[i]
+    for i in range(n):
+        np.negative(model.F[:, :, i, :n].swapaxes(0, 1), out=bands[:, 1:, i, n - 1 - i : 2 * n - 1 - i])
+    p, _ = _solve_bands(bands.reshape(-1, 2 * n).T, right.reshape(-1, 1), diag="U")
+    return p.reshape(b, T + 1, n).swapaxes(0, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -225,20 +225,24 @@ class BackwardRecursion:
         gains: [k K], (T, ..., m, 1 + n); zero where they are not defined.
         values: [[2s, pᵀ], [p, P]], (T + 1, ..., 1 + n, 1 + n), symmetric but for rounding.
         stages: the matrix of (1, x, u) before the controls are eliminated, (T, ..., 1 + n + m, 1 + n + m).
-        pivots: of the elimination of the controls, (T, ..., m): R + BᵀPB > 0 where all are positive.
-        definite: whether they are, beyond rounding, (T, ...).
     """
 
     gains: ndarray
     values: ndarray
     stages: ndarray
-    pivots: ndarray
 
-    @property
+    @cached_property
     def definite(self) -> ndarray:
-        m = self.pivots.shape[-1]
-        diagonal = np.diagonal(self.stages, axis1=-2, axis2=-1)[..., -m:]
-        return np.all(self.pivots > 16 * np.finfo(float).eps * np.abs(diagonal), axis=-1)
+        """Whether R + BᵀPB > 0, the pivots of its elimination positive beyond rounding, (T, ...)."""
+        n1 = self.values.shape[-1]
+        rest, found = self.stages[..., n1:, n1:], np.ones(self.stages.shape[:-2], bool)
+        least = 16 * np.finfo(float).eps * np.abs(np.diagonal(rest, axis1=-2, axis2=-1))
+        with np.errstate(all="ignore"):
+            while size := rest.shape[-1]:
+                column, row, pivot, rest = _parts(rest)
+                found &= pivot[..., 0, 0] > least[..., size - 1]
+                rest = rest - column * (row / pivot)
+        return found
 
 
 def recursion(
@@ -254,7 +258,8 @@ def recursion(
     so that an asymmetry by rounding is carried by the closed loop, which contracts, and not by A.
 
     With bounds, k solves the box-constrained problem at x = 0 and the gains of the controls that sit on a
-    bound are zero (Tassa, Mansard & Todorov, 2014).
+    bound are zero (Tassa, Mansard & Todorov, 2014). By completion of squares that adds dᵀHd to V, with H the
+    matrix of the controls and d what their gains lack.
 
     Args:
         F: dynamics of (1, x, u), first row (1, 0, 0).
@@ -265,29 +270,41 @@ def recursion(
     T, *batch, k, _ = L.shape
     n1 = F.shape[-2]
     stages, work = np.empty(L.shape), np.empty((*batch, n1, k))
-    values, pivots = np.empty((T + 1, *batch, n1, n1)), np.empty((T, *batch, k - n1))
-    gains = np.empty((T, *batch, k - n1, n1))
+    values = np.empty((T + 1, *batch, n1, n1))
     values[T] = V
     V = values[T]
-    Ft = F.swapaxes(-1, -2)
-    closed = np.empty((*batch, k, n1))  # (1, x) to (1, x, u) under the gains
-    closed[..., :n1, :] = np.eye(n1)
+    limited: dict[int, ndarray] = {}
+    free: Any = None
+    smaller = [np.empty((*batch, size, size)) for size in range(k - 1, n1, -1)]
+    parts = [_parts(matrix) for matrix in smaller]
+    steps = (F, F.swapaxes(-1, -2), L, stages, values[:-1], *_parts(stages))
     with np.errstate(all="ignore"):
-        for t in range(T - 1, -1, -1):
-            np.matmul(V, F[t], work)
-            V = stage = np.matmul(Ft[t], work, stages[t])
-            V += L[t]
-            for j in range(k - 1, n1 - 1, -1):  # whole matrices, contiguous: quicker than their parts
-                pivot = V[..., j : j + 1, j : j + 1]
-                pivots[t, ..., j - n1] = pivot[..., 0, 0]
-                V = V - np.matmul(V[..., :, j : j + 1], V[..., j : j + 1, :] / pivot)
-            V = V[..., :n1, :n1]
+        for back, (F_t, Ft, L_t, stage, value, *first) in enumerate(
+            zip(*(a[::-1] for a in steps), strict=True)
+        ):
+            np.matmul(V, F_t, work)
+            np.matmul(Ft, work, stage)
+            stage += L_t
+            for (column, row, pivot, rest), V in zip((first, *parts), (*smaller, value), strict=True):
+                free = row / pivot
+                np.subtract(rest, column * free, V)
             if bounds is not None:
-                gains[t], V = _bounded(stage, V, closed, bounds[0][t], bounds[1][t])
-            values[t] = V
-        if bounds is None:
-            gains = -_solve(stages[..., n1:, n1:], stages[..., n1:, :n1])
-    return BackwardRecursion(gains, values, stages, pivots)
+                t, H = T - 1 - back, stage[..., n1:, n1:]
+                free = -free if k == n1 + 1 else -_solve(H, stage[..., n1:, :n1])
+                inside = np.minimum(np.maximum(free[..., 0], bounds[0][t]), bounds[1][t])  # np.clip is slow
+                if inside.tobytes() != free[..., 0].tobytes():  # and (==).all() slower
+                    limited[t] = _limited(stage, free, inside, bounds[0][t], bounds[1][t])
+                    off = limited[t] - free
+                    V += off.swapaxes(-1, -2) @ (H @ off)
+        gains = -_solve(stages[..., n1:, n1:], stages[..., n1:, :n1])
+        for t, u in limited.items():
+            gains[t] = u
+    return BackwardRecursion(gains, values, stages)
+
+
+def _parts(A: ndarray) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    """Return the last column, the last row, the last entry, and what is left of matrices without them."""
+    return A[..., :-1, -1:], A[..., -1:, :-1], A[..., -1:, -1:], A[..., :-1, :-1]
 
 
 def _solve(H: ndarray, right: ndarray) -> ndarray:
@@ -306,26 +323,16 @@ def _solve(H: ndarray, right: ndarray) -> ndarray:
     return np.linalg.solve(H, np.where(usable, right, 0.0))
 
 
-def _bounded(
-    stage: ndarray, value: ndarray, closed: ndarray, low: ndarray, high: ndarray
-) -> tuple[ndarray, ndarray]:
-    """Return the gains [k K] of one stage under bounds, and the value matrix they lead to.
-
-    Without bounds the latter is `value`; `closed` is overwritten below its first rows.
-    """
-    n1 = closed.shape[-1]
-    H, right = stage[..., n1:, n1:], stage[..., n1:, :n1]
-    gains = -_solve(H, right)
-    k = gains[..., 0]
-    if ((low <= k) & (k <= high)).all():
-        return gains, value
-    k, free = _box_qp(H, right[..., 0], low, high)
-    if H.shape[-1] > 1:
-        gains = -_solve(_restricted(H, free), right)
-    gains *= free[..., None]
-    gains[..., 0] = k
-    closed[..., n1:, :] = gains
-    return gains, closed.swapaxes(-1, -2) @ (stage @ closed)
+def _limited(stage: ndarray, free: ndarray, inside: ndarray, low: ndarray, high: ndarray) -> ndarray:
+    """Return the gains [k K] of a stage under bounds, from those without, and their k brought into bounds."""
+    n1, kept = free.shape[-1], inside == free[..., 0]
+    if free.shape[-2] > 1:
+        H, right = stage[..., n1:, n1:], stage[..., n1:, :n1]
+        inside, kept = _box_qp(H, right[..., 0], low, high)
+        free = -_solve(_restricted(H, kept), right)
+    gains = np.where(kept[..., None], free, 0.0)
+    gains[..., 0] = inside
+    return gains
 
 
 @cache
@@ -396,8 +403,13 @@ def _box_qp(
             break
         downhill = np.where(free, -gradient, 0.0)
         newton = _solve(_restricted(H, free), downhill[..., None])[..., 0]
-        if not (np.abs(np.clip(u + newton, low, high) - u) > 1e-14 * (1 + np.abs(u))).any():
+        aim = u + newton
+        inside = np.clip(aim, low, high)
+        if not (np.abs(inside - u) > 1e-14 * (1 + np.abs(u))).any():
             break
+        if iteration == 0 and (inside == aim).all():  # the lowest point of the face, and so of both paths
+            u = aim
+            continue
         paths = [_lowest_on_path(H, gradient, u, step, low, high) for step in (newton, downhill)]
         change, points = (np.stack(part) for part in zip(*paths, strict=True))
         lowest = np.take_along_axis(points, change.argmin(0)[None, ..., None], 0)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,7 +29,7 @@ def check_settings(solver: Any, positive: Iterable[str] = ()) -> None:
     Raises:
         ValueError: for the first setting that does not fit; it says what is allowed.
     """
-    hints = get_type_hints(type(solver))
+    hints = _hints(type(solver))
     for field in fields(solver):
         name, value = field.name, getattr(solver, field.name)
         if not _fits(value, hints[name]):
@@ -36,6 +37,11 @@ def check_settings(solver: Any, positive: Iterable[str] = ()) -> None:
         if isinstance(value, Real) and not isinstance(value, bool):
             above, least = (0 if name in positive else None), (0 if name == "energy_weight" else None)
             check_number(name, value, above=above, least=least)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _fits(value: Any, hint: Any) -> bool:

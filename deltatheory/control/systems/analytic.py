@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from types import ModuleType
 from typing import Any
 
@@ -14,12 +16,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from deltatheory import autodiff
+from deltatheory.control.systems.program import Program
 from deltatheory.control.systems.system import System
 from deltatheory.control.systems.taylor import gradient_and_hessian, jacobian
 
 __all__ = ["AnalyticSystem", "Derivatives", "Expansion", "namespace"]
 
 Array = Any  # an ndarray, or a Tensor where torch derives
+_FEW = 16  # trajectories: as many in floats, one after the other, take as long as arrays of all of them
 
 
 def namespace(x: Array) -> ModuleType:
@@ -79,8 +83,8 @@ class AnalyticSystem(System):
         x0: initial state (n,), or a batch of them (b, n); computed with in float64.
         horizon: T, at least 1.
         control_size: m, at least 1.
-        derivatives: by hand; by default exact ones, by Taylor arithmetic in numpy, or through torch (some
-            milliseconds an expansion) where a function calls what `taylor` has no rule for.
+        derivatives: by hand; by default exact ones, of the function written down as a `Program`, where that
+            cannot be by Taylor arithmetic in numpy, or else through torch (milliseconds an expansion).
         control_limits: lowest and highest control, each a number or (m,); infinities allowed.
 
     Raises:
@@ -115,6 +119,16 @@ class AnalyticSystem(System):
         self._check_shapes()
         self.derivatives = derivatives or self._exact()
 
+    def under(
+        self, running_cost: Callable[[Any, Array, Array], Array], terminal_cost: Callable[[Array], Array]
+    ) -> AnalyticSystem:
+        """Return the same dynamics under other costs, with derivatives that are not by hand."""
+        found = copy(self)
+        found._running, found._terminal = running_cost, terminal_cost
+        found._check_shapes()
+        found.derivatives = found._exact()
+        return found
+
     @property
     def state_size(self) -> int:
         """Numbers in a state, n."""
@@ -128,6 +142,10 @@ class AnalyticSystem(System):
         """Return T zeros of shape (m,) or (b, m)."""
         shape = (*self.x0.shape[:-1], self.control_size)
         return [torch.zeros(shape, dtype=torch.float64) for _ in range(self.horizon)]
+
+    def zero(self) -> ndarray:
+        """Return zero controls, (T, m) or (b, T, m)."""
+        return np.zeros((*self.x0.shape[:-1], self.horizon, self.control_size))
 
     def value_of(self, controls: Sequence[Tensor]) -> ndarray:
         """Return controls as one array (T, m), or (b, T, m) for b initial states."""
@@ -153,6 +171,45 @@ class AnalyticSystem(System):
         """Return f(t, x, u) in numpy, for any leading dimensions."""
         return self._step(t, x, u)
 
+    @cached_property
+    def program(self) -> Program | None:
+        """The straight-line program of f, in z = (x, u), where it is one."""
+        return _program(partial(_apart, self._step, self.state_size), self.state_size + self.control_size)
+
+    def follow(
+        self, x: ndarray, offsets: ndarray, gains: ndarray, gaps: ndarray | None = None
+    ) -> tuple[ndarray, ndarray]:
+        """Return states (T + 1, b, s, n) and controls (T, b, s, m) of u_t = offset_t + K_t x_t in its limits.
+
+        Args:
+            x: initial states, (b, n).
+            offsets: s for each of them, (T, b, s, m).
+            gains: K, (T, b, m, n).
+            gaps: what is left out of f in each step, (T, b, s, n).
+        """
+        T, b, s, m = offsets.shape
+        states, controls = np.empty((T + 1, b, s, x.shape[1])), np.empty(offsets.shape)
+        limits = self.control_limits
+        if gaps is None and b * s <= _FEW and self.program is not None:
+            within = limits or (np.full(m, -np.inf), np.full(m, np.inf))
+            with suppress(ArithmeticError, ValueError):  # what is infinite or NaN in arrays
+                for i, j in np.ndindex(b, s):
+                    one = self.program.rollout(x[i], offsets[:, i, j], gains[:, i], within)
+                    states[:, i, j], controls[:, i, j] = one
+                return states, controls
+        K = np.ascontiguousarray(gains.swapaxes(-1, -2))
+        states[0] = now = np.repeat(x[:, None], s, 1)
+        for t, (gain, u) in enumerate(zip(K, controls, strict=True)):
+            np.matmul(now, gain, u)
+            u += offsets[t]
+            if limits is not None:
+                np.maximum(u, limits[0], out=u)  # np.clip takes twice as long on so few
+                np.minimum(u, limits[1], out=u)
+            states[t + 1] = now = self.advance(t, now, u)
+            if gaps is not None:
+                states[t + 1] = now = now - gaps[t]
+        return states, controls
+
     def costs(self, states: ndarray, controls: ndarray) -> Any:
         """Return J of each trajectory: states (T + 1, ..., n) and controls (T, ..., m) give (...)."""
         running = self._running(self._times(controls.ndim - 1), states[:-1], controls)
@@ -175,9 +232,20 @@ class AnalyticSystem(System):
         return self.derivatives.curvature(self._times(2), states[:-1], controls, costates[1:])
 
     def _exact(self) -> Derivatives:
-        """Return derivatives by Taylor arithmetic where that knows all functions, by torch elsewhere."""
+        """Return derivatives of programs or by Taylor arithmetic; by torch where neither knows a function."""
         functions = self._step, self._running, self._terminal
-        found, z = _by_taylor(*functions), np.stack([np.atleast_2d(self.x0)] * 2)
+        n, k = self.state_size, self.state_size + self.control_size
+        running = _program(partial(_apart, self._running, n), k)
+        terminal = _program(partial(_timeless, self._terminal), n)
+        found = _by_taylor(*functions)
+        if self.program is not None:
+            step, curvature = (partial(_together, f) for f in (self.program.jacobian, self.program.hessian))
+            found = replace(found, step=step, curvature=curvature)
+        if running is not None:
+            found = replace(found, running_cost=partial(_together, running.gradient_and_hessian))
+        if terminal is not None:
+            found = replace(found, terminal_cost=partial(terminal.gradient_and_hessian, 0))
+        z = np.stack([np.atleast_2d(self.x0)] * 2)
         t, u = np.array([[0], [self.horizon - 1]]), np.zeros((*z.shape[:-1], self.control_size))
         try:
             with np.errstate(all="ignore"):
@@ -238,20 +306,36 @@ def _by_taylor(
     )
 
 
-def _apart(f: Callable[..., Array], t: Any, n: int, z: Array) -> Array:
+def _apart(f: Callable[..., Array], n: int, t: Any, z: Array) -> Array:
     return f(t, z[..., :n], z[..., n:])
 
 
+def _timeless(f: Callable[[Array], Array], t: Any, x: Array) -> Array:
+    return f(x)
+
+
+def _together(f: Callable[..., Any], t: Any, x: ndarray, u: ndarray, *p: ndarray) -> Any:
+    return f(t, np.concatenate([x, u], -1), *p)
+
+
+def _program(f: Callable[[Any, Array], Array], size: int) -> Program | None:
+    """Return f as a program with its derivatives; `None` where it is none."""
+    try:
+        return Program(f, size)
+    except Exception:  # whatever a function does to what is no array
+        return None
+
+
 def _taylor_step(f: Callable[..., Array], t: Any, x: ndarray, u: ndarray) -> ndarray:
-    return jacobian(partial(_apart, f, t, x.shape[-1]), np.concatenate([x, u], -1))
+    return jacobian(partial(_apart, f, x.shape[-1], t), np.concatenate([x, u], -1))
 
 
 def _taylor_cost(f: Callable[..., Array], t: Any, x: ndarray, u: ndarray) -> tuple[ndarray, ndarray]:
-    return gradient_and_hessian(partial(_apart, f, t, x.shape[-1]), np.concatenate([x, u], -1))
+    return gradient_and_hessian(partial(_apart, f, x.shape[-1], t), np.concatenate([x, u], -1))
 
 
 def _taylor_curvature(f: Callable[..., Array], t: Any, x: ndarray, u: ndarray, p: ndarray) -> ndarray:
-    weighted = partial(_weighted, p, partial(_apart, f, t, x.shape[-1]))
+    weighted = partial(_weighted, p, partial(_apart, f, x.shape[-1], t))
     return gradient_and_hessian(weighted, np.concatenate([x, u], -1))[1]
 
 

@@ -110,15 +110,8 @@ class ConstrainedSystem:
             multipliers: λ and ν.
             penalty: ρ > 0.
         """
-        system = self.system
-        return AnalyticSystem(
-            system._step,
-            partial(self._running, multipliers, penalty),
-            partial(self._terminal, multipliers, penalty),
-            system.x0,
-            system.horizon,
-            system.control_size,
-            control_limits=system.control_limits,
+        return self.system.under(
+            partial(self._running, multipliers, penalty), partial(self._terminal, multipliers, penalty)
         )
 
     def _running(self, multipliers: Multipliers, penalty: float, t: Any, x: Array, u: Array) -> Array:

@@ -16,10 +16,9 @@ import numpy as np
 from numpy import ndarray
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-__all__ = ["TaylorArray", "gradient_and_hessian", "jacobian"]
+__all__ = ["SMOOTH", "TaylorArray", "gradient_and_hessian", "jacobian"]
 
-# x and y = f(x) to f'(x) and f''(x).
-_SMOOTH: dict[np.ufunc, Callable[[ndarray, ndarray], tuple[Any, Any]]] = {
+SMOOTH: dict[np.ufunc, Callable[[Any, Any], tuple[Any, Any]]] = {
     np.sin: lambda x, y: (np.cos(x), -y),
     np.cos: lambda x, y: (-np.sin(x), -y),
     np.tan: lambda x, y: (1 + y * y, 2 * y * (1 + y * y)),
@@ -28,7 +27,7 @@ _SMOOTH: dict[np.ufunc, Callable[[ndarray, ndarray], tuple[Any, Any]]] = {
     np.log: lambda x, y: (1 / x, -1 / (x * x)),
     np.log1p: lambda x, y: (1 / (1 + x), -1 / ((1 + x) * (1 + x))),
     np.sqrt: lambda x, y: (0.5 / y, -0.25 / (x * y)),
-    np.square: lambda x, y: (2 * x, np.full_like(x, 2.0)),
+    np.square: lambda x, y: (2 * x, 2.0),
     np.reciprocal: lambda x, y: (-y * y, 2 * y * y * y),
     np.sinh: lambda x, y: (np.cosh(x), y),
     np.cosh: lambda x, y: (np.sinh(x), y),
@@ -36,8 +35,9 @@ _SMOOTH: dict[np.ufunc, Callable[[ndarray, ndarray], tuple[Any, Any]]] = {
     np.arctan: lambda x, y: (1 / (1 + x * x), -2 * x / (1 + x * x) ** 2),
     np.arcsin: lambda x, y: ((1 - x * x) ** -0.5, x * (1 - x * x) ** -1.5),
     np.arccos: lambda x, y: (-((1 - x * x) ** -0.5), -x * (1 - x * x) ** -1.5),
-    np.absolute: lambda x, y: (np.sign(x), np.zeros_like(x)),
+    np.absolute: lambda x, y: (np.sign(x), 0.0),
 }
+"""x and y = f(x) to f'(x) and f''(x)."""
 _FLAT = {  # what has no derivative but 0 takes the values alone
     *(np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal, np.sign),
     *(np.isfinite, np.isnan, np.floor, np.ceil, np.rint),
@@ -159,9 +159,9 @@ class TaylorArray(NDArrayOperatorsMixin):
             return NotImplemented
         if ufunc in _FLAT:
             return ufunc(*(a.value if isinstance(a, TaylorArray) else a for a in inputs))
-        if ufunc in _SMOOTH:
+        if ufunc in SMOOTH:
             value = ufunc(self.value)
-            return self._composed(value, *_SMOOTH[ufunc](self.value, value))
+            return self._composed(value, *SMOOTH[ufunc](self.value, value))
         if ufunc is np.positive:
             return self
         if ufunc is np.negative:
