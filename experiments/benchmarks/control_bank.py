@@ -460,9 +460,9 @@ BANK: dict[str, Stated] = {
         lambda m, t, x, u: [
             x[0] + 0.02 * x[2] * (x[1] + 0.01 * x[2] * u[0]),
             x[1] + 0.02 * x[2] * u[0],
-            x[2] + np.where(np.equal(t, 0), 1.0, 0.0) * u[1],
+            x[2] + 1.0 * (t == 0) * u[1],
         ],
-        lambda m, t, x, u: 1e-4 * np.where(np.equal(t, 0), 0.0, 1.0) * u[1] * u[1] + 1e-6 * u[0] * u[0],
+        lambda m, t, x, u: 1e-4 * (t != 0) * u[1] * u[1] + 1e-6 * u[0] * u[0],
         lambda m, x: x[2] + 1e3 * ((x[0] - 1) * (x[0] - 1) + x[1] * x[1]),
         (0.0, 0.0, 1.0),
         51,
