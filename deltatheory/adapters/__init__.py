@@ -13,7 +13,7 @@ from deltatheory.adapters.handed_on import (
 )
 from deltatheory.adapters.imported import PeftDelta, from_peft
 from deltatheory.adapters.loaded import load_adapter
-from deltatheory.adapters.native import native, tuned_problem
+from deltatheory.adapters.native import native, opened, tuned_problem
 
 __all__ = [
     "Explanation",
@@ -30,6 +30,7 @@ __all__ = [
     "merge",
     "native",
     "open_adapter",
+    "opened",
     "peft_config",
     "predict",
     "to_peft",

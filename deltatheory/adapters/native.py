@@ -20,7 +20,7 @@ from deltatheory.deltas.prompt import PromptTuning
 from deltatheory.deltas.selected import Modules
 from deltatheory.problems import ClassificationProblem, Setup
 
-__all__ = ["native", "tuned_problem"]
+__all__ = ["native", "opened", "tuned_problem"]
 
 
 @torch.no_grad()
@@ -108,6 +108,19 @@ def _ia3(held: PeftAdapter) -> tuple[Delta, Tensor]:
     return ia3, ia3.coordinates.join({part: scales[name] - 1 for part, name in names.items()})
 
 
+def opened(adapter: str | os.PathLike[str], setup: Setup) -> TrainedAdapter:
+    """Return a trained adapter on the base that it names, or on the setup's model where that is not here.
+
+    Raises:
+        ValueError: as `open_adapter`.
+    """
+    try:
+        return open_adapter(adapter, device=setup.device)
+    except ValueError:
+        model = setup.model if isinstance(setup.model, str) else setup.backbone
+        return open_adapter(adapter, model, device=setup.device)
+
+
 def tuned_problem(
     adapter: str | os.PathLike[str] | TrainedAdapter, setup: Setup
 ) -> tuple[ClassificationProblem, Float[Tensor, " m"]]:
@@ -122,15 +135,7 @@ def tuned_problem(
     Raises:
         ValueError: as `open_adapter`, `native` and the problem.
     """
-    if isinstance(adapter, TrainedAdapter):
-        held = adapter
-    else:
-        try:
-            held = open_adapter(adapter, device=setup.device)
-        except ValueError:
-            model = setup.model if isinstance(setup.model, str) else setup.backbone
-            held = open_adapter(adapter, model, device=setup.device)
-    held = native(held)
+    held = native(adapter if isinstance(adapter, TrainedAdapter) else opened(adapter, setup))
     setup = setup.replace(model=held.backbone)
     beside = None if isinstance(adapter, TrainedAdapter) else classifier_beside(adapter, held.backbone)
     if beside is not None and beside.label_names == setup.task.label_names:

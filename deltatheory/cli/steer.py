@@ -32,11 +32,11 @@ def _generation(policy: list[str] | None, **given: Any) -> dict[str, Any] | None
             if value not in (None, [], _NUMBERS.get(name)):
                 raise ValueError(f"{name}={value!r}: is of texts under a policy; name one with --policy.")
         return None
-    from deltatheory.control.generation.comparison import GenerationProtocol, check_asked
+    from deltatheory.control.generation.comparison import TUNED, GenerationProtocol, check_asked
 
     strengths, layers = given.pop("strength") or [2.0, 4.0, 8.0], given.pop("layer")
     target, tokens = given.pop("toward"), given.pop("tokens") or "last"
-    check_asked(policy, strengths)
+    check_asked([name for name in policy if name != TUNED], strengths)
     protocol = GenerationProtocol(layers=tuple(layers) if layers else None, tokens=tokens, **given)
     return {"policies": policy, "strengths": strengths, "target": target, "protocol": protocol}
 
@@ -48,7 +48,8 @@ _GENERATION = Group(
             list[str] | None,
             None,
             "Of a model's states while it generates: mean-difference, probe-direction, "
-            "principal-direction, random-direction, liseco, barrier, pid, lqr, value, cache-edit. The "
+            "principal-direction, random-direction, liseco, barrier, pid, lqr, value, cache-edit, "
+            "reft, prefix, and with --tuned tuned. The "
             "labels are the contrast; nothing is tuned or disturbed.",
         ),
         "strength": Shared(
@@ -103,10 +104,10 @@ def steer(
 ) -> None:
     """Disturb a tuned model and see what each controller gives back; with --policy, steer generated text."""
     if generation is not None:
-        for name, value in (("tuned", tuned), ("controller", controller), ("disturbance", disturbance)):
+        for name, value in (("controller", controller), ("disturbance", disturbance)):
             if value:
                 raise ValueError(f"{name}={value!r}: is of a tuned classifier; leave it out, or --policy.")
-        _steer_texts(setup, generation, out, progress)
+        _steer_texts(setup, tuned, generation, out, progress)
         return
     from deltatheory.adapters import tuned_problem
     from deltatheory.control.feedback.disturbances import DISTURBANCES
@@ -129,10 +130,19 @@ def steer(
     tell(result, out.own)
 
 
-def _steer_texts(setup: "Setup", asked: dict[str, Any], out: "RunFolder", progress: bool) -> None:
+def _steer_texts(
+    setup: "Setup", tuned: Path | None, asked: dict[str, Any], out: "RunFolder", progress: bool
+) -> None:
     from deltatheory.control.generation.comparison import check_generation, steer_generation
 
-    check_generation(setup.task, asked["policies"], asked["strengths"], asked["target"])
+    check_generation(setup.task, asked["policies"], asked["strengths"], asked["target"], tuned)
+    if tuned is None:
+        backbone = setup.backbone
+    else:
+        from deltatheory.adapters import native, opened
+
+        held = native(opened(tuned, setup))
+        backbone, asked["tuned"] = held.backbone, (held.delta, held.values)
     with progress_bar(progress, unit="row") as bar:
-        result = steer_generation(setup.backbone, setup.task, **asked, on_row=lambda _: bar.update())
+        result = steer_generation(backbone, setup.task, **asked, on_row=lambda _: bar.update())
     tell(result, out.own)

@@ -22,19 +22,21 @@ class Acting:
 
     Args:
         policy: that acts.
+        lengths: how many tokens of each text are its prompt; by default those of the first pass.
 
     Attributes:
         meter: what it has cost; its texts are tokens that were moved.
     """
 
-    def __init__(self, policy: StatePolicy) -> None:
+    def __init__(self, policy: StatePolicy, lengths: Int[Tensor, " B"] | None = None) -> None:
         self.policy, self.meter = policy, Meter()
         self.now: Pass | None = None
         self._memory = Memory()
         encoder = policy.model.get("encoder_blocks", 0)
         behind = [i for i, t in enumerate(policy.layers) if t >= encoder]
         self._begins = {0, *behind[:1]}  # places of the first of its layers in each stack
-        self._lengths: dict[int, Int[Tensor, " B"]] = {}  # of what was read first there
+        # Of the prompts, where an answer passes; of what was read first in each stack by default.
+        self._lengths = {} if lengths is None else dict.fromkeys(behind[:1], lengths)
         self._where: Any = None
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -51,7 +53,7 @@ class Acting:
             return None
         u = self.policy.correction(i, x, self._where, self._memory)
         u = torch.where(self._where[..., None], u, torch.zeros_like(u))
-        self.meter.squares = self.meter.squares + u.square().sum()
+        self.meter.squares = self.meter.squares + u.detach().square().sum()
         return x + u
 
     def _begin(self, i: int, real: Tensor) -> None:
@@ -80,7 +82,12 @@ def _chosen(tokens: Tokens, place: Tensor, length: Tensor) -> Tensor:
 
 
 @contextmanager
-def acting(model: nn.Module, layers: Iterable[nn.Module], policy: StatePolicy) -> Iterator[Acting]:
+def acting(
+    model: nn.Module,
+    layers: Iterable[nn.Module],
+    policy: StatePolicy,
+    lengths: Int[Tensor, " B"] | None = None,
+) -> Iterator[Acting]:
     """Let a policy act behind the blocks of a model while the context is open; its hooks go at the end.
 
     The first pass inside is that of the prompts, on whatever side they are padded; what follows are passes of
@@ -91,6 +98,8 @@ def acting(model: nn.Module, layers: Iterable[nn.Module], policy: StatePolicy) -
         model: any `transformers` model, called with its attention mask.
         layers: all its blocks, in order; those of an encoder before its decoder's.
         policy: for a model of this size.
+        lengths: how many tokens of each text, or of what a decoder reads, are the prompt, where the first
+            pass has more.
 
     Raises:
         ValueError: for a policy of a model of other sizes; while it acts, for another number of texts.
@@ -107,6 +116,6 @@ def acting(model: nn.Module, layers: Iterable[nn.Module], policy: StatePolicy) -
         made = policy.model.get(name, 0)
         if own != made:
             raise ValueError(f"policy: was made for a model with {name}={made}; this one has {own}.")
-    at_work = Acting(policy)
+    at_work = Acting(policy, lengths)
     with watching(model, [blocks[t] for t in policy.layers], at_work) as at_work.now:
         yield at_work

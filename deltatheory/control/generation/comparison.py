@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from deltatheory._numbers import check_number
 from deltatheory.backbones import Backbone
 from deltatheory.control.generation.contrast import Contrast, check_generates, contrast
@@ -21,12 +23,15 @@ from deltatheory.control.generation.making import (
     make_state_policy,
 )
 from deltatheory.control.generation.policies import GenerationPolicy, Tokens, check_tokens
+from deltatheory.control.generation.tuned import TunedDelta
+from deltatheory.deltas import Delta
 from deltatheory.results import Result, provenance
 from deltatheory.tasks import Examples, Task
 
 __all__ = [
     "BASELINES",
     "MORE",
+    "TUNED",
     "VARIED",
     "GeneratedRow",
     "GenerationProtocol",
@@ -40,6 +45,7 @@ __all__ = [
 MORE, VARIED = 1.5, 0.8  # of the perplexity, and of the different pairs of words, without control
 NONE, INSTRUCTION = "none", "instruction"
 BASELINES = (NONE, INSTRUCTION)  # they stand beside every policy
+TUNED = "tuned"  # a policy beside those of `STATE_POLICIES`: a trained delta that is given
 _FEWEST = 4  # texts that the judge is trained on
 
 
@@ -77,13 +83,17 @@ class GenerationProtocol:
         check_tokens(self.tokens)
 
 
-def check_asked(policies: Sequence[str], strengths: Sequence[int | float]) -> None:
-    """Refuse an unknown policy, and no strength or one that is no number.
+def check_asked(
+    policies: Sequence[str], strengths: Sequence[int | float], tuned: object | None = None
+) -> None:
+    """Refuse unknown policies, a trained delta without its policy or the reverse, and what is no strength.
 
     Raises:
         ValueError: with what is allowed.
     """
-    check_state_policies(policies)
+    check_state_policies([name for name in policies if name != TUNED])
+    if (TUNED in policies) != (tuned is not None):
+        raise ValueError(f"policy={TUNED!r}, tuned={tuned}: are a trained delta; give both, or neither.")
     if not strengths:
         raise ValueError("strengths: there are none; give one at least.")
     for strength in strengths:
@@ -91,15 +101,18 @@ def check_asked(policies: Sequence[str], strengths: Sequence[int | float]) -> No
 
 
 def check_generation(
-    task: Task, policies: Sequence[str], strengths: Sequence[int | float], target: str | None
+    task: Task,
+    policies: Sequence[str],
+    strengths: Sequence[int | float],
+    target: str | None,
+    tuned: object | None = None,
 ) -> str:
     """Return the label that is the target, and refuse what cannot be run before anything is loaded.
 
     Raises:
-        ValueError: for an unknown policy, no strength or one that is no number, a task of pairs or without
-            labels, or a target that is none of them.
+        ValueError: as `check_asked`; for a task of pairs or without labels, or a target that is none of them.
     """
-    check_asked(policies, strengths)
+    check_asked(policies, strengths, tuned)
     if task.kind != "classification" or task.train.pairs is not None:
         raise ValueError(f"task={task.name!r}: a contrast needs single texts with labels.")
     if target is not None and target not in task.label_names:
@@ -294,6 +307,7 @@ def steer_generation(
     strengths: Sequence[int | float] = (2.0, 4.0, 8.0),
     *,
     target: str | None = None,
+    tuned: tuple[Delta, Tensor] | None = None,
     protocol: GenerationProtocol | None = None,
     on_row: Callable[[GeneratedRow], None] | None = None,
 ) -> GenerationSteering:
@@ -304,9 +318,10 @@ def steer_generation(
     Args:
         backbone: causal or an encoder-decoder, frozen.
         task: classification; its texts make the contrast, the judge and the prompts.
-        policies: keys of `STATE_POLICIES`; all by default.
+        policies: keys of `STATE_POLICIES`, and `TUNED`; all by default.
         strengths: of each, in gaps.
         target: the label that texts should have; the last by default.
+        tuned: a trained delta of the backbone and its δ, which is a policy at s δ.
         protocol: how they are compared.
         on_row: called with each row.
 
@@ -316,11 +331,15 @@ def steer_generation(
         ImportError: without `scikit-learn`.
     """
     began = time.perf_counter()
-    names = list(STATE_POLICIES) if policies is None else list(policies)
-    target = check_generation(task, names, strengths, target)
+    names = [*STATE_POLICIES, *([TUNED] if tuned else [])] if policies is None else list(policies)
+    target = check_generation(task, names, strengths, target, tuned)
     bench = SteeringTask(backbone, task, target, protocol)
+
+    def made(name: str, strength: int | float) -> GenerationPolicy:
+        return TunedDelta(*tuned, strength) if tuned and name == TUNED else bench.policy(name, strength)
+
     chosen = {
-        f"{name}-{strength:g}": (name, float(strength), bench.policy(name, strength))
+        f"{name}-{strength:g}": (name, float(strength), made(name, strength))
         for name in names
         for strength in strengths
     }

@@ -2,7 +2,9 @@
 
 One file. Tensors have a row for each of the n layers: `gain` (n, H) is added; `direction` (n, H), or
 (n, m, H) of m half-spaces or features, is what is read; `target` (n,) or `bound` (n, m) is what it should
-read; of an edit of the cache `key` and `value` (n, heads, width) are added. The note, under "deltatheory" in
+read; of an intervention r directions, of which `source` (n, r, H) and `offset` (n, r) say what they should
+read; of an edit of the cache `key` and `value` (n, heads, width) are added, and of a prefix (n, heads, k,
+width) stand before those of the text. The note, under "deltatheory" in
 the metadata of safetensors, is an object:
 
 - "format": "deltatheory.state-policy.1"
@@ -20,29 +22,41 @@ from __future__ import annotations
 
 import os
 
+from deltatheory.control.generation.intervention import LowRankIntervention
 from deltatheory.control.generation.policies import (
     AddedDirection,
     CacheEdit,
     GenerationPolicy,
     HalfSpaces,
+    LayerPolicy,
     ScoreFeedback,
     ValueGuidance,
 )
-from deltatheory.deltas.files import read_tensors, write_tensors
+from deltatheory.control.generation.tuned import Prefix, TunedDelta
+from deltatheory.deltas.files import read_tensors, save_delta, write_tensors
 
 __all__ = ["load_policy", "save_policy"]
 
 _FORMAT = "deltatheory.state-policy.1"
-_KINDS = {kind.kind: kind for kind in (AddedDirection, HalfSpaces, ScoreFeedback, ValueGuidance, CacheEdit)}
+_ALL = (AddedDirection, HalfSpaces, ScoreFeedback, ValueGuidance, LowRankIntervention, CacheEdit, Prefix)
+_KINDS = {kind.kind: kind for kind in _ALL}
 
 
 def save_policy(path: str | os.PathLike[str], policy: GenerationPolicy) -> None:
-    """Write a policy into one safetensors file.
+    """Write a policy into one safetensors file; of a tuned delta that of `save_delta`, at s δ.
 
     Args:
         path: the file.
         policy: any.
+
+    Raises:
+        TypeError: for what has no file.
     """
+    if isinstance(policy, TunedDelta):
+        save_delta(path, policy.delta, policy.strength * policy.values)
+        return
+    if not isinstance(policy, LayerPolicy):
+        raise TypeError(f"policy={type(policy).__name__}: allowed are LayerPolicy and TunedDelta.")
     note = {
         "format": _FORMAT,
         "policy": policy.kind,
@@ -54,7 +68,7 @@ def save_policy(path: str | os.PathLike[str], policy: GenerationPolicy) -> None:
     write_tensors(path, policy.tensors(), note)
 
 
-def load_policy(path: str | os.PathLike[str]) -> GenerationPolicy:
+def load_policy(path: str | os.PathLike[str]) -> LayerPolicy:
     """Return the policy that `save_policy`, or another program by the same layout, wrote.
 
     Args:

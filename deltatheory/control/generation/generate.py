@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -37,8 +38,16 @@ class Continuations:
     energy: float
 
 
-def prompt_tokens(backbone: Backbone, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+def prompt_tokens(
+    backbone: Backbone, prompts: Sequence[str], max_new_tokens: int, edit: Edit | None = None
+) -> list[list[int]]:
     """Return the token numbers of prompts that leave room for an answer.
+
+    Args:
+        backbone: that goes on with them.
+        prompts: texts.
+        max_new_tokens: of an answer.
+        edit: under which; what it puts before a text takes room.
 
     Raises:
         ValueError: for no prompts, what is no text or has no token, or a prompt that, with its answer where
@@ -49,10 +58,11 @@ def prompt_tokens(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
         raise ValueError(f"prompts={prompts!r}: give a non-empty sequence of texts.")
     check_texts("prompts", prompts)
     rows = backbone.tokenizer(list(prompts))["input_ids"]
-    own = 0
+    edit = edit or Edit()
+    taken, shift = 0 if edit.prompt is None else edit.prompt.shape[-2], edit.shift
     if backbone.kind != "encoder-decoder":
-        own = max_new_tokens
-    elif (most := backbone.max_length - len(backbone.start) + 1) < max_new_tokens:
+        taken += shift + max_new_tokens
+    elif (most := backbone.max_length - shift - len(backbone.start) + 1) < max_new_tokens:
         raise ValueError(
             f"max_new_tokens={max_new_tokens}: allowed are 1 to {most}, what the decoder of "
             f"{backbone.name!r} takes behind its start."
@@ -60,7 +70,7 @@ def prompt_tokens(backbone: Backbone, prompts: Sequence[str], max_new_tokens: in
     for i, row in enumerate(rows):
         if not row:
             raise ValueError(f"prompts[{i}]={prompts[i]!r} gives no token: leave it out.")
-        if len(row) + own > backbone.max_length:
+        if len(row) + taken > backbone.max_length:
             raise ValueError(
                 f"max_new_tokens={max_new_tokens}: prompts[{i}] has {len(row)} tokens, and {backbone.name!r} "
                 f"takes at most {backbone.max_length}; shorten it, or ask for fewer."
@@ -85,7 +95,7 @@ def generate(
     Args:
         backbone: causal or an encoder-decoder, frozen.
         prompts: texts; an encoder-decoder answers them.
-        policy: that acts, of the states or, once, of the cache; the frozen model by default.
+        policy: that acts on the states or, once, on the cache, or is tuned; the frozen model by default.
         max_new_tokens: of a continuation.
         batch_size: prompts that run at once.
         cache: keep keys and values of what was read.
@@ -101,7 +111,8 @@ def generate(
         check_made_for(policy.model, backbone)
     if isinstance(policy, CacheEdit) and not cache:
         raise ValueError("cache=False: the policy edits the cache; allowed is True.")
-    rows = prompt_tokens(backbone, prompts, max_new_tokens)
+    edit = Edit() if policy is None else policy.edit()
+    rows = prompt_tokens(backbone, prompts, max_new_tokens, edit)
     answers: list[list[int]] = [[] for _ in rows]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # prompts of like length run together
     squares, moved = 0.0, 0
@@ -111,13 +122,13 @@ def generate(
         context = acting(backbone.model, backbone.layers, policy) if acts else nullcontext()
         with context as at_work:
             batch = batch_of(backbone, [rows[i] for i in chosen])
-            texts = (CachedTexts if cache else RereadTexts)(backbone, batch, Edit())
+            texts = (CachedTexts if cache else RereadTexts)(backbone, batch, edit)
             if isinstance(policy, CacheEdit) and isinstance(texts, CachedTexts):
                 for t, key, value in zip(policy.layers, policy.key, policy.value, strict=True):
                     texts.shift(t, key, value)
             found = greedy_answers(
                 texts,
-                backbone.vocabulary_logits,
+                partial(backbone.vocabulary_logits, parameters=edit.parameters),
                 backbone.tokenizer.eos_token_id,
                 max_new_tokens,
                 None if at_work is None else at_work.keep,

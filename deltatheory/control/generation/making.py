@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,11 +15,13 @@ from deltatheory._shapes import Float
 from deltatheory.backbones import Backbone, CachedTexts, Edit
 from deltatheory.control.feedback.controllers import held_directions, state_adjoints
 from deltatheory.control.generation.contrast import Contrast, check_made_for, read_texts
+from deltatheory.control.generation.intervention import LowRankIntervention
+from deltatheory.control.generation.learning import learn
 from deltatheory.control.generation.policies import (
     AddedDirection,
     CacheEdit,
-    GenerationPolicy,
     HalfSpaces,
+    LayerPolicy,
     ScoreFeedback,
     StatePolicy,
     Tokens,
@@ -25,7 +29,9 @@ from deltatheory.control.generation.policies import (
     check_tokens,
     check_where,
 )
+from deltatheory.control.generation.tuned import Prefix
 from deltatheory.control.solvers.low_rank_riccati import low_rank_riccati
+from deltatheory.deltas.prefix import PrefixTuning
 
 __all__ = ["STATE_POLICIES", "check_state_policies", "half_spaces", "make_state_policy"]
 
@@ -36,6 +42,7 @@ _TEXTS, _LENGTH = 4, 16  # texts and tokens that blocks are linearized along
 _BATCH = 16  # texts of a pass
 _PRINCIPAL = 8  # nominal directions that LQR holds beside the gap
 _CONTROL_WEIGHT = 1.0  # of LQR, beside 1 on each direction
+_RANK, _TOKENS = 4, 8  # of a learned intervention; of a learned prefix
 _FEATURES, _RIDGE, _FLOOR = 64, 1.0, 1e-6  # of a value function; the least spread of a coordinate
 
 
@@ -161,7 +168,7 @@ def _value(plan: _Plan) -> StatePolicy:
 
 
 @torch.no_grad()
-def _cache_edit(plan: _Plan) -> GenerationPolicy:
+def _cache_edit(plan: _Plan) -> LayerPolicy:
     """Add s times the difference of the mean keys and values of the texts' last tokens."""
     found, backbone = plan.found, plan.backbone
     check_where(found.model, plan.layers, "answer")
@@ -181,6 +188,63 @@ def _cache_edit(plan: _Plan) -> GenerationPolicy:
         for part in (0, 1)
     )
     return CacheEdit(key=key, value=value, layers=plan.layers, model=found.model)
+
+
+def _reft(plan: _Plan) -> LayerPolicy:
+    """Learn R, W and b from R = W at random and b = 0, which leave a state alone, and scale what is added."""
+    states = plan.found.states[plan.rows]
+    rank = min(_RANK, states.shape[2])
+    drawn = np.random.default_rng(plan.seed).standard_normal((len(plan.rows), states.shape[2], rank))
+    rotation = torch.linalg.qr(torch.from_numpy(drawn).to(states)).Q.mT
+    read = states @ rotation.mT
+    start = {"direction": rotation, "source": rotation, "offset": torch.zeros_like(rotation[:, :, 0])}
+    small = states.shape[2] ** -0.5
+    scale = {"direction": small, "source": small, "offset": float(read.square().mean().sqrt())}
+    learned = _learned(plan, "reft", start, scale, partial(_intervention, plan, 1.0))
+    return _intervention(plan, plan.strength, learned)
+
+
+def _intervention(plan: _Plan, strength: float, leaves: Mapping[str, Tensor]) -> LowRankIntervention:
+    rotation = torch.linalg.qr(leaves["direction"].mT).Q.mT
+    source = rotation + strength * (leaves["source"] - rotation)
+    offset = strength * leaves["offset"]
+    return LowRankIntervention(direction=rotation, source=source, offset=offset, **plan.common)
+
+
+def _prefix(plan: _Plan) -> LayerPolicy:
+    """Learn keys and values, from those of random words, and go on along what has been learned."""
+    about = {"length": _TOKENS, "gate": "none", "blocks": plan.rows, "attention": "self", "seed": plan.seed}
+    prefix = PrefixTuning(plan.backbone, **about)
+    pairs = prefix.keys_values(prefix.initial())
+    if len({key.shape for key, _ in pairs.values()}) > 1:
+        raise ValueError(f"layers={plan.layers}: their keys have several shapes; give layers of one.")
+    start = {n: torch.stack([pairs[t][i] for t in plan.rows]) for i, n in enumerate(("key", "value"))}
+    scale = {name: float(x.square().mean().sqrt()) for name, x in start.items()}
+    learned = _learned(plan, "prefix", start, scale, partial(_before_all, plan))
+    return _before_all(plan, {n: x + plan.strength * (learned[n] - x) for n, x in start.items()})
+
+
+def _before_all(plan: _Plan, leaves: Mapping[str, Tensor]) -> Prefix:
+    key, value = leaves["key"], leaves["value"]
+    return Prefix(key=key, value=value, layers=plan.layers, model=plan.found.model)
+
+
+# Of a contrast that still lives, so that all strengths share what was learned of it.
+_KNOWN: WeakKeyDictionary[Contrast, dict[tuple, dict[str, Tensor]]] = WeakKeyDictionary()
+
+
+def _learned(
+    plan: _Plan,
+    name: str,
+    start: dict[str, Tensor],
+    scale: dict[str, float],
+    made: Callable[[Mapping[str, Tensor]], LayerPolicy],
+) -> dict[str, Tensor]:
+    known = _KNOWN.setdefault(plan.found, {})
+    place = (name, plan.layers, plan.common["tokens"], plan.seed)
+    if place not in known:
+        known[place] = learn(plan.backbone, plan.found, start, scale, made, plan.seed)
+    return known[place]
 
 
 def half_spaces(
@@ -230,7 +294,7 @@ def half_spaces(
     )
 
 
-STATE_POLICIES: dict[str, Callable[[_Plan], GenerationPolicy]] = {
+STATE_POLICIES: dict[str, Callable[[_Plan], LayerPolicy]] = {
     "mean-difference": _mean_difference,
     "probe-direction": _probe_direction,
     "principal-direction": _principal_direction,
@@ -241,6 +305,8 @@ STATE_POLICIES: dict[str, Callable[[_Plan], GenerationPolicy]] = {
     "lqr": _lqr,
     "value": _value,
     "cache-edit": _cache_edit,
+    "reft": _reft,
+    "prefix": _prefix,
 }
 
 
@@ -264,7 +330,7 @@ def make_state_policy(
     layers: Sequence[int] | None = None,
     tokens: Tokens = "last",
     seed: int = 0,
-) -> GenerationPolicy:
+) -> LayerPolicy:
     """Return a policy by name.
 
     Args:
@@ -273,10 +339,10 @@ def make_state_policy(
         found: the contrast.
         strength: s. A fixed direction moves a state by s gaps in all, an edit of the cache keys and values by
             s of theirs, feedback's setpoint is the score s, and a half-space begins there: 0 is the mean of
-            the other texts, 1 that of the target texts.
+            the other texts, 1 that of the target texts. What is learned goes s times as far.
         layers: numbers of blocks; `Contrast.default_layers` if `None`.
         tokens: which tokens are moved.
-        seed: of the random direction.
+        seed: of the random direction, and of what is learned.
 
     Raises:
         ValueError: for an unknown name, another backbone, probes that do not separate at one of the layers,

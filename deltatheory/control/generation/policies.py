@@ -6,8 +6,10 @@ All are one law, x ← x + u(x), at some blocks and for some tokens of a text:
 - `HalfSpaces`: the least |u| with which probes read what they should (one half-space: in closed form).
 - `ScoreFeedback`: u = f(e) g, e the error of what a direction reads; PID and LQR tracking differ in f and g.
 - `ValueGuidance`: u climbs a value function that is not linear.
+- `LowRankIntervention`: u replaces what a few directions read by a learned linear map of the state.
 
-`CacheEdit` changes the keys and values of a prompt instead, once.
+`CacheEdit` changes the keys and values of a prompt instead, once; a `Prefix` stands before those of all
+tokens, and a `TunedDelta` is a model that was tuned.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ from torch import Tensor
 
 from deltatheory._numbers import check_number
 from deltatheory._shapes import Bool, Float
+from deltatheory.backbones import Edit
 
 __all__ = [
     "AddedDirection",
     "CacheEdit",
     "GenerationPolicy",
     "HalfSpaces",
+    "LayerPolicy",
     "Memory",
     "ScoreFeedback",
     "StatePolicy",
@@ -108,9 +112,23 @@ class Memory:
     tokens: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class GenerationPolicy(ABC):
+class GenerationPolicy:
     """What acts on a model while it generates.
+
+    Attributes:
+        model: `fingerprint` of the model that it was made for.
+    """
+
+    model: Mapping[str, Any]
+
+    def edit(self) -> Edit:
+        """Return what every pass does differently."""
+        return Edit()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerPolicy(GenerationPolicy, ABC):
+    """A policy that is tensors with a row for each of some layers.
 
     Attributes:
         layers: numbers of the n blocks where it does, ascending; those of a decoder follow its encoder's.
@@ -128,7 +146,7 @@ class GenerationPolicy(ABC):
         for name, tensor in self.tensors().items():
             if len(tensor) != len(self.layers) or not tensor.isfinite().all():
                 raise ValueError(f"{name}: must be finite, with a row for each of the layers {self.layers}.")
-            if name in ("direction", "gain") and tensor.shape[-1] != width:
+            if name in ("direction", "gain", "source") and tensor.shape[-1] != width:
                 raise ValueError(f"{name}: is for states of {tensor.shape[-1]}, and the model has {width}.")
 
     def rule(self) -> Tokens:
@@ -145,7 +163,7 @@ class GenerationPolicy(ABC):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class StatePolicy(GenerationPolicy):
+class StatePolicy(LayerPolicy):
     """x ← x + u(x) behind some blocks, for some tokens.
 
     Attributes:
@@ -317,7 +335,7 @@ class ValueGuidance(StatePolicy):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class CacheEdit(GenerationPolicy):
+class CacheEdit(LayerPolicy):
     """Once, when a prompt has been read: its last token's keys and values in the cache ← themselves + S.
 
     Cache steering (Belitsky et al. 2025, arXiv 2507.08799), described from memory. The first token of the

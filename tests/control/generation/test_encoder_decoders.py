@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from contrasted import texts
 from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import toy_task
 from transformers import AutoModel
@@ -34,14 +35,6 @@ CASES = {
 }
 
 
-def texts(count=32):
-    """Two kinds of texts, of the first and of the last letters."""
-    rng = np.random.default_rng(0)
-    target = [bool(i % 2) for i in range(count)]
-    letters = [rng.choice(list("nop" if t else "abc"), 3 + i % 4) for i, t in enumerate(target)]
-    return [" ".join(x) for x in letters], target
-
-
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
     return made(request.param)
@@ -56,7 +49,7 @@ def made(name):
     family, options = CASES[name]
     backbone = tiny(family, dtype=torch.float64, **options)
     quiet(backbone.model)
-    return name, backbone, contrast(backbone, *texts())
+    return name, backbone, contrast(backbone, *texts(32))
 
 
 def quiet(model):
@@ -244,7 +237,7 @@ def test_what_makes_no_sense_is_refused(t5):
         "allowed are 1 to 40, what the decoder": lambda: generate(backbone, PROMPTS, max_new_tokens=41),
         r"prompts\[0\] has 41 tokens": lambda: generate(backbone, ["a " * 40], **asked),
         "with encoder_blocks=2; this one has 0": lambda: entered(causal, policy),
-        "with an lm_head": lambda: contrast(headless(), *texts()),
+        "with an lm_head": lambda: contrast(headless(), *texts(32)),
     }.items():
         with pytest.raises(ValueError, match=said):
             act()

@@ -6,6 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from contrasted import texts
 from tiny_models import WORDS, tiny, tiny_model
 
 from deltatheory.control.generation import (
@@ -29,14 +30,6 @@ from deltatheory.deltas.files import read_tensors
 
 PROMPTS = ["a b c d", "e f", "g h i j k l", "m"]
 NEW = 6
-
-
-def texts(seed=0, count=48):
-    """Two kinds of texts, of the first and of the last letters."""
-    rng = np.random.default_rng(seed)
-    target = [bool(i % 2) for i in range(count)]
-    letters = [rng.choice(list("nop" if t else "abc"), 3 + i % 4) for i, t in enumerate(target)]
-    return [" ".join(x) for x in letters], target
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +66,7 @@ def test_a_contrast_tells_how_well_unseen_texts_are_told_apart(found, backbone):
 @pytest.mark.parametrize(
     ("name", "tokens"),
     [
-        *((name, "last") for name in STATE_POLICIES if name != "cache-edit"),
+        *((name, "last") for name in STATE_POLICIES if name not in ("cache-edit", "reft", "prefix")),
         *(("pid", rule) for rule in ("all", "prompt", "answer")),
     ],
 )
