@@ -55,8 +55,8 @@ def functional_call(
     Arguments:
         model: any module.
         parameters: replacements named as in `model.named_parameters()`; the others keep their values, and
-            one name of a tied weight replaces all its places. A module with a replacement of a wider type
-            than its own runs in that: rounded, a small change would be gone.
+            one name of a tied weight replaces all its places, on their device. A module with a replacement
+            of a wider type than its own runs in that: rounded, a small change would be gone.
         args: positional arguments.
         kwargs: keyword arguments.
 
@@ -82,7 +82,7 @@ def _places(model: nn.Module, parameters: Mapping[str, Tensor]) -> dict[str, Ten
     for name in parameters:
         if name not in known:
             raise ValueError(f"parameters has {name!r}: {type(model).__name__} has no such parameter.")
-    new = {id(known[name]): value for name, value in parameters.items()}
+    new = {id(known[name]): value.to(known[name].device) for name, value in parameters.items()}
     return {
         f"{path}.{leaf}" if path else leaf: new[id(p)]
         for path, module in model.named_modules()

@@ -136,6 +136,7 @@ def explain(
         named = setup.get("model") if isinstance(setup, Mapping) else setup and setup.model
         named = asked.backbone if isinstance(named, Mapping) else named
         held, path = open_adapter(adapter, named), None if isinstance(adapter, tuple) else str(adapter)
+    held.backbone.check_on_one_device("explain")
     about = {"path": path, "specification": held.delta.specification()}
     asked = asked.replace(model=held.backbone)
     if isinstance(held, PeftAdapter) and held.delta.model.active_peft_config.is_prompt_learning:

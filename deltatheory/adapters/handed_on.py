@@ -94,6 +94,7 @@ def merge(held: TrainedAdapter, folder: str | os.PathLike[str]) -> None:
         ValueError: for an adapter that is more than a change of parameters (prefixes, prompts, bottlenecks).
     """
     backbone = held.backbone
+    backbone.check_on_one_device("merge")
     batch = backbone.encode(["a b c d e"])
     theirs = backbone.hidden_states(batch, held.delta.edit(held.values))
     if isinstance(held, PeftAdapter):

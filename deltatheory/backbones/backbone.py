@@ -39,6 +39,10 @@ def as_edit(edit: Edit | Mapping[str, Tensor] | None) -> Edit:
     return Edit(parameters=edit or {})
 
 
+def _device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
 class _Reached(Exception):
     """Carries the arguments of a block out of a forward pass that has arrived there."""
 
@@ -123,9 +127,11 @@ class Backbone(Stacks):
         """Move or cast the weights in place and return self.
 
         Raises:
-            ValueError: for a device that is not there.
+            ValueError: for a device that is not there, or a model that is on several.
         """
-        device = None if device is None else find_device(device)
+        if device is not None:
+            self.check_on_one_device(f"device={str(device)!r}")
+            device = find_device(device)
         for module in (self.model, self.lm_head):
             if module is not None:
                 module.to(device=device, dtype=dtype)
@@ -307,11 +313,11 @@ class Backbone(Stacks):
             )
         kept = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         hidden = self._forward(batch, edit, memory, **kept).last_hidden_state
-        return hidden[:, hidden.shape[1] - batch.final.mask.shape[1] :]
+        return hidden[:, hidden.shape[1] - batch.final.mask.shape[1] :].to(self.device)
 
     def memory(self, batch: Batch, edit: Edit | None = None) -> Float[Tensor, "B S H"]:
         """Return what the decoder of an encoder-decoder reads of the texts, a prompt included."""
-        return self._arriving(self.encoder_blocks, batch, edit)["encoder_hidden_states"]
+        return self._arriving(self.encoder_blocks, batch, edit)["encoder_hidden_states"].to(self.device)
 
     @property
     def pooling(self) -> Literal["mean", "last"]:
@@ -362,7 +368,7 @@ class Backbone(Stacks):
         if batch.decoder is None:
             return first
         answer = self._arriving(self.encoder_blocks, batch, edit, memory=first)["hidden_states"]
-        return torch.cat([first, answer], 1)
+        return torch.cat([first, answer.to(first.device)], 1)
 
     def _arriving(
         self, t: int, batch: Batch, edit: Edit | Mapping[str, Tensor] | None, memory: Tensor | None = None
@@ -391,7 +397,7 @@ class Backbone(Stacks):
     ) -> Float[Tensor, "B T H"]:
         """Return x_{t+1} = block_t(x_t) under the batch's 4-D mask (without it, eager sees the future).
 
-        The block computes in the weights' type, and x_{t+1} has that of x_t.
+        The block computes in its weights' type and on their device; x_{t+1} stays there, in the type of x_t.
 
         Arguments:
             t: 0 .. len(layers) - 1.
@@ -400,8 +406,8 @@ class Backbone(Stacks):
             edit: as in `hidden_states`; what names other blocks does not act here, and a prompt is in x_0.
         """
         edit = as_edit(edit)
-        kind, x = x.dtype, x.to(self.dtype)
-        batch = batch.to(dtype=x.dtype)
+        kind, x = x.dtype, x.to(_device_of(self.layers[t]), self.dtype)
+        batch = batch.to(x.device, x.dtype)
         if batch.decoder is None:
             inputs: dict[str, Any] = {
                 "attention_mask": batch.attention_mask,
@@ -410,7 +416,9 @@ class Backbone(Stacks):
             }
             rotary = getattr(self.model, "rotary_emb", None)
             if rotary is not None:
-                inputs["position_embeddings"] = rotary(x, inputs["position_ids"])
+                # Of x it takes type and device, and is on one of its own: no state goes there and back.
+                cos_sin = rotary(x[:, :0], inputs["position_ids"])
+                inputs["position_embeddings"] = tuple(part.to(x.device) for part in cos_sin)
             return self._block(t, x, inputs, edit).to(kind)
         cut = x.shape[1] - batch.decoder.mask.shape[1]
         source, answer = x[:, :cut], x[:, cut:]
@@ -418,7 +426,7 @@ class Backbone(Stacks):
             inputs = {"attention_mask": batch.attention_mask, **self._position_bias(0, cut, edit)}
             source = self._block(t, source, inputs, edit)
             if t == self.encoder_blocks - 1 and self._family.norm:
-                source = self._run(self._family.norm, source, {}, edit)
+                source = self._run(self._family.norm, source, {}, edit).to(x.device)
         else:
             inputs = {
                 "attention_mask": batch.decoder.attention_mask,
@@ -476,8 +484,8 @@ class Backbone(Stacks):
         """
         x = (x if batch is None else x[:, x.shape[1] - batch.final.mask.shape[1] :]).to(self.dtype)
         for module in (self._part_of_readout("norm"), self._part_of_readout("project")):
-            x = x if module is None else module(x)
-        return x
+            x = x if module is None else module(x.to(_device_of(module)))
+        return x.to(self.device)
 
     def vocabulary_logits(
         self, hidden: Float[Tensor, "*b O"], parameters: Mapping[str, Tensor] | None = None
@@ -499,6 +507,7 @@ class Backbone(Stacks):
         hidden = hidden.to(self.dtype)
         if getattr(config, "scale_decoder_outputs", False):
             hidden = hidden * self.hidden_size**-0.5
-        logits = functional_call(self.lm_head, tied, (hidden,)).to(self.wide_dtype)
+        logits = functional_call(self.lm_head, tied, (hidden.to(_device_of(self.lm_head)),))
+        logits = logits.to(self.device, self.wide_dtype)
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)

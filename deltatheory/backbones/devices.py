@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+import importlib.util
+from typing import Any
 
-__all__ = ["find_device"]
+import torch
+from torch import nn
+
+__all__ = ["check_spreading", "find_device", "spread"]
 
 _DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # of accelerate
 
@@ -17,7 +21,8 @@ def find_device(device: torch.device | str) -> torch.device:
     """
     if device in _DEVICE_MAPS:
         raise ValueError(
-            f"device={device!r}: is a device_map, not supported; give one device: 'cpu', 'cuda:0'"
+            f"device={device!r}: is a device_map; give one device, 'cpu' or 'cuda:0', or 'auto' where a model "
+            "is loaded"
         )
     try:
         found = torch.empty(0, device=device).device
@@ -26,3 +31,24 @@ def find_device(device: torch.device | str) -> torch.device:
     if found.type == "meta":
         raise ValueError(f"device={str(device)!r}: holds no numbers; allowed are 'cpu', 'cuda', ...")
     return torch.device(device)
+
+
+def check_spreading() -> None:
+    """Refuse to spread a model where accelerate is not installed.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if importlib.util.find_spec("accelerate") is None:
+        raise ValueError("device='auto': needs accelerate: pip install accelerate; or give one device")
+
+
+def spread(model: nn.Module) -> nn.Module:
+    """Put the blocks of a `transformers` model on the devices there are, as many as it takes, and return it."""
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    whole: Any = model  # no block is cut
+    about = {"no_split_module_classes": list(whole._no_split_modules or ())}
+    memory = get_balanced_memory(model, **about)
+    return dispatch_model(model, infer_auto_device_map(model, max_memory=memory, **about))

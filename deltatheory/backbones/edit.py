@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -79,6 +79,28 @@ class Edit:
             shift=self.shift + other.shift,
             head={**self.head, **other.head},
         )
+
+
+    def at(self, device: torch.device) -> Edit:
+        """Return the edit that computes on one device, where δ is, wherever its modules are.
+
+        What they get and give goes there and back; parameters go to their modules.
+        """
+        return replace(
+            self,
+            inputs={name: partial(_computed_at, device, f) for name, f in self.inputs.items()},
+            terms={name: partial(_computed_at, device, f) for name, f in self.terms.items()},
+            outputs={name: partial(_computed_at, device, f) for name, f in self.outputs.items()},
+            attention={t: partial(_attended_at, device, f) for t, f in self.attention.items()},
+        )
+
+
+def _computed_at(device: torch.device, change: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    return change(*(x.to(device) for x in given)).to(given[0].device)
+
+
+def _attended_at(device: torch.device, change: AttentionEdit, attend: Attend, *qkvm: Tensor) -> Tensor:
+    return _computed_at(device, partial(change, partial(_computed_at, qkvm[0].device, attend)), *qkvm)
 
 
 @dataclass(frozen=True, eq=False)

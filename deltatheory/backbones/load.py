@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from deltatheory.backbones.backbone import Backbone
-from deltatheory.backbones.devices import find_device
+from deltatheory.backbones.devices import check_spreading, find_device, spread
 from deltatheory.backbones.families import Attention, Kind, family_of
 from deltatheory.backbones.gguf import check_causal, find_gguf, read_config, read_gguf
 from deltatheory.backbones.wrap import check_start, wrap_model
@@ -459,7 +459,7 @@ def load_backbone(
         attention: "eager" (all derivatives) or "sdpa" (no jvp).
         dtype: of the weights, which stay in it: "float32", "float64", or "bfloat16" and "float16", above
             which δ, heads, kernels and losses are float32.
-        device: where to put them.
+        device: where to put them; "auto" spreads the blocks over all devices there are, by accelerate.
         download: whether a hub id that is not cached may be fetched.
 
     Raises:
@@ -468,8 +468,11 @@ def load_backbone(
             none, another dtype, a device that is not there, and as `wrap_model`.
         ImportError: without `transformers`.
     """
-    device, dtype = find_device(device), _find_dtype(dtype)  # before anything is loaded, not after
+    # Before anything is loaded, not after.
+    one, dtype = None if device == "auto" else find_device(device), _find_dtype(dtype)
+    if one is None:
+        check_spreading()
     model, tokenizer, rest = load_checkpoint(
         name, revision=revision, attention=attention, dtype=dtype, download=download
     )
-    return wrap_model(model, tokenizer, **rest).to(device)
+    return wrap_model(spread(model) if one is None else model, tokenizer, **rest).to(one)

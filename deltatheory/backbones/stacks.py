@@ -42,8 +42,26 @@ class Stacks:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where batches, δ and heads are: with the embeddings, where a `device_map` has spread the blocks."""
         return next(self.model.parameters()).device
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where the weights are, `device` first."""
+        return tuple(dict.fromkeys(p.device for p in self.model.parameters()))
+
+    def check_on_one_device(self, what: str) -> None:
+        """Refuse what cannot be done on a model that is spread over devices.
+
+        Raises:
+            ValueError: if it is.
+        """
+        if len(self.devices) > 1:
+            raise ValueError(
+                f"{what}: not supported on {self.name!r}, which its device_map has spread over "
+                f"{', '.join(map(str, self.devices))}; load it on one device. On several there are kernels, "
+                "dimension by method='predict', advise, and logits and training of a δ that is no subspace"
+            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -150,7 +168,7 @@ class Stacks:
     def relative_positions(self, t: int, queries: int, keys: int) -> Int[Tensor, "queries keys"]:
         """Return which entry of `position_table(t)` is that of each query, the last of the keys, and key."""
         attention: Any = self.model.get_submodule(self.position_table(t).rpartition(".")[0])
-        there = torch.arange(keys, device=self.device)
+        there = torch.arange(keys, device=attention.relative_attention_bias.weight.device)
         return attention._relative_position_bucket(
             there[None] - there[keys - queries :, None],
             bidirectional=not attention.is_decoder,

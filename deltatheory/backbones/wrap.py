@@ -37,6 +37,16 @@ def _length_limit(config: Any, tokenizer: Any, family: Family, cap: int | None) 
     return int(min(given.values()))
 
 
+def _check_places(model: Any, name: str) -> None:
+    """Refuse a model whose weights are not where they are used: put aside by a device map, or not loaded."""
+    if any(p.is_meta for p in model.parameters()):
+        places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
+        raise ValueError(
+            f"device_map of {name!r} is over {places}: weights put aside on 'cpu' or 'disk' are not supported; "
+            "spread it over devices that hold it, load it in 'bfloat16', or take a smaller model"
+        )
+
+
 def _check_vocabulary(name: str, base: nn.Module, tokenizer: Any) -> None:
     """Refuse a tokenizer that is not the model's: numbers without a row, or most rows without a number."""
     rows: int = cast(Any, base).get_input_embeddings().weight.shape[0]
@@ -171,15 +181,13 @@ def wrap_model(
         files_sha256: of the files of configuration and tokenizer.
 
     Raises:
-        ValueError: for an unsupported architecture, quantized weights, a model that a device_map has spread
-            over devices, one stack of an encoder-decoder, one whose decoder has no start token, or a
+        ValueError: for an unsupported architecture, quantized weights, weights that a device_map has put aside,
+            one stack of an encoder-decoder, one whose decoder has no start token, or a
             tokenizer with no token to pad with or of another vocabulary than the model's.
     """
     config: Any = model.config
     family = family_of(config)
-    spread = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
-    if len(spread) > 1:
-        raise ValueError(f"device_map of {name!r} has {spread}: not supported; load the model on one device")
+    _check_places(model, name)
     base = _base_of(model, family, name)
     start = _start_of(config, tokenizer, name) if family.kind == "encoder-decoder" else ()
     prepare(model, attention)

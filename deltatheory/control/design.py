@@ -141,6 +141,7 @@ def design_controller(
     Raises:
         ValueError: for bad settings, or a delta that no cut at the layers expresses.
     """
+    problem.backbone.check_on_one_device("control")
     settings = dict(settings or {})
     weight = {"energy_weight": energy_weight} if energy_weight else {}
     made = make_solver(solver, problem, settings | weight)  # bad settings are refused before all the work

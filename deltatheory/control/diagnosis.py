@@ -250,6 +250,7 @@ def diagnose(
         ValueError: for a δ of another length, or where outputs are not finite, fewer than 2 examples, no
             step, no example a step, or a learning rate out of range.
     """
+    problem.backbone.check_on_one_device("diagnose")
     origin = problem.delta.initial() if delta is None else delta
     if origin.shape != (problem.delta.size,):
         raise ValueError(f"delta.shape={tuple(origin.shape)}: must be ({problem.delta.size},).")

@@ -71,7 +71,7 @@ class Compacter(SerialBottleneck):
     def factors(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return A, shape (n, n, n), and every place's s and t, by name."""
         pieces = self.coordinates.split(delta)
-        return {name: start + pieces[name] for name, start in self._start.items()}
+        return {name: start.to(delta.device) + pieces[name] for name, start in self._start.items()}
 
     def matrices(self, delta: Float[Tensor, " m"]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return Σᵢ Aᵢ ⊗ (sᵢ tᵢᵀ), as D and as U, of every place."""

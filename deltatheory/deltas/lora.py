@@ -107,7 +107,7 @@ class LoRA(Delta):
         changed = {}
         for name, weight, _, transposed in self._factors:
             a, b = factors[name]
-            change = self.scaling(name) * b @ a
+            change = (self.scaling(name) * b @ a).to(weight.device)
             changed[f"{name}.weight"] = weight + (change.T if transposed else change)
         return changed
 

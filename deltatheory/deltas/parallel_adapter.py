@@ -112,7 +112,7 @@ class ParallelAdapter(Delta):
 
         def edit(d: Tensor) -> Edit:
             at = own.split(d)
-            keep, add = self._beside(start + at["D"], at["U"])
+            keep, add = self._beside(start.to(d.device) + at["D"], at["U"])
             return Edit(inputs={entry: keep}, outputs={end: add})
 
         return EditPlace(edit, own.size)

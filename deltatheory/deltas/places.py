@@ -114,7 +114,7 @@ def _moved_scores(
     backbone: Backbone, t: int, change: Tensor, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
 ) -> Tensor:
     places = backbone.relative_positions(t, q.shape[2], k.shape[2])
-    return attend(q, k, v, mask + change[places].permute(2, 0, 1))
+    return attend(q, k, v, mask + change[places.to(change.device)].permute(2, 0, 1))
 
 
 def _shifted(backbone: Backbone, names: Sequence[str]) -> EditPlace:
@@ -122,6 +122,7 @@ def _shifted(backbone: Backbone, names: Sequence[str]) -> EditPlace:
     coordinates = Coordinates({name: tuple(p.shape) for name, p in origin.items()})
 
     def edit(d: Tensor) -> Edit:
-        return Edit(parameters={name: origin[name] + x for name, x in coordinates.split(d).items()})
+        moved = {name: origin[name] + x.to(origin[name].device) for name, x in coordinates.split(d).items()}
+        return Edit(parameters=moved)
 
     return EditPlace(edit, coordinates.size)

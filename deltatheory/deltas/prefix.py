@@ -145,8 +145,14 @@ class PrefixTuning(Delta):
         if self.hidden is None:
             change = {t: (pieces[f"{t}.key"], pieces[f"{t}.value"]) for t in self.numbers}
         else:
-            change = self._cut(_mlp({n: x + pieces[n] for n, x in self._mlp.items()}) - self._mlp_at_zero)
-        return {t: (k + change[t][0], v + change[t][1]) for t, (k, v) in self._prefix.items()}
+            moved = _mlp({n: x.to(delta.device) + pieces[n] for n, x in self._mlp.items()})
+            change = self._cut(moved - self._mlp_at_zero.to(delta.device))
+        return {t: self._moved(t, *change[t]) for t in self._prefix}
+
+    def _moved(self, t: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (P_K, P_V) of an attention from their changes, where those are."""
+        start, other = self._prefix[t]
+        return start.to(key.device) + key, other.to(value.device) + value
 
     def _cut(self, rows: Float[Tensor, "k out"]) -> dict[int, tuple[Tensor, Tensor]]:
         """Cut the MLP's outputs into keys and values of the blocks."""
@@ -199,7 +205,6 @@ class PrefixTuning(Delta):
         return [self._place(t) for t in self.numbers]
 
     def _place(self, t: int) -> EditPlace:
-        key, value = self._prefix[t]
         named = {f"{t}.{part}": part for part in ("key", "value", "gate")}
         own = Coordinates(
             {part: self.coordinates.shapes[n] for n, part in named.items() if n in self.coordinates.shapes}
@@ -207,7 +212,7 @@ class PrefixTuning(Delta):
 
         def edit(d: Tensor) -> Edit:
             at = own.split(d)
-            return Edit(attention={t: self._change(t, key + at["key"], value + at["value"], at.get("gate"))})
+            return Edit(attention={t: self._change(t, *self._moved(t, at["key"], at["value"]), at.get("gate"))})
 
         return EditPlace(edit, own.size)
 
@@ -245,7 +250,7 @@ def _keys_values(
 
     def watch(t: int) -> AttentionEdit:
         def change(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-            own = (x[0].to(backbone.wide_dtype) for x in (k, v))
+            own = (x[0].to(backbone.device, backbone.wide_dtype) for x in (k, v))
             key, value = (x.clone(memory_format=torch.contiguous_format) for x in own)
             seen[t], heads[t] = (key, value), q.shape[1]
             return attend(q, k, v, mask)

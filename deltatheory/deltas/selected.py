@@ -40,7 +40,7 @@ class Selected(Delta):
     def parameters(self, delta: Float[Tensor, " m"]) -> dict[str, Tensor]:
         """Return θ₀_S + δ."""
         pieces = self.coordinates.split(delta)
-        return {name: origin + pieces[name] for name, origin in self._origin.items()}
+        return {name: origin + pieces[name].to(origin.device) for name, origin in self._origin.items()}
 
     def tangent_places(self) -> list[Place] | None:
         """Return S, matrix by matrix and what else is in it block by block."""

@@ -134,7 +134,12 @@ class Subspace(InPlaceDelta):
         return project(self.projection, delta)
 
     def write(self, delta: Float[Tensor, " m"]) -> None:
-        """Let the modules run at θ₀ + Pδ, each with its segment of Pδ."""
+        """Let the modules run at θ₀ + Pδ, each with its segment of Pδ.
+
+        Raises:
+            ValueError: for a model that is spread over devices.
+        """
+        self.backbone.check_on_one_device(f"delta={self.name!r}")
         self.moved.move(Movement(partial(self._segment, self.projection.segments(delta)), self._collect))
 
     def write_along(self, delta: Float[Tensor, " m"], v: Float[Tensor, " m"], step: Tensor) -> None:

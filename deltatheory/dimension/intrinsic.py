@@ -62,6 +62,9 @@ def intrinsic_dimension(
     if method != "predict":
         check_budget(settings, criterion)
     setup = _stratified(Setup.of(setup), least_test=0 if method == "predict" else _LEAST_TEST)
+    if method != "predict" or settings.burn_in:
+        trains = f"method={method!r}" if method != "predict" else f"burn_in={settings.burn_in}"
+        setup.backbone.check_on_one_device(trains)
     full = setup.delta("full", scope=settings.scope)
     setup.classification(full)  # for its self-check
     predicted = measured = None

@@ -21,6 +21,7 @@ from deltatheory.dimension.posterior import AS_PREDICTED, CurvePosterior, CurveS
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.settings import DimensionSettings
 from deltatheory.linearization.error import relative_error
+from deltatheory.linearization.factors import tangent_kernels
 from deltatheory.linearization.outputs import LinearizationStart
 from deltatheory.linearization.subspace_training import train_linearized
 from deltatheory.linearization.tangent import TangentRows, tangent_rows
@@ -60,7 +61,7 @@ class Prediction:
         shares: of the gain that linearized training reaches at each; none where there is no gain.
         spread: standard deviation of the curve's shift in ln d, from linearization and sampling.
         diagnostics: "rank" of J, "examples", "logit_differences" (its rows), "movement" (‖Δθ‖/‖θ₀‖ near d90),
-            "linearization_error" there, and sentences in "missed" and "checked".
+            "linearization_error" there (none on several devices), and sentences in "missed" and "checked".
         passes: forward-equivalents.
         seconds: time taken.
     """
@@ -124,7 +125,7 @@ def predict(
         on_example: called with (done, total) examples of the kernel.
 
     Raises:
-        ValueError: for a burn-in of more than one epoch.
+        ValueError: for a burn-in of more than one epoch, or of a model that is spread over devices.
     """
     began = time.perf_counter()
     training, chance = settings.training(setup.seed), setup.task.chance
@@ -169,9 +170,12 @@ def predict(
 
     movement = float(np.interp(log_d, np.log(grid), runs[rate].movement))
     movement /= _origin_norm(setup.backbone, settings.scope)
-    nearest = grid[int(np.argmin(np.abs(np.log(grid) - log_d)))]
-    subspace = setup.delta("subspace", d=nearest, scope=settings.scope)
-    error = _linearization_error(setup, problem, subspace, features, replace(training, learning_rate=rate))
+    error = None
+    if len(setup.backbone.devices) == 1:
+        nearest = grid[int(np.argmin(np.abs(np.log(grid) - log_d)))]
+        subspace = setup.delta("subspace", d=nearest, scope=settings.scope)
+        schedule = replace(training, learning_rate=rate)
+        error = _linearization_error(setup, problem, subspace, features, schedule)
     verdicts = _verdicts(full, rank, error, movement)
     diagnostics |= {"movement": movement, "linearization_error": error, "model_spread": spread, **verdicts}
     diagnostics["missed"] = curve.missed() + diagnostics["missed"]
@@ -324,9 +328,15 @@ def kernel_rows(
         on_example: called with (done, total) examples.
     """
     count = kernel_examples(problem.task) if examples is None else examples
-    features = tangent_rows(
-        problem, train=count, test=0, sketch=_SKETCH, seed=training.seed, at=at, on_example=on_example
-    )
+    if len(problem.backbone.devices) > 1:  # rows as long as θ are not formed where θ does not fit one device
+        about: dict[str, Any] = {"train": count, "test": 0, "on_example": on_example}
+        (kernel,) = tangent_kernels(problem, [problem.delta], **about)
+        problem.passes += kernel.passes
+        features = kernel.rooted(problem.delta.size)
+    else:
+        features = tangent_rows(
+            problem, train=count, test=0, sketch=_SKETCH, seed=training.seed, at=at, on_example=on_example
+        )
     logits = features.start.logits
     if at is not None:
         logits = problem.predict(problem.delta.zero(), problem.train.subset(range(count)))
@@ -381,15 +391,20 @@ def _linearization_error(
     return relative_error(network - linear, linear - features.start.logits[held])
 
 
-def _verdicts(full: int, rank: int, error: float, movement: float) -> dict[str, list[str]]:
+def _of_linearization(error: float | None) -> str:
+    if error is None:
+        return "Linearization: not tried, because no subspace moves a model that is spread over devices."
+    return (
+        "Linearization: at the predicted d90 the network's logits differ from the linearized ones by "
+        f"{error:.0%} of their change (trusted up to {_TRUSTED_ERROR:.0%})."
+    )
+
+
+def _verdicts(full: int, rank: int, error: float | None, movement: float) -> dict[str, list[str]]:
     """Return what the prediction rests on, in sentences: what missed, and what was checked and held."""
     findings = [
         (rank == full, f"Rank: the Jacobian of the logits has rank {rank}, of {full} at most."),
-        (
-            error <= _TRUSTED_ERROR,
-            f"Linearization: at the predicted d90 the network's logits differ from the linearized ones by "
-            f"{error:.0%} of their change (trusted up to {_TRUSTED_ERROR:.0%}).",
-        ),
+        (error is not None and error <= _TRUSTED_ERROR, _of_linearization(error)),
         (
             movement <= _TRUSTED_MOVEMENT,
             f"Movement: ‖Δθ‖/‖θ₀‖ = {movement:.2f} at the predicted d90 (trusted up to "

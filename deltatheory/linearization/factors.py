@@ -5,7 +5,9 @@ Where y = W a is a linear map, and b the gradient of an output of the network in
 a and b come from the frozen network, batch by batch, and serve every delta: all of W, or the D M of a LoRA,
 whose inputs are M a. What else a delta does acts in one place of one block, and its rows of J are those of
 that place under b. The blocks are passed from the last to the first, each run again from its stored input,
-so that the factors of one block are held at a time.
+so that the factors of one block are held at a time. Where a `device_map` has spread the blocks, each has its
+factors and forms its part of K on its own device; states and costates change devices between the blocks, and
+parts of K, n x n, come back.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from deltatheory.linearization.sites import (
     watching,
     weight_rows,
 )
-from deltatheory.linearization.tangent import check_counts, start_of, tangent_rows
+from deltatheory.linearization.tangent import TangentRows, check_counts, start_of, tangent_rows
 from deltatheory.problems import ClassificationProblem
 from deltatheory.problems.heads import Verbalizer
 
@@ -72,6 +74,17 @@ class TangentKernel:
     def kernel(self) -> Float[Tensor, "no no"]:
         """Return K."""
         return torch.stack(list(self.parts.values())).sum(0)
+
+    def rooted(self, size: int) -> TangentRows:
+        """Return K^½ as rows of J in coordinates of their own: what depends on J Jᵀ alone is the same.
+
+        Args:
+            size: m, the number of coordinates of the delta.
+        """
+        values, vectors = torch.linalg.eigh(self.kernel())
+        logits = self.start.logits
+        rows = (vectors * values.clamp(min=0).sqrt()).to(logits).view(len(logits), -1, len(values))
+        return TangentRows(rows, self.start, self.train, size, None, self.passes, self.seconds)
 
 
 def tangent_kernels(
@@ -301,7 +314,7 @@ class _WeightGram:
         if self.place.scale != 1:
             b = self.place.scale * b
         if self.place.matrix is not None:
-            a = a @ self.place.matrix.T
+            a = a @ self.place.matrix.T.to(a.device)
         self._held.append((rows, a, b))
 
     def leave(self, stage: int) -> None:
@@ -423,7 +436,7 @@ class _EditGram:
         found = self.rows.of(factors)
         if self._held is None:
             self._held = found.new_zeros(len(self.total), found.shape[-1])
-        self._held[_numbers(rows, self.outputs)] += found.flatten(0, 1)
+        self._held[_numbers(rows, self.outputs)] += found.flatten(0, 1).to(self._held.device)
 
     def leave(self, stage: int) -> None:
         """Add R Rᵀ when no stage is left, and drop R."""

@@ -75,10 +75,9 @@ def _before(
 
 
 def _behind(seen: dict[Site, Factors], site: Site, _: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
-    x = args[0] if args else kwargs["hidden_states"]
-    if isinstance(out, tuple):
-        return (_noted(seen, site, (x, out[0]), out[0]), *out[1:])
-    return _noted(seen, site, (x, out), out)
+    x, y = args[0] if args else kwargs["hidden_states"], out[0] if isinstance(out, tuple) else out
+    after = _noted(seen, site, (x.to(y.device), y), y)  # a module outside the blocks may take x from elsewhere
+    return (after, *out[1:]) if isinstance(out, tuple) else after
 
 
 def attend(seen: dict[Site, Factors], site: Site, inner: Any, *qkvm: Tensor) -> Tensor:
@@ -170,7 +169,7 @@ class EditRows:
         for site in sorted(slots, key=lambda s: s.kind):  # an edit may keep inputs for its outputs
             *before, gradients = one[slots[site]]
             changed = self._changed(edit, site, [x[None] for x in before], attends.get(site))
-            total = total + (gradients * changed).flatten(1).sum(1)
+            total = total + (gradients * changed).flatten(1).sum(1).to(total.device)
         return total, total.detach()
 
     def _changed(self, edit: Edit, site: Site, before: list[Tensor], attend: Any) -> Tensor:

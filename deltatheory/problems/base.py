@@ -323,7 +323,8 @@ class Problem(ABC):
                 f"delta.dtype={delta.dtype}: with weights in {self.backbone.dtype} δ is {wide}; load them in "
                 "'float64' for more."
             )
-        return self.delta.edit(delta)
+        edit = self.delta.edit(delta)
+        return edit if len(self.backbone.devices) == 1 else edit.at(delta.device)
 
     def _precision(self) -> AbstractContextManager:
         return torch.autocast("cuda", torch.bfloat16) if self.autocast else nullcontext()

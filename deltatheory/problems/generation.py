@@ -85,6 +85,7 @@ class GenerationProblem(Problem):
             )
         if isinstance(delta, WithHead):
             raise ValueError(f"delta has a trained head ({delta.head!r}): generation has none.")
+        backbone.check_on_one_device("generation")
         self.suffix, self._suffix = suffix, check_suffix(backbone, suffix)
         if backbone.tokenizer.eos_token_id is None:
             raise ValueError(f"the tokenizer of {backbone.name!r} has no eos_token to end an answer: set it.")

@@ -186,7 +186,8 @@ class OwnHead(Head):
             edited = {n.removeprefix(prefix): p for n, p in edit.parameters.items() if n.startswith(prefix)}
             first = pooled[:, None].to(self.backbone.dtype)
             before = functional_call(pooler, edited, (first,)).to(pooled.dtype)
-        return functional_call(self.classifier, {**self.new, **edit.head}, (before,))[:, list(self.order)]
+        logits = functional_call(self.classifier, {**self.new, **edit.head}, (before,))
+        return logits[:, list(self.order)].to(pooled.device)
 
     def parameters(self) -> dict[str, Tensor]:
         """Return those of the classifier; a pooler stays frozen, as in PEFT's modules_to_save."""

@@ -379,6 +379,7 @@ def steer(
     Raises:
         ValueError: for an unknown name, no disturbance, or settings out of range.
     """
+    problem.backbone.check_on_one_device("steer")
     began, before = time.perf_counter(), problem.passes
     if not disturbances:
         raise ValueError(f"disturbances: there are none; give some of {', '.join(DISTURBANCES)}.")

@@ -63,13 +63,14 @@ def check_generates(backbone: Backbone) -> None:
     """Refuse what does not generate, before anything is run.
 
     Raises:
-        ValueError: for an encoder, or a model without lm_head.
+        ValueError: for an encoder, a model without lm_head, or one that is spread over devices.
     """
     if backbone.kind == "encoder" or backbone.lm_head is None:
         raise ValueError(
             f"backbone={backbone.name!r} ({backbone.kind}): policies act while a model generates; "
             "allowed are causal checkpoints and encoder-decoders with an lm_head."
         )
+    backbone.check_on_one_device("generation")
 
 
 @dataclass(frozen=True, eq=False)

@@ -168,6 +168,7 @@ def pose(setup: Setup, goal: str = "label", among: str | None = None) -> Questio
     """
     check_goal(goal, among)
     backbone, task, kind = setup.backbone, setup.task, goal.partition(":")[0]
+    backbone.check_on_one_device("reach")
     if kind == "label" and task.kind != "classification":
         raise ValueError(
             f"task={task.name!r} is a {task.kind} task, which has no labels: take goal='next', 'top:R' or "

@@ -69,8 +69,8 @@ class LayeredSystem(System):
 
     Raises:
         ValueError: for no example, an index outside the split, a negative energy, states that are not finite,
-            or a delta that no cut at the layers expresses, because it acts on a block as a whole (ladder
-            side-tuning).
+            a model that is spread over devices, or a delta that no cut at the layers expresses, because it acts
+            on a block as a whole (ladder side-tuning).
     """
 
     problem: ClassificationProblem
@@ -88,6 +88,7 @@ class LayeredSystem(System):
     ) -> None:
         if not energy_weight >= 0:
             raise ValueError(f"energy_weight={energy_weight}: must be at least 0.")
+        problem.backbone.check_on_one_device("LayeredSystem")
         examples = getattr(problem, split)
         chosen = range(len(examples)) if indices is None else list(indices)
         if not chosen or not all(0 <= i < len(examples) for i in chosen):
