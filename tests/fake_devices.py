@@ -16,7 +16,6 @@ from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 __all__ = ["Copy", "FakeDevices", "fake_devices"]
 
@@ -106,7 +105,7 @@ class _Operations(TorchDispatchMode):
         kwargs, devices = kwargs or {}, self.devices
         with torch._C.DisableTorchFunction():
             name = func._schema.name.partition("::")[2]
-            given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
+            given = list(_tensors((args, *kwargs.values())))
             if name in _INDEXING:  # indices may be on the CPU
                 given = [args[0], *(x for x in given if x is not args[0] and devices.of(x) != CPU)]
             places = {devices.of(x) for x in given if x.ndim or devices.of(x) != CPU} - {ANYWHERE}
@@ -116,11 +115,12 @@ class _Operations(TorchDispatchMode):
             out = func(*args, **kwargs)
             numbers = CPU if any(devices.of(x) == CPU for x in given) else ANYWHERE
             place = next(iter(places), numbers)
-            for x in tree_iter(out):
-                if devices.arriving and isinstance(x, Tensor):
+            made = list(_tensors(out))
+            if devices.arriving:
+                for x in made:
                     devices.put(x, devices.arriving)
-            for x in tree_iter((out, given)):
-                if isinstance(x, Tensor) and not devices.knows(x):
+            for x in [*made, *given]:
+                if not devices.knows(x):
                     devices.put(x, place)
             return out
 
@@ -156,6 +156,14 @@ class _Calls(TorchFunctionMode):
         assert not rest
         out = x if dtype is None and not about else x.to(dtype=dtype or x.dtype, **about)
         return out if device is None else self.devices.moved(out, _named(device))
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
 
 
 def _named(device: Any) -> torch.device:
