@@ -25,7 +25,10 @@ accelerate = pytest.importorskip("accelerate")
 
 MAPS = {
     "bert": {"embeddings": 0, "encoder.layer.0": 0, "encoder.layer.1": 1, "pooler": 0},
-    "llama": {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1, "model.norm": 1, "lm_head": 1},
+    "llama": {
+        **dict.fromkeys(("model.embed_tokens", "model.layers.0", "model.rotary_emb"), 0),
+        **dict.fromkeys(("model.layers.1", "model.norm", "lm_head"), 1),
+    },
     "t5": {
         **dict.fromkeys(("shared", "encoder.embed_tokens", "encoder.block", "decoder.embed_tokens"), 0),
         **dict.fromkeys(("encoder.final_layer_norm", "decoder.block", "decoder.final_layer_norm", "lm_head"), 1),
