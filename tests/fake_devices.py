@@ -111,7 +111,9 @@ class _Operations(TorchDispatchMode):
             places = {devices.of(x) for x in given if x.ndim or devices.of(x) != CPU} - {ANYWHERE}
             if len(places) > 1 and name not in _BETWEEN:
                 found = ", ".join(sorted(map(str, places)))
-                raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found {found}")
+                raise RuntimeError(
+                    f"{func}: Expected all tensors to be on the same device, but found {found}"
+                )
             out = func(*args, **kwargs)
             numbers = CPU if any(devices.of(x) == CPU for x in given) else ANYWHERE
             place = next(iter(places), numbers)

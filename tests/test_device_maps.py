@@ -31,7 +31,9 @@ MAPS = {
     },
     "t5": {
         **dict.fromkeys(("shared", "encoder.embed_tokens", "encoder.block", "decoder.embed_tokens"), 0),
-        **dict.fromkeys(("encoder.final_layer_norm", "decoder.block", "decoder.final_layer_norm", "lm_head"), 1),
+        **dict.fromkeys(
+            ("encoder.final_layer_norm", "decoder.block", "decoder.final_layer_norm", "lm_head"), 1
+        ),
     },
 }
 DELTAS = {
@@ -135,7 +137,9 @@ def test_weights_that_a_device_map_has_put_aside_are_refused(tmp_path):
     model = tiny_model("llama")
     places = MAPS["llama"] | dict.fromkeys(MAPS["llama"], "cpu") | {"model.layers.1": "disk"}
     accelerate.dispatch_model(model, places, offload_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"device_map of 'ours' is over \['cpu', 'disk'\]: weights put aside"):
+    with pytest.raises(
+        ValueError, match=r"device_map of 'ours' is over \['cpu', 'disk'\]: weights put aside"
+    ):
         wrap_model(model, tiny_tokenizer("llama"), name="ours")
 
 

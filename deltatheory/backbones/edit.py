@@ -80,7 +80,6 @@ class Edit:
             head={**self.head, **other.head},
         )
 
-
     def at(self, device: torch.device) -> Edit:
         """Return the edit that computes on one device, where δ is, wherever its modules are.
 

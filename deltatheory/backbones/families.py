@@ -245,7 +245,9 @@ def prepare(model: nn.Module, attention: Attention = "eager") -> nn.Module:
         if isinstance(module, nn.Embedding):
             module.padding_idx = None
         if type(module).__name__ in ("T5LayerNorm", "MT5LayerNorm"):
-            own = "_old_forward" if "_old_forward" in vars(module) else "forward"  # behind a hook of accelerate
+            own = (
+                "_old_forward" if "_old_forward" in vars(module) else "forward"
+            )  # behind a hook of accelerate
             vars(module)[own] = partial(_t5_norm, module)
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation(attention)  # type: ignore[operator]

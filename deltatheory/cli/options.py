@@ -253,7 +253,9 @@ SETUP = Group(
             "Longer texts are cut at so many tokens; by default at 64, or what the model takes.",
         ),
         "seed": Shared(int, 0, "Of the draws."),
-        "device": Shared(str, "cpu", "cpu, cuda, cuda:1, ..."),
+        "device": Shared(
+            str, "cpu", "cpu, cuda, cuda:1, ..., or auto, which spreads a model over all there are."
+        ),
     },
 )
 

@@ -79,7 +79,9 @@ class Adapter(SerialBottleneck):
 
         def edit(d: Tensor) -> Edit:
             at = own.split(d)
-            return Edit(outputs={name: self._behind(start.to(d.device) + at["D"], at["b_d"], at["U"], at["b_u"])})
+            return Edit(
+                outputs={name: self._behind(start.to(d.device) + at["D"], at["b_d"], at["U"], at["b_u"])}
+            )
 
         return EditPlace(edit, own.size)
 

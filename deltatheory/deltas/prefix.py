@@ -212,7 +212,9 @@ class PrefixTuning(Delta):
 
         def edit(d: Tensor) -> Edit:
             at = own.split(d)
-            return Edit(attention={t: self._change(t, *self._moved(t, at["key"], at["value"]), at.get("gate"))})
+            return Edit(
+                attention={t: self._change(t, *self._moved(t, at["key"], at["value"]), at.get("gate"))}
+            )
 
         return EditPlace(edit, own.size)
 

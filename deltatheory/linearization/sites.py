@@ -76,7 +76,9 @@ def _before(
 
 def _behind(seen: dict[Site, Factors], site: Site, _: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
     x, y = args[0] if args else kwargs["hidden_states"], out[0] if isinstance(out, tuple) else out
-    after = _noted(seen, site, (x.to(y.device), y), y)  # a module outside the blocks may take x from elsewhere
+    after = _noted(
+        seen, site, (x.to(y.device), y), y
+    )  # a module outside the blocks may take x from elsewhere
     return (after, *out[1:]) if isinstance(out, tuple) else after
 
 
