@@ -1,7 +1,7 @@
 """Several devices on a machine that has none: tensors of the CPU that say they are elsewhere.
 
 A storage is on the CPU or, where it was moved or made there, on a device of another name. An operation on
-tensors of two devices fails as it does on real ones, `to` copies, and every copy between devices is written down.
+tensors of two devices fails as on real ones, `to` copies, and copies between devices are written down.
 """
 
 from __future__ import annotations

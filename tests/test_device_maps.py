@@ -73,7 +73,7 @@ def test_each_device_forms_its_part_of_a_kernel_and_only_states_at_seams_are_of_
     for one, other in zip(found, expected, strict=True):
         assert one.parts.keys() == other.parts.keys()
         torch.testing.assert_close(one.kernel(), other.kernel(), rtol=1e-6, atol=0)
-    # Of all there is of every token x_1 and the last states go forward and back, and the costates behind both.
+    # Of what each token has, x_1 and the last states go, forward and back again, and the costates of both.
     moved = [c.shape for c in devices.copies if "cpu" not in c and len(c.shape) > 2]
     assert len([shape for shape in moved if prod(shape) >= TEXTS * TOKENS * WIDTH]) == SEAMS[family], moved
 
@@ -100,7 +100,8 @@ def test_a_prediction_of_d90_rests_on_the_kernel_of_all_parameters(monkeypatch):
     with fake_devices():
         problem = problem_of(spread("bert"), "full")
         found = kernel_rows(problem, Training(), examples=TEXTS)
-        assert found.size == expected.size and problem.passes > 0
+        assert found.size == expected.size
+        assert problem.passes > 0
         K = found.kernel().cpu()
     assert float((K - expected.kernel()).norm() / K.norm()) < 1e-5
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Any, Literal, cast
@@ -27,6 +27,7 @@ from deltatheory.backbones.batch import Batch, Pooling, additive_mask, pool, rea
 from deltatheory.backbones.devices import find_device
 from deltatheory.backbones.edit import Edit, editing
 from deltatheory.backbones.families import Kind
+from deltatheory.backbones.recompute import recomputed
 from deltatheory.backbones.stacks import Stacks
 
 __all__ = ["Backbone"]
@@ -74,6 +75,8 @@ class Backbone(Stacks):
         classifier: the classification head that the checkpoint was trained with, where it has one, in
             `wide_dtype`.
         start: tokens that the decoder of an encoder-decoder reads before an answer.
+        gradient_checkpointing: whether in a pass each block keeps its inputs alone for the backward pass, and
+            runs again there; no transform of `torch.func` passes it.
     """
 
     model: nn.Module
@@ -87,6 +90,7 @@ class Backbone(Stacks):
     lm_head: nn.Module | None = None
     classifier: nn.Module | None = None
     start: tuple[int, ...] = ()
+    gradient_checkpointing: bool = field(default=False, init=False)
 
     def __repr__(self) -> str:
         about = f"{self.kind}, {len(self.layers)} blocks, H = {self.hidden_size}"
@@ -274,10 +278,23 @@ class Backbone(Stacks):
                 positions = attrgetter(self._stacks[-1].positions)(self.model)
                 hook = partial(_shifted, edit.shift)
                 stack.callback(positions.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if self.gradient_checkpointing and not options:  # of generation, where nothing is differentiated
+                edit = stack.enter_context(self._recomputed(edit))
             stack.enter_context(editing(self.model, edit, self.attention_modules if edit.attention else {}))
             if not edit.parameters:
                 return self.model(**inputs, **options)
             return functional_call(self.model, edit.parameters, (), inputs | options)
+
+    @contextmanager
+    def _recomputed(self, edit: Edit) -> Iterator[Edit]:
+        """Let the blocks keep their inputs alone; yield what the edit does outside of them."""
+        names = list(map(self._block_name, range(len(self.layers))))
+        with ExitStack() as stack:
+            for t, (name, layer) in enumerate(zip(names, self.layers, strict=True)):
+                local, modules = self._inside(name, t, edit)
+                acting = partial(editing, layer, local, modules)
+                stack.enter_context(recomputed(layer, local.parameters, acting))
+            yield edit.outside(names)
 
     def hidden_states(
         self,
@@ -437,33 +454,26 @@ class Backbone(Stacks):
             answer = self._block(t, answer, inputs, edit)
         return torch.cat([source, answer], 1).to(kind)
 
-    def _block(self, t: int, x: Tensor, inputs: dict[str, Any], edit: Edit) -> Tensor:
+    def _block_name(self, t: int) -> str:
         stack, number, _ = self._address(t)
-        attention = {n: edit.attention[n] for n in self.attentions_of(t) if n in edit.attention}
-        return self._run(f"{stack.layers}.{number}", x, inputs, edit, attention)
+        return f"{stack.layers}.{number}"
+
+    def _block(self, t: int, x: Tensor, inputs: dict[str, Any], edit: Edit) -> Tensor:
+        return self._run(self._block_name(t), x, inputs, edit, t)
+
+    def _inside(self, name: str, t: int | None, edit: Edit) -> tuple[Edit, dict[int, nn.Module]]:
+        """Return what an edit does inside of a module, perhaps block t, and the attentions that are edited."""
+        numbers = [] if t is None else self.attentions_of(t)
+        attention = {n: edit.attention[n] for n in numbers if n in edit.attention}
+        return edit.inside(name, attention), self.attention_modules if attention else {}
 
     def _run(
-        self,
-        name: str,
-        x: Tensor,
-        inputs: dict[str, Any],
-        edit: Edit,
-        attention: Mapping[int, Any] | None = None,
+        self, name: str, x: Tensor, inputs: dict[str, Any], edit: Edit, t: int | None = None
     ) -> Tensor:
         """Return what a module gives under that part of an edit that names what is inside it."""
-
-        def own(named: Mapping[str, Any]) -> dict[str, Any]:
-            return {n.removeprefix(f"{name}."): v for n, v in named.items() if n.startswith(f"{name}.")}
-
-        local = Edit(
-            own(edit.parameters),
-            own(edit.inputs),
-            terms=own(edit.terms),
-            outputs=own(edit.outputs),
-            attention=attention or {},
-        )
+        local, modules = self._inside(name, t, edit)
         module = self.model.get_submodule(name)
-        with editing(module, local, self.attention_modules if attention else {}):
+        with editing(module, local, modules):
             out = functional_call(module, local.parameters, (x,), inputs)
         return out[0] if isinstance(out, tuple) else out
 

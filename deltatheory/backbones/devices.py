@@ -21,8 +21,8 @@ def find_device(device: torch.device | str) -> torch.device:
     """
     if device in _DEVICE_MAPS:
         raise ValueError(
-            f"device={device!r}: is a device_map; give one device, 'cpu' or 'cuda:0', or 'auto' where a model "
-            "is loaded"
+            f"device={device!r}: is a device_map; give one device, 'cpu' or 'cuda:0', or 'auto' where a "
+            "model is loaded"
         )
     try:
         found = torch.empty(0, device=device).device
@@ -44,11 +44,13 @@ def check_spreading() -> None:
 
 
 def spread(model: nn.Module) -> nn.Module:
-    """Put the blocks of a `transformers` model on the devices there are, as many as it takes, and return it."""
+    """Put the blocks of a `transformers` model on the devices that there are, and return it."""
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    whole: Any = model  # no block is cut
-    about = {"no_split_module_classes": list(whole._no_split_modules or ())}
-    memory = get_balanced_memory(model, **about)
-    return dispatch_model(model, infer_auto_device_map(model, max_memory=memory, **about))
+    whole: Any = model
+    kept: list[str] = list(whole._no_split_modules or ())  # no block is cut
+    memory = get_balanced_memory(model, no_split_module_classes=kept)
+    return dispatch_model(
+        model, infer_auto_device_map(model, max_memory=memory, no_split_module_classes=kept)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -79,6 +79,33 @@ class Edit:
             shift=self.shift + other.shift,
             head={**self.head, **other.head},
         )
+
+    def inside(self, name: str, attention: Mapping[int, AttentionEdit]) -> Edit:
+        """Return what it does inside a module, by the names there.
+
+        Args:
+            name: of the module; what is done to it as a whole is not inside.
+            attention: the attentions in it.
+        """
+        within = f"{name}."
+        own = {
+            kind: {n.removeprefix(within): v for n, v in named.items() if n.startswith(within)}
+            for kind, named in self._named().items()
+        }
+        return Edit(**own, attention=attention)
+
+    def outside(self, names: Sequence[str]) -> Edit:
+        """Return what it does outside of these modules and their attentions, which are all of its own."""
+        inside = tuple(f"{name}." for name in names)
+        own = {
+            kind: {n: v for n, v in named.items() if not n.startswith(inside)}
+            for kind, named in self._named().items()
+        }
+        return replace(self, **own, attention={})
+
+    def _named(self) -> dict[str, Mapping[str, Any]]:
+        kinds = ("parameters", "inputs", "terms", "outputs")
+        return {kind: getattr(self, kind) for kind in kinds}
 
     def at(self, device: torch.device) -> Edit:
         """Return the edit that computes on one device, where δ is, wherever its modules are.

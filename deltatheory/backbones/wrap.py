@@ -42,8 +42,8 @@ def _check_places(model: Any, name: str) -> None:
     if any(p.is_meta for p in model.parameters()):
         places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
         raise ValueError(
-            f"device_map of {name!r} is over {places}: weights put aside on 'cpu' or 'disk' are not supported; "
-            "spread it over devices that hold it, load it in 'bfloat16', or take a smaller model"
+            f"device_map of {name!r} is over {places}: weights put aside on 'cpu' or 'disk' are not "
+            "supported; spread it over devices that hold it, load it in 'bfloat16', or take a smaller model"
         )
 
 
@@ -181,8 +181,8 @@ def wrap_model(
         files_sha256: of the files of configuration and tokenizer.
 
     Raises:
-        ValueError: for an unsupported architecture, quantized weights, weights that a device_map has put aside,
-            one stack of an encoder-decoder, one whose decoder has no start token, or a
+        ValueError: for an unsupported architecture, quantized weights, weights that a device_map has put
+            aside, one stack of an encoder-decoder, one whose decoder has no start token, or a
             tokenizer with no token to pad with or of another vocabulary than the model's.
     """
     config: Any = model.config

@@ -13,11 +13,12 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from deltatheory._shapes import Float
 from deltatheory.autodiff import cast_inputs, cast_output
+from deltatheory.backbones.recompute import is_recomputed
 
 __all__ = ["MovedParameters", "Movement"]
 
 # Up to so many numbers, a quarter of a gigabyte, formed weights are kept for the backward pass, which saves
-# time; in larger models they are formed again.
+# time; in larger models they are formed again, as they are in blocks that run again.
 KEPT = 1 << 26
 
 
@@ -142,7 +143,7 @@ class MovedParameters:
             formed = [self.formed(movement, i) for i in numbers]
         dtype = formed[0].dtype
         wide = cast_inputs(dtype, module, args, kwargs)
-        if graph and self.size > KEPT:
+        if graph and self.size > KEPT and not is_recomputed():
             places = {x.untyped_storage().data_ptr(): i for x, i in zip(formed, numbers, strict=True)}
             cast = _cast_from((args, kwargs), wide)
             hooks = saved_tensors_hooks(partial(_pack, places, cast), partial(_unpack, self, movement))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -74,6 +74,8 @@ class Problem(ABC):
         seed: of the setup that the problem was made by.
         passes: forward-equivalents spent so far, in passes over single examples.
         autocast: run the network, not δ ↦ θ, in bfloat16 where that is safe (CUDA only).
+        gradient_checkpointing: where a gradient is taken, let the blocks keep their inputs alone and run again
+            in the backward pass.
     """
 
     metric: ClassVar[str]
@@ -91,7 +93,7 @@ class Problem(ABC):
         self.loss_function = make_loss(loss)
         self.seed = 0
         self.passes = 0.0
-        self.autocast = False
+        self.autocast = self.gradient_checkpointing = False
         self.train = self._split(task.train)
         self.test = self._split(task.test)
 
@@ -228,14 +230,16 @@ class Problem(ABC):
         else:
             leaf, total = delta.detach().clone().requires_grad_(), torch.zeros_like(delta)
         value, right, answers = 0.0, 0, 0
+        forward = 2.0 if self.gradient_checkpointing else 1.0
         for batch, labels in batches:
-            outputs, wanted = self.outputs(leaf, batch, labels)
+            with self._recomputing():
+                outputs, wanted = self.outputs(leaf, batch, labels)
             part = part_of(outputs, wanted)
             if leaf is None:
                 part.backward()
             else:
                 total += torch.autograd.grad(part, leaf)[0]
-            self.count(len(batch), forward=1.0, backward=backward)
+            self.count(len(batch), forward=forward, backward=backward)
             value += float(part.detach())
             right += int(self.loss_function.right(outputs, wanted).sum())
             answers += len(wanted)
@@ -325,6 +329,14 @@ class Problem(ABC):
             )
         edit = self.delta.edit(delta)
         return edit if len(self.backbone.devices) == 1 else edit.at(delta.device)
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        self.backbone.gradient_checkpointing = self.gradient_checkpointing
+        try:
+            yield
+        finally:
+            self.backbone.gradient_checkpointing = False
 
     def _precision(self) -> AbstractContextManager:
         return torch.autocast("cuda", torch.bfloat16) if self.autocast else nullcontext()

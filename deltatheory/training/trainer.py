@@ -56,6 +56,8 @@ class Training:
         evaluate_every: steps between evaluations of the dev split; the result is then the best δ met there.
         patience: stop after so many evaluations without a better one.
         autocast: run the network in bfloat16 where that is safe (CUDA only).
+        gradient_checkpointing: keep of each block what it gets, and run it again in the backward pass (Chen et
+            al. 2016): less memory, and a forward pass more.
     """
 
     steps: int = 240
@@ -72,6 +74,7 @@ class Training:
     patience: int | None = None
     autocast: bool = False
     micro_batch: int | None = None
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         least = {
@@ -171,6 +174,7 @@ class Training:
             "weight_decay": self.weight_decay,
             "max_grad_norm": self.clip or 0.0,  # 0 shortens no gradient; theirs is 1 by default
             "bf16": self.autocast,
+            **({"gradient_checkpointing": True} if self.gradient_checkpointing else {}),
             "seed": self.seed,
         }
 
@@ -268,6 +272,7 @@ def train(
 
     test, answers, status, final = None, None, "finished", delta
     problem.autocast = training.autocast
+    problem.gradient_checkpointing = training.gradient_checkpointing
     try:
         with held_back(when=saved is not None) as signals:
             while log.step < training.steps and not stopped():
@@ -306,7 +311,7 @@ def train(
     except FloatingPointError as error:
         status = f"diverged: {error}"
     finally:
-        problem.autocast = False
+        problem.autocast = problem.gradient_checkpointing = False
         problem.restore()
     tail = max(1, training.steps // 10)
     peak = _peak_memory(device)

@@ -69,8 +69,8 @@ class LayeredSystem(System):
 
     Raises:
         ValueError: for no example, an index outside the split, a negative energy, states that are not finite,
-            a model that is spread over devices, or a delta that no cut at the layers expresses, because it acts
-            on a block as a whole (ladder side-tuning).
+            a model that is spread over devices, or a delta that no cut at the layers expresses, because it
+            acts on a block as a whole (ladder side-tuning).
     """
 
     problem: ClassificationProblem
