@@ -303,6 +303,7 @@ def _seconds_per_step(problem: ClassificationProblem, plan: Training) -> float:
     batches = islice(epochs(lengths, plan.batch_size, plan.seed), _GROUP)
     middle = sorted(batches, key=lambda batch: lengths[batch].max())[_GROUP // 2]
     delta, seconds = problem.delta.zero(), 0.0
+    problem.gradient_checkpointing = plan.gradient_checkpointing
     for indices in (middle[:1], middle):
         batch, labels = problem.batch(problem.train, indices)
         began = time.perf_counter()

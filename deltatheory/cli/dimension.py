@@ -59,6 +59,7 @@ _SETTINGS = Group(
         "steps": Shared(int, 120, "Step budget of every training run."),
         "batch_size": TRAINING.options["batch_size"],
         "micro_batch": TRAINING.options["micro_batch"],
+        "gradient_checkpointing": TRAINING.options["gradient_checkpointing"],
         "average": Shared(float, 0.0, "Share of the last steps of a run over which δ is averaged."),
         "runs": Shared(
             float,

@@ -289,6 +289,12 @@ TRAINING = Group(
         "micro_batch": Shared(
             int | None, None, "Of these, how many pass through the network at once: less takes less memory."
         ),
+        "gradient_checkpointing": Shared(
+            bool,
+            False,
+            "Keep of each block what it gets, and run it again in the backward pass: less memory, more time.",
+            flag="--gradient-checkpointing",
+        ),
         "learning_rate": Shared(float, 1e-3, "The peak, after warm-up."),
         "warmup": Shared(float, 0.1, "Share of the steps before the peak."),
         "momentum": Shared(float, 0.0, "Of SGD."),

@@ -27,6 +27,7 @@ class DimensionSettings:
         precision: the search stops when the 90 % interval is within ± this.
         burn_in: steps of full fine-tuning before the network is linearized; 0 predicts before any training.
         micro_batch: examples of a step that pass through the network at once, all by default.
+        gradient_checkpointing: as in `Training`.
 
     Raises:
         ValueError: for an unknown projection or scope, or a number out of range.
@@ -41,6 +42,7 @@ class DimensionSettings:
     precision: float = 0.25
     burn_in: int = 0
     micro_batch: int | None = None
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         make_projection(self.projection, 1, 1, seed=0)
@@ -56,5 +58,5 @@ class DimensionSettings:
 
     def training(self, seed: int) -> Training:
         """Return the budget of one run; its learning rate is found, the one here is in the names of rows."""
-        shared = ("steps", "batch_size", "average", "micro_batch")
+        shared = ("steps", "batch_size", "average", "micro_batch", "gradient_checkpointing")
         return Training(**{name: getattr(self, name) for name in shared}, learning_rate=1e-4, seed=seed)

@@ -1,4 +1,4 @@
-"""Memory of a training step beyond the weights, by how many texts pass through the network at once.
+"""Memory of a training step beyond the weights, by texts at once, with gradient checkpointing and without.
 
     python -m experiments.benchmarks.micro_batches --out experiments/results/benchmarks           # resumes
 
@@ -9,6 +9,7 @@ when weights are there and a step of one short text has been made: memory is wha
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +40,7 @@ def main(
     torch.set_num_threads(1)
     log, rows = ResultLog(out / "micro-batches-cpu.jsonl"), []
     problems: dict[str, ClassificationProblem] = {}
-    for (name, options), texts in product(DELTAS.items(), TEXTS):
+    for (name, options), texts, recomputed in product(DELTAS.items(), TEXTS, (False, True)):
         config = {
             "delta": name,
             **options,
@@ -47,17 +48,19 @@ def main(
             "length": LENGTH,
             "blocks": blocks,
             "width": width,
+            **({"gradient_checkpointing": True} if recomputed else {}),  # as rows of older versions
         }
         row = log.find(config)
         if row is None:
             problem = problems.get(name) or problems.setdefault(name, _problem(name, blocks, width))
-            row = log.append(config, in_child(lambda p=problem, n=texts: _measured(p, n)))
+            row = log.append(config, in_child(partial(_measured, problem, texts, recomputed)))
         found = row["result"]
         share = found["bytes"] / found["weights"]
-        rows.append([name, texts, found["seconds"], found["bytes"] / 1e6, f"{share:.0%}"])
+        kept = "block inputs" if recomputed else "activations"
+        rows.append([name, texts, kept, found["seconds"], found["bytes"] / 1e6, f"{share:.0%}"])
         print(rows[-1], flush=True)
     weights = found["weights"] / 1e6
-    table = Table("", ["delta", "texts at once", "seconds", "MB beyond the weights", "of them"], rows)
+    table = Table("", ["delta", "texts at once", "kept", "seconds", "MB beyond the weights", "of them"], rows)
     about = f"{weights:.0f} MB of weights in bfloat16, texts of {LENGTH} tokens; aim: 20% of them."
     text = f"{table.body()}\n\n{about} {processor()}."
     write(out / "micro-batches-cpu", {"rows": rows}, text)
@@ -86,7 +89,8 @@ def _problem(name: str, blocks: int, width: int) -> ClassificationProblem:
     return problem
 
 
-def _measured(problem: ClassificationProblem, texts: int) -> dict[str, float]:
+def _measured(problem: ClassificationProblem, texts: int, recomputed: bool) -> dict[str, float]:
+    problem.gradient_checkpointing = recomputed
     batch, labels = problem.batch(problem.train, range(texts))
     before = _resident()
     seconds = work(lambda: problem.loss_and_gradient(problem.delta.initial(), batch, labels), cuda=False)
