@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from deltatheory.results import provenance, write_atomically, write_json
 
@@ -60,6 +64,35 @@ def peak_bytes(cuda: bool) -> int:
     if cuda:
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors that operations under it make, while they live.
+
+    Attributes:
+        most: of those that lived at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._made: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage()._cdata for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)}
+        for x in tree_iter(out):
+            storage = x.untyped_storage() if isinstance(x, Tensor) else None
+            if storage is not None and storage._cdata not in given | self._made:
+                self._made.add(storage._cdata)
+                self._now += storage.nbytes()
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self._now)
+        return out
+
+    def _gone(self, made: int, size: int) -> None:
+        self._made.discard(made)
+        self._now -= size
 
 
 def in_child(measure: Callable[[], dict]) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
@@ -99,6 +99,7 @@ def explain(
     *,
     keep: float = 0.99,
     examples: int = 256,
+    on_truncation: Callable[[int, float], None] | None = None,
 ) -> Explanation:
     """Say what a trained adapter uses, and find the smallest ranks that keep its effect.
 
@@ -120,6 +121,8 @@ def explain(
             or its arguments, where the model is by default what the adapter names; `None` for no task.
         keep: share of the effect and of each spectrum, in (0, 1].
         examples: of each split, at most.
+        on_truncation: called with the total rank of each truncation that is tried, and the share of the effect
+            that it keeps.
 
     Raises:
         ImportError: without `peft`, for its format.
@@ -169,7 +172,7 @@ def explain(
             )
         else:
             bases = bases_of(factors, moments_of(trial.problem, held, factors))
-            pattern, curve = smallest(trial.problem, held, factors, bases, keep)
+            pattern, curve = smallest(trial.problem, held, factors, bases, keep, on_truncation)
         if pattern:
             truncated = truncate(held.backbone, factors, bases, pattern)
         modules = [replace(m, kept=pattern.get(m.name, 0)) for m in modules]

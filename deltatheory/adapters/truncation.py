@@ -122,7 +122,12 @@ def effect_kept(
 
 
 def smallest(
-    problem: ClassificationProblem, held: TrainedAdapter, factors: Factors, bases: Bases, keep: float
+    problem: ClassificationProblem,
+    held: TrainedAdapter,
+    factors: Factors,
+    bases: Bases,
+    keep: float,
+    on_truncation: Callable[[int, float], None] | None = None,
 ) -> tuple[dict[str, int], list[tuple[int, float]]]:
     """Return the ranks of the smallest truncation that keeps the effect on dev, and all that was measured.
 
@@ -139,6 +144,8 @@ def smallest(
     def enough(k: int) -> bool:
         problem.delta, point = truncate(problem.backbone, factors, bases, Counter(order[:k]))
         effects[k] = effect_kept(problem.predict(point, problem.dev), full, frozen)
+        if on_truncation:
+            on_truncation(k, effects[k])
         return effects[k] >= keep
 
     low, high = 0, len(order)

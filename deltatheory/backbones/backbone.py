@@ -462,14 +462,12 @@ class Backbone(Stacks):
         return self._run(self._block_name(t), x, inputs, edit, t)
 
     def _inside(self, name: str, t: int | None, edit: Edit) -> tuple[Edit, dict[int, nn.Module]]:
-        """Return what an edit does inside of a module, perhaps block t, and the attentions that are edited."""
+        """Return what an edit does inside a module, perhaps block t, and the attentions that are edited."""
         numbers = [] if t is None else self.attentions_of(t)
         attention = {n: edit.attention[n] for n in numbers if n in edit.attention}
         return edit.inside(name, attention), self.attention_modules if attention else {}
 
-    def _run(
-        self, name: str, x: Tensor, inputs: dict[str, Any], edit: Edit, t: int | None = None
-    ) -> Tensor:
+    def _run(self, name: str, x: Tensor, inputs: dict[str, Any], edit: Edit, t: int | None = None) -> Tensor:
         """Return what a module gives under that part of an edit that names what is inside it."""
         local, modules = self._inside(name, t, edit)
         module = self.model.get_submodule(name)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from deltatheory.cli.options import SETUP, Group, command, results_in, task_of
-from deltatheory.cli.output import tell
+from deltatheory.cli.options import SETUP, Group, Progress, command, results_in, task_of
+from deltatheory.cli.output import progress_bar, tell
 
 if TYPE_CHECKING:
     from deltatheory.cli.runs import RunFolder
@@ -53,12 +53,15 @@ def explain(
     keep: Annotated[float, Option(help="Share of the effect to keep.")] = 0.99,
     examples: Annotated[int, Option(help="Examples of each split to use, at most.")] = 256,
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:1, ...")] = None,
+    progress: Progress = True,
 ) -> None:
     """Say what a trained adapter uses: ranks, movement, and the smallest ranks that keep its effect."""
     from deltatheory.adapters import explain, open_adapter
     from deltatheory.adapters.explanation import check_limits
 
     check_limits(keep, examples)
-
-    found = explain(open_adapter(adapter, model, device=device), setup, keep=keep, examples=examples)
+    held = open_adapter(adapter, model, device=device)
+    with progress_bar(progress, unit="truncation") as bar:
+        about: dict[str, Any] = {"keep": keep, "examples": examples}
+        found = explain(held, setup, **about, on_truncation=lambda *_: bar.update())
     tell(found, out.own, **({} if found.adapter is None else {"For_peft": "truncated"}))

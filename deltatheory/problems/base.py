@@ -74,8 +74,8 @@ class Problem(ABC):
         seed: of the setup that the problem was made by.
         passes: forward-equivalents spent so far, in passes over single examples.
         autocast: run the network, not δ ↦ θ, in bfloat16 where that is safe (CUDA only).
-        gradient_checkpointing: where a gradient is taken, let the blocks keep their inputs alone and run again
-            in the backward pass.
+        gradient_checkpointing: where a gradient is taken, let the blocks keep their inputs alone, and run
+            again in the backward pass.
     """
 
     metric: ClassVar[str]

@@ -56,8 +56,8 @@ class Training:
         evaluate_every: steps between evaluations of the dev split; the result is then the best δ met there.
         patience: stop after so many evaluations without a better one.
         autocast: run the network in bfloat16 where that is safe (CUDA only).
-        gradient_checkpointing: keep of each block what it gets, and run it again in the backward pass (Chen et
-            al. 2016): less memory, and a forward pass more.
+        gradient_checkpointing: keep of each block what it gets, and run it again in the backward pass
+            (Chen et al. 2016): less memory, and a forward pass more.
     """
 
     steps: int = 240

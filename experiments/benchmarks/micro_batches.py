@@ -4,7 +4,8 @@
 
 A decoder of SmolLM2-135M's shape with random weights in bfloat16 and 64 words, on one thread: loss and
 gradient of so many texts of 128 tokens, of two classes. Every measurement is a process of its own, forked
-when weights are there and a step of one short text has been made: memory is what its high-water mark adds.
+when weights are there and a step of one short text has been made. The memory of the process is what its
+high-water mark adds, with what the allocator keeps between tensors; that in tensors is what lives at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from deltatheory.deltas import make_delta
 from deltatheory.problems import ClassificationProblem
 from deltatheory.results import ResultLog
 from experiments.benchmarks.random_model import random_model, random_task
-from experiments.measuring import in_child, peak_bytes, processor, work, write
+from experiments.measuring import Alive, in_child, peak_bytes, processor, work, write
 from experiments.page import Table
 
 DELTAS: dict[str, dict[str, Any]] = {
@@ -50,17 +51,22 @@ def main(
             "width": width,
             **({"gradient_checkpointing": True} if recomputed else {}),  # as rows of older versions
         }
-        row = log.find(config)
-        if row is None:
-            problem = problems.get(name) or problems.setdefault(name, _problem(name, blocks, width))
-            row = log.append(config, in_child(partial(_measured, problem, texts, recomputed)))
-        found = row["result"]
-        share = found["bytes"] / found["weights"]
+        found: dict[str, float] = {}
+        for of, measure in (({}, _measured), ({"of": "tensors"}, _alive)):
+            row = log.find({**config, **of})
+            if row is None:
+                problem = problems.get(name) or problems.setdefault(name, _problem(name, blocks, width))
+                row = log.append({**config, **of}, in_child(partial(measure, problem, texts, recomputed)))
+            found |= row["result"]
         kept = "block inputs" if recomputed else "activations"
-        rows.append([name, texts, kept, found["seconds"], found["bytes"] / 1e6, f"{share:.0%}"])
+        sizes = [
+            x for of in ("alive", "bytes") for x in (found[of] / 1e6, f"{found[of] / found['weights']:.0%}")
+        ]
+        rows.append([name, texts, kept, found["seconds"], *sizes])
         print(rows[-1], flush=True)
     weights = found["weights"] / 1e6
-    table = Table("", ["delta", "texts at once", "kept", "seconds", "MB beyond the weights", "of them"], rows)
+    columns = ["delta", "texts at once", "kept", "seconds", "MB in tensors", "of the weights"]
+    table = Table("", [*columns, "MB of the process beyond the weights", "of them"], rows)
     about = f"{weights:.0f} MB of weights in bfloat16, texts of {LENGTH} tokens; aim: 20% of them."
     text = f"{table.body()}\n\n{about} {processor()}."
     write(out / "micro-batches-cpu", {"rows": rows}, text)
@@ -96,6 +102,14 @@ def _measured(problem: ClassificationProblem, texts: int, recomputed: bool) -> d
     seconds = work(lambda: problem.loss_and_gradient(problem.delta.initial(), batch, labels), cuda=False)
     weights = sum(p.nbytes for p in problem.backbone.model.parameters())
     return {"seconds": seconds, "bytes": peak_bytes(cuda=False) - before, "weights": weights}
+
+
+def _alive(problem: ClassificationProblem, texts: int, recomputed: bool) -> dict[str, float]:
+    problem.gradient_checkpointing = recomputed
+    batch, labels = problem.batch(problem.train, range(texts))
+    with Alive() as alive:
+        problem.loss_and_gradient(problem.delta.initial(), batch, labels)
+    return {"alive": alive.most}
 
 
 def _resident() -> int:

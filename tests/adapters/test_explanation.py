@@ -169,7 +169,10 @@ def test_the_whole_adapter_keeps_all_of_the_effect(tmp_path):
     backbone = tiny("bert")
     delta = LoRA(backbone, r=2)
     save_delta(tmp_path / "delta.safetensors", delta, random_point(delta))
-    report = explain(on_tiny(tmp_path / "delta.safetensors"), {"task": task()}, keep=1.0)
+    tried = []
+    given = {"keep": 1.0, "on_truncation": lambda *one: tried.append(one)}
+    report = explain(on_tiny(tmp_path / "delta.safetensors"), {"task": task()}, **given)
+    assert sorted(tried) == report.curve[1:]
     assert report.kept_rank == report.total_rank
     assert report.curve[-1] == (report.total_rank, pytest.approx(1, abs=1e-6))
     assert report.effect_kept == pytest.approx(1, abs=1e-6)

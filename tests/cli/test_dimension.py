@@ -48,8 +48,8 @@ def test_every_option_reaches_the_function(stand_in, tmp_path):
         "--model m --task t --method measure --projection srdct --head probe --scope all --fraction 0.8 "
         "--baseline 0.95 --corrected --steps 7 --batch-size 3 --train-examples 0 --test-examples 99 "
         "--average 0.25 --metric accuracy --of baseline "
-        f"--max-length 32 --runs 2.5 --precision 0.5 --micro-batch 2 --gradient-checkpointing --burn-in 3 --seed 4 --device cuda:1 "
-        f"--out {tmp_path} --no-progress"
+        "--max-length 32 --runs 2.5 --precision 0.5 --micro-batch 2 --gradient-checkpointing --burn-in 3 "
+        f"--seed 4 --device cuda:1 --out {tmp_path} --no-progress"
     )
     result = run("dimension", *given.split())
     assert result.exit_code == 0, result.output
