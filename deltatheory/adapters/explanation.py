@@ -121,8 +121,8 @@ def explain(
             or its arguments, where the model is by default what the adapter names; `None` for no task.
         keep: share of the effect and of each spectrum, in (0, 1].
         examples: of each split, at most.
-        on_truncation: called with the total rank of each truncation that is tried, and the share of the effect
-            that it keeps.
+        on_truncation: called with the total rank of each truncation that is tried, and the share of
+            the effect that it keeps.
 
     Raises:
         ImportError: without `peft`, for its format.

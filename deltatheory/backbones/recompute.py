@@ -1,4 +1,4 @@
-"""Gradient checkpointing (Chen et al. 2016): blocks keep their inputs alone, and run again on the way back."""
+"""Gradient checkpointing (Chen et al. 2016): blocks keep their inputs alone, and run again going back."""
 
 from __future__ import annotations
 
