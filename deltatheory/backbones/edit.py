@@ -88,7 +88,7 @@ class Edit:
             attention: the attentions in it.
         """
         within = f"{name}."
-        own = {
+        own: dict[str, Any] = {
             kind: {n.removeprefix(within): v for n, v in named.items() if n.startswith(within)}
             for kind, named in self._named().items()
         }
@@ -97,7 +97,7 @@ class Edit:
     def outside(self, names: Sequence[str]) -> Edit:
         """Return what it does outside of these modules and their attentions, which are all of its own."""
         inside = tuple(f"{name}." for name in names)
-        own = {
+        own: dict[str, Any] = {
             kind: {n: v for n, v in named.items() if not n.startswith(inside)}
             for kind, named in self._named().items()
         }
