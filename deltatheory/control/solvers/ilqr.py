@@ -138,6 +138,7 @@ class _Trajectories:
     """The trajectories of all problems, of which `active` are not done; time first, then problems."""
 
     def __init__(self, settings: SecondOrderShooting, system: AnalyticSystem, start: ndarray) -> None:
+        system.check_unchanged()
         self.settings, self.system = settings, system
         self.T, self.n, self.m = system.horizon, system.state_size, system.control_size
         x0 = np.atleast_2d(system.x0)

@@ -83,8 +83,9 @@ class AnalyticSystem(System):
         x0: initial state (n,), or a batch of them (b, n); computed with in float64.
         horizon: T, at least 1.
         control_size: m, at least 1.
-        derivatives: by hand; by default exact ones, of the function written down as a `Program`, where that
-            cannot be by Taylor arithmetic in numpy, or else through torch (milliseconds an expansion).
+        derivatives: by hand; by default exact ones, of the function written down as a `Program` here and now,
+            where that cannot be by Taylor arithmetic in numpy, or else through torch (milliseconds an
+            expansion).
         control_limits: lowest and highest control, each a number or (m,); infinities allowed.
 
     Raises:
@@ -118,6 +119,7 @@ class AnalyticSystem(System):
         self._step, self._running, self._terminal = step, running_cost, terminal_cost
         self._check_shapes()
         self.derivatives = derivatives or self._exact()
+        self._made_with = self._sample()
 
     def under(
         self, running_cost: Callable[[Any, Array, Array], Array], terminal_cost: Callable[[Array], Array]
@@ -127,7 +129,21 @@ class AnalyticSystem(System):
         found._running, found._terminal = running_cost, terminal_cost
         found._check_shapes()
         found.derivatives = found._exact()
+        found._made_with = found._sample()
         return found
+
+    def check_unchanged(self) -> None:
+        """Ask the functions once more for some values of when the system was made.
+
+        Raises:
+            ValueError: where they return others, which derivatives written down since then do not know.
+        """
+        for (name, before), now in zip(self._made_with.items(), self._sample().values(), strict=True):
+            if not np.array_equal(before, now, equal_nan=True):
+                raise ValueError(
+                    f"{name}: it returns other values than when the system was made; what it reads beside its "
+                    f"arguments must stay as it was, and nothing may be drawn. Make the system anew."
+                )
 
     @property
     def state_size(self) -> int:
@@ -258,6 +274,17 @@ class AnalyticSystem(System):
 
     def _times(self, ndim: int) -> ndarray:
         return np.arange(self.horizon).reshape(-1, *[1] * (ndim - 1))
+
+    def _sample(self) -> dict[str, ndarray]:
+        """Return the values of each function at some states and controls."""
+        x = np.stack([np.atleast_2d(self.x0), np.atleast_2d(self.x0) + 0.37])
+        u = np.full((*x.shape[:-1], self.control_size), 0.41)
+        if self.control_limits is not None:
+            u = u.clip(*self.control_limits)
+        t = np.array([[0], [self.horizon - 1]])
+        with np.errstate(all="ignore"):
+            values = self._step(t, x, u), self._running(t, x, u), self._terminal(x)
+        return dict(zip(("step", "running_cost", "terminal_cost"), values, strict=True))
 
     def _check_shapes(self) -> None:
         """Call each function once as an expansion does: two times, one trajectory more than one."""

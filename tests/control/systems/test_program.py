@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from deltatheory.control import Status, solve
 from deltatheory.control.systems.analytic import AnalyticSystem, _by_taylor
 from deltatheory.control.systems.program import Program
 from deltatheory.control.systems.taylor import SMOOTH
@@ -126,3 +127,25 @@ def test_other_costs_keep_the_program_of_the_dynamics():
     system = BANK["Bryson-Denham"].system()
     multipliers = system.values(np.zeros((51, 2)), np.zeros((50, 1)))
     assert system.augmented(multipliers, 10.0).program is system.system.program is not None
+
+
+@pytest.mark.parametrize("what", ["step", "running_cost", "terminal_cost"])
+def test_a_function_that_has_changed_since_is_refused_by_name(what):
+    weight = {"step": 1.0, "running_cost": 1.0, "terminal_cost": 1.0}
+    system = AnalyticSystem(
+        lambda t, x, u: x + weight["step"] * u,
+        lambda t, x, u: weight["running_cost"] * (u * u).sum(-1),
+        lambda x: weight["terminal_cost"] * (x * x).sum(-1),
+        *([1.0], 4, 1),
+    )
+    assert solve(system, "ddp").status is Status.CONVERGED
+    weight[what] = 2.0
+    with pytest.raises(ValueError, match=f"{what}: it returns other values than when the system was made"):
+        solve(system, "ddp")
+
+
+def test_a_function_that_draws_is_refused():
+    rng = np.random.default_rng(0)
+    system = system_of(lambda t, x, u: x + u + rng.standard_normal())
+    with pytest.raises(ValueError, match="step: it returns other values"):
+        solve(system, "ddp")
