@@ -141,8 +141,8 @@ class AnalyticSystem(System):
         for (name, before), now in zip(self._made_with.items(), self._sample().values(), strict=True):
             if not np.array_equal(before, now, equal_nan=True):
                 raise ValueError(
-                    f"{name}: it returns other values than when the system was made; what it reads beside its "
-                    f"arguments must stay as it was, and nothing may be drawn. Make the system anew."
+                    f"{name}: it returns other values than when the system was made; what it reads beside "
+                    f"its arguments must stay as it was, and nothing may be drawn. Make the system anew."
                 )
 
     @property
