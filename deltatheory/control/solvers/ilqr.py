@@ -223,8 +223,9 @@ class _Trajectories:
         small = usable & (promise <= tolerance * scale)
         done = (small & (mu <= settings.regularization)).any(0)
         # Where so little is promised nothing may be left to lower: ask once at the first regularization.
-        resting = ~better & small.any(0) & ~done & ~self.relaxed[active]
-        self.relaxed[active] = (self.relaxed[active] | resting) & ~better
+        little = small.any(0)
+        resting = little & ~done & ~self.relaxed[active]
+        self.relaxed[active] = (self.relaxed[active] | resting) & (little | ~better)
         lost = ~(np.isfinite(model.F).all((0, 2, 3)) & np.isfinite(model.hessian).all((0, 2, 3)))
         lost |= self.J[active] < -_MOST * (1 + self.first[active])  # unbounded below
         mu = np.where(lower & (step >= 1 / 2), mu / 10, np.where(lower & (step >= 1 / 8), mu, mu * 10))

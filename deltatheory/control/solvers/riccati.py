@@ -239,9 +239,9 @@ class BackwardRecursion:
         least = 16 * np.finfo(float).eps * np.abs(np.diagonal(rest, axis1=-2, axis2=-1))
         with np.errstate(all="ignore"):
             while size := rest.shape[-1]:
-                column, row, pivot, rest = _parts(rest)
+                row, pivot, above = _parts(rest)
                 found &= pivot[..., 0, 0] > least[..., size - 1]
-                rest = rest - column * (row / pivot)
+                rest = above[..., :-1] - above[..., -1:] * (row / pivot)
         return found
 
 
@@ -272,39 +272,48 @@ def recursion(
     stages, work = np.empty(L.shape), np.empty((*batch, n1, k))
     values = np.empty((T + 1, *batch, n1, n1))
     values[T] = V
-    V = values[T]
     limited: dict[int, ndarray] = {}
-    free: Any = None
+    # Eliminated, a matrix A is (A_xx A_xu) (1; -A_ux/A_uu): with (-1; A_ux/A_uu) one step less, and a sign.
+    closed = [np.empty((*batch, size + 1, size)) for size in range(k - 1, n1 - 1, -1)]
+    for matrix in closed:
+        matrix[..., :-1, :] = -_identity(matrix.shape[-1])
+    ratios = [matrix[..., -1:, :] for matrix in closed]
     smaller = [np.empty((*batch, size, size)) for size in range(k - 1, n1, -1)]
+    sign, gather = (-1, np.subtract) if len(closed) % 2 else (1, np.add)
+    low, high = (-bounds[1], -bounds[0]) if bounds else (None, None)  # of -u
     parts = [_parts(matrix) for matrix in smaller]
     steps = (F, F.swapaxes(-1, -2), L, stages, values[:-1], *_parts(stages))
+    V = sign * values[T]
     with np.errstate(all="ignore"):
-        for back, (F_t, Ft, L_t, stage, value, *first) in enumerate(
-            zip(*(a[::-1] for a in steps), strict=True)
-        ):
+        backward = zip(range(T - 1, -1, -1), *(a[::-1] for a in steps), strict=True)
+        for t, F_t, Ft, L_t, stage, value, *first in backward:
             np.matmul(V, F_t, work)
             np.matmul(Ft, work, stage)
-            stage += L_t
-            for (column, row, pivot, rest), V in zip((first, *parts), (*smaller, value), strict=True):
-                free = row / pivot
-                np.subtract(rest, column * free, V)
-            if bounds is not None:
-                t, H = T - 1 - back, stage[..., n1:, n1:]
-                free = -free if k == n1 + 1 else -_solve(H, stage[..., n1:, :n1])
-                inside = np.minimum(np.maximum(free[..., 0], bounds[0][t]), bounds[1][t])  # np.clip is slow
-                if inside.tobytes() != free[..., 0].tobytes():  # and (==).all() slower
-                    limited[t] = _limited(stage, free, inside, bounds[0][t], bounds[1][t])
+            gather(L_t, stage, stage)
+            for (row, pivot, above), ratio, matrix, V in zip(
+                (first, *parts), ratios, closed, (*smaller, value), strict=True
+            ):
+                np.divide(row, pivot, ratio)
+                np.matmul(above, matrix, V)
+            if low is not None and high is not None:
+                H = stage[..., n1:, n1:]
+                free = ratios[0] if k == n1 + 1 else _solve(H, stage[..., n1:, :n1])
+                first_free = free[..., 0]
+                inside = np.minimum(np.maximum(first_free, low[t]), high[t])  # np.clip takes twice as long
+                if inside.tobytes() != first_free.tobytes():  # and (==).all() four times as long
+                    limited[t] = _limited(stage, free, inside, low[t], high[t])
                     off = limited[t] - free
-                    V += off.swapaxes(-1, -2) @ (H @ off)
+                    gather(V, off.swapaxes(-1, -2) @ (H @ off), V)
+        values[:-1] *= sign
         gains = -_solve(stages[..., n1:, n1:], stages[..., n1:, :n1])
-        for t, u in limited.items():
-            gains[t] = u
+        for t, taken in limited.items():
+            gains[t] = -taken
     return BackwardRecursion(gains, values, stages)
 
 
-def _parts(A: ndarray) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    """Return the last column, the last row, the last entry, and what is left of matrices without them."""
-    return A[..., :-1, -1:], A[..., -1:, :-1], A[..., -1:, -1:], A[..., :-1, :-1]
+def _parts(A: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+    """Return the last row of matrices without its last entry, that, and what stands above them."""
+    return A[..., -1:, :-1], A[..., -1:, -1:], A[..., :-1, :]
 
 
 def _solve(H: ndarray, right: ndarray) -> ndarray:
@@ -324,15 +333,15 @@ def _solve(H: ndarray, right: ndarray) -> ndarray:
 
 
 def _limited(stage: ndarray, free: ndarray, inside: ndarray, low: ndarray, high: ndarray) -> ndarray:
-    """Return the gains [k K] of a stage under bounds, from those without, and their k brought into bounds."""
+    """Return -[k K] of a stage with -k in bounds, from that without and its first column in them."""
     n1, kept = free.shape[-1], inside == free[..., 0]
     if free.shape[-2] > 1:
         H, right = stage[..., n1:, n1:], stage[..., n1:, :n1]
-        inside, kept = _box_qp(H, right[..., 0], low, high)
-        free = -_solve(_restricted(H, kept), right)
-    gains = np.where(kept[..., None], free, 0.0)
-    gains[..., 0] = inside
-    return gains
+        u, kept = _box_qp(H, right[..., 0], -high, -low)
+        free, inside = _solve(_restricted(H, kept), right), -u
+    taken = np.where(kept[..., None], free, 0.0)
+    taken[..., 0] = inside
+    return taken
 
 
 @cache
