@@ -412,15 +412,27 @@ class Backbone(Stacks):
         batch: Batch,
         edit: Edit | Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "B T H"]:
-        """Return x_{t+1} = block_t(x_t) under the batch's 4-D mask (without it, eager sees the future).
-
-        The block computes in its weights' type and on their device; x_{t+1} stays there, in the type of x_t.
+        """Return x_{t+1}: `behind` block t, and of an encoder with a decoder behind it, `normed` at its end.
 
         Arguments:
             t: 0 .. len(layers) - 1.
             x: x_t; of an encoder-decoder the tokens of the decoder stand behind those of the encoder.
             batch: the texts it belongs to, `prompted` where x has a prompt.
             edit: as in `hidden_states`; what names other blocks does not act here, and a prompt is in x_0.
+        """
+        return self.normed(t, self.behind(t, x, batch, edit), batch, edit)
+
+    def behind(
+        self,
+        t: int,
+        x: Float[Tensor, "B T H"],
+        batch: Batch,
+        edit: Edit | Mapping[str, Tensor] | None = None,
+    ) -> Float[Tensor, "B T H"]:
+        """Return block_t(x_t) under the batch's 4-D mask (without it, eager sees the future); as in `step`.
+
+        The block computes in its weights' type and on their device; what is returned stays there, in the type
+        of x_t.
         """
         edit = as_edit(edit)
         kind, x = x.dtype, x.to(_device_of(self.layers[t]), self.dtype)
@@ -442,8 +454,6 @@ class Backbone(Stacks):
         if t < self.encoder_blocks:
             inputs = {"attention_mask": batch.attention_mask, **self._position_bias(0, cut, edit)}
             source = self._block(t, source, inputs, edit)
-            if t == self.encoder_blocks - 1 and self._family.norm:
-                source = self._run(self._family.norm, source, {}, edit).to(x.device)
         else:
             inputs = {
                 "attention_mask": batch.decoder.attention_mask,
@@ -453,6 +463,20 @@ class Backbone(Stacks):
             }
             answer = self._block(t, answer, inputs, edit)
         return torch.cat([source, answer], 1).to(kind)
+
+    def normed(
+        self,
+        t: int,
+        x: Float[Tensor, "B T H"],
+        batch: Batch,
+        edit: Edit | Mapping[str, Tensor] | None = None,
+    ) -> Float[Tensor, "B T H"]:
+        """Return x_{t+1} from the state behind block t: the memory of the last of an encoder is normed."""
+        if batch.decoder is None or t != self.encoder_blocks - 1 or not self._family.norm:
+            return x
+        cut = x.shape[1] - batch.decoder.mask.shape[1]
+        memory = self._run(self._family.norm, x[:, :cut].to(self.dtype), {}, as_edit(edit)).to(x)
+        return torch.cat([memory, x[:, cut:]], 1)
 
     def _block_name(self, t: int) -> str:
         stack, number, _ = self._address(t)

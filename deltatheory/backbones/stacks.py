@@ -96,6 +96,15 @@ class Stacks:
         of_memory = name in {self.module_name(n, part) for n in cross for part in ("key", "value")}
         return batch.mask if of_memory else batch.decoder.mask
 
+    def own_tokens(self, t: int, batch: Batch) -> tuple[slice, Float[Tensor, "B T"]]:
+        """Return where the tokens that block t moves stand in a state x_t, and which of them are real."""
+        if batch.decoder is None:
+            return slice(None), batch.mask
+        first = batch.mask.shape[1]
+        if t < self.encoder_blocks:
+            return slice(first), batch.mask
+        return slice(first, None), batch.decoder.mask
+
     @property
     def within(self) -> str:
         """What stands before the names of its modules in a language model of `transformers` ("model.")."""

@@ -39,7 +39,7 @@ def prefix(family="bert", **options):
     return toy_problem("prefix", family=family, dtype=torch.float64, length=4, gate="values", **options)
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "bart"])
 def test_a_sound_problem_has_neither_masking_fault_nor_stray_start(family):
     result = diagnose(prefix(family), examples=8, learning_rate=None, steps=8)
     assert [one.fault for one in result.findings] == FAULTS

@@ -145,7 +145,15 @@ def steered(
         layers: its blocks, in order.
         controller: for these blocks.
         pooling: how states are measured, that of the controller's nominal states, or "each" token.
+
+    Raises:
+        ValueError: for "each" token of an encoder-decoder, whose tokens do not pass all blocks.
     """
+    config: Any = model.config
+    if pooling == "each" and config.is_encoder_decoder:
+        raise ValueError(
+            "pooling='each': tokens of an encoder-decoder do not pass all blocks; allowed are 'last', 'mean'."
+        )
     meter = Meter()
     errors: list[Tensor] = []
     memory: list[Tensor] = []
@@ -200,7 +208,8 @@ def state_adjoints(
 
     A shift v is added to the tokens that the state is read from, the same in all texts; A_t v is the mean
     change of the state behind block t, linearized along the texts' own trajectories. The states of an
-    encoder-decoder are those of the stack that the block is in.
+    encoder-decoder are those of the stack that the block is in; what its decoder takes from the encoder is
+    left out, so that each stack has a chain of its own.
 
     Args:
         backbone: whose blocks.
@@ -213,16 +222,15 @@ def state_adjoints(
         batch = backbone.prompted(batch, len(edit.prompt))
     adjoints = []
     for t in range(len(backbone.layers)):
-        mask, own = batch.mask, slice(batch.mask.shape[1])
-        if batch.decoder is not None and t >= backbone.encoder_blocks:
-            mask, own = batch.decoder.mask, slice(batch.mask.shape[1], None)
+        own, mask = backbone.own_tokens(t, batch)
 
         def behind(v: Tensor, t: int = t, x: Tensor = x, mask: Tensor = mask, own: slice = own) -> Tensor:
             moved = x.clone()
             moved[:, own] = spread(x[:, own], v.expand(len(x), -1), mask, pooling)
-            return pool(backbone.step(t, moved, batch, edit)[:, own], mask, pooling).mean(0)
+            return pool(backbone.behind(t, moved, batch, edit)[:, own], mask, pooling).mean(0)
 
-        adjoints.append(autodiff.vjp(behind, x.new_zeros(x.shape[2]))[1])
+        seam = batch.decoder is not None and t == backbone.encoder_blocks
+        adjoints.append(torch.zeros_like if seam else autodiff.vjp(behind, x.new_zeros(x.shape[2]))[1])
         with torch.no_grad():
             x = backbone.step(t, x, batch, edit)
     return adjoints

@@ -92,8 +92,10 @@ class RobustPrefix:
         backbone, edit = self.problem.backbone, self.problem.delta.edit(delta)
         x, total = widened(backbone.embed(batch, edit)), 0.0
         for t in range(self.blocks):
-            x = backbone.step(t, x, batch, edit)
-            z = pool(x, batch.mask, self.nominal.pooling)
+            own, mask = backbone.own_tokens(t, batch)
+            x = backbone.behind(t, x, batch, edit)
+            z = pool(x[:, own], mask, self.nominal.pooling)
+            x = backbone.normed(t, x, batch, edit)
             z = z - (z.mean(0) if len(z) > 1 else self.nominal.mean[t])
             total = total + (z - (z @ self.bases[t].T) @ self.bases[t]).square().mean()
         return torch.as_tensor(total)

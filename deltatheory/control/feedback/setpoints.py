@@ -1,7 +1,8 @@
 """Where the states behind the blocks should be: nominal states, and setpoints that know no label.
 
 The state z_t behind block t is what the model's output is read through: the mean over the real tokens
-("mean", encoders) or the last real token ("last", causal models).
+("mean", encoders) or the last real token ("last", causal models). Of an encoder-decoder the tokens are those
+of the block's stack, of the text or of what the decoder reads, and "mean" moves them all.
 """
 
 from __future__ import annotations
@@ -71,16 +72,16 @@ class NominalStates:
         return torch.searchsorted(self.labels.unique(), self.labels)
 
 
-def check_one_stack(problem: ClassificationProblem) -> None:
-    """Refuse an encoder-decoder, before anything is run.
+def check_read_once(problem: ClassificationProblem) -> None:
+    """Refuse a head for which both stacks read the text, before anything is run.
 
     Raises:
         ValueError: for one.
     """
-    if problem.backbone.kind == "encoder-decoder":
+    if problem.head.kind == "own" and problem.backbone.kind == "encoder-decoder":
         raise ValueError(
-            f"problem: {problem.backbone.name!r} is an encoder-decoder; feedback acts on the states of one "
-            "stack: allowed are encoders and causal models."
+            f"head='own' of the encoder-decoder {problem.backbone.name!r} reads a text twice, and a "
+            "disturbance changes one reading: take head='verbalizer'."
         )
 
 
@@ -100,16 +101,16 @@ def nominal_states(
         problem: the task and its backbone.
         delta: δ of the tuned model.
         examples: how many of the first training texts are run.
-        pooling: "mean" or "last"; by default as the backbone pools.
+        pooling: "mean" or "last"; by default "last" of causal models, else "mean".
         batch_size: of a pass.
         rehearsed: disturbances under which the texts are run, too, each under all of them.
 
     Raises:
-        ValueError: if fewer than two classes have a text that is right, or for an encoder-decoder, whose
-            blocks have no states of the same tokens.
+        ValueError: if fewer than two classes have a text that is right, or for the own head of an
+            encoder-decoder.
     """
-    check_one_stack(problem)
-    pooling = pooling or problem.backbone.pooling
+    check_read_once(problem)
+    pooling = pooling or ("last" if problem.backbone.kind == "causal" else "mean")
     run = partial(_run, problem, delta, pooling)
     texts = range(min(examples, len(problem.train)))
     cuts = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]

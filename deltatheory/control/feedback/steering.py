@@ -32,7 +32,7 @@ from deltatheory.control.feedback.policies import (
     make_policy,
     policies_of,
 )
-from deltatheory.control.feedback.setpoints import NominalStates, check_one_stack, nominal_states
+from deltatheory.control.feedback.setpoints import NominalStates, check_read_once, nominal_states
 from deltatheory.deltas import Delta
 from deltatheory.deltas.files import load_delta, save_delta
 from deltatheory.problems import ClassificationProblem, Split
@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 CLEAN = "clean"
+_ROUNDING = 1e-9  # of differences of accuracies, which are shares of texts
 
 
 def check_names(
@@ -68,10 +69,11 @@ def check_names(
         problem: whose delta must take the controllers, if it is known already.
 
     Raises:
-        ValueError: for such a name, with those there are, or an encoder-decoder.
+        ValueError: for such a name, with those there are, or the own head of an
+            encoder-decoder.
     """
     if problem is not None:
-        check_one_stack(problem)
+        check_read_once(problem)
     check_policies(controllers)
     if problem is not None and (unfit := set(controllers) - set(policies_of(problem))):
         raise ValueError(
@@ -297,7 +299,7 @@ class SteeringResult(Result):
         names = list(self.disturbances) if disturbance is None else [disturbance]
         lost = sum(self.accuracy(TUNED) - self.accuracy(TUNED, name) for name in names)
         gained = sum(self.accuracy(controller, name) - self.accuracy(TUNED, name) for name in names)
-        return gained / lost if lost > 0 else None
+        return gained / lost if lost > _ROUNDING else None
 
     def table(self) -> str:
         """Return a markdown table: accuracies, share recovered, energy under disturbance, added latency."""

@@ -126,8 +126,6 @@ def _lqr(plan: _Plan) -> StatePolicy:
     gap and, so that what is moved stays among the states there are, their leading principal directions.
     """
     first, last = plan.layers[0], plan.layers[-1]
-    if first < plan.backbone.encoder_blocks <= last:
-        raise ValueError(f"layers={plan.layers}: lqr feeds back through the blocks of one stack; give those.")
     texts = sorted(plan.found.texts, key=len)[-_TEXTS:]
     batch = read_texts(plan.backbone, texts, min(_LENGTH, plan.backbone.max_length))
     adjoints = state_adjoints(plan.backbone, Edit(), batch, "last")[first : last + 1]
@@ -198,7 +196,7 @@ def _reft(plan: _Plan) -> LayerPolicy:
     rotation = torch.linalg.qr(torch.from_numpy(drawn).to(states)).Q.mT
     read = states @ rotation.mT
     start = {"direction": rotation, "source": rotation, "offset": torch.zeros_like(rotation[:, :, 0])}
-    small = states.shape[2] ** -0.5
+    small = 1 / states.shape[2]  # a step of all entries moves what is read by a share of its size
     scale = {"direction": small, "source": small, "offset": float(read.square().mean().sqrt())}
     learned = _learned(plan, "reft", start, scale, partial(_intervention, plan, 1.0))
     return _intervention(plan, plan.strength, learned)

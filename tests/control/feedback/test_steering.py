@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 import torch
+from drifts import Drift
 from tiny_problems import toy_problem
 
 from deltatheory.backbones.batch import pool
@@ -26,27 +24,6 @@ from deltatheory.control.feedback.steering import (
 )
 from deltatheory.deltas.files import load_delta, save_delta
 from deltatheory.training.trainer import Training
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drift(Disturbance):
-    """The same vector is added behind every block."""
-
-    name: ClassVar[str] = "drift"
-    size: float = 6.0
-
-    @contextmanager
-    def acting(self, layers):
-        generator = torch.Generator().manual_seed(self.seed)
-        handles = []
-        for layer in layers:
-            push = self.size * torch.randn(16, generator=generator).double()
-            handles.append(layer.register_forward_hook(lambda _m, _a, x, push=push: x + push))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 @pytest.fixture(scope="module")
@@ -137,16 +114,18 @@ def test_shares_are_of_what_the_tuned_model_lost():
         ("pid", "typos"): 0.8,
         ("tuned", "none lost"): 0.95,
         ("pid", "none lost"): 0.95,
+        ("tuned", "rounded"): 0.9 - 2e-16,
+        ("pid", "rounded"): 0.8,
     }
     rows = [SteeringRow(c, d, a, 1.0, 10) for (c, d), a in values.items()]
-    names = {d: {} for d in ("noise", "typos", "none lost")}
+    names = {d: {} for d in ("noise", "typos", "none lost", "rounded")}
     delta = toy_problem("lora", r=1).delta
     chosen = {"tuned": {}, "pid": {}}
     result = SteeringResult(rows, {}, chosen, names, 0.5, 0.0, 0.0, {}, delta, delta.initial())
     assert result.recovered("pid", "noise") == pytest.approx(0.5)
     assert result.recovered("pid", "typos") == pytest.approx(0.5)
-    assert result.recovered("pid", "none lost") is None
-    assert result.recovered("pid") == pytest.approx(0.3 / 0.55)
+    assert result.recovered("pid", "none lost") is result.recovered("pid", "rounded") is None
+    assert result.recovered("pid") == pytest.approx(0.2 / 0.55)
     with pytest.raises(ValueError, match="disturbance='rain'"):
         result.accuracy("pid", "rain")
 

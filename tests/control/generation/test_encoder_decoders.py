@@ -62,7 +62,7 @@ def quiet(model):
 RULES = {"last": (2, 3), "answer": (3,), "prompt": (0, 1), "all": (0, 1, 2, 3)}
 POLICIES = {  # of every kind one or two
     "t5": [("pid", "all"), ("barrier", "last"), ("value", "answer")],
-    "gated t5": [("lqr", "last"), ("pid", "prompt"), ("cache-edit", "last")],
+    "gated t5": [("lqr", "all"), ("pid", "prompt"), ("cache-edit", "last")],
     "bart": [("pid", "last"), ("liseco", "all"), ("mean-difference", "answer")],
 }
 
@@ -233,7 +233,6 @@ def test_what_makes_no_sense_is_refused(t5):
             make_state_policy("pid", backbone, found, layers=(3,), tokens="prompt")
         ),
         "layer=0: no token of tokens='answer'": lambda: policy_of(t5, "cache-edit", "all"),
-        "lqr feeds back through the blocks of one stack": lambda: policy_of(t5, "lqr", "all"),
         "allowed are 1 to 40, what the decoder": lambda: generate(backbone, PROMPTS, max_new_tokens=41),
         r"prompts\[0\] has 41 tokens": lambda: generate(backbone, ["a " * 40], **asked),
         "with encoder_blocks=2; this one has 0": lambda: entered(causal, policy),
