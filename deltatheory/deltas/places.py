@@ -25,12 +25,14 @@ class WeightPlace:
         matrix: M, shape (r, in); `None` is the identity.
         scale: what the module multiplies its product with, as some embeddings do.
         tied: other modules with the same weight and scale, which act in the same stage of a pass.
+        positions: the module is an embedding of where a token stands in its text, and not of the token.
     """
 
     module: str
     matrix: Float[Tensor, "r in"] | None = None
     scale: float = 1.0
     tied: tuple[str, ...] = ()
+    positions: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ def parameter_places(backbone: Backbone, names: Sequence[str]) -> dict[Place, li
     """Return the places of whole parameters: matrices one by one, all others of a block together.
 
     With each the names of its parameters, in the order of its coordinates. `None` where one is a matrix of a
-    module that is no plain product, such as OPT's positions, or of several that are no embeddings.
+    module that is no plain product, or of several that are no embeddings.
 
     Args:
         backbone: whose parameters they are.
@@ -77,7 +79,8 @@ def parameter_places(backbone: Backbone, names: Sequence[str]) -> dict[Place, li
             others.setdefault(backbone.block_of(name), []).append(name)
         elif _is_product(owner) and _are_alike(holders[id(parameter)]):
             tied = tuple(other for other in holders[id(parameter)] if other != module)
-            matrices[WeightPlace(module, scale=_scale(owner), tied=tied)] = [name]
+            place = WeightPlace(module, scale=_scale(owner), tied=tied, positions=_is_of_positions(owner))
+            matrices[place] = [name]
         else:
             return None
     return matrices | {_shifted(backbone, group): group for group in others.values()}
@@ -85,8 +88,14 @@ def parameter_places(backbone: Backbone, names: Sequence[str]) -> dict[Place, li
 
 def _is_product(module: nn.Module) -> bool:
     """Whether a module gives W a of its first argument a, with a bias perhaps."""
+    kinds = type(module) in (nn.Linear, nn.Embedding) or type(module).__name__ == "Conv1D"
     scaled = isinstance(module, nn.Embedding) and hasattr(module, "embed_scale")
-    return scaled or type(module) in (nn.Linear, nn.Embedding) or type(module).__name__ == "Conv1D"
+    return kinds or scaled or _is_of_positions(module)
+
+
+def _is_of_positions(module: nn.Module) -> bool:
+    """Whether a module finds positions by itself, behind an offset (BART, OPT)."""
+    return isinstance(module, nn.Embedding) and hasattr(module, "offset")
 
 
 def _scale(module: nn.Module) -> float:

@@ -311,6 +311,8 @@ class _WeightGram:
         a, b = found[0].before[0], found[0].after
         if len(found) > 1:
             a, b = torch.cat([x.before[0] for x in found], 1), torch.cat([x.after for x in found], 2)
+        if self.place.positions:
+            a = torch.arange(b.shape[2], device=b.device).expand(len(b), -1)
         if self.place.scale != 1:
             b = self.place.scale * b
         if self.place.matrix is not None:

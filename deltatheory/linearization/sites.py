@@ -76,6 +76,7 @@ def _before(
 
 def _behind(seen: dict[Site, Factors], site: Site, _: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
     x, y = args[0] if args else kwargs["hidden_states"], out[0] if isinstance(out, tuple) else out
+    y = y.expand(len(x), *y.shape[1:]) if y.shape[0] == 1 else y  # one row of positions for all texts (BART)
     after = _noted(
         seen, site, (x.to(y.device), y), y
     )  # a module outside the blocks may take x from elsewhere

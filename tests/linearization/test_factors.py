@@ -55,8 +55,11 @@ def test_every_output(outputs):
 def test_a_head_of_its_own_beside_tuned_embeddings(family):
     backbone = tiny(family, dtype=torch.float64)
     backbone.lm_head = copy.deepcopy(backbone.lm_head)
-    delta = make_delta("full", backbone, scope="all")
-    agree(ClassificationProblem(backbone, toy_task(CLASSES), delta, "label-words", check=False))
+    problem = ClassificationProblem(
+        backbone, toy_task(CLASSES), make_delta("full", backbone, scope="all"), "label-words", check=False
+    )
+    assert factors.places_of(problem, problem.delta) is not None
+    agree(problem)
 
 
 @pytest.mark.parametrize("pairs", [True, False])
