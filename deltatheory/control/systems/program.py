@@ -65,7 +65,9 @@ class Symbol:
     def __pow__(self, exponent: Any) -> Any:
         if isinstance(exponent, Symbol):
             raise TypeError("a power with a varying exponent is not written down.")
-        return self * self if exponent == 2 else self._operate("power", exponent)
+        if exponent in (0, 1, 2):
+            return (1.0, self, self * self)[int(exponent)]
+        return self._operate("power", exponent)
 
     def __neg__(self) -> Any:
         return self * -1.0
@@ -128,7 +130,7 @@ class Program:
     """
 
     def __init__(self, f: Callable[[Any, Any], Any], size: int) -> None:
-        self.symbols: list[Symbol] = []
+        self._f, self.symbols = f, list[Symbol]()
         self._known: dict[tuple[Any, ...], Symbol] = {}
         self._time = Symbol(self, "t", ())
         self._variables = [Symbol(self, f"z{i}", ()) for i in range(size)]
@@ -136,6 +138,9 @@ class Program:
         self.outputs: list[Number] = [one if isinstance(one, Symbol) else float(one) for one in found]
         self._weights = [Symbol(self, f"p{i}", ()) for i in range(len(found))]
         self._first_at, self._second_at = self._differentiated()
+
+    def __reduce__(self) -> Any:
+        return Program, (self._f, len(self._variables))  # code is not copied, but written anew
 
     def operate(self, operation: str, *arguments: Number) -> Number:
         """Return the result of an operation; what was done before is not done again."""

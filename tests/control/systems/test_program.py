@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -121,6 +124,42 @@ def test_what_is_nan_is_no_structural_zero():
     assert np.isnan(F[..., 0, 0]).all()
     assert (F[..., 0, 1] == 0).all()
     assert np.isnan(states[1:, ..., 0]).all()
+
+
+def test_powers_have_their_derivatives_at_zero():
+    z = np.zeros((1, 2))
+    for exponent, slope, bend in (
+        (0, 0.0, 0.0),
+        (1, 1.0, 0.0),
+        (2, 0.0, 2.0),
+        (3, 0.0, 0.0),
+        (2.5, 0.0, 0.0),
+    ):
+        program = Program(lambda t, z, power=exponent: z[..., 0] ** power + z[..., 1], 2)
+        gradient, hessian = program.gradient_and_hessian(0, z)
+        assert gradient.tolist() == [[slope, 1.0]]
+        assert hessian[0, 0].tolist() == [bend, 0.0]
+
+
+def straight(t, x, u):
+    return x + np.sin(u)
+
+
+def paid(t, x, u):
+    return (u * u).sum(-1)
+
+
+def missed(x):
+    return (x * x).sum(-1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda system: pickle.loads(pickle.dumps(system))])
+def test_a_system_can_be_copied_and_sent_to_another_process(copied):
+    system = AnalyticSystem(straight, paid, missed, [1.0], 3, 1)
+    twin = copied(system)
+    assert twin.program is not None
+    x, u = np.ones((4, 1, 1)), np.full((3, 1, 1), 0.3)
+    np.testing.assert_array_equal(twin.expand(x, u).F, system.expand(x, u).F)
 
 
 def test_other_costs_keep_the_program_of_the_dynamics():
