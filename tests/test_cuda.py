@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from delta_cases import CASES, FIRST
-from device_cases import predicted_rate, problem_on
+from device_cases import MAPS, predicted_rate, problem_on, spread
 from tiny_models import TINY, tiny
 from tiny_problems import copy_task, toy_task
 
@@ -37,6 +37,18 @@ def test_gradient_and_kernel_of_every_delta(case):
     agree(gradients[1], gradients[0])
     kernels = [tangent_kernels(p, [p.delta], **COUNTS)[0].kernel() for p in (here, there)]
     agree(kernels[1], kernels[0])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("family", MAPS)
+def test_each_of_two_gpus_forms_its_part_of_a_kernel(family):
+    kernels = []
+    for backbone in (tiny(family), spread(family, DEVICE)):
+        problem = ClassificationProblem(backbone, toy_task(3), make_delta("lora", backbone, r=2), check=False)
+        made = [make_delta(name, backbone) for name in ("full", "lora", "adapter", "layernorm", "ia3")]
+        kernels.append([found.kernel() for found in tangent_kernels(problem, made, **COUNTS)])
+    for found, expected in zip(*kernels, strict=True):
+        agree(found, expected, 1e-4)
 
 
 @pytest.mark.parametrize("family", TINY)

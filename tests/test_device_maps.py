@@ -6,6 +6,7 @@ from math import prod
 
 import pytest
 import torch
+from device_cases import MAPS, spread
 from fake_devices import fake_devices
 from tiny_models import tiny, tiny_model, tiny_tokenizer
 from tiny_problems import copy_task, origin, toy_task
@@ -23,19 +24,6 @@ from deltatheory.training import Training, train
 
 accelerate = pytest.importorskip("accelerate")
 
-MAPS = {
-    "bert": {"embeddings": 0, "encoder.layer.0": 0, "encoder.layer.1": 1, "pooler": 0},
-    "llama": {
-        **dict.fromkeys(("model.embed_tokens", "model.layers.0", "model.rotary_emb"), 0),
-        **dict.fromkeys(("model.layers.1", "model.norm", "lm_head"), 1),
-    },
-    "t5": {
-        **dict.fromkeys(("shared", "encoder.embed_tokens", "encoder.block", "decoder.embed_tokens"), 0),
-        **dict.fromkeys(
-            ("encoder.final_layer_norm", "decoder.block", "decoder.final_layer_norm", "lm_head"), 1
-        ),
-    },
-}
 DELTAS = {
     "bert": [("bitfit", {}), ("compacter", {"n": 2, "bottleneck": 4}), ("parallel-adapter", {})],
     "llama": [("full", {}), ("lora", {"r": 2}), ("adapter", {}), ("prefix", {"length": 1, "hidden": 2})],
@@ -43,12 +31,6 @@ DELTAS = {
 }
 SEAMS = {"bert": 6, "llama": 6, "t5": 10}  # here the encoder ends on another device than its blocks
 TEXTS, TOKENS, WIDTH = 3, 5, 16
-
-
-def spread(family: str):
-    model = tiny_model(family)
-    accelerate.dispatch_model(model, {name: f"ipu:{place}" for name, place in MAPS[family].items()})
-    return wrap_model(model, tiny_tokenizer(family), name="ours")
 
 
 def problem_of(backbone, delta="lora", **options) -> ClassificationProblem:
@@ -67,7 +49,7 @@ def kernels(backbone, deltas, before=lambda: None):
 def test_each_device_forms_its_part_of_a_kernel_and_only_states_at_seams_are_of_their_size(family):
     expected = kernels(tiny(family), DELTAS[family])
     with fake_devices() as devices:
-        backbone = spread(family)
+        backbone = spread(family, "ipu")
         assert [str(device) for device in backbone.devices] == ["ipu:0", "ipu:1"]
         found = kernels(backbone, DELTAS[family], before=devices.copies.clear)
     for one, other in zip(found, expected, strict=True):
@@ -89,7 +71,7 @@ def test_gradients_of_a_delta_are_those_on_one_device(delta, options):
 
     loss, _, expected = gradient(tiny("bert"))
     with fake_devices():
-        found = gradient(spread("bert"))
+        found = gradient(spread("bert", "ipu"))
         assert found[0] == pytest.approx(loss, rel=1e-6)
         torch.testing.assert_close(found[2].cpu(), expected, rtol=1e-5, atol=1e-7)
 
@@ -98,7 +80,7 @@ def test_a_prediction_of_d90_rests_on_the_kernel_of_all_parameters(monkeypatch):
     monkeypatch.setattr("deltatheory.dimension.predict._SKETCH", 8192)
     expected = kernel_rows(problem_of(tiny("bert"), "full"), Training(), examples=TEXTS)
     with fake_devices():
-        problem = problem_of(spread("bert"), "full")
+        problem = problem_of(spread("bert", "ipu"), "full")
         found = kernel_rows(problem, Training(), examples=TEXTS)
         assert found.size == expected.size
         assert problem.passes > 0
@@ -126,7 +108,7 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_wants_one_device_is_refused_by_name(what):
     with fake_devices():
-        backbone = spread("bert")
+        backbone = spread("bert", "ipu")
         before = origin(backbone)
         about = "not supported on 'ours', which its device_map has spread over ipu:0, ipu:1"
         with pytest.raises(ValueError, match=f"{what}: {about}"):

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from deltatheory._memory import give_back
 from deltatheory.autodiff import functional_call
 
 __all__ = ["is_recomputed", "recomputed"]
@@ -69,6 +70,8 @@ def _run(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
+    if next(inner.parameters()).device.type == "cpu":
+        give_back()  # what the block before has left: in pieces it would stay the process's, block by block
     token = _RECOMPUTED.set(True)
     try:
         with acting():

@@ -5,7 +5,8 @@
 A decoder of SmolLM2-135M's shape with random weights in bfloat16 and 64 words, on one thread: loss and
 gradient of so many texts of 128 tokens, of two classes. Every measurement is a process of its own, forked
 when weights are there and a step of one short text has been made. The memory of the process is what its
-high-water mark adds, with what the allocator keeps between tensors; that in tensors is what lives at once.
+high-water mark adds, without code that is read, and with what the allocator keeps between tensors; that in
+tensors is what lives at once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from deltatheory._memory import give_back
 from deltatheory.deltas import make_delta
 from deltatheory.problems import ClassificationProblem
 from deltatheory.results import ResultLog
@@ -49,14 +51,15 @@ def main(
             "length": LENGTH,
             "blocks": blocks,
             "width": width,
-            **({"gradient_checkpointing": True} if recomputed else {}),  # as rows of older versions
+            "gradient_checkpointing": recomputed,
         }
         found: dict[str, float] = {}
-        for of, measure in (({}, _measured), ({"of": "tensors"}, _alive)):
-            row = log.find({**config, **of})
+        for of, measure in (("process", _measured), ("tensors", _alive)):
+            row = log.find({**config, "of": of})
             if row is None:
                 problem = problems.get(name) or problems.setdefault(name, _problem(name, blocks, width))
-                row = log.append({**config, **of}, in_child(partial(measure, problem, texts, recomputed)))
+                measured = in_child(partial(measure, problem, texts, recomputed))
+                row = log.append({**config, "of": of}, measured)
             found |= row["result"]
         kept = "block inputs" if recomputed else "activations"
         sizes = [
@@ -98,10 +101,12 @@ def _problem(name: str, blocks: int, width: int) -> ClassificationProblem:
 def _measured(problem: ClassificationProblem, texts: int, recomputed: bool) -> dict[str, float]:
     problem.gradient_checkpointing = recomputed
     batch, labels = problem.batch(problem.train, range(texts))
-    before = _resident()
+    give_back()  # what is free in the heap would hide what is taken
+    resident, of_files = _pages()
     seconds = work(lambda: problem.loss_and_gradient(problem.delta.initial(), batch, labels), cuda=False)
+    taken = peak_bytes(cuda=False) - resident - (_pages()[1] - of_files)
     weights = sum(p.nbytes for p in problem.backbone.model.parameters())
-    return {"seconds": seconds, "bytes": peak_bytes(cuda=False) - before, "weights": weights}
+    return {"seconds": seconds, "bytes": taken, "weights": weights}
 
 
 def _alive(problem: ClassificationProblem, texts: int, recomputed: bool) -> dict[str, float]:
@@ -112,9 +117,10 @@ def _alive(problem: ClassificationProblem, texts: int, recomputed: bool) -> dict
     return {"alive": alive.most}
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+def _pages() -> tuple[int, int]:
+    """Return the bytes of this process that are in memory, and of them those of files, as of code."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return 4096 * resident, 4096 * shared
 
 
 if __name__ == "__main__":
