@@ -31,7 +31,7 @@ DELTAS: dict[str, dict[str, Any]] = {
     "prefix": {"length": 8, "gate": "values"},
     "subspace": {"d": 1000},
 }
-TEXTS, LENGTH, WORDS = (1, 4, 16), 128, 64
+TEXTS, LENGTH, WORDS = (1, 4), 128, 64
 
 
 def main(
