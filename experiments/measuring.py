@@ -80,7 +80,8 @@ class Alive(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        given = {x.untyped_storage()._cdata for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)}
+        lent = tree_iter(() if func is torch.ops.aten.lift_fresh.default else (args, kwargs))  # of numpy: new
+        given = {x.untyped_storage()._cdata for x in lent if isinstance(x, Tensor)}
         for x in tree_iter(out):
             storage = x.untyped_storage() if isinstance(x, Tensor) else None
             if storage is not None and storage._cdata not in given | self._made:
