@@ -40,8 +40,9 @@ def as_edit(edit: Edit | Mapping[str, Tensor] | None) -> Edit:
     return Edit(parameters=edit or {})
 
 
-def _device_of(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+def _device_of(module: nn.Module, x: Tensor) -> torch.device:
+    """Return where a module's weights are, or x, where it has none (OLMo's norm)."""
+    return next(module.parameters(), x).device
 
 
 class _Reached(Exception):
@@ -435,7 +436,7 @@ class Backbone(Stacks):
         of x_t.
         """
         edit = as_edit(edit)
-        kind, x = x.dtype, x.to(_device_of(self.layers[t]), self.dtype)
+        kind, x = x.dtype, x.to(_device_of(self.layers[t], x), self.dtype)
         batch = batch.to(x.device, x.dtype)
         if batch.decoder is None:
             inputs: dict[str, Any] = {
@@ -516,7 +517,7 @@ class Backbone(Stacks):
         """
         x = (x if batch is None else x[:, x.shape[1] - batch.final.mask.shape[1] :]).to(self.dtype)
         for module in (self._part_of_readout("norm"), self._part_of_readout("project")):
-            x = x if module is None else module(x.to(_device_of(module)))
+            x = x if module is None else module(x.to(_device_of(module, x)))
         return x.to(self.device)
 
     def vocabulary_logits(
@@ -539,7 +540,7 @@ class Backbone(Stacks):
         hidden = hidden.to(self.dtype)
         if getattr(config, "scale_decoder_outputs", False):
             hidden = hidden * self.hidden_size**-0.5
-        logits = functional_call(self.lm_head, tied, (hidden.to(_device_of(self.lm_head)),))
+        logits = functional_call(self.lm_head, tied, (hidden.to(_device_of(self.lm_head, hidden)),))
         logits = logits.to(self.device, self.wide_dtype)
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
