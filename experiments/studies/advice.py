@@ -16,11 +16,12 @@ from experiments.trial import Known, Trial
 CLAIM = "On four tasks of five the method that is advised before any training is within a point of the best"
 SOURCE = "deltatheory"
 ABOUT = (
-    "Methods that lie within a few points of each other are what 448 examples cannot tell apart. The spread "
-    "of the intervals was set on these same scores; with the spread that the other tasks ask for they are "
-    "judged blindly. The advice was given anew after the trainings, by exact kernels, and as `advise` decides: "
-    "for the smallest behind which nothing is likely to be a point better. As it was given before them, the "
-    "highest score from sketched kernels, it was within a point on 9 of 12 tasks, .005 short."
+    "Methods that lie within a few points of each other are what 448 examples cannot tell apart. The "
+    "spread of the intervals was set on these same scores; with the spread that the other tasks ask for "
+    "they are judged blindly. The advice was given anew after the trainings, by exact kernels, and as "
+    "`advise` decides: for the smallest behind which nothing is likely to be a point better. As it was "
+    "given before them, the highest score from sketched kernels, it was within a point on 9 of 12 tasks, "
+    ".005 short."
 )
 CANDIDATES = [
     ["layernorm", {}],
