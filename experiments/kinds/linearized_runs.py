@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.environment import Environment
-from experiments.kinds.train import BUDGET, training
+from experiments.kinds.train import BUDGET, after, training
 from experiments.trial import Trial
 
 if TYPE_CHECKING:
@@ -73,16 +73,8 @@ def _burnt_in(
     setup: Setup, problem: ClassificationProblem, delta: str, short: Training, first: int
 ) -> Tensor:
     """Return Pδ of a short run in a subspace that sees the examples from `first` on alone."""
-    from deltatheory.problems import epochs
-
     tuned = setup.classification(delta, check=False)
-    unseen = tuned.train.subset(range(first, len(tuned.train)))
-    values = tuned.delta.initial()
-    optimizer, order = short.make_optimizer(values), epochs(unseen.lengths, short.batch_size, short.seed)
-    for step in range(short.steps):
-        batch, labels = tuned.batch(unseen, next(order))
-        *_, gradient = tuned.loss_and_gradient(values, batch, labels)
-        optimizer.step(gradient, short.rate(step))
+    values = after(tuned, short, first)
     tuned.restore()
     problem.passes += tuned.passes
     subspace: Any = tuned.delta

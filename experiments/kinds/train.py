@@ -10,6 +10,8 @@ from experiments.kinds.frozen import SHORT
 from experiments.trial import Trial
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from deltatheory.training.trainer import Training
 
 BUDGET = {**SHORT, "steps": 10, "batch_size": 4, "evaluate_every": 5}  # of the examples of kinds
@@ -32,6 +34,19 @@ def training(trial: Trial, **changed: Any) -> Training:
     given = {key: trial.settings[key] for key in keys if key in trial.settings}
     unsaid = {"steps": 60, "learning_rate": 1e-4}  # what trials that do not say it ran with
     return Training(**{"seed": trial.seed, **unsaid, **given, **changed})
+
+
+def after(problem: Any, short: Training, first: int) -> Tensor:
+    """Return δ after a short run that sees the training examples from `first` on alone."""
+    from deltatheory.problems import epochs
+
+    unseen, values = problem.train.subset(range(first, len(problem.train))), problem.delta.initial()
+    optimizer, order = short.make_optimizer(values), epochs(unseen.lengths, short.batch_size, short.seed)
+    for step in range(short.steps):
+        batch, labels = problem.batch(unseen, next(order))
+        *_, gradient = problem.loss_and_gradient(values, batch, labels)
+        optimizer.step(gradient, short.rate(step))
+    return values
 
 
 def row(problem: Any, outcome: Any) -> dict[str, Any]:

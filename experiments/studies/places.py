@@ -28,8 +28,13 @@ ABOUT = (
 # Of backbones by name: how their maps are called, and how many layers they have.
 NAMES = {"minilm": ("encoder.layer.{}.{}", 6)}
 MODULES = ("attention.self.query", "attention.self.value", "attention.output.dense", "intermediate.dense")
+# What else might see the better block, written down before it was run, on the blocks alone: the kernels of
+# 256 training examples at the δ that 20 steps on the others lead to, of all blocks at once, at the rate of
+# the places; and at δ = 0 the held-out loss of a block together with each other one, in the mean.
+AFTER = {"after": (20, "alone"), "pairs": (0, "pairs")}
 RULES = {"loss": "held-out loss", "score": "held-out score", "gain": "log det", "energy": "gradient energy"}
 RATES = (3e-3, 1e-2)
+_SAID = {"after": "after 20 steps", "pairs": "in pairs"}
 _DELTA = "lora:4"
 _BUDGET = {"steps": 60, "batch_size": 16}
 _POINT, _SHARE = 0.01, 5 / 6
@@ -68,6 +73,13 @@ def _ranking(scope: Scope, model: str, task: TaskInfo, choice: str) -> Trial:
     return Trial("places", model, task.name, _DELTA, targets, scope.seeds[0], settings)
 
 
+def _behind(scope: Scope, model: str, task: TaskInfo, steps: int, rate: float) -> Trial:
+    """Return the trial that judges blocks, and pairs of them, behind some steps of all of them."""
+    one = _ranking(scope, model, task, "layer")
+    run = {"steps": steps, "batch_size": _BUDGET["batch_size"], "learning_rate": rate}
+    return replace(one, settings={**one.settings, "examples": 256, **run})
+
+
 def _rate(scope: Scope, model: str, task: TaskInfo, known: Known) -> tuple[float | None, list[Trial]]:
     """Return the one rate of all places: the better one where all layers are tuned."""
     return climb(RATES, 0, lambda rate: [_everywhere(scope, model, task, rate)], known)
@@ -83,6 +95,8 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
         for task in scope.tasks:
             rate, missing = _rate(scope, model, task, known)
             yield from missing
+            if rate is not None:
+                yield from (_behind(scope, model, task, steps, rate) for steps, _ in AFTER.values())
             for choice, of in places(model).items():
                 yield _ranking(scope, model, task, choice)
                 if rate is not None:
@@ -113,6 +127,10 @@ def _row(scope: Scope, model: str, task: TaskInfo, choice: str, known: Known) ->
     picks = {
         rule: (min if rule == "loss" else max)(scores, key=lambda name: of[name][rule]) for rule in RULES
     }
+    for rule, (steps, judged) in AFTER.items():
+        said = known.get(_behind(scope, model, task, steps, rate)) if choice == "layer" else None
+        if said:
+            picks[rule] = min(scores, key=lambda name: said["losses"][judged][name])
     everywhere = known.get(_everywhere(scope, model, task, rate)) or {"test": None}
     return {
         "task": task.name,
@@ -133,6 +151,10 @@ def _row(scope: Scope, model: str, task: TaskInfo, choice: str, known: Known) ->
         "passes_ratio": passes / ranking["passes"],
         "points": [(of[name]["score"], scores[name]) for name in scores],
     }
+
+
+def _all(rows: list[dict[str, Any]], rule: str) -> bool:
+    return all(rule in row["short"] for row in rows)
 
 
 def _race(by_seed: dict[str, list[float]]) -> float:
@@ -161,13 +183,14 @@ def findings(scope: Scope, known: Known) -> Findings:
             if not rows:
                 found.append(f"{model}, {choice}: no task is complete.")
                 continue
-            short = {rule: [row["short"][rule] for row in rows] for rule in RULES}
+            rules = RULES | {x: f"held-out loss, {said}" for x, said in _SAID.items() if _all(rows, x)}
+            short = {rule: [row["short"][rule] for row in rows] for rule in rules}
             short["habit"] = [_habit(row, rows) for row in rows]
             short |= {rule: [row[rule] for row in rows] for rule in ("race", "middle", "last", "mean")}
             near = {rule: sum(x <= _POINT for x in of) for rule, of in short.items()}
             verdicts.append("agrees" if near["loss"] >= _SHARE * len(rows) else "disagrees")
             names = {
-                **RULES,
+                **rules,
                 "habit": "the best place of the other tasks",
                 "race": "one run in each place",
                 "middle": "the middle place",
@@ -188,7 +211,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                 "mean_short": {rule: mean(of) for rule, of in short.items()},
             }
             columns = ["task", "frozen", "all layers", "best place", "its score", "best to worst"]
-            columns += ["between seeds", *(f"by {rule}: short" for rule in RULES.values())]
+            columns += ["between seeds", *(f"by {rule}: short" for rule in rules.values())]
             columns += [
                 "the others' best place",
                 "one run in each",
@@ -202,7 +225,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                 [
                     *(row[key] for key in ("task", "frozen", "everywhere", "best", "best_score", "spread")),
                     row["seeds"],
-                    *(f"{row['picks'][rule]}: {row['short'][rule]:.3f}" for rule in RULES),
+                    *(f"{row['picks'][rule]}: {row['short'][rule]:.3f}" for rule in rules),
                     habit,
                     *(row[key] for key in ("race", "middle", "last", "mean", "spearman", "passes_ratio")),
                 ]
