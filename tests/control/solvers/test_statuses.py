@@ -126,7 +126,7 @@ def kkt(system: AnalyticSystem, X: np.ndarray, U: np.ndarray) -> float:
     """The KKT residual in states and controls, relative to the terms that cancel in it.
 
     The multipliers of the dynamics are those of least squares, so that nothing runs through an unstable
-    system; a control at its bound must only be pressed against it.
+    system; a control at its bound, up to rounding, must only be pressed against it.
     """
     T, n, m = system.horizon, system.state_size, system.control_size
     z, t = np.concatenate([X[:-1], U], -1), np.arange(T)
@@ -141,7 +141,8 @@ def kkt(system: AnalyticSystem, X: np.ndarray, U: np.ndarray) -> float:
     free = np.ones((T, n + m), dtype=bool)
     free[0, :n] = False  # x_0 is given
     low, high = system.control_limits or (np.full(m, -np.inf), np.full(m, np.inf))
-    at = np.where(low >= U, -1, np.where(high <= U, 1, 0))
+    rounding = 4 * np.finfo(float).eps * np.abs(U)
+    at = np.where(low >= U - rounding, -1, np.where(high <= U + rounding, 1, 0))
     free[:, n:] &= at == 0
     last = np.zeros((n, T, n))
     last[:, -1] = -np.eye(n)
