@@ -300,6 +300,7 @@ def _policies(runs: list[dict]) -> dict[str, dict[str, Any]]:
             "accuracy": {c: mean(values) for c, values in scores.items()},
             "spread": {c: stdev(values) if len(values) > 1 else None for c, values in scores.items()},
             "recovered": _recovered(runs, name, CONDITIONS[1:]),
+            "recovered_by_seed": [_recovered([run], name, CONDITIONS[1:]) for run in runs],
             "recovered_each": {c: _recovered(runs, name, [c]) for c in CONDITIONS[1:]},
             "energy": mean(energies),
             "seconds": mean(run["latency"][name]["seconds"] for run in runs),
@@ -334,19 +335,23 @@ def _table(title: str, rows: dict[str, dict], runs: list[dict]) -> Table:
         "chosen on the dev split",
         *CONDITIONS,
         "recovered",
+        "of single seeds",
         *(f"of {c}" for c in CONDITIONS[1:]),
     ]
     columns += ["energy", "CPU s a batch", "added"]
 
-    def shares(row: dict) -> list[float | None]:
-        return [row["recovered"], *row["recovered_each"].values()]
+    def shares(row: dict) -> list[str]:
+        by_seed = [x for x in row["recovered_by_seed"] if x is not None]
+        between = f"{min(by_seed):.0%} to {max(by_seed):.0%}" if by_seed else "–"
+        each = [number(x, ".0%") for x in row["recovered_each"].values()]
+        return [number(row["recovered"], ".0%"), between, *each]
 
     cells = [
         [
             name,
             row["settings"] or None,
             *row["accuracy"].values(),
-            *(None if name == "tuned" else number(x, ".0%") for x in shares(row)),
+            *(None if name == "tuned" else x for x in shares(row)),
             row["energy"],
             row["seconds"],
             f"{row['added']:+.0%}",
