@@ -25,7 +25,8 @@ def run(trial: Trial, place: Environment) -> dict[str, Any]:
     from deltatheory.control import rank_actuators
     from deltatheory.control.reach.parts import coordinate_groups, part_kernels
 
-    problem, groups = place.problem(trial), trial.settings["places"]
+    problem = place.problem(trial)
+    groups: Any = trial.settings["places"]
     if not isinstance(groups, str):
         of = coordinate_groups(problem, "module")
         groups = {name: torch.cat([of[module] for module in modules]) for name, modules in groups.items()}
@@ -50,13 +51,15 @@ def _losses(kernel: Any) -> dict[str, Any]:
     """Return the predicted held-out loss of each place alone, and the mean over its pairs with the others."""
     from itertools import combinations
 
+    import torch
+
     from deltatheory.linearization.ridge import cross_fitted_logits
 
     used = kernel.start.subset(range(kernel.train)).double()
     parts = {name: part[: kernel.train, : kernel.train].double() for name, part in kernel.parts.items()}
 
     def loss(*names: str) -> float:
-        fitted = cross_fitted_logits(sum(parts[name] for name in names), used)
+        fitted = cross_fitted_logits(torch.stack([parts[name] for name in names]).sum(0), used)
         return float(used.loss.values(fitted, used.labels.expand(fitted.shape[:-1])).mean(1).min())
 
     pairs = {pair: loss(*pair) for pair in combinations(parts, 2)}
