@@ -112,7 +112,7 @@ def write_page(name: str, study: Any, scope: Scope, known: Known, folder: Path) 
         **{key: getattr(findings, key) for key in ("verdict", "ran", "found")},
         "numbers": _without_nan(findings.numbers),
         "tables": _without_nan([asdict(table) for table in findings.tables]),
-        "provenance": provenance(),
+        "provenance": {**provenance(), "command": command.split()},  # not of what has filled the log
     }
     write_json(folder / name / "result.json", result)
     parts = [

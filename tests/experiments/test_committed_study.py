@@ -68,3 +68,9 @@ def test_every_row_is_one_that_a_study_asks_for(folder):
             trial.hash for of, name in PAGES if of == folder for trial in STUDIES[name].trials(scope, seen)
         }
     assert {row["hash"] for row in rows(folder)} <= asked
+
+
+@pytest.mark.parametrize(("folder", "name"), PAGES)
+def test_a_page_names_no_folder_of_the_machine_that_made_it(folder, name):
+    command = json.loads((RESULTS / folder / name / "result.json").read_text())["provenance"]["command"]
+    assert not [part for part in command if part.startswith("/")]
