@@ -1,215 +1,34 @@
-"""Optimal-control problems with known optima, each written once for numpy, torch and CasADi.
+"""Optimal-control problems with known optima.
 
-A step and its cost take the components of state and control as they come, numbers, arrays or symbols, and the
-module whose `sin`, `exp`, ... fit them. The optimum is a closed form, or what IPOPT finds from several starts
-for the same discrete problem with states and controls as unknowns; where a source publishes a number, it
-is said.
-
+The optimum is a closed form, or what IPOPT finds from several starts for the same discrete problem with
+states and controls as unknowns; where a source publishes a number, it is said.
 `experiments.benchmarks.control` measures on it, and writes what IPOPT finds beside the optima below.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-__all__ = ["BANK", "Stated", "certified", "crocoddyl", "ipopt"]
+from experiments.benchmarks.control_dynamics import (
+    acrobot_rates,
+    cart_pole_step,
+    costed_van_der_pol,
+    euler,
+    fishing_rates,
+    nothing,
+    quadrotor_rates,
+    reactor_rates,
+    runge_kutta,
+    squares,
+    symplectic_pendulum,
+    unicycle_step,
+    van_der_pol,
+)
+from experiments.benchmarks.control_stated import Stated
 
-Parts = Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Stated:
-    """min Σ_{t<T} ℓ(t, x_t, u_t) + Φ(x_T) with x_{t+1} = f(t, x_t, u_t), low <= u <= high.
-
-    Attributes:
-        statement: in words.
-        source: where it, or its like, is from.
-        step: (module, t, x, u) ↦ components of f.
-        running: (module, t, x, u) ↦ ℓ.
-        terminal: (module, x) ↦ Φ.
-        x0: initial state.
-        horizon: T.
-        optimum: the least cost known.
-        limits: low and high, the same for all controls or one for each.
-        start: the controls that solvers begin with, t ↦ u; 0 by default.
-        controls: m.
-        stage: (module, t, x, u) ↦ components of g(t, x_t, u_t) <= 0, t < T.
-        end: (module, x) ↦ components of g_T(x_T) <= 0.
-        goal: (module, x) ↦ components of h(x_T) = 0.
-        tolerance: relative to the optimum, and absolute to 1e-6 where that is 0.
-    """
-
-    statement: str
-    source: str
-    step: Callable[[Any, Any, Parts, Parts], Parts]
-    running: Callable[[Any, Any, Parts, Parts], Any]
-    terminal: Callable[[Any, Parts], Any]
-    x0: tuple[float, ...]
-    horizon: int
-    optimum: float
-    limits: tuple[Any, Any] | None = None
-    start: Callable[[int], Parts] | None = None
-    controls: int = 1
-    stage: Callable[[Any, Any, Parts, Parts], Parts] | None = None
-    end: Callable[[Any, Parts], Parts] | None = None
-    goal: Callable[[Any, Parts], Parts] | None = None
-    tolerance: float = 1e-6
-
-    def system(self) -> Any:
-        """Return the problem as an `AnalyticSystem`, or a `ConstrainedSystem` where there are constraints."""
-        from deltatheory.control.systems import AnalyticSystem, ConstrainedSystem
-        from deltatheory.control.systems.analytic import namespace
-
-        def parts(z: Any) -> list[Any]:
-            return [z[..., i] for i in range(z.shape[-1])]
-
-        def whole(like: Any, values: Parts) -> Any:
-            shape = like.shape[:-1]
-            full = [v if np.shape(v) == shape else v + 0 * like[..., 0] for v in values]
-            return namespace(like).stack(full, -1)
-
-        system = AnalyticSystem(
-            lambda t, x, u: whole(x, self.step(namespace(x), t, parts(x), parts(u))),
-            lambda t, x, u: self.running(namespace(x), t, parts(x), parts(u)) + 0 * x[..., 0],
-            lambda x: self.terminal(namespace(x), parts(x)) + 0 * x[..., 0],
-            self.x0,
-            self.horizon,
-            self.controls,
-            control_limits=self.limits,
-        )
-        if not self.constrained:
-            return system
-        stage, end, goal = self.stage, self.end, self.goal
-        return ConstrainedSystem(
-            system,
-            stage and (lambda t, x, u: whole(x, stage(namespace(x), t, parts(x), parts(u)))),
-            end and (lambda x: whole(x, end(namespace(x), parts(x)))),
-            goal and (lambda x: whole(x, goal(namespace(x), parts(x)))),
-        )
-
-    @property
-    def constrained(self) -> bool:
-        """Whether there is a constraint beside the limits."""
-        return not (self.stage is None and self.end is None and self.goal is None)
-
-    def first(self) -> np.ndarray:
-        """Return the controls to start from, (T, m)."""
-        if self.start is None:
-            return np.zeros((self.horizon, self.controls))
-        return np.array([self.start(t) for t in range(self.horizon)], dtype=float)
-
-
-def euler(f: Callable[..., Parts], h: float) -> Callable[..., Parts]:
-    """One explicit step of x' = f(module, t, x, u)."""
-    return lambda m, t, x, u: [a + h * b for a, b in zip(x, f(m, t, x, u), strict=True)]
-
-
-def runge_kutta(f: Callable[..., Parts], h: float, substeps: int = 1) -> Callable[..., Parts]:
-    """Classical steps of fourth order, the control held."""
-
-    def moved(x: Parts, k: Parts, by: float) -> Parts:
-        return [a + by * b for a, b in zip(x, k, strict=True)]
-
-    def step(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
-        d = h / substeps
-        for _ in range(substeps):
-            k1 = f(m, t, x, u)
-            k2 = f(m, t, moved(x, k1, d / 2), u)
-            k3 = f(m, t, moved(x, k2, d / 2), u)
-            k4 = f(m, t, moved(x, k3, d), u)
-            x = [a + d / 6 * (p + 2 * q + 2 * r + s) for a, p, q, r, s in zip(x, k1, k2, k3, k4, strict=True)]
-        return x
-
-    return step
-
-
-def squares(z: Parts, weights: Parts | None = None) -> Any:
-    """Return Σ w z²."""
-    terms = [a * a if weights is None else w * a * a for a, w in zip(z, weights or z, strict=True)]
-    return sum(terms[1:], terms[0])
-
-
-def nothing(m: Any, x: Parts) -> Any:
-    """No terminal cost."""
-    return 0 * x[0]
-
-
-def _pendulum(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
-    return [x[1], u[0] - 9.81 * m.sin(x[0]) - 0.1 * x[1]]
-
-
-def _symplectic_pendulum(dt: float) -> Callable[..., Parts]:
-    def step(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
-        rate = x[1] + dt * _pendulum(m, t, x, u)[1]
-        return [x[0] + dt * rate, rate]
-
-    return step
-
-
-def _cart_pole(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
-    s, c = m.sin(x[1]), m.cos(x[1])
-    a = (u[0] + 0.3 * s * (x[3] * x[3] + 9.81 * c)) / (1 + 0.3 * s * s)
-    velocity = x[2] + 0.05 * a
-    rate = x[3] - 0.05 * (a * c + 9.81 * s)
-    return [x[0] + 0.05 * velocity, x[1] + 0.05 * rate, velocity, rate]
-
-
-def _van_der_pol(stiffness: float) -> Callable[..., Parts]:
-    return lambda m, t, x, u: [stiffness * (1 - x[1] * x[1]) * x[0] - x[1] + u[0], x[0]]
-
-
-def _costed_van_der_pol(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
-    """The oscillator and what it has cost so far."""
-    return [*_van_der_pol(1.0)(m, t, x[:2], u), squares(x[:2]) + u[0] * u[0]]
-
-
-def _acrobot(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
-    """Two links of 1 kg and 1 m as rods, torque at the elbow (Spong, 1995)."""
-    q1, q2, r1, r2 = x
-    lc, inertia, g = 0.5, 1 / 12, 9.81
-    d11 = lc * lc + 1 + lc * lc + 2 * lc * m.cos(q2) + 2 * inertia
-    d12 = lc * lc + lc * m.cos(q2) + inertia
-    d22 = lc * lc + inertia
-    c1 = -lc * m.sin(q2) * (r2 * r2 + 2 * r1 * r2)
-    c2 = lc * m.sin(q2) * r1 * r1
-    g1 = (lc + 1) * g * m.sin(q1) + lc * g * m.sin(q1 + q2)
-    g2 = lc * g * m.sin(q1 + q2)
-    p1, p2 = -c1 - g1 - 0.1 * r1, u[0] - c2 - g2 - 0.1 * r2
-    det = d11 * d22 - d12 * d12
-    return [r1, r2, (d22 * p1 - d12 * p2) / det, (d11 * p2 - d12 * p1) / det]
-
-
-def _quadrotor(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
-    """Planar: position, height, tilt and their rates; two rotors, 1 kg."""
-    lift = u[0] + u[1]
-    return [x[3], x[4], x[5], -lift * m.sin(x[2]), lift * m.cos(x[2]) - 9.81, 4 * (u[0] - u[1])]
-
-
-def _unicycle(h: float) -> Callable[..., Parts]:
-    return lambda m, t, x, u: [x[0] + h * u[0] * m.cos(x[2]), x[1] + h * u[0] * m.sin(x[2]), x[2] + h * u[1]]
-
-
-def _fishing(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
-    """Prey, predators and what they have cost so far."""
-    prey, hunters, _ = x
-    return [
-        prey - prey * hunters - 0.4 * prey * u[0],
-        -hunters + prey * hunters - 0.2 * hunters * u[0],
-        (prey - 1) * (prey - 1) + (hunters - 1) * (hunters - 1),
-    ]
-
-
-def _reactor(m: Any, t: Any, x: Parts, u: Parts) -> Parts:
-    """Concentration and temperature of a stirred tank, from its steady state (Kirk, 1970, section 6.2)."""
-    a, b = x
-    heat = (a + 0.5) * m.exp(25 * b / (b + 2))
-    return [0.5 - a - heat, -2 * (b + 0.25) + heat - u[0] * (b + 0.25)]
-
+__all__ = ["BANK"]
 
 GOLDEN = (1 + math.sqrt(5)) / 2
 
@@ -336,7 +155,7 @@ BANK: dict[str, Stated] = {
     "pendulum": Stated(
         "swing-up of a damped pendulum, T = 100, semi-implicit Euler",
         "`deltatheory.control.systems.pendulum`; crocoddyl and a JAX iLQR agree",
-        _symplectic_pendulum(0.05),
+        symplectic_pendulum(0.05),
         lambda m, t, x, u: 0.025 * squares([x[0] - math.pi, x[1], u[0]], (1.0, 1.0, 0.1)),
         lambda m, x: 50 * squares([x[0] - math.pi, x[1]]),
         (0.0, 0.0),
@@ -346,7 +165,7 @@ BANK: dict[str, Stated] = {
     "long pendulum": Stated(
         "the same over 1000 steps of 0.01 s",
         "as pendulum",
-        _symplectic_pendulum(0.01),
+        symplectic_pendulum(0.01),
         lambda m, t, x, u: 0.005 * squares([x[0] - math.pi, x[1], u[0]], (1.0, 1.0, 0.1)),
         lambda m, x: 50 * squares([x[0] - math.pi, x[1]]),
         (0.0, 0.0),
@@ -356,7 +175,7 @@ BANK: dict[str, Stated] = {
     "weak pendulum": Stated(
         "swing-up with |u| <= 5, less than the 9.81 that holds the pendulum level",
         "as in mpc.pytorch and gym, in angles",
-        _symplectic_pendulum(0.05),
+        symplectic_pendulum(0.05),
         lambda m, t, x, u: 0.025 * squares([x[0] - math.pi, x[1], u[0]], (1.0, 0.1, 0.1)),
         lambda m, x: 10 * squares([x[0] - math.pi, x[1]]),
         (0.0, 0.0),
@@ -367,7 +186,7 @@ BANK: dict[str, Stated] = {
     "discontinuous start": Stated(
         "the same from controls that jump between their bounds every other step",
         "as weak pendulum",
-        _symplectic_pendulum(0.05),
+        symplectic_pendulum(0.05),
         lambda m, t, x, u: 0.025 * squares([x[0] - math.pi, x[1], u[0]], (1.0, 0.1, 0.1)),
         lambda m, x: 10 * squares([x[0] - math.pi, x[1]]),
         (0.0, 0.0),
@@ -393,7 +212,7 @@ BANK: dict[str, Stated] = {
     "cart-pole": Stated(
         "swing-up of a pole on a cart, T = 100, semi-implicit Euler",
         "`deltatheory.control.systems.cart_pole`; crocoddyl and a JAX iLQR agree",
-        _cart_pole,
+        cart_pole_step,
         lambda m, t, x, u: 0.0025 * squares([x[0], x[1] - math.pi, x[2], x[3]]) + 0.025 * u[0] * u[0],
         lambda m, x: 5 * squares([x[0], x[1] - math.pi, x[2], x[3]]),
         (0.0, 0.0, 0.0, 0.0),
@@ -403,7 +222,7 @@ BANK: dict[str, Stated] = {
     "cart-pole in a box": Stated(
         "the same with |u| <= 5",
         "as cart-pole",
-        _cart_pole,
+        cart_pole_step,
         lambda m, t, x, u: 0.0025 * squares([x[0], x[1] - math.pi, x[2], x[3]]) + 0.025 * u[0] * u[0],
         lambda m, x: 5 * squares([x[0], x[1] - math.pi, x[2], x[3]]),
         (0.0, 0.0, 0.0, 0.0),
@@ -414,7 +233,7 @@ BANK: dict[str, Stated] = {
     "acrobot": Stated(
         "two links swing up by a torque at the elbow, explicit Euler, T = 50",
         "Spong (1995); trajax has its like",
-        euler(_acrobot, 0.05),
+        euler(acrobot_rates, 0.05),
         lambda m, t, x, u: 0.025 * (squares([x[0] - math.pi, *x[1:]]) * 0.1 + 0.1 * u[0] * u[0]),
         lambda m, x: 5 * squares([x[0] - math.pi, *x[1:]]),
         (0.0, 0.0, 0.0, 0.0),
@@ -424,7 +243,7 @@ BANK: dict[str, Stated] = {
     "unicycle": Stated(
         "drive from (-1, -1, 1) to the origin, weights 10 and 1, T = 20",
         "crocoddyl, unicycle_towards_origin: 249.560897931",
-        _unicycle(0.1),
+        unicycle_step(0.1),
         lambda m, t, x, u: 50 * squares(x) + 0.5 * squares(u),
         lambda m, x: 50 * squares(x),
         (-1.0, -1.0, 1.0),
@@ -435,7 +254,7 @@ BANK: dict[str, Stated] = {
     "van der Pol": Stated(
         "an oscillator in |u| <= 1 over 10 s, T = 20, four Runge-Kutta steps each",
         "CasADi, direct_single_shooting",
-        runge_kutta(_costed_van_der_pol, 0.5, 4),
+        runge_kutta(costed_van_der_pol, 0.5, 4),
         lambda m, t, x, u: 0 * x[0],
         lambda m, x: x[2],
         (0.0, 1.0, 0.0),
@@ -446,7 +265,7 @@ BANK: dict[str, Stated] = {
     "stiff van der Pol": Stated(
         "the same with rates of 10, T = 100",
         "Hairer & Wanner (1996) for the equation",
-        runge_kutta(_van_der_pol(10.0), 0.02, 2),
+        runge_kutta(van_der_pol(10.0), 0.02, 2),
         lambda m, t, x, u: 0.01 * (squares(x) + 0.1 * u[0] * u[0]),
         lambda m, x: squares(x),
         (0.0, 1.0),
@@ -474,7 +293,7 @@ BANK: dict[str, Stated] = {
     "quadrotor": Stated(
         "a planar quadrotor flies 2 m aside and 1 m up, each rotor in [0, 10]",
         "made for this bank",
-        euler(_quadrotor, 0.05),
+        euler(quadrotor_rates, 0.05),
         lambda m, t, x, u: 0.05 * squares([x[0] - 2, x[1] - 1, *x[2:]])
         + 0.001 * squares([u[0] - 4.905, u[1] - 4.905]),
         lambda m, x: 10 * squares([x[0] - 2, x[1] - 1, *x[2:]]),
@@ -488,7 +307,7 @@ BANK: dict[str, Stated] = {
     "obstacle by penalty": Stated(
         "a unicycle past a round obstacle that costs 20 exp(-4d²)",
         "crocoddyl and trajax have their like",
-        _unicycle(0.1),
+        unicycle_step(0.1),
         lambda m, t, x, u: 0.05 * squares(u)
         + 2 * m.exp(-4 * ((x[0] - 1) * (x[0] - 1) + (x[1] - 0.1) * (x[1] - 0.1))),
         lambda m, x: 20 * squares([x[0] - 2, x[1], 0.1 * x[2]]),
@@ -514,7 +333,7 @@ BANK: dict[str, Stated] = {
     "fishing": Stated(
         "Lotka-Volterra fishing over 12 s, 0 <= u <= 1, T = 120; continuous: 1.34408",
         "mintoc.de, the relaxed problem",
-        runge_kutta(_fishing, 0.1),
+        runge_kutta(fishing_rates, 0.1),
         lambda m, t, x, u: 0 * x[0],
         lambda m, x: x[2],
         (0.5, 0.7, 0.0),
@@ -526,7 +345,7 @@ BANK: dict[str, Stated] = {
     "stirred tank": Stated(
         "an exothermic reactor back to its steady state in 0.78 s, ∫(|x|² + 0.1 u²); published: 0.0268",
         "Kirk (1970), section 6.2",
-        runge_kutta(_reactor, 0.0156),
+        runge_kutta(reactor_rates, 0.0156),
         lambda m, t, x, u: 0.0156 * (squares(x) + 0.1 * u[0] * u[0]),
         nothing,
         (0.0, 0.05),
@@ -536,7 +355,7 @@ BANK: dict[str, Stated] = {
     "bounded tank": Stated(
         "the same in |u| <= 1 with a tenth of that price",
         "Kirk (1970), section 6.2",
-        runge_kutta(_reactor, 0.0156),
+        runge_kutta(reactor_rates, 0.0156),
         lambda m, t, x, u: 0.0156 * (squares(x) + 0.01 * u[0] * u[0]),
         lambda m, x: squares(x),
         (0.0, 0.05),
@@ -580,7 +399,7 @@ BANK: dict[str, Stated] = {
     "van der Pol above a floor": Stated(
         "as van der Pol, with the first state at least -0.25",
         "CasADi, direct_multiple_shooting",
-        runge_kutta(_costed_van_der_pol, 0.5, 4),
+        runge_kutta(costed_van_der_pol, 0.5, 4),
         lambda m, t, x, u: 0 * x[0],
         lambda m, x: x[2],
         (0.0, 1.0, 0.0),
@@ -593,7 +412,7 @@ BANK: dict[str, Stated] = {
     "obstacle": Stated(
         "a unicycle goes 2 m ahead around a disk of radius 0.4 and stops exactly there",
         "trajax and ALTRO have their like",
-        _unicycle(0.1),
+        unicycle_step(0.1),
         lambda m, t, x, u: 0.05 * squares(u),
         nothing,
         (0.0, 0.0, 0.0),
@@ -607,7 +426,7 @@ BANK: dict[str, Stated] = {
     "pendulum to the top": Stated(
         "2 s to rest at the top exactly in |u| <= 12, the rate at most 2.5: the cheapest",
         "made for this bank",
-        _symplectic_pendulum(0.05),
+        symplectic_pendulum(0.05),
         lambda m, t, x, u: 0.025 * u[0] * u[0],
         nothing,
         (0.0, 0.0),
@@ -618,98 +437,3 @@ BANK: dict[str, Stated] = {
         goal=lambda m, x: [x[0] - math.pi, x[1]],
     ),
 }  # fmt: skip
-
-
-def ipopt(stated: Stated) -> Callable[[np.ndarray], tuple[float, int]]:
-    """Return controls ↦ cost and iterations of IPOPT from resting states and those; NaN where it fails.
-
-    Multiple shooting: states and controls are unknowns and the dynamics equations, with exact second
-    derivatives by CasADi.
-    """
-    import casadi
-
-    T, n, m = stated.horizon, len(stated.x0), stated.controls
-    X, U = casadi.SX.sym("x", n, T + 1), casadi.SX.sym("u", m, T)
-    cost, equations, bounds = 0, [X[:, 0] - casadi.DM(stated.x0)], []
-    for t in range(T):
-        x, u = casadi.vertsplit(X[:, t]), casadi.vertsplit(U[:, t])
-        cost += stated.running(casadi, t, x, u)
-        equations.append(X[:, t + 1] - casadi.vertcat(*stated.step(casadi, t, x, u)))
-        bounds += stated.stage(casadi, t, x, u) if stated.stage else []
-    last = casadi.vertsplit(X[:, T])
-    cost += stated.terminal(casadi, last)
-    equations += stated.goal(casadi, last) if stated.goal else []
-    bounds += stated.end(casadi, last) if stated.end else []
-    equations, bounds = casadi.vertcat(*equations), casadi.vertcat(*bounds)
-    program = {
-        "x": casadi.vertcat(casadi.vec(X), casadi.vec(U)),
-        "f": cost,
-        "g": casadi.vertcat(equations, bounds),
-    }
-    quiet = {"ipopt.print_level": 0, "print_time": False, "ipopt.sb": "yes"}
-    exact = {"ipopt.tol": 1e-10, "ipopt.max_iter": 3000, "ipopt.bound_relax_factor": 0.0}
-    solver = casadi.nlpsol("bank", "ipopt", program, quiet | exact)
-    low, high = (np.broadcast_to(limit, m) for limit in stated.limits or (-np.inf, np.inf))
-    free = np.full(n * (T + 1), np.inf)
-    box = {
-        "lbg": np.append(np.zeros(equations.numel()), np.full(bounds.numel(), -np.inf)),
-        "ubg": 0,
-        "lbx": np.append(-free, np.tile(low, T)),
-        "ubx": np.append(free, np.tile(high, T)),
-    }
-
-    def solve(controls: np.ndarray) -> tuple[float, int]:
-        answer = solver(x0=np.append(np.tile(stated.x0, T + 1), controls), **box)
-        done = solver.stats()
-        return float(answer["f"]) if done["success"] else math.nan, done["iter_count"]
-
-    return solve
-
-
-def certified(stated: Stated, guesses: int = 3, seed: int = 0) -> tuple[float, str]:
-    """Return the least cost that IPOPT finds from the start and random controls, and how often."""
-    solve, rng = ipopt(stated), np.random.default_rng(seed)
-    shape = stated.first().shape
-    found = [solve(rng.standard_normal(shape) if guess else stated.first())[0] for guess in range(guesses)]
-    least = np.nanmin(found)
-    same = sum(value <= least + 1e-6 * (1 + abs(least)) for value in found)
-    return float(least), f"{same} of {guesses}"
-
-
-def crocoddyl(stated: Stated) -> Callable[[], tuple[float, int]]:
-    """Return a solve by FDDP of crocoddyl, in a box by BoxFDDP: a model in Python scalars, by differences."""
-    import crocoddyl as croc
-
-    n, m, T = len(stated.x0), stated.controls, stated.horizon
-
-    class Action(croc.ActionModelAbstract):
-        def __init__(self, t: int) -> None:
-            croc.ActionModelAbstract.__init__(self, croc.StateVector(n), m, 1)
-            self.t = t
-
-        def calc(self, data: Any, x: np.ndarray, u: np.ndarray | None = None) -> None:
-            parts = x.tolist()
-            if u is None or self.t == T:
-                data.cost, data.xnext = stated.terminal(math, parts), x
-                return
-            controls = u.tolist()
-            data.cost = stated.running(math, self.t, parts, controls)
-            data.xnext = np.array(stated.step(math, self.t, parts, controls), dtype=float)
-
-    models = []
-    for t in range(T + 1):
-        model = croc.ActionModelNumDiff(Action(t), False)
-        if stated.limits is not None:
-            model.u_lb, model.u_ub = (np.array(np.broadcast_to(one, m), dtype=float) for one in stated.limits)
-        models.append(model)
-    shooting = croc.ShootingProblem(np.array(stated.x0), models[:-1], models[-1])
-    shooting.nthreads = 1
-
-    def solve() -> tuple[float, int]:
-        method = (croc.SolverFDDP if stated.limits is None else croc.SolverBoxFDDP)(shooting)
-        method.th_stop = 1e-9
-        controls = list(stated.first())
-        method.solve(shooting.rollout(controls), controls, 300, True)
-        return method.cost, method.iter + 1
-
-    return solve
