@@ -11,7 +11,8 @@ one after the other. Then twelve problems of the bank, whose optima are known, e
   hand for two problems;
 - JAX: the algorithm of our DDP in one jitted loop.
 
-Each is told to stop at 1e-9 by its own rule (IPOPT at 1e-10), or after 500 iterations (IPOPT 3000).
+Each is told to stop at 1e-9 by its own rule (IPOPT at 1e-10), or after 500 iterations (crocoddyl 1000, IPOPT
+3000).
 
     pip install crocoddyl control jax casadi      # what is missing is reported as not installed, as is c++
     OMP_NUM_THREADS=1 python -m experiments.benchmarks.control --out experiments/results/benchmarks
@@ -52,15 +53,15 @@ from experiments.page import Table
 NOTE = """
 Reached: within 1e-6 of the optimum, of fishing's within 1e-5. Before a solve its problem is put together; for
 a model in C++ the functions and their derivatives are compiled, for JAX the whole solver is. BoxFDDP is
-crocoddyl's method where controls have bounds. Its methods take no second derivatives of the dynamics, which
-hold all the curvature of van der Pol and fishing, and stop after 500 iterations.
+crocoddyl's method where controls have bounds. FDDP and iLQR take no second derivatives of the dynamics, which
+hold all the curvature of van der Pol and fishing.
 """.strip().replace("\n", " ")
 
 Solve = Callable[[], tuple[float, int]]
 
 BATCH, SAMPLE = 256, 8
 LONG = 0.5
-"""Seconds beyond which a solve is repeated once."""
+"""Seconds beyond which a solve is measured once."""
 PACKAGES = ("numpy", "scipy", "torch", "crocoddyl", "control", "jax", "casadi")
 IMPORTS = ("deltatheory.control.solvers", "casadi", "crocoddyl", "jax")
 TWELVE = (
