@@ -10,14 +10,14 @@ import numpy as np
 from experiments.page import Findings, Table
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import (
-    BUDGET,
     METHODS,
     Method,
+    budget,
     check_order,
-    data,
+    examples,
     grid,
-    interval,
     joint,
+    methods,
     seeds_run,
     table_of,
     tuned,
@@ -31,8 +31,9 @@ CLAIM = (
 )
 SOURCE = "Ding et al. 2023, sections 4.2 and 4.3"
 TASKS = ("classification", "generation")
-SINGLE = {m.label: m for m in METHODS if m.label in ("adapter", "BitFit", "prompt")}
 FULL = next(m for m in METHODS if m.label == "fine-tuning")
+_SINGLE = {m.label: m for m in METHODS if m.label in ("adapter", "BitFit", "prompt")}
+_SCALES = Method("LayerNorm", "layernorm")  # in the place of BitFit where a backbone has no biases
 
 
 def _part(method: Method) -> list:
@@ -45,10 +46,20 @@ def _joined(methods: Sequence[Method], sign: str) -> Method:
     return Method(sign.join(m.label for m in methods), "combined", {"deltas": [_part(m) for m in methods]})
 
 
-TOGETHER = [_joined(some, " + ") for n in (2, 3) for some in combinations(SINGLE.values(), n)]
-PAIRS = list(permutations(SINGLE.values(), 2))  # one after the other, in both orders
-METHODS_HERE = [FULL, *SINGLE.values(), *TOGETHER]
-LABELS = [m.label for m in METHODS_HERE]
+def single(model: str) -> list[Method]:
+    """Return the three deltas that are combined, in the order of the names of their combinations."""
+    return [m if m in methods(model) else _SCALES for m in _SINGLE.values()]
+
+
+def chosen(model: str) -> list[Method]:
+    """Return fine-tuning, the single deltas and all their combinations."""
+    together = [_joined(some, " + ") for n in (2, 3) for some in combinations(single(model), n)]
+    return [FULL, *single(model), *together]
+
+
+def _pairs(model: str) -> list[tuple[Method, ...]]:
+    """Return what is trained one after the other, in both orders."""
+    return list(permutations(single(model), 2))
 
 
 def _sequence(
@@ -57,7 +68,7 @@ def _sequence(
     rates = [tuned(scope, model, method, known)[0] for method in pair]
     if None in rates:
         return None
-    settings = {**data(model, task), **BUDGET, "learning_rates": rates}
+    settings = {**examples(model, task), **budget(model), "learning_rates": rates}
     return Trial("sequence", model, task.name, "combined", _joined(pair, " then ").options, seed, settings)
 
 
@@ -72,9 +83,9 @@ def _sequences(
 
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     """Yield single deltas, all combinations of them, and pairs in sequence."""
-    yield from grid(scope, METHODS_HERE, known)
+    yield from grid(scope, chosen, known)
     for model in scope.models:
-        for pair in PAIRS:
+        for pair in _pairs(model):
             for task in scope.tasks:
                 for seed in scope.seeds:
                     if trial := _sequence(scope, model, pair, task, seed, known):
@@ -85,39 +96,42 @@ def findings(scope: Scope, known: Known) -> Findings:
     """Scores and gaps of single deltas, combinations and sequences."""
     verdicts, found, numbers, tables = [], [], {}, []
     for model in scope.models:
-        tasks, scores = table_of(scope, model, METHODS_HERE, known, lambda r, _: r["test"] or 0.0)
+        labels = [m.label for m in chosen(model)]
+        tasks, scores = table_of(scope, model, chosen(model), known, lambda r, _: r["test"] or 0.0)
         if not tasks:
             found.append(f"{model}: no task is complete.")
             continue
-        _, fitted = table_of(scope, model, METHODS_HERE, known, lambda r, _: r["train"] or 0.0)
+        _, fitted = table_of(scope, model, chosen(model), known, lambda r, _: r["train"] or 0.0)
         gaps = fitted - scores
+        small = single(model)[-1].label
         helped = [
-            ("BitFit", "adapter + BitFit"),
+            (small, f"adapter + {small}"),
             ("prompt", "adapter + prompt"),
-            ("adapter", "adapter + BitFit"),
+            ("adapter", f"adapter + {small}"),
             ("adapter", "adapter + prompt"),
         ]
-        gains = {f"{b} - {a}": scores[:, LABELS.index(b)] - scores[:, LABELS.index(a)] for a, b in helped}
-        checks = [check_order(scores, LABELS, (b, a)).verdict for a, b in helped[:2]]
-        checks += ["disagrees" if interval(gains[f"{b} - {a}"])[0] > 0 else "agrees" for a, b in helped[2:]]
-        single = check_order(-gaps, LABELS, ("adapter", "fine-tuning"))
-        every = check_order(-gaps, LABELS, ("adapter", LABELS[-1]))
+        gains = {f"{b} - {a}": scores[:, labels.index(b)] - scores[:, labels.index(a)] for a, b in helped}
+        checks = [check_order(scores, labels, (b, a)).verdict for a, b in helped[:2]]
+        helps = [check_order(scores, labels, (b, a)).verdict == "agrees" for a, b in helped[2:]]
+        checks += ["disagrees" if one else "agrees" for one in helps]
+        alone = check_order(-gaps, labels, ("adapter", "fine-tuning"))
+        every = check_order(-gaps, labels, ("adapter", labels[-1]))
         verdicts.append(
             "disagrees"
-            if "disagrees" in (*checks, single.verdict, every.verdict)
-            else joint([*checks, single.verdict, every.verdict])
+            if "disagrees" in (*checks, alone.verdict, every.verdict)
+            else joint([*checks, alone.verdict, every.verdict])
         )
         said = "; ".join(f"{name} {with_interval(gain)}" for name, gain in gains.items())
-        seeds = seeds_run(scope, model, METHODS_HERE, tasks, known)
+        seeds = seeds_run(scope, model, chosen(model), tasks, known)
         found.append(f"{model}, {len(tasks)} tasks, {seeds}, test score: {said}.")
         found.append(
             f"{model}: generalization gap (training - test score): "
-            + ", ".join(f"{label} {gaps[:, i].mean():.3f}" for i, label in enumerate(LABELS))
+            + ", ".join(f"{label} {gaps[:, i].mean():.3f}" for i, label in enumerate(labels))
             + "."
         )
-        rows = [[x, with_interval(scores[:, i]), with_interval(gaps[:, i])] for i, x in enumerate(LABELS)]
+        rows = [[x, with_interval(scores[:, i]), with_interval(gaps[:, i])] for i, x in enumerate(labels)]
         behind = []
-        for pair in PAIRS:
+        for pair in _pairs(model):
             label = " then ".join(m.label for m in pair)
             runs = [_sequences(scope, model, pair, tasks, seed, known) for seed in scope.seeds]
             if whole := [run for run in runs if run]:
@@ -126,7 +140,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                     for key in ("test", "train")
                 )
                 rows.append([label, with_interval(tests), with_interval(trains - tests)])
-                better = max((scores[:, LABELS.index(m.label)] for m in pair), key=np.mean)
+                better = max((scores[:, labels.index(m.label)] for m in pair), key=np.mean)
                 behind.append(f"{label} {with_interval(tests - better)}")
         if behind:
             found.append(
@@ -135,8 +149,8 @@ def findings(scope: Scope, known: Known) -> Findings:
             )
         numbers[model] = {
             "tasks": len(tasks),
-            "scores": dict(zip(LABELS, scores.mean(0).tolist(), strict=True)),
-            "gaps": dict(zip(LABELS, gaps.mean(0).tolist(), strict=True)),
+            "scores": dict(zip(labels, scores.mean(0).tolist(), strict=True)),
+            "gaps": dict(zip(labels, gaps.mean(0).tolist(), strict=True)),
         }
         tables.append(
             Table(

@@ -9,12 +9,12 @@ import numpy as np
 from experiments.page import Findings, Table, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import (
-    BUDGET,
-    METHODS,
+    budget,
     check_order,
     frozen,
     grid,
     joint,
+    methods,
     order_sentences,
     seeds_run,
     spearman,
@@ -30,13 +30,12 @@ CLAIM = (
 SOURCE = "Ding et al. 2023, section 4.1"
 TASKS = ("classification", "generation")
 ORDER = ("fine-tuning", "LoRA", "prefix", "prompt")
-LABELS = [method.label for method in METHODS]
 _GAIN = 0.03  # least gain of the dev score of which a share is looked for
 
 
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     """Yield all methods on all tasks: the trials of the study `performance`."""
-    yield from grid(scope, METHODS, known)
+    yield from grid(scope, methods, known)
 
 
 def steps_to_90(result: dict, start: float) -> float | None:
@@ -52,27 +51,28 @@ def findings(scope: Scope, known: Known) -> Findings:
     """Steps and passes to 90 % of the gain, by method."""
     verdicts, found, numbers, tables = [], [], {}, []
     for model in scope.models:
+        chosen = methods(model)
+        labels = [method.label for method in chosen]
 
         def steps(result: dict, task: TaskInfo, model: str = model) -> float | None:
             return steps_to_90(result, (known.get(frozen(model, task)) or {"dev": 1.0})["dev"])
 
-        tasks, values = table_of(scope, model, METHODS, known, steps)
+        tasks, values = table_of(scope, model, chosen, known, steps)
         if not tasks:
             found.append(f"{model}: no task is complete.")
             continue
-        _, loss = table_of(scope, model, METHODS, known, lambda result, _: steps_of_loss(result["losses"]))
-        _, passes = table_of(
-            scope, model, METHODS, known, lambda result, _: result["passes"] / BUDGET["steps"]
-        )
-        _, sizes = table_of(scope, model, METHODS, known, lambda result, _: result["parameters"])
-        order = check_order(-loss, LABELS, ORDER)
+        _, loss = table_of(scope, model, chosen, known, lambda result, _: steps_of_loss(result["losses"]))
+        _, passes = table_of(scope, model, chosen, known, lambda result, _: result["passes"])
+        passes /= budget(model)["steps"]
+        _, sizes = table_of(scope, model, chosen, known, lambda result, _: result["parameters"])
+        order = check_order(-loss, labels, ORDER)
         verdicts.append(order.verdict)
         means, slowness, work = (  # nan where no task has a gain
             np.ma.masked_invalid(x).mean(0).filled(np.nan) for x in (values, loss, loss * passes)
         )
         rho = spearman(np.log(sizes[0]).tolist(), slowness.tolist())
-        said = ", ".join(f"{LABELS[i]} {means[i]:.0f}".replace("nan", "–") for i in np.argsort(means))
-        seeds = seeds_run(scope, model, METHODS, tasks, known)
+        said = ", ".join(f"{labels[i]} {means[i]:.0f}".replace("nan", "–") for i in np.argsort(means))
+        seeds = seeds_run(scope, model, chosen, tasks, known)
         found.append(
             f"{model}, {len(tasks)} tasks, {seeds}: mean steps to 90 % of the gain of the dev score: {said}."
         )
@@ -83,7 +83,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         found.append(
             f"{model}: rank correlation of log parameters with the steps, over methods: {number(rho)}."
         )
-        numbers[model] = {"steps": dict(zip(LABELS, means.tolist(), strict=True)), "parameters_rho": rho}
+        numbers[model] = {"steps": dict(zip(labels, means.tolist(), strict=True)), "parameters_rho": rho}
         rows = [
             [
                 label,
@@ -93,7 +93,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                 float(work[i]),
                 int(np.isfinite(values[:, i]).sum()),
             ]
-            for i, label in enumerate(LABELS)
+            for i, label in enumerate(labels)
         ]
         columns = [
             "method",
@@ -106,7 +106,8 @@ def findings(scope: Scope, known: Known) -> Findings:
         tables.append(Table(f"{model}: convergence", columns, rows))
     ran = (
         "The runs of the study `performance`. Steps to 90 % of the gain of the dev score over the frozen "
-        f"model are looked for every 6 steps, where the gain is at least {_GAIN}; since few dev examples are "
+        f"model are looked for every {budget(scope.models[0])['evaluate_every']} steps, where the gain is at "
+        f"least {_GAIN}; since few dev examples are "
         "noisy, the order is judged by the training loss, smoothed over 10 steps: the steps to 90 % of its "
         "fall."
     )

@@ -13,7 +13,7 @@ from scipy import stats
 from deltatheory.report.page import COLOURS
 from experiments.page import Findings, Table, Verdict, drawing, number
 from experiments.scope import Scope, TaskInfo
-from experiments.studies.methods import BUDGET, METHODS, data, spearman, training, tuned
+from experiments.studies.methods import METHODS, budget, examples, spearman, training, tuned
 from experiments.trial import Known, Trial
 
 CLAIM = (
@@ -39,12 +39,12 @@ def trial(scope: Scope, model: str, task: TaskInfo, known: Known) -> Trial | Non
     tuning = rate and known.get(training(model, FULL, task, rate, scope.seeds[0]))
     if not tuning or not tuning["test"]:
         return None
-    budget = {key: BUDGET[key] for key in ("steps", "batch_size")}
+    kept = {key: budget(model)[key] for key in ("steps", "batch_size")}
     return Trial(
         "dimension",
         model,
         task.name,
-        settings={**data(model, task), **budget, "runs": _RUNS, "baseline": tuning["test"]},
+        settings={**examples(model, task), **kept, "runs": _RUNS, "baseline": tuning["test"]},
     )
 
 
@@ -196,9 +196,11 @@ def findings(scope: Scope, known: Known) -> Findings:
             axes.set(xscale="log", xlabel="d", ylabel="share of tasks with 0 < d90 ≤ d", ylim=(0, 1))
         figures[f"{model}: distribution of measured d90"] = figure
     verdict = "undecided" if not small else "agrees" if all(small) else "disagrees"
+    steps = budget(scope.models[0])
     ran = (
         "The budgeted search of `deltatheory dimension` (six training runs a task, hashed subspaces of all "
-        "blocks, 60 steps of 16) against 90 % of the test accuracy of tuned fine-tuning in the same steps. "
+        f"blocks, {steps['steps']} steps of {steps['batch_size']}) "
+        "against 90 % of the test accuracy of tuned fine-tuning in the same steps. "
         "Further seeds measure d90 to the same level again. "
         "The claim is taken to hold where the median of the d90 above 0 is at most 1,000, on at least "
         f"{_LEAST} tasks."

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from experiments.page import Findings, Table
 from experiments.scope import Scope
 from experiments.studies.methods import (
-    METHODS,
     check_order,
     grid,
     joint,
+    methods,
     seeds_run,
     table_of,
     with_interval,
@@ -24,39 +24,40 @@ ABOUT = (
     "and single times are those of a busy machine."
 )
 TASKS = ("classification", "generation")
-LABELS = [method.label for method in METHODS]
 
 
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     """Yield all methods on all tasks: the trials of the study `performance`."""
-    yield from grid(scope, METHODS, known)
+    yield from grid(scope, methods, known)
 
 
 def findings(scope: Scope, known: Known) -> Findings:
     """Seconds a step and bytes of optimizer state, against fine-tuning."""
     verdicts, found, numbers, tables = [], [], {}, []
     for model in scope.models:
-        tasks, seconds = table_of(scope, model, METHODS, known, lambda result, _: result["seconds_per_step"])
+        chosen = methods(model)
+        labels = [method.label for method in chosen]
+        tasks, seconds = table_of(scope, model, chosen, known, lambda result, _: result["seconds_per_step"])
         if not tasks:
             found.append(f"{model}: no task is complete.")
             continue
-        _, state = table_of(scope, model, METHODS, known, lambda result, _: result["optimizer_bytes"])
-        _, sizes = table_of(scope, model, METHODS, known, lambda result, _: result["parameters"])
+        _, state = table_of(scope, model, chosen, known, lambda result, _: result["optimizer_bytes"])
+        _, sizes = table_of(scope, model, chosen, known, lambda result, _: result["parameters"])
         ratio = seconds / seconds[:, :1]
-        others = [label for label in LABELS if label != "fine-tuning"]
-        saves = [check_order(-ratio, LABELS, (label, "fine-tuning")).verdict for label in others]
+        others = [label for label in labels if label != "fine-tuning"]
+        saves = [check_order(-ratio, labels, (label, "fine-tuning")).verdict for label in others]
         verdicts.append(joint(saves))
         means = ratio.mean(0)
-        said = ", ".join(f"{label} {means[i]:.2f}" for i, label in enumerate(LABELS) if i)
-        seeds = seeds_run(scope, model, METHODS, tasks, known)
+        said = ", ".join(f"{label} {means[i]:.2f}" for i, label in enumerate(labels) if i)
+        seeds = seeds_run(scope, model, chosen, tasks, known)
         found.append(
             f"{model}, {len(tasks)} tasks, {seeds}: seconds a step as a share of fine-tuning's (same "
             f"trainer): {said}."
         )
-        numbers[model] = {"seconds_ratio": dict(zip(LABELS, means.tolist(), strict=True))}
+        numbers[model] = {"seconds_ratio": dict(zip(labels, means.tolist(), strict=True))}
         rows = [
             [label, int(sizes[0, i]), float(state[0, i] / 1e6), with_interval(ratio[:, i])]
-            for i, label in enumerate(LABELS)
+            for i, label in enumerate(labels)
         ]
         tables.append(
             Table(

@@ -29,7 +29,7 @@ import numpy as np
 from deltatheory.report.page import COLOURS
 from experiments.page import Findings, Table, Verdict, drawing
 from experiments.scope import Scope, TaskInfo
-from experiments.studies.methods import LANGUAGE_MODEL, Method, data, frozen, joint, with_interval
+from experiments.studies.methods import LANGUAGE_MODEL, Method, data, joint, with_interval
 from experiments.trial import Known, Trial
 
 CLAIM = (
@@ -136,7 +136,7 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     """Yield the sweep of every method on every task, with all seeds, and what the rules need of the first."""
     for model in scope.models:
         for task in scope.tasks:
-            yield frozen(model, task)
+            yield Trial("frozen", model, task.name, settings=data(model, task))
             for method in _methods(model, task):
                 for seed in scope.seeds:
                     yield from (training(model, task, method, rate, seed) for rate in GRID)

@@ -15,14 +15,20 @@ from experiments.page import Verdict
 from experiments.scope import Scope, TaskInfo
 from experiments.trial import Known, Trial
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-_FIRST = 3  # where the climb over the rates begins
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+_FIRST = 5  # where the climb over the rates begins
 _TUNING_TASKS = 4
+_LEAST_TASKS = 6  # for a verdict
 DATA = {"train": 512, "dev": 100, "test": 400, "max_length": 48}
 ANSWERS = {**DATA, "dev": 50, "test": 200, "max_new_tokens": 12}  # each of its tokens costs a pass
 LANGUAGE_MODEL = "smollm2"  # on board, with a head of its own and a core for minutes a training
 FAMILY = "gpt-"  # backbones of `experiments/pretrain.py`, named by their size
 BUDGET = {"steps": 60, "batch_size": 16, "evaluate_every": 6}
+_LANGUAGE_BUDGET = {"steps": 40, "batch_size": 8, "evaluate_every": 10}
+_FEWER = {  # examples of the language model: its trainings are cut to a minute of a core
+    "classification": {"train": 320, "dev": 50, "test": 200},
+    "generation": {"train": 160, "dev": 25, "test": 100, "max_length": 32, "max_new_tokens": 8},
+}
 
 
 @dataclass(frozen=True)
@@ -66,15 +72,30 @@ def data(model: str, task: TaskInfo) -> dict[str, Any]:
     return {**DATA, "head": "probe" if model.startswith(FAMILY) else "label-words"}
 
 
+def methods(model: str) -> tuple[Method, ...]:
+    """Return the main methods that a backbone can have: the language model on board has no biases."""
+    return tuple(m for m in METHODS if (model, m.label) != (LANGUAGE_MODEL, "BitFit"))
+
+
+def budget(model: str) -> dict[str, int]:
+    """Return the steps of a training and their batches."""
+    return _LANGUAGE_BUDGET if model == LANGUAGE_MODEL else BUDGET
+
+
+def examples(model: str, task: TaskInfo) -> dict[str, Any]:
+    """Return the `data` that the main methods are trained and judged on."""
+    return {**data(model, task), **(_FEWER[task.kind] if model == LANGUAGE_MODEL else {})}
+
+
 def training(model: str, method: Method, task: TaskInfo, rate: float, seed: int) -> Trial:
     """Return the trial that trains a method once."""
-    settings = {**data(model, task), **BUDGET, "learning_rate": rate}
+    settings = {**examples(model, task), **budget(model), "learning_rate": rate}
     return Trial("train", model, task.name, method.delta, dict(method.options), seed, settings)
 
 
 def frozen(model: str, task: TaskInfo) -> Trial:
     """Return the trial that evaluates the frozen backbone."""
-    return Trial("frozen", model, task.name, settings=data(model, task))
+    return Trial("frozen", model, task.name, settings=examples(model, task))
 
 
 def tuned(scope: Scope, model: str, method: Method, known: Known) -> tuple[float | None, list[Trial]]:
@@ -126,11 +147,11 @@ def climb(
     return rates[at], []
 
 
-def grid(scope: Scope, methods: Iterable[Method], known: Known) -> Iterator[Trial]:
-    """Yield the trials of methods on all backbones and tasks: first those that tune, then all seeds."""
+def grid(scope: Scope, methods_of: Callable[[str], Iterable[Method]], known: Known) -> Iterator[Trial]:
+    """Yield the trials of each backbone's methods on all tasks: first those that tune, then all seeds."""
     for model in scope.models:
         yield from (frozen(model, task) for task in scope.tasks)
-        for method in methods:
+        for method in methods_of(model):
             rate, missing = tuned(scope, model, method, known)
             yield from missing
             if rate is not None:
@@ -208,7 +229,7 @@ class Order:
 
     Attributes:
         verdict: "agrees" where every neighbour is ahead beyond chance, "disagrees" where one is behind beyond
-            chance, else "undecided".
+            chance, else "undecided", as on fewer than six tasks, whose signs agree by chance too often.
         rows: first, second, mean difference, low and high of its 95 % interval.
     """
 
@@ -233,6 +254,8 @@ def check_order(values: np.ndarray, labels: Sequence[str], claimed: Sequence[str
             if len(gain)
             else (first, second, 0.0, -1.0, 1.0)
         )
+    if len(values) < _LEAST_TASKS:
+        return Order("undecided", rows)
     if any(high < 0 for *_, high in rows):
         return Order("disagrees", rows)
     return Order("agrees" if all(low > 0 for *_, low, _ in rows) else "undecided", rows)
