@@ -11,7 +11,8 @@ from deltatheory.adapters.module_use import ModuleUse
 from deltatheory.advice import Advice, Decision, Estimate
 from deltatheory.advice.result import Difference, Run
 from deltatheory.control.design import ControlledLayer, ControlResult
-from deltatheory.control.diagnosis import Attempt, Diagnosis, Finding
+from deltatheory.control.diagnosis import Attempt, Diagnosis
+from deltatheory.control.faults import Finding
 from deltatheory.control.feedback.steering import SteeringResult, SteeringRow
 from deltatheory.control.reach.controllability import ReachResult, WayThere
 from deltatheory.control.reach.prefix_bound import FirstBlockBound

@@ -7,28 +7,34 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from deltatheory._numbers import check_number
 from deltatheory._shapes import Float
 from deltatheory.adapters import has_peft_form, to_peft
-from deltatheory.backbones import Batch
+from deltatheory.control.faults import (
+    CLOUD,
+    JACOBIAN,
+    MASKS,
+    RATE,
+    Finding,
+    cloud,
+    conditioning,
+    masking,
+    reach,
+    step_size,
+)
 from deltatheory.control.solvers import solve
 from deltatheory.control.solvers.base import Solution
 from deltatheory.deltas import Delta
 from deltatheory.deltas.files import save_delta
-from deltatheory.deltas.prefix import PrefixTuning
-from deltatheory.deltas.prompt import PromptTuning, start_embeddings, start_tokens
-from deltatheory.linearization.tangent import TangentRows, tangent_rows
+from deltatheory.linearization.tangent import tangent_rows
 from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, epochs
-from deltatheory.problems.tokens import batch_of, token_rows
 from deltatheory.results import Result, provenance, wilson
-from deltatheory.training import RatePrediction, Training, predict_learning_rate
+from deltatheory.training import Training, predict_learning_rate
 
 __all__ = [
     "HELPED",
@@ -36,52 +42,20 @@ __all__ = [
     "UNNOTICED",
     "Attempt",
     "Diagnosis",
-    "Finding",
     "attempt",
     "check_run",
     "diagnose",
 ]
 
-_LEAK = 1e-3  # relative change of an output that must not change; rounding stays far below
-_OUT_OF_REACH = 0.1  # share of the examples that no control of linear size brings right
-_SLOW = 100.0  # times the step budget that gradient descent needs; where Adam trains well, up to 33
-_OFF = 3.0  # times the spread of what the frozen model computes for real words
-_STEP = 5.0  # times the predicted learning rate, or a part of it: beyond, most runs stand still or collapse
 _WARM = 10.0  # passes over the examples that the warm start may take
-_WORDS = 64  # real words that the cloud is estimated from
 _FIRST = 20  # steps that are tried, of a run of at least twice as many
 _LOWER = 0.95  # times the loss that the run comes to as it is: a remedy that comes below helps
-_MASKS, _CLOUD = "masks or positions", "start off the cloud of real activations"
-_TARGET, _JACOBIAN, _RATE = "target out of reach", "ill-conditioned Jacobian", "step size"
 
-REMEDIES = (_CLOUD, _JACOBIAN, _RATE)  # the faults that have one that can be tried
+REMEDIES = (CLOUD, JACOBIAN, RATE)  # the faults that have one that can be tried
 # Counts of the study `remedies`, calibration half. Fault that a verdict names ↦ (runs that its remedy helped,
 # runs), and (broken runs in which nothing was found, broken runs):
-HELPED = {_CLOUD: (6, 6), _JACOBIAN: (4, 6), _RATE: (12, 12)}
+HELPED = {CLOUD: (6, 6), JACOBIAN: (4, 6), RATE: (12, 12)}
 UNNOTICED = (4, 36)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One possible fault.
-
-    Attributes:
-        fault: what it would be.
-        verdict: "found", "not found", or "not applicable".
-        number: what shows it; `None` also where that is infinite.
-        limit: found where the number is above.
-        says: what the number is, in a sentence.
-        remedy: what to do; empty where nothing was found.
-        clause: the fault, as a sentence begins that says it is there.
-    """
-
-    fault: str
-    verdict: Literal["found", "not found", "not applicable"]
-    number: float | None
-    limit: float | None
-    says: str
-    remedy: str = ""
-    clause: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +139,7 @@ class Diagnosis(Result):
         helped = [one for one in tried if one.helps(as_it_is)]
         best = min(helped, key=lambda one: one.after or 0.0).fault if helped else None
         found = {one.fault: one for one in self.found}
-        return found.get(_MASKS) or found.get(best or "") or next(iter(self.found), None)
+        return found.get(MASKS) or found.get(best or "") or next(iter(self.found), None)
 
     @property
     def remedied(self) -> Attempt | None:
@@ -274,12 +248,12 @@ def diagnose(
     attempts: list[Attempt] = []
 
     def checks() -> Iterator[Finding]:
-        yield _masking(problem, origin)
-        yield _cloud(problem, origin)
+        yield masking(problem, origin)
+        yield cloud(problem, origin)
         features = tangent_rows(problem, train=examples, test=0, outputs="margin", at=origin)
-        yield _reach(problem, origin, features)
-        yield _conditioning(features, steps)
-        yield _step_size(predicted, learning_rate)
+        yield reach(problem, origin, features)
+        yield conditioning(features, steps)
+        yield step_size(predicted, learning_rate)
 
     def tries() -> Iterator[Attempt]:
         run = replace(planned, learning_rate=learning_rate or predicted.rate)
@@ -353,15 +327,15 @@ def attempt(
     """
     batch, labels = problem.batch(problem.train, range(examples))
     change, start = "", at
-    if fault == _RATE:
+    if fault == RATE:
         change, run = f"a learning rate of {rate:.2g}", replace(run, learning_rate=rate)
-    elif fault == _CLOUD:
+    elif fault == CLOUD:
         change, start = "a start from words", problem.delta.initial()
-    elif fault == _JACOBIAN:
+    elif fault == JACOBIAN:
         change = "Gauss-Newton of as many passes"
     before, after = problem.loss_at(start, batch, labels), None
     try:
-        end = (_gauss_newton if fault == _JACOBIAN else _adam)(problem, run, start, steps)
+        end = (_gauss_newton if fault == JACOBIAN else _adam)(problem, run, start, steps)
         loss = problem.loss_at(end, batch, labels)
         after = loss if math.isfinite(loss) else None
     except FloatingPointError:
@@ -389,155 +363,3 @@ def _gauss_newton(problem: ClassificationProblem, run: Training, start: Tensor, 
 def _of(successes: int, runs: int) -> str:
     low, high = wilson(successes, runs) if runs else (0.0, 1.0)
     return f"{successes} of {runs} ({low:.0%} to {high:.0%})"
-
-
-def _finding(fault: str, number: float, limit: float, says: str, remedy: str, clause: str) -> Finding:
-    shown = number if math.isfinite(number) else None
-    if number <= limit:
-        return Finding(fault, "not found", shown, limit, says)
-    return Finding(fault, "found", shown, limit, says, remedy, clause)
-
-
-def _change(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))
-
-
-@torch.no_grad()
-def _masking(problem: ClassificationProblem, origin: Tensor) -> Finding:
-    """Compare outputs with and without padding, and a causal model's states before a changed token."""
-    order = np.argsort(problem.train.lengths, kind="stable")
-    short, long = [int(order[0])], [int(order[-1])]
-    together, _ = problem.batch(problem.train, short + long)
-    alone, _ = problem.batch(problem.train, short)
-    worst = _change(problem.logits(origin, alone), problem.logits(origin, together)[:1])
-    passes = 3
-    if problem.backbone.kind == "causal":
-        rows = token_rows(problem.backbone, problem.train.examples.subset(long), problem.max_length)
-        batch = batch_of(problem.backbone, rows)
-        ids = batch.input_ids.clone()
-        ids[:, -1] = (ids[:, -1] + 1) % problem.backbone.model.get_input_embeddings().num_embeddings  # type: ignore
-        edit = problem.delta.edit(origin)
-        changed = Batch(ids, batch.mask, batch.attention_mask, batch.position_ids, batch.token_type_ids)
-        states = [problem.backbone.hidden_states(b, edit)[:, :-1] for b in (batch, changed)]
-        if states[0].shape[1]:
-            worst = max(worst, _change(*states))
-        passes += 2
-    problem.count(passes, forward=1.0)
-    return _finding(
-        _MASKS,
-        worst,
-        _LEAK,
-        f"padding, or a later token, changes outputs by {worst:.1e} of their size",
-        "Give the model a 4-D mask and explicit positions, and switch its cache off.",
-        "outputs depend on padding or on later tokens",
-    )
-
-
-@torch.no_grad()
-def _cloud(problem: ClassificationProblem, origin: Tensor) -> Finding:
-    """Measure how far virtual keys or embeddings lie from the mean of real ones, in units of their spread."""
-    delta, backbone = problem.delta, problem.backbone
-    words = min(_WORDS, backbone.max_length - 1)
-    if isinstance(delta, PromptTuning):
-        pairs = [(delta.prompt(origin), start_embeddings(backbone, start_tokens(backbone, words, seed=1)))]
-        kind = "embeddings"
-    elif isinstance(delta, PrefixTuning):
-        real = PrefixTuning(backbone, length=words, gate="none", blocks=delta.blocks, seed=1)
-        problem.count(1, forward=1.0)
-        cloud = real.keys_values(real.initial())
-        kind = "keys"  # values of a gated prefix may start at zero
-        pairs = [(keys, cloud[t][0]) for t, (keys, _) in delta.keys_values(origin).items()]
-        pairs = [(a.transpose(0, 1).flatten(1), b.transpose(0, 1).flatten(1)) for a, b in pairs]
-    else:
-        return Finding(_CLOUD, "not applicable", None, None, f"{delta.name!r} has no virtual tokens")
-    worst = 0.0
-    for virtual, cloud_of_words in pairs:
-        center = cloud_of_words.mean(0)
-        spread = (cloud_of_words - center).norm(dim=1).mean()
-        worst = max(worst, float((virtual - center).norm(dim=1).max() / spread))
-    return _finding(
-        _CLOUD,
-        worst,
-        _OFF,
-        f"the virtual {kind} lie up to {worst:.2g} times as far from the mean of real ones as those do",
-        "Start from words of the vocabulary, as this package does by default, not from random vectors.",
-        "the start lies off the cloud of real activations",
-    )
-
-
-def _reach(problem: ClassificationProblem, origin: Tensor, features: TangentRows) -> Finding:
-    """Return the share of examples still wrong under the least-norm control of the linearized margins."""
-    margins = (features.start.logits[:, 1] - features.start.logits[:, 0]).double().numpy()
-    kernel = features.kernel().double().numpy()[: len(margins), : len(margins)]
-    # min ½|δ|² s.t. m + Jδ ≥ 1: δ = Jᵀν, ν ≥ 0 minimizes ½ νᵀKν - νᵀ(1 - m).
-    need, scale = 1.0 - margins, max(float(np.trace(kernel)) / len(margins), 1e-300)
-    values, vectors = np.linalg.eigh(kernel / scale + 1e-6 * np.eye(len(margins)))
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    multipliers = nnls(root, np.linalg.solve(root, need), maxiter=50 * len(margins))[0] / scale
-    linear = margins + kernel @ multipliers
-    missed = float((linear < 0.5).mean())
-    energy = math.sqrt(max(float(multipliers @ kernel @ multipliers), 0.0))
-    return _finding(
-        _TARGET,
-        missed,
-        _OUT_OF_REACH,
-        f"{missed:.0%} of the examples stay wrong under the least-norm control of the linearized network, "
-        f"|δ| = {energy:.3g}",
-        "Take a longer prefix, more blocks, or another delta; or look for contradicting labels.",
-        "the target is out of reach",
-    )
-
-
-def _conditioning(features: TangentRows, steps: int) -> Finding:
-    """Count steps of gradient descent, at its largest stable rate, to nine tenths of what can be fitted.
-
-    The residual r of the margins decays as Σ_i (u_i·r)² (1 - λ_i/λ_1)^{2k}.
-    """
-    margins = (features.start.logits[:, 1] - features.start.logits[:, 0]).double()
-    kernel = features.kernel().double()[: len(margins), : len(margins)]
-    values, vectors = torch.linalg.eigh(kernel)
-    fits = values > 1e-10 * values[-1]
-    parts = (vectors.T @ (1 - margins)).square() * fits
-    rates = 1 - (values / values[-1]).clamp(0, 1)
-    low, high = 0.0, 1e9
-
-    def left(k: float) -> float:
-        return float((parts * rates ** (2 * k)).sum() / parts.sum())
-
-    if not values[-1] > 0:
-        needed = math.inf
-    else:
-        while high - low > max(0.5, 1e-3 * high):
-            middle = (low + high) / 2
-            low, high = (middle, high) if left(middle) > 0.1 else (low, middle)
-        needed = high
-    spread = float(values[-1] / values[fits].median()) if fits.any() else math.inf
-    return _finding(
-        _JACOBIAN,
-        needed / steps,
-        _SLOW,
-        f"gradient descent needs about {needed:.3g} steps for nine tenths of the fit (budget {steps}); the "
-        f"largest eigenvalue of J Jᵀ is {spread:.2g} times the median",
-        "Train with Gauss-Newton, or rescale δ: prefix values move the outputs more evenly than keys.",
-        "the Jacobian is ill-conditioned",
-    )
-
-
-def _step_size(predicted: RatePrediction, learning_rate: float | None) -> Finding:
-    """Compare the learning rate with the one that is predicted for the run."""
-    if not predicted.found:
-        return Finding(_RATE, "not applicable", None, None, predicted.status)
-    rate = predicted.rate if learning_rate is None else learning_rate
-    ratio = rate / predicted.rate
-    size, change = ("large", "Lower") if ratio > 1 else ("small", "Raise")
-    off = max(ratio, 1 / ratio)
-    judged = f"too {size}, " if off > _STEP else ""
-    return _finding(
-        _RATE,
-        off,
-        _STEP,
-        f"the learning rate {rate:.3g} is {judged}{ratio:.2g} times the one that is predicted to "
-        f"train best, {predicted.rate:.2g}; {predicted.low:.2g} to {predicted.high:.2g} work",
-        f"{change} the learning rate to about {predicted.rate:.1g}.",
-        f"the learning rate {rate:.3g} is {off:.2g} times too {size}",
-    )

@@ -7,8 +7,9 @@ import torch
 from sample_results import ONE_OF_EACH
 from tiny_problems import toy_problem, toy_task
 
-from deltatheory.control import diagnosis
-from deltatheory.control.diagnosis import HELPED, REMEDIES, UNNOTICED, Attempt, Finding, diagnose
+from deltatheory.control import faults
+from deltatheory.control.diagnosis import HELPED, REMEDIES, UNNOTICED, Attempt, diagnose
+from deltatheory.control.faults import Finding
 from deltatheory.linearization import LinearizationStart, TangentRows
 from deltatheory.results import ResultLog
 from deltatheory.tasks import Examples
@@ -107,10 +108,10 @@ def test_steps_that_gradient_descent_needs_have_a_closed_form():
     features = TangentRows(rows, LinearizationStart(start, torch.ones(2).long(), start), 2, 2, None, 0.0, 0.0)
     # Residuals are equal: the second alone makes a half, so (1 - s²)^{2k} = 0.2.
     k = float(torch.log(torch.tensor(0.2)) / (2 * torch.log1p(torch.tensor(-(small**2)))))
-    finding = diagnosis._conditioning(features, steps=50)
+    finding = faults.conditioning(features, steps=50)
     assert finding.number == pytest.approx(k / 50, rel=5e-3)
     assert finding.verdict == "found"
-    assert diagnosis._conditioning(features, steps=10_000).verdict == "not found"
+    assert faults.conditioning(features, steps=10_000).verdict == "not found"
 
 
 def test_a_learning_rate_out_of_scale_is_found_on_both_sides():
@@ -181,7 +182,7 @@ def test_the_limit_of_conditioning_lies_between_sound_and_planted_runs_of_the_ca
         return [one["number"] for findings in found for one in findings if one["fault"] == FAULTS[3]]
 
     worst, mildest = max(times("")), min(times("a direction 1000 times as long"))
-    assert diagnosis._SLOW == remedies.LIMIT == pytest.approx((worst * mildest) ** 0.5, rel=0.1)
+    assert faults.SLOW == remedies.LIMIT == pytest.approx((worst * mildest) ** 0.5, rel=0.1)
     assert len(times("")) == 6
 
 
