@@ -13,7 +13,9 @@ from experiments.studies.methods import (
     METHODS,
     Method,
     budget,
+    by_family,
     check_order,
+    counted,
     examples,
     grid,
     joint,
@@ -102,7 +104,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             found.append(f"{model}: no task is complete.")
             continue
         _, fitted = table_of(scope, model, chosen(model), known, lambda r, _: r["train"] or 0.0)
-        gaps = fitted - scores
+        gaps, scores = (by_family(tasks, x) for x in (fitted - scores, scores))
         small = single(model)[-1].label
         helped = [
             (small, f"adapter + {small}"),
@@ -123,7 +125,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         )
         said = "; ".join(f"{name} {with_interval(gain)}" for name, gain in gains.items())
         seeds = seeds_run(scope, model, chosen(model), tasks, known)
-        found.append(f"{model}, {len(tasks)} tasks, {seeds}, test score: {said}.")
+        found.append(f"{model}, {counted(tasks)}, {seeds}, test score: {said}.")
         found.append(
             f"{model}: generalization gap (training - test score): "
             + ", ".join(f"{label} {gaps[:, i].mean():.3f}" for i, label in enumerate(labels))
@@ -136,7 +138,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             runs = [_sequences(scope, model, pair, tasks, seed, known) for seed in scope.seeds]
             if whole := [run for run in runs if run]:
                 tests, trains = (
-                    np.mean([[r[key] or 0.0 for r in run] for run in whole], axis=0)
+                    by_family(tasks, np.mean([[r[key] or 0.0 for r in run] for run in whole], axis=0))[:, 0]
                     for key in ("test", "train")
                 )
                 rows.append([label, with_interval(tests), with_interval(trains - tests)])
@@ -154,7 +156,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         }
         tables.append(
             Table(
-                f"{model}: means over tasks with their 95 % intervals",
+                f"{model}: means over families with their 95 % intervals",
                 ["deltas", "test score", "generalization gap"],
                 rows,
             )

@@ -10,7 +10,9 @@ from experiments.page import Findings, Table, number
 from experiments.scope import Scope, TaskInfo
 from experiments.studies.methods import (
     budget,
+    by_family,
     check_order,
+    counted,
     frozen,
     grid,
     joint,
@@ -64,17 +66,18 @@ def findings(scope: Scope, known: Known) -> Findings:
         _, loss = table_of(scope, model, chosen, known, lambda result, _: steps_of_loss(result["losses"]))
         _, passes = table_of(scope, model, chosen, known, lambda result, _: result["passes"])
         passes /= budget(model)["steps"]
+        values, loss, work = (by_family(tasks, x) for x in (values, loss, loss * passes))
         _, sizes = table_of(scope, model, chosen, known, lambda result, _: result["parameters"])
         order = check_order(-loss, labels, ORDER)
         verdicts.append(order.verdict)
         means, slowness, work = (  # nan where no task has a gain
-            np.ma.masked_invalid(x).mean(0).filled(np.nan) for x in (values, loss, loss * passes)
+            np.ma.masked_invalid(x).mean(0).filled(np.nan) for x in (values, loss, work)
         )
         rho = spearman(np.log(sizes[0]).tolist(), slowness.tolist())
         said = ", ".join(f"{labels[i]} {means[i]:.0f}".replace("nan", "–") for i in np.argsort(means))
         seeds = seeds_run(scope, model, chosen, tasks, known)
         found.append(
-            f"{model}, {len(tasks)} tasks, {seeds}: mean steps to 90 % of the gain of the dev score: {said}."
+            f"{model}, {counted(tasks)}, {seeds}: mean steps to 90 % of the gain of the dev score: {said}."
         )
         found += [
             x.replace("(mean over", "(fewer steps to 90 % of the fall of training loss; mean over")
@@ -101,7 +104,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             "steps to 90 % of the gain",
             "steps to 90 % of the fall of the loss",
             "the latter in passes",
-            "tasks with a gain",
+            "families with a gain",
         ]
         tables.append(Table(f"{model}: convergence", columns, rows))
     ran = (

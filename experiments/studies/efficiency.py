@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from experiments.page import Findings, Table
 from experiments.scope import Scope
 from experiments.studies.methods import (
+    by_family,
     check_order,
+    counted,
     grid,
     joint,
     methods,
@@ -43,7 +45,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             continue
         _, state = table_of(scope, model, chosen, known, lambda result, _: result["optimizer_bytes"])
         _, sizes = table_of(scope, model, chosen, known, lambda result, _: result["parameters"])
-        ratio = seconds / seconds[:, :1]
+        ratio = by_family(tasks, seconds / seconds[:, :1])
         others = [label for label in labels if label != "fine-tuning"]
         saves = [check_order(-ratio, labels, (label, "fine-tuning")).verdict for label in others]
         verdicts.append(joint(saves))
@@ -51,7 +53,7 @@ def findings(scope: Scope, known: Known) -> Findings:
         said = ", ".join(f"{label} {means[i]:.2f}" for i, label in enumerate(labels) if i)
         seeds = seeds_run(scope, model, chosen, tasks, known)
         found.append(
-            f"{model}, {len(tasks)} tasks, {seeds}: seconds a step as a share of fine-tuning's (same "
+            f"{model}, {counted(tasks)}, {seeds}: seconds a step as a share of fine-tuning's (same "
             f"trainer): {said}."
         )
         numbers[model] = {"seconds_ratio": dict(zip(labels, means.tolist(), strict=True))}

@@ -18,7 +18,7 @@ from experiments.trial import Known, Trial
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _FIRST = 5  # where the climb over the rates begins
 _TUNING_TASKS = 4
-_LEAST_TASKS = 6  # for a verdict
+_LEAST_FAMILIES = 6  # for a verdict
 DATA = {"train": 512, "dev": 100, "test": 400, "max_length": 48}
 ANSWERS = {**DATA, "dev": 50, "test": 200, "max_new_tokens": 12}  # each of its tokens costs a pass
 LANGUAGE_MODEL = "smollm2"  # on board, with a head of its own and a core for minutes a training
@@ -191,6 +191,24 @@ def table_of(
     return tasks, np.array(rows).reshape(len(tasks), len(methods))
 
 
+def by_family(tasks: Sequence[TaskInfo], values: np.ndarray) -> np.ndarray:
+    """Return a row a family of tasks: the mean of theirs that are not NaN.
+
+    Means, intervals and verdicts are taken over these: siblings are not independent of each other.
+    """
+    families: dict[str, list[int]] = {}
+    for i, task in enumerate(tasks):
+        families.setdefault(task.family, []).append(i)
+    rows = [np.ma.filled(np.ma.masked_invalid(values[at]).mean(0), np.nan) for at in families.values()]
+    return np.array(rows).reshape(len(families), -1)
+
+
+def counted(tasks: Sequence[TaskInfo]) -> str:
+    """Write how many tasks there are, and of how many families."""
+    families = len({task.family for task in tasks})
+    return f"{len(tasks)} tasks of {families} families"
+
+
 def seeds_run(
     scope: Scope, model: str, methods: Sequence[Method], tasks: list[TaskInfo], known: Known
 ) -> str:
@@ -200,7 +218,7 @@ def seeds_run(
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a mean over tasks."""
+    """Return the 95 % bootstrap interval of a mean."""
     values = np.asarray(values, float)
     if len(values) < 3 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
@@ -225,11 +243,11 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Order:
-    """How a claimed order of methods, best first, stands after paired comparisons over tasks.
+    """How a claimed order of methods, best first, stands after paired comparisons over families of tasks.
 
     Attributes:
         verdict: "agrees" where every neighbour is ahead beyond chance, "disagrees" where one is behind beyond
-            chance, else "undecided", as on fewer than six tasks, whose signs agree by chance too often.
+            chance, else "undecided", as on fewer than six families, whose signs agree by chance too often.
         rows: first, second, mean difference, low and high of its 95 % interval.
     """
 
@@ -241,7 +259,7 @@ def check_order(values: np.ndarray, labels: Sequence[str], claimed: Sequence[str
     """Compare each method of a claimed order with the next.
 
     Args:
-        values: a row a task, a column a method; more is better.
+        values: a row a family, a column a method; more is better.
         labels: of the columns.
         claimed: labels, best first.
     """
@@ -254,7 +272,7 @@ def check_order(values: np.ndarray, labels: Sequence[str], claimed: Sequence[str
             if len(gain)
             else (first, second, 0.0, -1.0, 1.0)
         )
-    if len(values) < _LEAST_TASKS:
+    if len(values) < _LEAST_FAMILIES:
         return Order("undecided", rows)
     if any(high < 0 for *_, high in rows):
         return Order("disagrees", rows)
@@ -270,4 +288,4 @@ def joint(verdicts: Iterable[Verdict]) -> Verdict:
 def order_sentences(model: str, order: Order) -> list[str]:
     """Say how each pair of a claimed order came out."""
     said = [f"{a} - {b}: {d:+.3f} ({low:+.3f} to {high:+.3f})" for a, b, d, low, high in order.rows]
-    return [f"{model}, {order.verdict}: {'; '.join(said)} (mean over tasks, 95 % interval)."]
+    return [f"{model}, {order.verdict}: {'; '.join(said)} (mean over families, 95 % interval)."]

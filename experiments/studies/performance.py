@@ -23,7 +23,9 @@ from experiments.scope import Scope
 from experiments.studies.methods import (
     LANGUAGE_MODEL,
     budget,
+    by_family,
     check_order,
+    counted,
     examples,
     frozen,
     grid,
@@ -73,28 +75,31 @@ def findings(scope: Scope, known: Known) -> Findings:
         if not tasks:
             found.append(f"{model}: no task is complete.")
             continue
-        order = check_order(scores, labels, ORDER)
+        families = by_family(tasks, scores)
+        order = check_order(families, labels, ORDER)
         verdicts.append(order.verdict)
-        means = scores.mean(0)
+        means = families.mean(0)
         start = np.array([(known.get(frozen(model, task)) or {}).get("test", np.nan) for task in tasks])
         said = ", ".join(f"{labels[i]} {means[i]:.3f}" for i in np.argsort(-means))
         best = [labels[i] for i in scores.argmax(1)]
         wins = {label: best.count(label) for label in labels if label in best}
         seeds = seeds_run(scope, model, methods(model), tasks, known)
-        found.append(f"{model}, {len(tasks)} tasks, {seeds}: {said}; frozen {np.nanmean(start):.3f}.")
+        untrained = by_family(tasks, start[:, None]).mean()
+        found.append(f"{model}, {counted(tasks)}, {seeds}: {said}; frozen {untrained:.3f}.")
         found += order_sentences(model, order)
         found.append(f"{model}: best on {', '.join(f'{n} tasks {label}' for label, n in wins.items())}.")
         rates = {m.label: tuned(scope, model, m, known)[0] for m in methods(model)}
         numbers[model] = {
             "tasks": len(tasks),
+            "families": len(families),
             "mean": dict(zip(labels, means.tolist(), strict=True)),
             "wins": wins,
         }
         tables.append(
             Table(
-                f"{model}: mean test score with its 95 % interval over tasks",
+                f"{model}: mean test score with its 95 % interval over families",
                 ["method", "learning rate", "score", "best on"],
-                [[x, rates[x], with_interval(scores[:, i]), wins.get(x, 0)] for i, x in enumerate(labels)],
+                [[x, rates[x], with_interval(families[:, i]), wins.get(x, 0)] for i, x in enumerate(labels)],
             )
         )
         tables.append(_categories(model, labels, tasks, scores))

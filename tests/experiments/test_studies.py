@@ -281,6 +281,34 @@ def test_methods_are_compared_on_the_seeds_that_all_have_run(monkeypatch):
     assert values == pytest.approx(np.array([[0.1, 1.1]]))
 
 
+def test_siblings_count_once():
+    tasks = [TaskInfo(name, "c", family) for name, family in (("a1", "a"), ("b", "b"), ("a2", "a"))]
+    values = np.array([[1.0, np.nan], [5.0, 2.0], [3.0, 4.0]])
+    np.testing.assert_array_equal(methods.by_family(tasks, values), [[2.0, 4.0], [5.0, 2.0]])
+    np.testing.assert_array_equal(methods.by_family(tasks, values[:, 0]), [[2.0], [5.0]])
+    assert methods.counted(tasks) == "3 tasks of 2 families"
+
+
+@pytest.mark.parametrize(("families", "verdict"), [(5, "undecided"), (6, "agrees")])
+def test_an_order_needs_six_families(families, verdict):
+    values = np.stack([np.linspace(0.8, 0.9, families), np.linspace(0.1, 0.3, families)], 1)
+    assert methods.check_order(values, ("a", "b"), ("a", "b")).verdict == verdict
+    mirrored = methods.check_order(values, ("a", "b"), ("b", "a")).verdict
+    assert mirrored == ("disagrees" if verdict == "agrees" else "undecided")
+
+
+def test_a_backbone_without_biases_has_the_scales_of_its_norms_in_their_place():
+    tasks = [TaskInfo("t", "c", "f"), TaskInfo("t", "c", "f", "generation")]
+    assert "bitfit" in [m.delta for m in methods.methods("minilm")]
+    assert "bitfit" not in [m.delta for m in methods.methods("smollm2")]
+    labels = {model: [m.label for m in combinations.chosen(model)] for model in ("minilm", "smollm2")}
+    assert [label.replace("BitFit", "LayerNorm") for label in labels["minilm"]] == labels["smollm2"]
+    for task in tasks:
+        few, many = (methods.examples(model, task) for model in ("smollm2", "gpt-1M"))
+        assert all(few[split] < many[split] for split in ("train", "dev", "test"))
+        assert methods.frozen("smollm2", task).settings == few
+
+
 @pytest.mark.parametrize(
     ("first", "last", "verdict"),
     [(90.0, 9.0, "agrees"), (None, 9.0, "agrees"), (9.0, None, "disagrees"), (9.0, 9.0, "undecided")],
