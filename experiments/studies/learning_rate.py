@@ -97,6 +97,7 @@ LANGUAGE = (  # it has no biases
     Method("fine-tuning", "full"),
 )
 _POINT, _COLLAPSE = 0.01, 0.1
+_LEAST_PAIRS = 10  # for a verdict
 _SHARE, _COLLAPSES, _COST = 0.85, 0.01, 0.1  # the aims
 DEFAULTS = (1e-3, 2e-4)  # rates that people copy
 RULES = ("predicted", "a constant a method", *(f"{rate:g} for all" for rate in DEFAULTS), "range test")
@@ -227,7 +228,8 @@ def findings(scope: Scope, known: Known) -> Findings:
             and cost <= _COST
             and (not new or not old or new["regret"] < old["regret"])
         )
-        verdicts.append("agrees" if holds else "disagrees")
+        enough = own["pairs"] >= _LEAST_PAIRS
+        verdicts.append("undecided" if not enough else "agrees" if holds else "disagrees")
         said = "; ".join(
             f"{rule} {one['within']:.0%}, {one['regret']:.3f} short, {one['collapsed']:.1%} collapsed"
             for rule, one in judged["held-out"].items()

@@ -127,11 +127,9 @@ def findings(scope: Scope, known: Known) -> Findings:
             axes.set_ylabel("score gained over the frozen model")
         figures[f"{model}: what each method gains on each task, and its mean"] = figure
     model = scope.models[0]
-    ran = RAN.format(
-        **examples(model, scope.tasks[0]),
-        **budget(model),
-        tasks="named before any training" if model == LANGUAGE_MODEL else "drawn by lot, families in turn",
-    )
+    named = "named before any training, as many as two cores had time for"
+    drawn = named if model == LANGUAGE_MODEL else "drawn by lot, families in turn"
+    ran = RAN.format(**examples(model, scope.tasks[0]), **budget(model), tasks=drawn)
     return Findings(joint(verdicts), ran, found, numbers, tables, figures)
 
 
