@@ -218,9 +218,11 @@ def seeds_run(
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a mean."""
+    """Return the 95 % bootstrap interval of a mean, NaN where fewer than three values have none."""
     values = np.asarray(values, float)
-    if len(values) < 3 or np.ptp(values) == 0:
+    if len(values) < 3:
+        return np.nan, np.nan
+    if np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
     found = stats.bootstrap((values,), np.mean, n_resamples=2000, rng=0).confidence_interval
     return float(found.low), float(found.high)
@@ -231,7 +233,7 @@ def with_interval(values: np.ndarray) -> str:
     if not len(values):
         return "–"
     low, high = interval(values)
-    return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"
+    return f"{np.mean(values):.3f}" + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -287,5 +289,8 @@ def joint(verdicts: Iterable[Verdict]) -> Verdict:
 
 def order_sentences(model: str, order: Order) -> list[str]:
     """Say how each pair of a claimed order came out."""
-    said = [f"{a} - {b}: {d:+.3f} ({low:+.3f} to {high:+.3f})" for a, b, d, low, high in order.rows]
+    said = [
+        f"{a} - {b}: {d:+.3f}" + ("" if np.isnan(low) else f" ({low:+.3f} to {high:+.3f})")
+        for a, b, d, low, high in order.rows
+    ]
     return [f"{model}, {order.verdict}: {'; '.join(said)} (mean over families, 95 % interval)."]
