@@ -164,6 +164,7 @@ def findings(scope: Scope, known: Known) -> Findings:
     ran = (
         "As in `performance`; a combination has a learning rate of its own, a sequence gives each part half "
         "of the steps and the rate it has alone. Where a backbone has no biases the scales of its norms "
-        "stand in the place of BitFit. The gap is the score on the training examples less that on the test split."
+        "stand in the place of BitFit. The gap is the score on the training examples less that on the test "
+        "split."
     )
     return Findings(joint(verdicts), ran, found, numbers, tables)
