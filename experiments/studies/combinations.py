@@ -34,7 +34,7 @@ CLAIM = (
 SOURCE = "Ding et al. 2023, sections 4.2 and 4.3"
 TASKS = ("classification", "generation")
 FULL = next(m for m in METHODS if m.label == "fine-tuning")
-_SINGLE = {m.label: m for m in METHODS if m.label in ("adapter", "BitFit", "prompt")}
+_SINGLE = [m for m in METHODS if m.label in ("adapter", "BitFit", "prompt")]
 _SCALES = Method("LayerNorm", "layernorm")  # in the place of BitFit where a backbone has no biases
 
 
@@ -44,13 +44,13 @@ def _part(method: Method) -> list:
     return [name, {options[name]: int(size)} if size else {}]
 
 
-def _joined(methods: Sequence[Method], sign: str) -> Method:
-    return Method(sign.join(m.label for m in methods), "combined", {"deltas": [_part(m) for m in methods]})
+def _joined(parts: Sequence[Method], sign: str) -> Method:
+    return Method(sign.join(m.label for m in parts), "combined", {"deltas": [_part(m) for m in parts]})
 
 
 def single(model: str) -> list[Method]:
     """Return the three deltas that are combined, in the order of the names of their combinations."""
-    return [m if m in methods(model) else _SCALES for m in _SINGLE.values()]
+    return [m if m in methods(model) else _SCALES for m in _SINGLE]
 
 
 def chosen(model: str) -> list[Method]:

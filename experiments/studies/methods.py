@@ -265,7 +265,7 @@ def check_order(values: np.ndarray, labels: Sequence[str], claimed: Sequence[str
         labels: of the columns.
         claimed: labels, best first.
     """
-    rows = []
+    rows, judged = [], []
     for first, second in pairwise(claimed):
         gain = values[:, labels.index(first)] - values[:, labels.index(second)]
         gain = gain[np.isfinite(gain)]
@@ -274,11 +274,11 @@ def check_order(values: np.ndarray, labels: Sequence[str], claimed: Sequence[str
             if len(gain)
             else (first, second, 0.0, -1.0, 1.0)
         )
-    if len(values) < _LEAST_FAMILIES:
-        return Order("undecided", rows)
-    if any(high < 0 for *_, high in rows):
+        judged += rows[-1:] if len(gain) >= _LEAST_FAMILIES else []
+    if any(high < 0 for *_, high in judged):
         return Order("disagrees", rows)
-    return Order("agrees" if all(low > 0 for *_, low, _ in rows) else "undecided", rows)
+    ahead = len(judged) == len(rows) and all(low > 0 for *_, low, _ in rows)
+    return Order("agrees" if ahead else "undecided", rows)
 
 
 def joint(verdicts: Iterable[Verdict]) -> Verdict:

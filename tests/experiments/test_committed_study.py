@@ -11,7 +11,7 @@ from deltatheory.results import ResultLog
 from experiments.page import write_page
 from experiments.runner import LOG
 from experiments.scope import Scope
-from experiments.studies import STUDIES
+from experiments.studies import STUDIES, performance
 from experiments.trial import Known, Trial
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -19,6 +19,15 @@ FOLDERS = sorted(path.parent.name for path in RESULTS.glob(f"*/{LOG}"))
 PAGES = sorted(
     (path.parents[1].name, path.parent.name) for f in FOLDERS for path in RESULTS.glob(f"{f}/*/result.json")
 )
+
+
+@pytest.mark.parametrize(
+    ("folder", "named"),
+    [("smollm2", performance.LANGUAGE_TASKS), ("smollm2-generation", performance.LANGUAGE_ANSWERS)],
+)
+def test_tasks_of_the_language_model_are_the_first_that_were_named(folder, named):
+    tasks = [task.name for task in Scope.read(RESULTS / folder / "scope.json").tasks]
+    assert tuple(tasks) == named[: len(tasks)]
 
 
 @cache

@@ -295,6 +295,8 @@ def test_an_order_needs_six_families(families, verdict):
     assert methods.check_order(values, ("a", "b"), ("a", "b")).verdict == verdict
     mirrored = methods.check_order(values, ("a", "b"), ("b", "a")).verdict
     assert mirrored == ("disagrees" if verdict == "agrees" else "undecided")
+    without = np.concatenate([values[:5], np.full((9, 2), np.nan)])  # those without a gain do not count
+    assert methods.check_order(without, ("a", "b"), ("a", "b")).verdict == "undecided"
 
 
 def test_a_backbone_without_biases_has_the_scales_of_its_norms_in_their_place():
