@@ -147,7 +147,7 @@ TRAINING = TrainingResult(
 ONE_OF_EACH: dict[str, Result] = {
     "dimension": a_result(),
     "advise": Advice(
-        decision=Decision("lora r=8", 73_728, 2.1e-3, 884_736, 0.9, 0.71, largest=False),
+        decision=Decision("lora r=8", 73_728, 2.1e-3, 884_736, 0.9, 0.71),
         ranked=[
             Estimate(
                 name, options, 0.8 + k / 100, 0.7, 0.9, 0.8, 4**k * 100, 4**k * 1200, 0.5, k < 5,

@@ -20,7 +20,7 @@ from deltatheory._shapes import Bool, Float
 
 __all__ = ["POINT", "SPREAD", "TrainedScores"]
 
-POINT = 0.01  # of accuracy: what a larger delta must gain to be worth its size
+POINT = 0.01  # of accuracy: what another delta must gain to be worth taking instead
 _RESAMPLED = 500
 _DRAWS = 2000
 # Set on tasks of the calibration half alone: advice and trainings of experiments/results/chosen, and the
@@ -41,7 +41,7 @@ _AHEAD = {
 _COMMON, _METHOD, _OWN = 1.0, 0.3, 0.15  # spread of l: of all together, of a method, of a candidate
 SPREAD = float(np.sqrt(_COMMON**2 + _METHOD**2 + _OWN**2))
 _RUN = 0.25  # of l between a run at the predicted rate and one at the best: rms on the calibration half
-_LEVEL = 0.5  # the chance that something larger is more than a point better, up to which the smaller is taken
+_LEVEL = 0.5  # the chance that something else is more than a point better, up to which a candidate suffices
 _OUTCOMES = (-1.5, -0.75, 0.0, 0.75, 1.5)  # of a run that is thought of, in standard deviations
 
 
@@ -116,13 +116,15 @@ class TrainedScores:
         return _standard(len(self.mean)) @ (vectors * np.sqrt(values.clip(min=0))).T
 
     def smallest(self, ladder: Sequence[int]) -> tuple[int, float]:
-        """Return the first candidate behind which nothing is likely to be more than a point better.
+        """Return the first candidate that nothing is likely to beat by more than a point.
+
+        Where each is likelier beaten than not, it is the one for which that is least likely.
 
         Args:
             ladder: candidates, the smallest first.
 
         Returns:
-            It, and the chance that one of those behind it is more than a point better.
+            It, and the chance that another of the ladder is more than a point better.
         """
         return _smallest(self.draws(), ladder)
 
@@ -156,12 +158,10 @@ class TrainedScores:
 
 def _smallest(draws: Float[np.ndarray, "draws k"], ladder: Sequence[int]) -> tuple[int, float]:
     draws = draws[:, ladder]
-    best = np.maximum.accumulate(draws[:, ::-1], 1)[:, ::-1]
-    for place, candidate in enumerate(ladder[:-1]):
-        chance = float((best[:, place + 1] - draws[:, place] > POINT).mean())
-        if chance <= _LEVEL:
-            return candidate, chance
-    return ladder[-1], 0.0
+    chances = (draws.max(1, keepdims=True) - draws > POINT).mean(0)
+    suffice = np.flatnonzero(chances <= _LEVEL)
+    place = int(suffice[0] if len(suffice) else chances.argmin())
+    return ladder[place], float(chances[place])
 
 
 @cache

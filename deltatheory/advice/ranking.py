@@ -160,7 +160,6 @@ def advise(
             one.optimizer_bytes,
             costs[taken].minutes,
             probability=1 - worse,
-            largest=taken == ladder[-1],
         )
         if one.learning_rate:
             arguments = replace(plan, learning_rate=one.learning_rate).to_transformers()

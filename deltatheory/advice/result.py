@@ -86,8 +86,7 @@ class Decision:
         learning_rate: the peak; `None` where none was found.
         optimizer_bytes: gradient and AdamW state.
         minutes: of the training that is planned, on this machine.
-        probability: that nothing larger within the budget is more than a point better.
-        largest: whether nothing larger is within the budget.
+        probability: that no other candidate within the budget is more than a point better.
     """
 
     label: str
@@ -96,19 +95,18 @@ class Decision:
     optimizer_bytes: int
     minutes: float
     probability: float
-    largest: bool
 
     def __str__(self) -> str:
         rate = f"learning rate {self.learning_rate:.2g}, " if self.learning_rate else ""
         ahead = (
-            "nothing larger is within the budget."
-            if self.largest
-            else "nothing larger is expected to be more than one point better, with probability "
-            f"{self.probability:.2f}."
+            "no other candidate is expected to be more than one point better"
+            if self.probability >= 0.5
+            else "likelier than any other candidate to be within a point of the best"
         )
         return (
             f"Take {self.label} ({self.parameters:,} parameters, {rate}{self.optimizer_bytes / 1e6:.3g} MB "
-            f"of optimizer state, {self.minutes:.2g} min of training); {ahead}"
+            f"of optimizer state, {self.minutes:.2g} min of training); {ahead}, "
+            f"with probability {self.probability:.2f}."
         )
 
 

@@ -37,16 +37,27 @@ def test_equal_promises_take_the_smallest_and_far_ones_do_not(monkeypatch):
     taken, chance = prior([0.5, 0.8, 0.8]).smallest([0, 1, 2])
     assert taken == 1
     assert chance < 0.5
-    assert prior([0.5, 0.6, 0.8]).smallest([0, 1, 2]) == (2, 0.0)
+    taken, chance = prior([0.5, 0.6, 0.8]).smallest([0, 1, 2])
+    assert (taken, chance) == (2, pytest.approx(0, abs=0.01))
     assert prior([0.5, 0.8, 0.9]).smallest([1, 2])[0] in (1, 2)  # within a budget that has two of them
 
 
-def test_the_chance_is_that_of_the_best_behind_it():
-    scores = prior([0.8, 0.8, 0.8, 0.8])
+def test_the_chance_is_that_of_the_best_other_smaller_or_larger():
+    scores = TrainedScores(np.array([0.0, 0.0, 0.0, 0.3]), 0.04 * np.eye(4))
     draws = scores.draws()
-    taken, chance = scores.smallest([2, 3])
-    if taken == 2:
-        assert chance == pytest.approx((draws[:, 3] - draws[:, 2] > POINT).mean())
+    chance = (draws[:, 2] - draws[:, 3] > POINT).mean()
+    assert 0 < chance < 0.5
+    assert scores.smallest([2, 3]) == scores.smallest([3, 2]) == (3, chance)
+    assert scores.smallest([3]) == (3, 0.0)
+
+
+def test_where_each_is_likelier_beaten_than_not_the_least_likely_is_taken():
+    """The largest of many equals is not taken for its size, nor with probability 1."""
+    scores = prior([0.8] * 8)
+    draws = scores.draws()
+    beaten = (draws.max(1, keepdims=True) - draws > POINT).mean(0)
+    assert beaten.min() > 0.5
+    assert scores.smallest(range(8)) == (beaten.argmin(), beaten.min())
 
 
 def test_a_run_is_conditioning_of_a_gaussian():

@@ -17,7 +17,7 @@ from deltatheory.problems import Setup
 
 ZERO, GAIN = Difference(0.0, 0.0, 0.0, 0.0), Difference(0.012, -0.02, 0.05, 0.4)
 ADVICE = Advice(
-    decision=Decision("lora r=2", 1024, 1e-2, 12288, 1.0, 0.6, largest=False),
+    decision=Decision("lora r=2", 1024, 1e-2, 12288, 1.0, 0.6),
     ranked=[
         Estimate("full", {}, 0.91, 0.85, 0.97, 0.9, 4448, 53376, 0.9, False, GAIN, None, None, None),
         Estimate("lora", {"r": 2}, 0.9, 0.8, 0.95, 0.8, 1024, 12288, 0.5, True, ZERO, 1e-2, 4e-3, 2.5e-2),
@@ -55,7 +55,7 @@ def test_advice_comes_as_a_table_a_figure_and_numbers(monkeypatch, tmp_path):
     first, *rest = result.output.splitlines()
     assert first == (
         "Take lora r=2 (1,024 parameters, learning rate 0.01, 0.0123 MB of optimizer state, 1 min of "
-        "training); nothing larger is expected to be more than one point better, with probability 0.60."
+        "training); no other candidate is expected to be more than one point better, with probability 0.60."
     )
     table = "\n".join(rest)
     assert re.search(r"lora r=2 +1,024 +0.900 +0.800–0.950 +– +0.01", table)
