@@ -1,10 +1,10 @@
-"""Does the demo end with a prediction and a measurement whose intervals overlap, whatever the seed, and in time?
+"""Do the demo's prediction and measurement agree, whatever the seed, and in time?
 
     python -m experiments.benchmarks.demo --out experiments/results/benchmarks
 
-The command of `make demo` with five seeds, which draw examples, subspaces and the order of the data, each as a
-user runs it: in a process of its own with the threads that torch chooses. Aim: five of five overlap, in under
-four minutes each on two cores. Seconds by the clock; nothing else may run meanwhile.
+The command of `make demo` with five seeds, which draw examples, subspaces and the order of the data, each as
+a user runs it: in a process of its own with the threads that torch chooses. Aim: the intervals of five of
+five overlap, in under four minutes each on two cores. Seconds by the clock; nothing else may run meanwhile.
 """
 
 from __future__ import annotations
