@@ -169,6 +169,7 @@ ONE_OF_EACH: dict[str, Result] = {
         winner="lora r=8",
         adapter_config=None,
         training_arguments=None,
+        adapter_training_arguments=None,
         findings=["Ties: two candidates are as good as each other."],
         passes=2860.0,
         seconds=17.0,

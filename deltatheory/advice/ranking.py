@@ -20,7 +20,7 @@ from deltatheory.advice.fits import KernelFit, fitted_delta, kernel_fits
 from deltatheory.advice.lora_ranks import spread_ranks
 from deltatheory.advice.posterior import POINT, SPREAD, TrainedScores
 from deltatheory.advice.race import ShortRuns, race
-from deltatheory.advice.result import Advice, Decision, Difference, Estimate, Run
+from deltatheory.advice.result import ADAPTER_ARGUMENTS, Advice, Decision, Difference, Estimate, Run
 from deltatheory.deltas import Delta, LoRA, check_options
 from deltatheory.deltas.unilora import UniLoRA
 from deltatheory.linearization.error import linearization_error
@@ -150,7 +150,7 @@ def advise(
         )
 
     estimates = [estimate(i) for i in range(len(deltas))]
-    findings, config, arguments, decision = [_NOTHING_WITHIN], None, None, None
+    findings, config, arguments, beside, decision = [_NOTHING_WITHIN], None, None, None, None
     if taken is not None:
         one = estimates[taken]
         decision = Decision(
@@ -161,8 +161,7 @@ def advise(
             costs[taken].minutes,
             probability=1 - worse,
         )
-        if one.learning_rate:
-            arguments = replace(plan, learning_rate=one.learning_rate).to_transformers()
+        arguments = _arguments(plan, one)
         problem = setup.classification(deltas[taken], check=False)
         findings = _errors(problem, one.label, fits[taken])
         passes += problem.passes
@@ -178,11 +177,12 @@ def advise(
                     f"peft: has no form of {one.label} here; adapter_config.json is of "
                     f"{estimates[formed].label}, the smallest that suffices of those that it has"
                     + (
-                        f"; its learning rate is {rate:.2g}."
+                        f"; its learning rate is {rate:.2g}, in {ADAPTER_ARGUMENTS}."
                         if (rate := estimates[formed].learning_rate)
                         else "."
                     )
                 )
+                beside = _arguments(plan, estimates[formed])
     start = next((fit for fit, delta in zip(fits, deltas, strict=True) if delta.exact_zero), fits[0]).start
     return Advice(
         decision=decision,
@@ -192,6 +192,7 @@ def advise(
         winner=decision and decision.label,
         adapter_config=config,
         training_arguments=arguments,
+        adapter_training_arguments=beside,
         findings=[*findings, *_stand_in(setup.task.num_classes), *left_out],
         passes=passes + setup.head.passes,
         seconds=time.perf_counter() - began,
@@ -245,6 +246,13 @@ def _peft_config(setup: Setup, delta: Delta) -> dict[str, Any] | None:
     with suppress(ValueError):
         return peft_config(delta, train_head=not setup.head.kind.endswith("verbalizer"))
     return None
+
+
+def _arguments(plan: Training, one: Estimate) -> dict[str, Any] | None:
+    """Return the `transformers.TrainingArguments` of a candidate, named by it; `None` without a rate."""
+    if not one.learning_rate:
+        return None
+    return {**replace(plan, learning_rate=one.learning_rate).to_transformers(), "run_name": one.label}
 
 
 @dataclass(frozen=True, eq=False)

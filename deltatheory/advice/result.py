@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 from deltatheory.advice.candidates import Candidate
 from deltatheory.results import Result, write_json
 
-__all__ = ["Advice", "Decision", "Difference", "Estimate", "Run"]
+__all__ = ["ADAPTER_ARGUMENTS", "Advice", "Decision", "Difference", "Estimate", "Run"]
 
-_CONFIG, _ARGUMENTS = "adapter_config.json", "training_arguments.json"
+ADAPTER_ARGUMENTS = "adapter_training_arguments.json"
+_FILES = ("adapter_config", "training_arguments", "adapter_training_arguments")
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class Advice(Result):
             smallest that suffices among those for which it has; `None` where there is none. Ranks and targets
             of a LoRA come from the per-module kernel.
         training_arguments: for the one to take, those of `transformers.TrainingArguments`, its learning rate
-            among them; `None` where none was found.
+            and its name (`run_name`) among them; `None` where no rate was found.
+        adapter_training_arguments: the same for the delta of `adapter_config` where that is another one.
         findings: sentences: what is not known, and why.
         passes: forward-equivalents.
         seconds: time taken.
@@ -155,23 +157,20 @@ class Advice(Result):
     winner: str | None
     adapter_config: dict[str, Any] | None
     training_arguments: dict[str, Any] | None
+    adapter_training_arguments: dict[str, Any] | None
     findings: list[str]
     passes: float
     seconds: float
     provenance: dict[str, Any]
 
     def save_beside(self, folder: Path) -> None:
-        """Write `adapter_config.json` and `training_arguments.json`.
+        """Write `adapter_config.json`, `training_arguments.json` and `adapter_training_arguments.json`.
 
         Of what there is none of, that of older advice goes away.
         """
         older = _json(folder / self.FILE) or {}
-        files = {
-            _CONFIG: ("adapter_config", self.adapter_config),
-            _ARGUMENTS: ("training_arguments", self.training_arguments),
-        }
-        for name, (field, content) in files.items():
-            path = folder / name
+        for field in _FILES:
+            path, content = folder / f"{field}.json", getattr(self, field)
             if content:
                 write_json(path, content)
             elif path.exists() and _json(path) == older.get(field):

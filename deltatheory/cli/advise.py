@@ -39,7 +39,7 @@ _BLOCKS = (
     ),
     budget=_BUDGET,
     out=results_in(
-        "runs/advise", "Folder for advice.json, report.html, adapter_config.json and training_arguments.json."
+        "runs/advise", "Folder for advice.json, report.html and what peft and TrainingArguments read."
     ),
 )
 def advise(
@@ -68,6 +68,7 @@ def advise(
 ) -> None:
     """Which delta is the smallest that suffices? From kernels, before any training or after a few runs."""
     from deltatheory.advice import CANDIDATES, Candidate, advise, in_each_block
+    from deltatheory.advice.result import ADAPTER_ARGUMENTS
 
     if not all(map(str.strip, candidate or [])):
         raise ValueError("candidate='': name a delta, with its options, as in 'lora r=8'.")
@@ -94,6 +95,8 @@ def advise(
     files = {}
     if advice.adapter_config:
         files["For_peft"] = "adapter_config.json"
+    if advice.adapter_training_arguments:
+        files["For_peft,_TrainingArguments"] = ADAPTER_ARGUMENTS
     if advice.training_arguments:
         files["For_transformers.TrainingArguments"] = "training_arguments.json"
     tell(advice, out.own, **files)

@@ -72,6 +72,7 @@ def test_every_candidate_has_a_learning_rate_and_the_winner_ready_arguments(resu
     written = json.loads((tmp_path / "training_arguments.json").read_text())
     assert written == result.training_arguments
     assert (written["learning_rate"], written["max_steps"]) == (delta.learning_rate, 120)
+    assert written["run_name"] == result.winner
 
 
 def test_one_output_that_stands_for_several_is_said(result):
@@ -180,6 +181,13 @@ def test_where_peft_has_no_form_of_what_is_taken_its_best_is_written(monkeypatch
     assert got.adapter_config["task_type"] == "SEQ_CLS"
     assert got.adapter_config["modules_to_save"] == ["classifier"]
     assert any("is of lora r=16" in finding for finding in got.findings)
+    rates = {one.label: one.learning_rate for one in got.ranked}
+    assert rates["bitfit"] != rates["lora r=16"]
+    for arguments, label in (
+        (got.training_arguments, "bitfit"),
+        (got.adapter_training_arguments, "lora r=16"),
+    ):
+        assert (arguments["learning_rate"], arguments["run_name"]) == (rates[label], label)
 
 
 def test_runs_are_judged_on_training_and_dev_examples_that_they_have_not_seen(monkeypatch):
@@ -224,7 +232,7 @@ def test_a_candidate_with_a_bad_option_is_refused_before_anything_is_loaded():
         advise({"model": "nothing/here"}, candidates=[Candidate("lora", {"r": "x"})])
 
 
-@pytest.mark.parametrize("field", ["adapter_config", "training_arguments"])
+@pytest.mark.parametrize("field", ["adapter_config", "training_arguments", "adapter_training_arguments"])
 def test_the_configuration_of_older_advice_goes_with_it(field, tmp_path, result, monkeypatch):
     monkeypatch.setattr("deltatheory.report.page.svg", lambda *_: "<svg></svg>")
     one, other = replace(result, **{field: {"r": 2}}), replace(result, **{field: None})

@@ -27,6 +27,7 @@ ADVICE = Advice(
     winner="lora r=2",
     adapter_config={"r": 2},
     training_arguments={"learning_rate": 1e-2},
+    adapter_training_arguments=None,
     findings=["Ties: none"],
     passes=448.0,
     seconds=3.0,
