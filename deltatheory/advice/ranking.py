@@ -193,7 +193,7 @@ def advise(
         adapter_config=config,
         training_arguments=arguments,
         adapter_training_arguments=beside,
-        findings=[*findings, *_stand_in(setup.task.num_classes), *left_out],
+        findings=[*findings, *_stand_in(setup.task.num_classes), *_cautions(costs), *left_out],
         passes=passes + setup.head.passes,
         seconds=time.perf_counter() - began,
         provenance={
@@ -270,6 +270,11 @@ def _costs(setup: Setup, delta: Delta, plan: Training) -> _Costs:
     seconds = _seconds_per_step(problem, plan)
     state = 3 * setup.backbone.wide_dtype.itemsize * delta.size  # a gradient and the two moments of AdamW
     return _Costs(seconds, seconds * plan.steps / 60, state, predict_learning_rate(problem, training=plan))
+
+
+def _cautions(costs: Sequence[_Costs]) -> list[str]:
+    """Say what is known against the rates, once."""
+    return [f"Rates: {caution}." for caution in {cost.rate.caution for cost in costs} if caution]
 
 
 def _quantiles(draws: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
