@@ -10,6 +10,8 @@ from deltatheory.deltas import make_delta
 from deltatheory.problems.tokens import batch_of
 
 ROWS = [[4, 9], [5, 7, 8], [10]]
+# Angles and softmax are float32 in float64 models too; some processors round one token otherwise than several.
+FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
 NEXT = [[6, 7, 5], [9, 4], [8, 11]]  # tokens of the texts that go on, of which the second drops out
 
 
@@ -21,14 +23,14 @@ def newest(backbone, rows, edit):
 def agree(backbone, edit):
     rows = [list(row) for row in ROWS]
     texts = CachedTexts(backbone, batch_of(backbone, rows), edit)
-    torch.testing.assert_close(texts.last, newest(backbone, rows, edit))
+    torch.testing.assert_close(texts.last, newest(backbone, rows, edit), **FLOAT32)
     for step, tokens in enumerate(NEXT):
         if step == 1:
             texts.keep([0, 2])
             rows = [rows[0], rows[2]]
         texts.read(torch.tensor(tokens))
         rows = [[*row, token] for row, token in zip(rows, tokens, strict=True)]
-        torch.testing.assert_close(texts.last, newest(backbone, rows, edit))
+        torch.testing.assert_close(texts.last, newest(backbone, rows, edit), **FLOAT32)
 
 
 @pytest.mark.parametrize("family", [family for family in TINY if is_causal(family)])
