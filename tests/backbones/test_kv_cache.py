@@ -10,7 +10,7 @@ from deltatheory.deltas import make_delta
 from deltatheory.problems.tokens import batch_of
 
 ROWS = [[4, 9], [5, 7, 8], [10]]
-# Angles and softmax are float32 in float64 models too; some processors round one token otherwise than several.
+# Angles and softmax are float32 in float64 models too: one token is rounded otherwise than several
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
 NEXT = [[6, 7, 5], [9, 4], [8, 11]]  # tokens of the texts that go on, of which the second drops out
 
