@@ -48,8 +48,8 @@ _CLOSE = 1.2  # the search ends where M is so near to the wanted one
 _FURTHEST = 100.0  # factor between two rates that are tried
 _LEAST, _MOST = 1e-9, 1e3
 _CAUTION = (  # experiments/results/language-rates
-    "the rule was set on an encoder, and on a language model (SmolLM2, one task, six deltas) the rate was 3 "
-    "to 12 times too high: compare a third and a tenth of it"
+    "the rule was set on an encoder, and on a language model (SmolLM2, one task) the rate was 3 to 12 times "
+    "too high for five of six deltas: compare a third and a tenth of it"
 )
 _MISSED = (
     "not found: no rate that was tried moves the features as far as training does; take more steps, which "

@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.benchmarks.demo import compared
+from deltatheory.results import ResultLog
+from experiments.benchmarks.demo import compared, report, row
 
 
 def estimate(value, low, high):
@@ -25,3 +26,18 @@ def test_intervals_overlap_or_do_not(measured, said, overlap):
         "measured": said,
         "overlap": overlap,
     }
+
+
+def test_a_seed_is_measured_once_and_the_page_counts_those_that_agree(tmp_path):
+    asked = []
+
+    def measured(seed):
+        asked.append(seed)
+        return {"overlap": "yes" if seed else "no"}
+
+    log = ResultLog(tmp_path / "demo-cpu.jsonl")
+    rows = [row(log, measured, seed) for seed in (0, 1, 0)]
+    assert asked == [0, 1]
+    assert rows[0] == rows[2] == {"seed": 0, "overlap": "no"}
+    report(tmp_path, rows[:2])
+    assert "for 1 of 2 seeds" in (tmp_path / "demo-cpu.md").read_text()

@@ -40,6 +40,8 @@ def test_losses_are_counted_against_the_best_within_the_budget_and_where_the_adv
     given = row([0.80, 0.90, 0.95], [0.78, 0.90, 0.95], [-9.0, 2.0, 9.0])
     free, tight = smallest._raced([given], None)[0], smallest._raced([given], 100)[0]
     assert (free["within"], free["size"]) == (1, 10)
+    assert free["promised"] == pytest.approx(1, abs=0.01)  # the largest is far ahead by the prior
+    assert smallest._raced([row([0.9] * 3, [0.9] * 3, [2.0, 2.0, 2.0])], None)[0]["promised"] < 0.9
     assert (tight["short"], tight["size"], tight["followed"]) == (0, 1, 0)
     assert smallest._smallest(given, 50) == ("ia3", False)
     assert smallest._raced([given], 5) == []  # nothing is within it
