@@ -14,6 +14,9 @@ short texts by the same rule, one of the calibration half for the constants of t
 nothing was set on it, so all of its tasks are new to it:
 
     python -m experiments run learning_rate --data DATA --models smollm2 --out FOLDER --tasks NAMES
+
+The grid is climbed from below. Where two rates in a row are more than `_COLLAPSE` below the best so far,
+those above are not trained and count as the last one did, which is the least that a rule loses there.
 """
 
 from __future__ import annotations
@@ -133,16 +136,44 @@ def _methods(model: str, task: TaskInfo) -> tuple[Method, ...]:
     return SEEN if task.half == "calibration" else SEEN + UNSEEN
 
 
+def sweep(
+    model: str, task: TaskInfo, method: Method, seed: int, known: Known
+) -> tuple[list[dict[str, Any]], Trial | None]:
+    """Return the results of a sweep as far as it has climbed, and the trial it waits for (`None`: whole).
+
+    A rate that was not trained, above two in a row that collapsed, has the result of the last one.
+    """
+    results: list[dict[str, Any]] = []
+    for trial in (training(model, task, method, rate, seed) for rate in GRID):
+        scores = [result["test"] or 0.0 for result in results]
+        collapsed = bool(scores) and max(scores[-2:]) < max(scores) - _COLLAPSE
+        result = known.get(trial) or (results[-1] if collapsed else None)
+        if result is None:
+            return results, trial
+        results.append(result)
+    return results, None
+
+
 def trials(scope: Scope, known: Known) -> Iterator[Trial]:
-    """Yield the sweep of every method on every task, with all seeds, and what the rules need of the first."""
+    """Yield the next rate of every sweep, of all seeds, and what the rules need of the first."""
     for model in scope.models:
         for task in scope.tasks:
             yield Trial("frozen", model, task.name, settings=data(model, task))
             for method in _methods(model, task):
                 for seed in scope.seeds:
-                    yield from (training(model, task, method, rate, seed) for rate in GRID)
+                    waits_for = sweep(model, task, method, seed, known)[1]
+                    if waits_for is not None:
+                        yield waits_for
                 yield range_test(model, task, method, scope.seeds[0])
                 yield prediction(model, task, method, scope.seeds[0])
+
+
+def whole_sweeps(
+    scope: Scope, model: str, task: TaskInfo, method: Method, known: Known
+) -> list[list[dict[str, Any]]]:
+    """Return the results at all rates of the grid, for every seed whose sweep is whole."""
+    climbed = (sweep(model, task, method, seed, known) for seed in scope.seeds)
+    return [results for results, waits_for in climbed if waits_for is None]
 
 
 @dataclass(frozen=True)
@@ -168,10 +199,7 @@ def _sweeps(scope: Scope, model: str, known: Known) -> list[_Sweep]:
     found = []
     for task in scope.tasks:
         for method in _methods(model, task):
-            grid = [[known.get(training(model, task, method, r, s)) for r in GRID] for s in scope.seeds]
-            whole = [[run for run in runs if run] for runs in grid]
-            whole = [runs for runs in whole if len(runs) == len(GRID)]
-            if whole:
+            if whole := whole_sweeps(scope, model, task, method, known):
                 scores = np.array([[run["test"] or 0.0 for run in runs] for runs in whole])
                 found.append(_Sweep(task, method, scores.mean(0), median(run["passes"] for run in whole[0])))
     return found

@@ -110,16 +110,11 @@ def _score(
     scope: Scope, model: str, task: TaskInfo, method: Method, known: Known
 ) -> tuple[float, int] | None:
     """Return a delta's score at its best rate, mean over the seeds that have run, and its size."""
-    scores, size = [], 0
-    for seed in scope.seeds:
-        runs = [
-            known.get(learning_rate.training(model, task, method, rate, seed)) for rate in learning_rate.GRID
-        ]
-        whole = [run for run in runs if run]
-        if len(whole) == len(runs):
-            scores.append([run["test"] or 0.0 for run in whole])
-            size = whole[0]["parameters"]
-    return (float(np.mean(scores, 0).max()), size) if scores else None
+    whole = learning_rate.whole_sweeps(scope, model, task, method, known)
+    if not whole:
+        return None
+    scores = np.array([[run["test"] or 0.0 for run in runs] for runs in whole])
+    return float(scores.mean(0).max()), whole[0][0]["parameters"]
 
 
 def _row(scope: Scope, model: str, task: TaskInfo, known: Known) -> dict[str, Any] | None:
@@ -153,9 +148,9 @@ def _at_predicted_rate(
     said = known.get(learning_rate.prediction(model, task, method, seed))
     if said is None or not said["rate"]:
         return None
-    rate = learning_rate.GRID[learning_rate.nearest(said["rate"])]
-    run = known.get(learning_rate.training(model, task, method, rate, seed))
-    return (run["test"] or 0.0) if run else None
+    results, _ = learning_rate.sweep(model, task, method, seed, known)
+    at = learning_rate.nearest(said["rate"])
+    return (results[at]["test"] or 0.0) if at < len(results) else None
 
 
 def _best(row: dict[str, Any]) -> tuple[str, bool]:

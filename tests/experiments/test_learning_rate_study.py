@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deltatheory.results import ResultLog
-from experiments.scope import Scope
+from experiments.scope import Scope, TaskInfo
 from experiments.studies import learning_rate
 from experiments.trial import Known
 
@@ -15,6 +15,17 @@ RATES = Path(__file__).parents[2] / "experiments" / "results" / "rates"
 def test_a_rate_is_that_of_the_nearest_on_the_grid():
     grid = learning_rate.GRID
     assert [grid[learning_rate.nearest(x)] for x in (2e-4, 9.0, 1e-9)] == [3e-4, 0.3, 1e-5]
+
+
+def test_a_sweep_climbs_until_two_rates_in_a_row_have_collapsed():
+    scores = iter((0.5, 0.6, 0.8, 0.69, 0.75, 0.6, 0.5))
+    task, method = TaskInfo("t", "c", "f", "classification"), learning_rate.SEEN[0]
+    rows, waits_for = [], learning_rate.training("minilm", task, method, 1e-5, 0)
+    while waits_for is not None:
+        rows.append({"hash": waits_for.hash, "config": waits_for.config, "result": {"test": next(scores)}})
+        results, waits_for = learning_rate.sweep("minilm", task, method, 0, Known(rows))
+    assert [one["test"] for one in results] == [0.5, 0.6, 0.8, 0.69, 0.75, 0.6, 0.5, 0.5, 0.5, 0.5]
+    assert next(scores, None) is None
 
 
 def test_the_first_version_was_as_good_as_is_said():
