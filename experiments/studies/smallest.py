@@ -149,7 +149,7 @@ def _at_predicted_rate(
     if said is None or not said["rate"]:
         return None
     results, _ = learning_rate.sweep(model, task, method, seed, known)
-    at = learning_rate.nearest(said["rate"])
+    at = learning_rate.nearest(said["rate"], learning_rate.grid(model, method))
     return (results[at]["test"] or 0.0) if at < len(results) else None
 
 

@@ -14,7 +14,7 @@ RATES = Path(__file__).parents[2] / "experiments" / "results" / "rates"
 
 def test_a_rate_is_that_of_the_nearest_on_the_grid():
     grid = learning_rate.GRID
-    assert [grid[learning_rate.nearest(x)] for x in (2e-4, 9.0, 1e-9)] == [3e-4, 0.3, 1e-5]
+    assert [grid[learning_rate.nearest(x, grid)] for x in (2e-4, 9.0, 1e-9)] == [3e-4, 0.3, 1e-5]
 
 
 def test_a_sweep_climbs_until_two_rates_in_a_row_have_collapsed():
@@ -34,7 +34,7 @@ def test_the_first_version_was_as_good_as_is_said():
     scope = Scope.read(RATES / "scope.json")
     sweeps = learning_rate._sweeps(scope, "minilm", known)
     rates = learning_rate._rates(scope, "minilm", sweeps, known)
-    found = learning_rate._judged("predicted", sweeps, rates, lambda s: s.task.half == "held-out")
+    found = learning_rate._judged("predicted", sweeps, rates, lambda s: s.half == "held-out")
     assert found["pairs"] == 75
     assert found["within"] == pytest.approx(0.69, abs=0.005)
     assert (round(found["regret"], 3), found["collapsed"]) == (0.007, 0)
