@@ -150,8 +150,15 @@ def test_where_delta_is_as_long_as_theta_one_is_there_at_a_time(monkeypatch):
 def test_generation_has_a_rate_too():
     found = predict_learning_rate(copying(48), training=TRAINING)
     assert found.status == "found"
-    assert str(found).endswith(f"; {found.caution}")  # of a language model
-    assert "too high" in found.caution
+
+
+def test_a_deep_backbone_is_moved_less_and_the_prediction_says_what_that_rests_on():
+    deep = Setup(tiny("bert", num_hidden_layers=12), toy_task(2, train=32))
+    found = predict_learning_rate(deep, "bitfit", TRAINING)
+    assert found.wanted == pytest.approx(0.2)
+    assert any(0.2 / 1.2 < m < 0.2 * 1.2 for _, m in found.moved)
+    assert str(found).endswith(f"; {found.caution}")
+    assert "SmolLM2" in found.caution
 
 
 def test_a_delta_that_does_nothing_has_no_rate():
@@ -165,7 +172,7 @@ def test_a_prediction_is_plain_numbers_and_says_itself():
     found = predict_learning_rate(toy_problem("bitfit"), training=TRAINING)
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["rate"] == found.rate
     assert f"{found.rate:.2g}" in str(found)
-    assert found.caution == ""  # of an encoder
+    assert (found.wanted, found.caution) == (0.4, "")  # two blocks
     assert replace(found, moved=[(1.0, math.inf)]).to_dict()["moved"] == [(1.0, None)]
 
 
