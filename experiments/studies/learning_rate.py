@@ -122,7 +122,8 @@ def grid(model: str, method: Method) -> tuple[float, ...]:
     return GRID[2:] if model == LANGUAGE_MODEL and method.delta != "full" else GRID
 
 
-def _half(model: str, task: TaskInfo) -> str:
+def half(model: str, task: TaskInfo) -> str:
+    """Return the half that a task belongs to: that of its family, but for what was looked at."""
     return "calibration" if (model, task.name) == (LANGUAGE_MODEL, LANGUAGE_TASKS[0]) else task.half
 
 
@@ -144,7 +145,8 @@ def range_test(model: str, task: TaskInfo, method: Method, seed: int) -> Trial:
     return Trial("range_test", model, task.name, method.delta, dict(method.options), seed, settings)
 
 
-def _methods(model: str, task: TaskInfo) -> tuple[Method, ...]:
+def trained(model: str, task: TaskInfo) -> tuple[Method, ...]:
+    """Return what is trained on a task."""
     if model == LANGUAGE_MODEL:
         return LANGUAGE
     return SEEN if task.half == "calibration" else SEEN + UNSEEN
@@ -173,7 +175,7 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
     for model in scope.models:
         for task in scope.tasks:
             yield Trial("frozen", model, task.name, settings=data(model, task))
-            for method in _methods(model, task):
+            for method in trained(model, task):
                 for seed in scope.seeds:
                     waits_for = sweep(model, task, method, seed, known)[1]
                     if waits_for is not None:
@@ -214,12 +216,12 @@ def nearest(rate: float, grid: tuple[float, ...]) -> int:
 def _sweeps(scope: Scope, model: str, known: Known) -> list[_Sweep]:
     found = []
     for task in scope.tasks:
-        for method in _methods(model, task):
+        for method in trained(model, task):
             if whole := whole_sweeps(scope, model, task, method, known):
                 scores = np.array([[run["test"] or 0.0 for run in runs] for runs in whole])
                 passes = median(run["passes"] for run in whole[0])
-                half, rates = _half(model, task), grid(model, method)
-                found.append(_Sweep(task, half, method, rates, scores.mean(0), passes))
+                rates = grid(model, method)
+                found.append(_Sweep(task, half(model, task), method, rates, scores.mean(0), passes))
     return found
 
 
