@@ -262,15 +262,15 @@ def findings(scope: Scope, known: Known) -> Findings:
 
 
 RAN = (
-    "The trainings are those of the study learning_rate: 60 steps of 16, ten rates, tested on at most 1,000 "
-    "examples (with SmolLM2 40 steps of 8, and 400); the score of a delta is that at its best rate. The advice is from kernels of 192 training "
-    "examples. The best fixed choice of a budget is the one with the best mean on the calibration tasks; the "
-    "best is that of all trained within the budget. The smallest that suffices is known only after all "
-    "trainings. Short runs are replayed from the same trainings, each at the rate of the grid nearest to the "
-    "predicted one; which examples a run solves is drawn by lot, and a run is judged on the test split that "
-    "judges the end, which flatters both orders alike. 'Promised' is the mean of the probabilities that come "
-    "with what is taken. 'Followed' is what the taken delta is short of the "
-    "best of all where it is trained at its predicted rate."
+    "The trainings are those of the study learning_rate: 60 steps of 16, ten rates, tested on at most "
+    "1,000 examples (with SmolLM2 40 steps of 8, and 400); the score of a delta is that at its best rate. "
+    "The advice is from kernels of 192 training examples. The best fixed choice of a budget is the one "
+    "with the best mean on the calibration tasks; the best is that of all trained within the budget. The "
+    "smallest that suffices is known only after all trainings. Short runs are replayed from the same "
+    "trainings, each at the rate of the grid nearest to the predicted one; which examples a run solves is "
+    "drawn by lot, and a run is judged on the test split that judges the end, which flatters both orders "
+    "alike. 'Promised' is the mean of the probabilities that come with what is taken. 'Followed' is what "
+    "the taken delta is short of the best of all where it is trained at its predicted rate."
 )
 
 
