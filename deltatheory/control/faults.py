@@ -193,12 +193,13 @@ def step_size(predicted: RatePrediction, learning_rate: float | None) -> Finding
     size, change = ("large", "Lower") if ratio > 1 else ("small", "Raise")
     off = max(ratio, 1 / ratio)
     judged = f"too {size}, " if off > _STEP else ""
+    but = f"; {predicted.caution}" if predicted.caution else ""
     return _finding(
         RATE,
         off,
         _STEP,
         f"the learning rate {rate:.3g} is {judged}{ratio:.2g} times the one that is predicted to "
-        f"train best, {predicted.rate:.2g}; {predicted.low:.2g} to {predicted.high:.2g} work",
+        f"train best, {predicted.rate:.2g}; {predicted.low:.2g} to {predicted.high:.2g} work{but}",
         f"{change} the learning rate to about {predicted.rate:.1g}.",
         f"the learning rate {rate:.3g} is {off:.2g} times too {size}",
     )

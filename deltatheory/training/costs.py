@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields, replace
 from functools import partial
 
@@ -36,6 +37,10 @@ def full_costs(problem: Problem, training: Training, *, scored: bool = False) ->
         found = from_first(partial(predict_learning_rate, whole, training=training))
         if not found.found:
             raise ValueError(f"full fine-tuning: its learning rate is {found.status}.")
+        if found.caution:
+            warnings.warn(
+                f"full fine-tuning at {found.rate:.2g}, as predicted: {found.caution}", stacklevel=2
+            )
         run = train(whole, replace(training, learning_rate=found.rate))
     else:
         few = replace(training, steps=_TIMED, evaluate_every=None, patience=None, learning_rate=1e-5)

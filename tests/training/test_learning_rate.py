@@ -10,9 +10,10 @@ import torch
 from tiny_models import tiny
 from tiny_problems import copy_task, origin, toy_problem, toy_task
 
+from deltatheory.control.faults import step_size
 from deltatheory.deltas import Delta, make_delta
 from deltatheory.problems import BACKWARD, FORWARD, ClassificationProblem, GenerationProblem, Setup
-from deltatheory.training import Training, predict_learning_rate
+from deltatheory.training import Training, full_costs, predict_learning_rate
 from deltatheory.training.learning_rate import _ceiling, _crossing, _search
 
 TRAINING = Training(steps=60, batch_size=16)
@@ -159,6 +160,13 @@ def test_a_deep_backbone_is_moved_less_and_the_prediction_says_what_that_rests_o
     assert any(0.2 / 1.2 < m < 0.2 * 1.2 for _, m in found.moved)
     assert str(found).endswith(f"; {found.caution}")
     assert "SmolLM2" in found.caution
+    assert found.caution in step_size(found, 1e-9).says
+
+
+def test_full_fine_tuning_that_is_scored_at_a_rate_that_rests_on_little_says_so():
+    deep = Setup(tiny("bert", num_hidden_layers=8), toy_task(2, train=32))
+    with pytest.warns(UserWarning, match="full fine-tuning at .*SmolLM2"):
+        full_costs(deep.problem("bitfit"), Training(steps=4, batch_size=4), scored=True)
 
 
 def test_a_delta_that_does_nothing_has_no_rate():
