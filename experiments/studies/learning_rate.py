@@ -51,8 +51,10 @@ ABOUT = (
     "(0.007 short, none collapsed; its rows are first-predictions.jsonl); the constants were then set on "
     "the calibration half alone, and the held-out half was judged once more. One seed a rate: the best of "
     "ten noisy scores flatters the sweep, for every rule alike. The trainings of nic_simplified_asset ran "
-    "on CPUs, 51 of them after the last judgment of the others. SmolLM2 ran on a CPU; of its three tasks "
-    "and six deltas count those whose sweep is whole."
+    "on CPUs, 51 of them after the last judgment of the others. SmolLM2 ran on a CPU. Its first "
+    "predictions, by the rule that suits six blocks, lost 0.153 on its calibration task and 0.128 on the "
+    "held-out ones (first-predictions.jsonl); those here move features by 0.08, which was set before the "
+    "held-out tasks were looked at, and are mostly too low there by a factor of 3."
 )
 TASKS = ("classification",)
 TASK_NAMES = (  # calibration, then held out
@@ -203,9 +205,9 @@ class _Sweep:
     scores: np.ndarray
     passes: float  # of one training run
 
-    def regret(self, rate: float) -> float:
-        """Return what the rate of the grid that is nearest to a rate loses against the best one."""
-        return float(self.scores.max() - self.scores[nearest(rate, self.grid)])
+    def regret(self, *rates: float) -> float:
+        """Return what the best of the rates of the grid that are nearest to some rates loses against all."""
+        return float(self.scores.max() - max(self.scores[nearest(rate, self.grid)] for rate in rates))
 
 
 def nearest(rate: float, grid: tuple[float, ...]) -> int:
@@ -270,6 +272,9 @@ def findings(scope: Scope, known: Known) -> Findings:
         if not judged["held-out"]["predicted"]:
             found.append(f"{model}: no held-out task has a sweep and a predicted rate.")
             continue
+        three = {
+            rule: _judged(rule, sweeps, rates, parts["held-out"], factors=(1 / 3, 1.0, 3.0)) for rule in RULES
+        }
         cost = _cost(scope, model, sweeps, known)
         own = judged["held-out"]["predicted"]
         new, old = (judged["held-out, sizes not seen"][rule] for rule in RULES[:2])
@@ -281,14 +286,19 @@ def findings(scope: Scope, known: Known) -> Findings:
         )
         enough = own["pairs"] >= _LEAST_PAIRS
         verdicts.append("undecided" if not enough else "agrees" if holds else "disagrees")
-        said = "; ".join(
-            f"{rule} {one['within']:.0%}, {one['regret']:.3f} short, {one['collapsed']:.1%} collapsed"
-            for rule, one in judged["held-out"].items()
-            if one
+        said, of_three = (
+            "; ".join(
+                f"{rule} {one['within']:.0%}, {one['regret']:.3f} short, {one['collapsed']:.1%} collapsed"
+                for rule, one in some.items()
+                if one
+            )
+            for some in (judged["held-out"], three)
         )
         found += [
             f"{model}, {own['pairs']} held-out pairs of a task and a delta, seeds: {len(scope.seeds)}: "
             f"within a point of the best of the sweep {said}.",
+            f"{model}, the best of three trainings, at the rate of a rule, a third and three times of it, "
+            f"asked for after the runs: {of_three}.",
             f"{model}: the prediction takes {cost:.0%} of the passes of one training run (median).",
         ]
         if new and old:
@@ -296,7 +306,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                 f"{model}, sizes that no rule has seen, {new['pairs']} pairs: predicted {new['regret']:.3f} "
                 f"short, a constant a method {old['regret']:.3f}."
             )
-        numbers[model] = {"judged": judged, "cost": cost}
+        numbers[model] = {"judged": judged, "held-out, the best of three": three, "cost": cost}
         tables += [
             Table(
                 f"{model}, {part}: what each rule loses against the best of the sweep",
@@ -336,10 +346,16 @@ RAN = (
 
 
 def _judged(
-    rule: str, sweeps: list[_Sweep], rates: list[Mapping[str, float]], belongs: Callable[[_Sweep], bool]
+    rule: str,
+    sweeps: list[_Sweep],
+    rates: list[Mapping[str, float]],
+    belongs: Callable[[_Sweep], bool],
+    factors: tuple[float, ...] = (1.0,),
 ) -> dict[str, Any] | None:
     lost = [
-        s.regret(said[rule]) for s, said in zip(sweeps, rates, strict=True) if rule in said and belongs(s)
+        s.regret(*(said[rule] * factor for factor in factors))
+        for s, said in zip(sweeps, rates, strict=True)
+        if rule in said and belongs(s)
     ]
     if not lost:
         return None

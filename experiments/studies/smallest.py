@@ -178,11 +178,12 @@ def findings(scope: Scope, known: Known) -> Findings:
         }
         own = numbers[model]["held-out"]["no budget"]["advice"]
         raced = {
-            "no budget" if budget is None else f"{budget:,} parameters": _raced(held, budget)
+            "no budget" if budget is None else f"{budget:,} parameters": after
             for budget in RACED_BUDGETS
+            if (after := _raced(held, budget))
         }
         numbers[model]["held-out, after runs"] = raced
-        last = {one["order"]: one for one in raced["no budget"] if one["runs"] == max(RUNS)}
+        last = {one["order"]: one for one in raced.get("no budget", ()) if one["runs"] == max(RUNS)}
         holds = own["within"] >= _SHARE and own["size"] <= _SIZE
         holds = holds and bool(last) and last["the race"]["within"] >= _RACED
         verdicts.append("undecided" if len(held) < _LEAST_TASKS else "agrees" if holds else "disagrees")
