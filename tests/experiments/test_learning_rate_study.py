@@ -8,6 +8,7 @@ from deltatheory.results import ResultLog
 from deltatheory.training.learning_rate import _CAUTION
 from experiments.scope import Scope, TaskInfo
 from experiments.studies import learning_rate
+from experiments.studies.methods import Method
 from experiments.trial import Known
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -19,15 +20,18 @@ def test_a_rate_is_that_of_the_nearest_on_the_grid():
     assert [grid[learning_rate.nearest(x, grid)] for x in (2e-4, 9.0, 1e-9)] == [3e-4, 0.3, 1e-5]
 
 
-def test_a_sweep_climbs_until_two_rates_in_a_row_have_collapsed():
-    scores = iter((0.5, 0.6, 0.8, 0.69, 0.75, 0.6, 0.5))
-    task, method = TaskInfo("t", "c", "f", "classification"), learning_rate.SEEN[0]
-    rows, waits_for = [], learning_rate.training("minilm", task, method, 1e-5, 0)
-    while waits_for is not None:
-        rows.append({"hash": waits_for.hash, "config": waits_for.config, "result": {"test": next(scores)}})
-        results, waits_for = learning_rate.sweep("minilm", task, method, 0, Known(rows))
-    assert [one["test"] for one in results] == [0.5, 0.6, 0.8, 0.69, 0.75, 0.6, 0.5, 0.5, 0.5, 0.5]
+def test_a_sweep_of_the_language_model_ends_where_two_rates_in_a_row_have_collapsed():
+    scores = iter((0.5, 0.8, 0.69, 0.75, 0.6, 0.5))
+    task, method = TaskInfo("t", "c", "f", "classification"), Method("LoRA", "lora:8")
+    rows, results = [], []
+    while len(results) < 8:
+        _, asked = learning_rate.sweep("smollm2", task, method, 0, Known(rows))
+        assert len(asked) == len(rows) + 1
+        rows.append({"hash": asked[-1].hash, "config": asked[-1].config, "result": {"test": next(scores)}})
+        results, _ = learning_rate.sweep("smollm2", task, method, 0, Known(rows))
+    assert [one["test"] for one in results] == [0.5, 0.8, 0.69, 0.75, 0.6, 0.5, 0.5, 0.5]
     assert next(scores, None) is None
+    assert len(learning_rate.sweep("minilm", task, method, 0, Known(rows))[1]) == len(learning_rate.GRID)
 
 
 def test_the_first_version_was_as_good_as_is_said():
