@@ -83,8 +83,8 @@ def test_one_output_that_stands_for_several_is_said(result):
     assert any("one contrast of the 3 logits" in finding for finding in three.findings)
 
 
-def test_what_is_known_against_rates_of_a_language_model_is_said_once(result):
-    found = advise(Setup(tiny("llama"), toy_task(2, train=16)), candidates=QUICK[:2])
+def test_what_is_known_against_rates_of_a_deep_backbone_is_said_once(result):
+    found = advise(Setup(tiny("llama", num_hidden_layers=8), toy_task(2, train=16)), candidates=QUICK[:2])
     assert sum(finding.startswith("Rates: ") for finding in found.findings) == 1
     assert not any(finding.startswith("Rates: ") for finding in result.findings)
 
