@@ -35,7 +35,7 @@ __all__ = ["RatePrediction", "predict_learning_rate"]
 # with SmolLM2, on its calibration task there and on trec6, where the study `performance` tunes its rates:
 _DRIFT = 3.0  # κ, in what steps in independent directions come to
 _WANTED = 0.4  # M* at the best rate, where the loss at the start is ½
-_BLOCKS = 6  # up to which that holds; at 30 blocks .08 trained best
+_BLOCKS = 6  # up to which that holds; at 30 blocks .08 did best on the calibration tasks
 _FARNESS = 0.3  # power of twice that loss by which the rate grows
 _LOSSES = (0.25, 4.0)  # between which that holds
 _FLAT = 1.1  # factor by which M grows at most between two rates where it has reached its ceiling (prompts)
