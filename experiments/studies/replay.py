@@ -26,6 +26,7 @@ class MeasuredCurve:
         noise: standard deviation of a run's share of the gain, beside that along ln d.
         runs: (d, share of the gain).
         share: at which d90 is.
+        unknown: the prior without a prediction.
     """
 
     task: str
@@ -34,6 +35,7 @@ class MeasuredCurve:
     noise: float
     runs: list[tuple[int, float]]
     share: float
+    unknown: CurvePrior = UNKNOWN
 
     def posterior(self, prior: CurvePrior) -> CurvePosterior:
         """Return the prediction; where there is none, of a curve that may lie anywhere."""
@@ -41,7 +43,7 @@ class MeasuredCurve:
 
     def unpredicted(self, runs: Iterable[tuple[int, float]]) -> CurvePosterior:
         """Return what some runs say without a prediction."""
-        return CurvePosterior(LOGISTIC, UNKNOWN, self.noise, list(runs))
+        return CurvePosterior(LOGISTIC, self.unknown, self.noise, list(runs))
 
 
 @dataclass(frozen=True)

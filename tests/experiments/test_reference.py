@@ -4,7 +4,9 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from deltatheory.dimension import posterior
 from deltatheory.dimension.posterior import AS_PREDICTED, CurveShape
 from deltatheory.results import ResultLog
 from experiments.runner import _missing
@@ -13,6 +15,7 @@ from experiments.studies import reference, replay
 from experiments.trial import Known
 
 TASKS = tuple(TaskInfo(f"some/{i}", "c", "family 0") for i in range(6))
+RULES = ("AS_PREDICTED", "of_the_loss")
 
 
 def rising(d, lot=0.0):
@@ -50,16 +53,22 @@ def test_predictions_run_after_all_trainings(tmp_path):
     assert kinds == ["subspace_runs"] * wanted + ["linearized_runs"] * len(TASKS)
 
 
-def test_a_whole_reference_is_judged_by_its_aims():
-    """Rows by hand of six held-out tasks whose curves are as predicted."""
-    scope = Scope(("minilm",), TASKS, (0,))
+@pytest.fixture
+def coarse(monkeypatch):
+    """A coarser grid of the posterior: eight times as fast."""
+    monkeypatch.setattr(posterior, "_POINTS", (61, 7, 5))
 
-    def scored(share):
-        return {"accuracy": 0.5 + 0.5 * share, "loss": 1 + share, "calibrated_loss": 1 - share}
+
+def scored(share):
+    return {"accuracy": 0.5 + 0.5 * share, "loss": 1 + share, "calibrated_loss": 1 - share}
+
+
+def known_of(scope, factor=1.0):
+    """Rows by hand of tasks whose curves lie this factor below the predicted ones."""
 
     def result(trial):
         if trial.kind == "linearized_runs":
-            losses = [[1 - rising(d)] for d in reference.DIMENSIONS]
+            losses = [[1 - rising(d / factor)] for d in reference.DIMENSIONS]
             rates = {"0.3": {"accuracy": losses, "calibrated_loss": losses}}
             return {"d": list(reference.DIMENSIONS), "frozen": scored(0.0), "rates": rates}
         share = 1.0 if trial.delta == "full" else rising(int(trial.delta.partition(":")[2]))
@@ -69,10 +78,40 @@ def test_a_whole_reference_is_judged_by_its_aims():
     while trials := [t for t in reference.trials(scope, known) if known.get(t) is None]:
         rows += [{"hash": t.hash, "result": result(t), "time": ""} for t in trials]
         known = Known(rows)
+    return known
+
+
+def test_a_whole_reference_is_judged_by_its_aims():
+    scope = Scope(("minilm",), TASKS, (0,))
+    known = known_of(scope)
     found = reference.findings(scope, known)
     assert found.verdict == "agrees"
     assert found.numbers["minilm"] == {"complete": 6}
     assert found.numbers["minilm, criterion"] == {"tasks": 6, "rose": 6, "fell": 6}
-    assert found.numbers["minilm, held-out"]["after"][0]["near"] == 1
+    assert found.numbers["minilm, held-out, AS_PREDICTED"]["after"][0]["near"] == 1
     fewer = replace(scope, tasks=TASKS[:5])
     assert reference.findings(fewer, known).verdict == "undecided"
+
+
+@pytest.mark.usefixtures("coarse")
+def test_the_calibration_half_moves_the_prediction_of_the_other():
+    """Curves that all lie a factor of eight below the predicted ones."""
+    of_half = [TaskInfo(f"other/{i}", "c", "family 1") for i in range(6)]
+    assert {one.half for one in of_half} == {"calibration"}
+    scope = Scope(("minilm",), (*TASKS, *of_half), (0,))
+    found = reference.findings(scope, known_of(scope, factor=8.0))
+    assert found.numbers["minilm"]["taken"] == "of_the_loss"
+    mean, deviation = found.numbers["minilm"]["prior"]["shift"]
+    assert abs(mean + math.log(8)) < 0.3
+    assert deviation < 0.3
+    near = {name: found.numbers[f"minilm, held-out, {name}"]["after"][0]["near"] for name in RULES}
+    assert near == {"AS_PREDICTED": 0, "of_the_loss": 1}
+    assert found.verdict == "agrees"
+
+
+@pytest.mark.usefixtures("coarse")
+def test_a_calibration_half_that_is_as_predicted_changes_nothing():
+    of_half = tuple(TaskInfo(f"other/{i}", "c", "family 1") for i in range(6))
+    scope = Scope(("minilm",), (*TASKS, *of_half), (0,))
+    found = reference.findings(scope, known_of(scope))
+    assert found.numbers["minilm"]["taken"] == "AS_PREDICTED"
