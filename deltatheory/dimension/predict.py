@@ -38,6 +38,7 @@ _BURN_IN_RATE = 2e-4
 _SKETCH = 4096
 _BOOTSTRAP = 200
 _LEAST_GAIN = 2.0  # of linearized training, in standard errors: a smaller one has no shape
+LEAST_PART = 0.1  # of what is left to gain: with less, calibration tasks need up to 140 times the predicted d
 # Relative error of the linearized logits, and ‖Δθ‖/‖θ₀‖, up to which nothing is said of them. The interval
 # does not depend on them: on the tasks that its prior was fitted to, a spread that grows with them is less
 # likely.
@@ -218,7 +219,8 @@ class _Curve:
         best: mean score at the largest d, by a monotone fit.
         baseline: that, or the given one.
         level: the score to reach.
-        shares: of the gain, at each d; none where there is none.
+        gained: at the largest d, of what is left to gain.
+        shares: of the gain, at each d; none where it is noise or too small a part.
     """
 
     def __init__(
@@ -237,7 +239,9 @@ class _Curve:
         self.level = criterion.level(self.baseline, chance=self._chance, frozen=self.frozen)
         gains = scores[-1] - at_start
         error = float(gains.std()) / math.sqrt(len(gains))
-        self.shares = self._shares(scores, at_start) if self.best - self.frozen > _LEAST_GAIN * error else []
+        self.gained = (self.best - self.frozen) / max(criterion.score(1.0, 0.0) - self.frozen, 1e-9)
+        has_shape = self.best - self.frozen > _LEAST_GAIN * error and self.gained >= LEAST_PART
+        self.shares = self._shares(scores, at_start) if has_shape else []
 
     def _shares(self, scores: np.ndarray, at_start: np.ndarray) -> list[float]:
         rising, frozen = isotonic_regression(scores.mean(1)).x, at_start.mean()
@@ -272,8 +276,7 @@ class _Curve:
             low = max(1, math.floor(top * math.exp(-1.645 * spread)))
             return {own: DimensionEstimate(top, low, None, f"at least: the largest d tried is {top}")}
         if not self.shares:
-            status = "refused: linearized training gains nothing held out, so there is no curve to predict"
-            return {own: DimensionEstimate(None, None, None, status)}
+            return {own: DimensionEstimate(None, None, None, f"refused: {self._too_little()}")}
         posterior = _posterior(self.grid, self.shares, spread, noise=1.0)
         shares = self.criterion.shares(self.baseline, chance=self._chance, frozen=self.frozen)
         return {name: posterior.estimate(share, size) for name, share in shares.items()}
@@ -293,8 +296,14 @@ class _Curve:
                 "given baseline sets. Features that move may do more: no upper bound follows."
             ]
         if not self.shares:
-            return ["Prediction refused: linearized training gains nothing held out."]
+            return [f"Prediction refused: {self._too_little()}."]
         return []
+
+    def _too_little(self) -> str:
+        return (
+            f"linearized training gains {max(self.gained, 0.0):.1%} of what is left to gain held out, too "
+            "little for a curve; features must move, so measure"
+        )
 
 
 def _posterior(dimensions: list[int], shares: list[float], spread: float, noise: float) -> CurvePosterior:

@@ -126,14 +126,34 @@ def test_the_loss_is_predicted_from_the_same_runs(monkeypatch):
     assert by_d[got.dimensions[-1]] < by_d[got.dimensions[0]]
 
 
+@pytest.mark.parametrize("least", ["_LEAST_GAIN", "LEAST_PART"])
 @pytest.mark.usefixtures("once")
-def test_linearized_training_that_gains_nothing_predicts_no_curve(monkeypatch):
-    monkeypatch.setattr(predict, "_LEAST_GAIN", 1e9)
+def test_linearized_training_that_gains_too_little_predicts_no_curve(monkeypatch, least):
+    monkeypatch.setattr(predict, least, 1e9)
     got = predicted(letters_setup(), of="gain")
     assert got.d90.value is None
-    assert got.d90.status.startswith("refused: linearized training gains nothing")
+    assert got.d90.status.startswith("refused: linearized training gains")
     assert got.diagnostics["missed"][0].startswith("Prediction refused")
     assert got.posterior(0.1) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "start", "end", "gained"),
+    [
+        ("accuracy", 0.5, 0.54, False),
+        ("accuracy", 0.5, 0.56, True),
+        ("loss", 2.6, 2.5, False),
+        ("loss", 0.7, 0.6, True),
+    ],
+)
+def test_a_tenth_of_what_is_left_to_gain_makes_a_curve(metric, start, end, gained):
+    sign = 1 if metric == "accuracy" else -1
+    at_start = np.full(50, sign * start)
+    curve = predict._Curve(
+        Criterion(metric=metric, of="gain"), [1, 2], np.full((2, 50), sign * end), at_start, 0.5
+    )
+    assert bool(curve.shares) is gained
+    assert any("Prediction refused" in said for said in curve.missed()) is not gained
 
 
 def test_prediction_counts_its_passes():
