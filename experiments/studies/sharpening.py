@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from deltatheory.dimension.posterior import AS_PREDICTED, CurvePrior, CurveShape
+from deltatheory.dimension.predict import LEAST_PART
 from experiments.page import Findings
 from experiments.scope import Scope, TaskInfo
 from experiments.studies import dimension, prediction
@@ -80,7 +81,9 @@ def _shape(result: dict, frozen: float) -> CurveShape | None:
     """Return the predicted shape; `None` where linearized training gains less than .05."""
     scores = np.mean(result["linearized"]["scores"], axis=1) if result["linearized"]["d"] else np.zeros(1)
     gain = float(scores.max()) - frozen
-    return CurveShape.of_shares(result["linearized"]["d"], (scores - frozen) / gain) if gain >= 0.05 else None
+    if gain < max(0.05, LEAST_PART * (1 - frozen)):
+        return None
+    return CurveShape.of_shares(result["linearized"]["d"], (scores - frozen) / gain)
 
 
 def _ln_p(curves: list[MeasuredCurve], prior: CurvePrior) -> np.ndarray:
