@@ -235,13 +235,13 @@ class Numbers:
 
 
 def of_the_loss(curves: Sequence[MeasuredCurve]) -> Numbers:
-    """Return the numbers that curves of the calibration half with a predicted shape give.
+    """Return the numbers that curves of the calibration half give.
 
     The noise of a run under which all are likeliest without a prediction, and mean and deviation of
-    ln(measured d75 / predicted d75).
+    ln(measured d75 / predicted d75) of those with a predicted shape.
     """
     lot, noise = max(product(LOTS, NOISES), key=lambda of: sum(_ln_p(one, *of) for one in curves))
-    shifts = [_shift(one, lot, noise) for one in curves]
+    shifts = [_shift(one, one.shape, lot, noise) for one in curves if one.shape]
     deviation = statistics.stdev(shifts) * math.sqrt(1 + 1 / len(shifts))
     return Numbers(replace(AS_PREDICTED, shift=(statistics.fmean(shifts), deviation), lot=lot), noise)
 
@@ -256,11 +256,10 @@ def _ln_p(one: MeasuredCurve, lot: float, noise: float) -> float:
     return _noisy(one, lot, noise).unpredicted(one.runs).evidence()
 
 
-def _shift(one: MeasuredCurve, lot: float, noise: float) -> float:
+def _shift(one: MeasuredCurve, shape: CurveShape, lot: float, noise: float) -> float:
     """Return ln(measured d75 / predicted d75)."""
-    assert one.shape is not None
     measured = _noisy(one, lot, noise).unpredicted(one.runs)
-    return Ends.of(measured, 0.75).middle - one.shape.crossing(0.75)
+    return Ends.of(measured, 0.75).middle - shape.crossing(0.75)
 
 
 def _by_others(one: MeasuredCurve, calibration: Sequence[MeasuredCurve]) -> Replays:
@@ -304,7 +303,7 @@ def findings(scope: Scope, known: Known) -> Findings:
             continue
         numbers[model] = {"complete": len(curves)}
         rules = {"AS_PREDICTED": [replayed(one, AS_PREDICTED) for one in curves]}
-        taken, calibration = "AS_PREDICTED", [c for c in curves if c.half == "calibration" and c.shape]
+        taken, calibration = "AS_PREDICTED", [one for one in curves if one.half == "calibration"]
         if len(calibration) >= LEAST_TASKS:
             rules["of_the_loss"] = [_by_others(one, calibration) for one in curves]
             numbers[model] |= asdict(of_the_loss(calibration))
