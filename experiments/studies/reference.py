@@ -213,7 +213,7 @@ def curve(scope: Scope, model: str, task: TaskInfo, known: Known) -> MeasuredCur
 
 
 def _shape(linearized: dict) -> CurveShape | None:
-    """Return the predicted shape, the mean over the rates; `None` where the loss does not fall."""
+    """Return the predicted shape, the mean over the rates; `None` where the loss falls too little."""
     losses = np.mean([np.mean(found[SCORE], axis=1) for found in linearized["rates"].values()], axis=0)
     start = linearized["frozen"][SCORE]
     fall = start - float(losses[-1])

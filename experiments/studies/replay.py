@@ -22,7 +22,7 @@ class MeasuredCurve:
     Attributes:
         task: name.
         half: of its family.
-        shape: predicted; `None` where linearized training gains nothing.
+        shape: predicted; `None` where linearized training gains too little.
         noise: standard deviation of a run's share of the gain, beside that along ln d.
         runs: (d, share of the gain).
         share: at which d90 is.

@@ -78,7 +78,7 @@ def _runs(result: dict) -> list[tuple[int, float]]:
 
 
 def _shape(result: dict, frozen: float) -> CurveShape | None:
-    """Return the predicted shape; `None` where linearized training gains less than .05."""
+    """Return the predicted shape; `None` where linearized training gains too little."""
     scores = np.mean(result["linearized"]["scores"], axis=1) if result["linearized"]["d"] else np.zeros(1)
     gain = float(scores.max()) - frozen
     if gain < max(0.05, LEAST_PART * (1 - frozen)):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_predictions_run_after_all_trainings(tmp_path):
 
 @pytest.fixture
 def coarse(monkeypatch):
-    """A coarser grid of the posterior: eight times as fast."""
+    """A coarser grid of the posterior: seven times as fast."""
     monkeypatch.setattr(posterior, "_POINTS", (61, 7, 5))
 
 
@@ -115,3 +116,15 @@ def test_a_calibration_half_that_is_as_predicted_changes_nothing():
     scope = Scope(("minilm",), (*TASKS, *of_half), (0,))
     found = reference.findings(scope, known_of(scope))
     assert found.numbers["minilm"]["taken"] == "AS_PREDICTED"
+
+
+def test_a_small_linearized_gain_misleads_as_far_as_is_said(monkeypatch):
+    folder = Path(__file__).parents[2] / "experiments" / "results" / "reference"
+    scope, known = Scope.read(folder / "scope.json"), Known(ResultLog(folder / "trials.jsonl").rows())
+    (task,) = [one for one in scope.tasks if one.name == "more_tasks/ud_pos"]
+    assert reference.curve(scope, "minilm", task, known).shape is None
+    monkeypatch.setattr(reference, "LEAST_PART", 0.0)
+    curve = reference.curve(scope, "minilm", task, known)
+    shift = reference._shift(curve, curve.shape, AS_PREDICTED.lot, reference.NOISE)
+    assert math.exp(shift) == pytest.approx(140, rel=0.05)
+    assert "d75 140 times the predicted one" in reference.__doc__
