@@ -23,7 +23,7 @@ classes and many. Below 1e-4 none of the deltas but fine-tuning learns in 40 ste
 
 `MORE_TASKS` make twelve held-out tasks for `smallest`, two of them SmolLM2's. They were written down after
 the others had been judged, with prediction, constants and decision as they stood, and before any sweep on
-them (other studies had trained on two, at rates of their own). They are the next four of the draw whose
+them (other studies had trained on them, at rates of their own). They are the next four of the draw whose
 source has no task yet, that are short (95 % of the texts have at most 17 words: a sweep takes a core an hour)
 and leave something (below .97). That a bag of words learns them is not asked: too few such are left.
 
