@@ -113,26 +113,26 @@ NOISE = 0.03  # of a run's share of the fall, as in the library
 NOISES = (0.01, 0.02, 0.03, 0.05)
 LOTS = (0.08, 0.11, 0.16, 0.23, 0.32, 0.45)  # of a run along ln d, in d75 and where the curve is steep
 _SCORES = ("accuracy", "loss", SCORE)
-_BUDGET = {"test": 1000, "max_length": 64, "steps": 120, "batch_size": 32, "average": 0.5}
+BUDGET = {"test": 1000, "max_length": 64, "steps": 120, "batch_size": 32, "average": 0.5}
 
 
 def prediction(scope: Scope, model: str, task: TaskInfo) -> Trial:
     """Return the trial of the linearized network."""
-    settings = {**data(model, task), **_BUDGET}
+    settings = {**data(model, task), **BUDGET}
     return Trial("linearized_runs", model, task.name, seed=scope.seeds[0], settings=settings)
 
 
 def subspace_run(scope: Scope, model: str, task: TaskInfo, d: int, rate: float) -> Trial:
     """Return the run in a subspace of this dimension, whose seed is its own, at a rate for `MIDDLE`."""
     at = float(f"{rate * min(1.0, (MIDDLE / d) ** 0.5):.3g}")
-    settings = {**data(model, task), **_BUDGET, "learning_rate": at}
+    settings = {**data(model, task), **BUDGET, "learning_rate": at}
     seed = scope.seeds[0] + DIMENSIONS.index(d)
     return Trial("subspace_runs", model, task.name, f"subspace:{d}", seed=seed, settings=settings)
 
 
 def baselines(scope: Scope, model: str, task: TaskInfo) -> list[Trial]:
     """Return full fine-tuning at each rate."""
-    settings = {**data(model, task), **_BUDGET}
+    settings = {**data(model, task), **BUDGET}
     return [
         Trial(
             "subspace_runs",

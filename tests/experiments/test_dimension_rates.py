@@ -1,0 +1,46 @@
+"""The study that asks whether `dimension` could spare a run by predicted rates."""
+
+import pytest
+
+from experiments.scope import Scope, TaskInfo
+from experiments.studies import dimension_rates, reference
+from experiments.trial import Known
+
+TASKS = tuple(TaskInfo(f"some/{i}", "c", "family 1") for i in range(6))
+SCOPE = Scope(("minilm",), TASKS)
+
+
+def known_of(subspace_rate, full_rate=1.9e-4):
+    """The higher rate is better by a tenth of the fall, for fine-tuning and for the subspace."""
+    rows = []
+
+    def add(trial, result):
+        rows.append({"hash": trial.hash, "result": result, "time": ""})
+
+    for task in TASKS:
+        for delta, rates in dimension_rates.PAIRS.items():
+            said = full_rate if delta == "full" else subspace_rate
+            add(dimension_rates.prediction(SCOPE, "minilm", task, delta), {"rate": said})
+            for trial, loss in zip(
+                dimension_rates._trained(SCOPE, "minilm", task, delta), (0.6, 0.5), strict=True
+            ):
+                assert trial.settings["learning_rate"] in rates
+                scores = {"calibrated_loss": loss}
+                add(trial, {"averaged": scores, "frozen": {"calibrated_loss": 1.5}})
+    return Known(rows)
+
+
+@pytest.mark.parametrize(("rate", "lost", "verdict"), [(0.9, 0.0, "agrees"), (0.2, 0.1, "disagrees")])
+def test_the_rate_of_the_pair_nearest_to_the_predicted_one_is_judged(rate, lost, verdict):
+    found = dimension_rates.findings(SCOPE, known_of(rate))
+    judged = found.numbers[f"minilm, subspace:{reference.MIDDLE}, calibration"]
+    assert judged["nearest to the predicted"]["lost"] == pytest.approx(lost)
+    assert judged["the lower"] == pytest.approx({"within": 0.0, "lost": 0.1})
+    assert judged["the higher"] == {"within": 1.0, "lost": 0.0}
+    assert found.verdict == verdict
+
+
+def test_without_predictions_nothing_is_said():
+    found = dimension_rates.findings(SCOPE, Known([]))
+    assert found.verdict == "undecided"
+    assert found.numbers == {}
