@@ -112,6 +112,7 @@ SCORE = "calibrated_loss"
 NOISE = 0.03  # of a run's share of the fall, as in the library
 NOISES = (0.01, 0.02, 0.03, 0.05)
 LOTS = (0.08, 0.11, 0.16, 0.23, 0.32, 0.45)  # of a run along ln d, in d75 and where the curve is steep
+OTHERS = (0.75, 0.5)  # shares, beside that of d90
 _SCORES = ("accuracy", "loss", SCORE)
 BUDGET = {"test": 1000, "max_length": 64, "steps": 120, "batch_size": 32, "average": 0.5}
 
@@ -267,6 +268,10 @@ def _by_others(one: MeasuredCurve, calibration: Sequence[MeasuredCurve]) -> Repl
     return of_the_loss([other for other in calibration if other is not one]).replayed(one)
 
 
+def _near(rows: Sequence[dict[str, float]]) -> str:
+    return ", ".join(f"{r['near']:.0%} after {r['runs']} ({r['holds']:.0%} held)" for r in rows)
+
+
 _ENDS = ("low", "middle", "high")
 
 
@@ -321,15 +326,21 @@ def findings(scope: Scope, known: Known) -> Findings:
             sharp = float(np.mean([one.found[0].all.width / 2 <= math.log(1.25) for one in own]))
             where = f"{model}, {half}, {name}"
             numbers[where] = {"after": rows, "reference_within_25_percent": sharp}
-            said = ", ".join(f"{r['near']:.0%} after {r['runs']} ({r['holds']:.0%} held)" for r in rows)
             found.append(
                 f"{where}, {len(own)} tasks: the reference is within ±25 % on {sharp:.0%}; the posterior is "
-                f"within a factor of two of it on {said}."
+                f"within a factor of two of it on {_near(rows)}."
             )
             tables.append(table(where, rows))
             if half == "held-out" and name == taken and len(own) >= LEAST_TASKS:
                 near = {row["runs"]: row["near"] for row in rows}
                 met.append(near[0] >= 0.7 and near[2] >= 0.9)
+        held = [one for one in curves if one.half == "held-out"]
+        for share in OTHERS if len(held) >= LEAST_TASKS else ():
+            where = f"{model}, held-out, d{100 * share:.0f}"
+            rows = summary([replayed(replace(one, share=share), AS_PREDICTED) for one in held], "held-out")
+            numbers[where] = {"after": rows}
+            found.append(f"{where}, asked for after the runs: within a factor of two on {_near(rows)}.")
+            tables.append(table(where, rows))
         for name, replays in rules.items():
             heads = ["task", "half", *(f"{x}, {end}" for x in ("predicted", "reference") for end in _ENDS)]
             tables.append(Table(f"{model}: d90, {name}", heads, [_ends(one) for one in replays]))
