@@ -111,6 +111,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                 )
                 if half == "calibration" and len(part) >= reference.LEAST_TASKS:
                     spares.append(_spares(judged))
+                    found.append(f"{model}, {delta}: a run is {'' if spares[-1] else 'not '}spared.")
             columns = ["task", "half", "predicted", "better", *(f"{choice}, lost" for choice in CHOICES)]
             cells = [[r["task"].name, r["task"].half, r["rate"], r["better"], *r["lost"]] for r in rows]
             tables.append(Table(f"{model}, {delta}: the choice of a pair's rate", columns, cells))
