@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from deltatheory.deltas import Delta
 from deltatheory.dimension.criterion import Criterion, DimensionEstimate
 from deltatheory.dimension.curves import LEARNING_RATES
 from deltatheory.dimension.posterior import LOGISTIC, UNKNOWN, CurvePosterior, log_grid
@@ -18,7 +19,9 @@ from deltatheory.results import ResultLog
 
 __all__ = ["BASELINE_RATES", "MeasuredDimension", "check_budget", "measure"]
 
-BASELINE_RATES = (1e-4, 2e-4)  # of full fine-tuning: the better one makes the baseline
+# Of full fine-tuning: the better one makes the baseline. A predicted rate spares none of the two
+# (experiments/studies/dimension_rates.py), while it does spare one of a subspace's.
+BASELINE_RATES = (1e-4, 2e-4)
 _MAX_DIMENSION = 2**16
 _NO_GAIN = (
     "full fine-tuning is no better than the frozen model, and chance is above both; take more steps, or a "
@@ -40,7 +43,7 @@ class MeasuredDimension:
         level: the accuracy or loss to reach.
         baseline: that of full fine-tuning (the best learning rate), or the given one.
         frozen: that at δ = 0.
-        learning_rate: of δ, the better of `LEARNING_RATES` at the first dimension tried.
+        learning_rate: of δ at the first dimension tried.
         curve: one row a run.
         passes: forward-equivalents.
         full_runs: the same in units of one full fine-tuning run with its evaluation.
@@ -60,17 +63,16 @@ class MeasuredDimension:
 
 
 def check_budget(settings: DimensionSettings, criterion: Criterion) -> None:
-    """Refuse a budget that is too small for the baseline and one dimension at both rates.
+    """Refuse a budget that is too small for the baseline and one dimension.
 
     Raises:
         ValueError: for it.
     """
     baselines = 0 if criterion.baseline else len(BASELINE_RATES)
-    least = baselines + len(LEARNING_RATES)
-    if settings.runs < least:
+    if settings.runs < baselines + 1:
         raise ValueError(
-            f"runs={settings.runs}: must be at least {least} training runs: {baselines} for the baseline, "
-            f"{len(LEARNING_RATES)} for a subspace at each rate; 0 takes the prediction alone."
+            f"runs={settings.runs}: must be at least {baselines + 1} training run(s): {baselines} for the "
+            "baseline, 1 for a subspace; 0 takes the prediction alone."
         )
 
 
@@ -84,19 +86,21 @@ def measure(
     on_run: OnRun | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
 ) -> MeasuredDimension:
-    """Sharpen the curve by training: baseline, learning rate, then the dimensions that say most.
+    """Sharpen the curve by training: the baseline, then the dimensions that say most.
 
     Every run has the same step budget. The baseline is full fine-tuning at each of `BASELINE_RATES`. The
-    first dimension is run at both `LEARNING_RATES`; the better rate is carried to the others, as the isometry
-    of P allows: to smaller ones as it is, to larger ones as 1/√d, which keeps the length of Adam's steps in
-    θ. Every dimension tried has a seed of its own for the subspace and the data order. The posterior of the
-    curve begins at the prediction, where there is one, and says which dimension comes next.
+    first dimension is run at the one of `LEARNING_RATES` that is nearest to the predicted rate
+    (`predict_learning_rate`): at the predicted one itself, where that is not within its interval, and at
+    both, where none was found. The better rate is carried to the others, as the isometry of P allows: to
+    smaller ones as it is, to larger ones as 1/√d, which keeps the length of Adam's steps in θ. Every
+    dimension tried has a seed of its own for the subspace and the data order. The posterior of the curve
+    begins at the prediction, where there is one, and says which dimension comes next.
 
     Args:
         setup: of a classification task.
         criterion: what counts as solved.
         settings: projection, scope, step budget and when to stop.
-        prediction: of the curve, and of the rate of δ to try first.
+        prediction: of the curve.
         log: where finished runs are, and go.
         on_run: called before a run with its title, it returns the run's `on_step`.
         on_point: called with each point of the curve.
@@ -115,8 +119,7 @@ def measure(
         trials.score(full, "baseline", setup.seed + i, rate) for i, rate in enumerate(BASELINE_RATES)
     )
     level = criterion.level(baseline, chance=chance, frozen=frozen)
-    rates = sorted(LEARNING_RATES, key=lambda r: r != (prediction and prediction.learning_rate))
-    fractions, rate = {}, rates[0]
+    fractions, rate = {}, LEARNING_RATES[-1]
     if frozen >= level:
         reached = f"the frozen model reaches {criterion.shown(frozen):.3f} already"
         d90 = DimensionEstimate(0, 0, 0, f"{reached}, the level is {criterion.shown(level):.3f}")
@@ -124,7 +127,7 @@ def measure(
         d90 = DimensionEstimate(None, None, None, f"no gain: {_NO_GAIN}")
     else:
         search = _Search(trials, settings, frozen=frozen, baseline=baseline, prediction=prediction)
-        rate = search.run(rates)
+        rate = search.run()
         fractions = search.fractions()
         d90 = search.d90()
     run = training.steps * training.batch_size * (FORWARD + BACKWARD) + FORWARD * len(problem.test)
@@ -177,15 +180,13 @@ class _Search:
         self.deviation = 0.0 if criterion.baseline else noise  # of the baseline itself
         self.most = min(setup.delta("full", scope=settings.scope).size, _MAX_DIMENSION)
 
-    def run(self, rates: list[float]) -> float:
-        """Run until the interval is narrow or the budget spent, and return the rate of δ.
-
-        It is the better one at the first dimension.
-        """
+    def run(self) -> float:
+        """Run until the interval is narrow or the budget spent, and return the rate of δ."""
         grid = log_grid(1, self.most)
         share = self.shares[self.trials.criterion.name]
         first = self.posterior.propose(share, grid)
-        tried = {rate: self._share(first, rate) for rate in rates}
+        most = int(self.settings.runs) - self.trials.count
+        tried = {rate: self._share(first, rate) for rate in self._rates(first)[:most]}
         rate = max(tried, key=lambda r: tried[r])
         self.posterior.tell(first, tried[rate])
         # Every run has the same step budget.
@@ -194,12 +195,27 @@ class _Search:
             self.posterior.tell(d, self._share(d, rate * min(1.0, (first / d) ** 0.5)))
         return rate
 
+    def _rates(self, d: int) -> list[float]:
+        """Return the learning rates to try in a subspace."""
+        found = self.trials.predicted_rate(self._delta(d), self._seed)
+        if not found.found:
+            return list(LEARNING_RATES)
+        rate = min(LEARNING_RATES, key=lambda one: abs(math.log(one / found.rate)))
+        return [rate if found.low <= rate <= found.high else found.rate]
+
+    @property
+    def _seed(self) -> int:
+        """That of the next run: of its subspace and the order of its data."""
+        return self.trials.training.seed + len(self.posterior.runs)
+
+    def _delta(self, d: int) -> Delta:
+        how = {"projection": self.settings.projection, "scope": self.settings.scope, "seed": self._seed}
+        return self.trials.setup.delta("subspace", d=d, **how)
+
     def _share(self, d: int, rate: float) -> float:
         """Return the share of the gain that one run reaches."""
-        seed = self.trials.training.seed + len(self.posterior.runs)
-        how = {"projection": self.settings.projection, "scope": self.settings.scope, "seed": seed}
-        delta = self.trials.setup.delta("subspace", d=d, **how)
-        return (self.trials.score(delta, "measure", seed, rate) - self.frozen) / self.gain
+        score = self.trials.score(self._delta(d), "measure", self._seed, rate)
+        return (score - self.frozen) / self.gain
 
     def fractions(self) -> dict[str, DimensionEstimate]:
         """Return d50, d75 and d90, and the own fraction, of the one curve."""

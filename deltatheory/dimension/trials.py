@@ -13,9 +13,10 @@ from deltatheory.dimension.criterion import Criterion
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.problems import ClassificationProblem, Setup
 from deltatheory.results import ResultLog
+from deltatheory.training.learning_rate import predict_learning_rate
 from deltatheory.training.trainer import Training, train
 
-__all__ = ["OnRun", "Trials", "identity"]
+__all__ = ["OnRun", "PredictedRate", "Trials", "identity"]
 
 OnRun = Callable[[str], Callable[[int, float], None] | None]
 
@@ -38,6 +39,18 @@ class _Run:
     def whole(self) -> bool:
         """Whether it has all scores: a row of an older version lacks one."""
         return self.calibrated_loss is not None or self.test_accuracy is None
+
+
+@dataclass(frozen=True)
+class PredictedRate:
+    """What the log keeps of a `RatePrediction`."""
+
+    rate: float
+    low: float
+    high: float
+    found: bool
+    passes: float
+    seconds: float
 
 
 def identity(setup: Setup) -> dict[str, Any]:
@@ -63,8 +76,8 @@ class Trials:
 
     Attributes:
         curve: one row a run, the frozen model first.
-        passes: forward-equivalents.
-        seconds: time taken by the runs, repeated ones not counted twice.
+        passes: forward-equivalents, of runs and predicted rates.
+        seconds: time taken by them, repeated ones not counted twice.
         count: training runs.
     """
 
@@ -119,6 +132,21 @@ class Trials:
         self._add(CurvePoint(delta.size, method, seed, run.train_loss, run.train_accuracy, accuracy, loss))
         nothing = math.log(self.setup.task.num_classes)
         return self.criterion.score(accuracy or 0.0, nothing if loss is None else loss)
+
+    def predicted_rate(self, delta: Delta, seed: int) -> PredictedRate:
+        """Return the predicted learning rate of a run; it costs a tenth of one at most."""
+        training = replace(self.training, seed=seed)
+        about = {"predicted_rate": delta.specification(), "training": training.to_dict()}
+        config = {**identity(self.setup), **about}
+        found = None if self.log is None else self.log.result(config, PredictedRate)
+        if found is None:
+            said = predict_learning_rate(self.setup.classification(delta, check=False), training=training)
+            found = PredictedRate(said.rate, said.low, said.high, said.found, said.passes, said.seconds)
+            if self.log is not None:
+                self.log.append(config, asdict(found))
+        self.passes += found.passes
+        self.seconds += found.seconds
+        return found
 
     def _add(self, point: CurvePoint) -> None:
         self.curve.append(point)

@@ -35,7 +35,7 @@ BEFORE_LOADING = [
     ("train --checkpoint-every 0", "checkpoint-every"),
     ("train --max-new-tokens 0", "max-new-tokens"),
     ("train --learning-rate inf", "--learning-rate=inf: must be finite"),
-    ("dimension --runs 3", "runs=3.0: must be at least 4"),
+    ("dimension --runs 2", "runs=2.0: must be at least 3"),
     ("dimension --fraction nan", "--fraction=nan"),
     ("advise --steps 0", "steps=0"),
     ("advise --max-minutes inf", "--max-minutes=inf"),
