@@ -29,7 +29,8 @@ from deltatheory.results import ResultLog
 from experiments.measuring import processor, write
 from experiments.page import Table
 
-COMMAND = [sys.executable, "-m", "deltatheory", "dimension", "--steps", "65", "--no-progress"]
+OPTIONS = ["dimension", "--steps", "50"]  # of `make demo`
+COMMAND = [sys.executable, "-m", "deltatheory", *OPTIONS, "--no-progress"]
 SEEDS = 5
 
 
@@ -46,8 +47,8 @@ def main(
 
 def row(log: ResultLog, measured: Callable[[int], dict[str, Any]], seed: int) -> dict[str, Any]:
     """Return what a seed came to, from the log where it is there."""
-    config = {"seed": seed}
-    return {**config, **(log.find(config) or log.append(config, measured(seed)))["result"]}
+    config = {"command": OPTIONS, "seed": seed}
+    return {"seed": seed, **(log.find(config) or log.append(config, measured(seed)))["result"]}
 
 
 def _measured(seed: int, at_once: int) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """What the benchmark of the demo says of its results."""
 
+from pathlib import Path
+
 import pytest
 
 from deltatheory.results import ResultLog
-from experiments.benchmarks.demo import compared, report, row
+from experiments.benchmarks.demo import OPTIONS, compared, report, row
 
 
 def estimate(value, low, high):
@@ -41,3 +43,8 @@ def test_a_seed_is_measured_once_and_the_page_counts_those_that_agree(tmp_path):
     assert rows[0] == rows[2] == {"seed": 0, "overlap": "no"}
     report(tmp_path, rows[:2])
     assert "for 1 of 2 seeds" in (tmp_path / "demo-cpu.md").read_text()
+
+
+def test_it_times_what_make_demo_runs():
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert f"$(BIN)/deltatheory {' '.join(OPTIONS)} --out runs/demo\n" in makefile
