@@ -5,7 +5,8 @@
 study `reference`, on its 16 tasks: the only new trials predict the rate of full fine-tuning and of its
 subspace of `MIDDLE` dimensions, for the same budget. A choice is the rate of the pair that is nearest, in ln,
 to the predicted one; it loses, in shares of the fall from the frozen model's loss to the better baseline's,
-what the other rate has ahead. Beside it: always the lower, always the higher rate.
+what the other rate has ahead. Beside it: always the lower, always the higher rate, and, asked for after the
+predictions, the rate of the subspace at which the linearized network has the lower loss there.
 
 The prediction becomes the default of `dimension` where, on the calibration half, it loses at most `_LOST` on
 seven of eight tasks, and in the mean no more than either constant. Held-out tasks are shown, not judged by.
@@ -17,9 +18,12 @@ with NAMES those of `reference.TASK_NAMES`, in the folder in which `reference` h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any
+
+import numpy as np
 
 from experiments.page import Findings, Table
 from experiments.scope import Scope, TaskInfo
@@ -32,6 +36,7 @@ CLAIM = "A predicted learning rate spares `dimension` the second of its rates"
 SOURCE = "deltatheory"
 PAIRS = {"full": reference.BASELINE_RATES, f"subspace:{reference.MIDDLE}": reference.LEARNING_RATES}
 CHOICES = ("nearest to the predicted", "the lower", "the higher")
+LINEARIZED = "the linearized network's"
 _LOST, _SHARE = 0.02, 7 / 8  # of the fall, of the tasks
 
 
@@ -66,23 +71,33 @@ def _row(scope: Scope, model: str, task: TaskInfo, delta: str, known: Known) -> 
     if fall < reference.LEAST_FALL:
         return None
     losses = [reference.loss_of(run) for run in runs]
-    chosen = (nearest(said["rate"], PAIRS[delta]), 0, 1)
-    lost = [min((losses[i] - min(losses)) / fall, 1.0) for i in chosen]
-    return {
-        "task": task,
-        "rate": said["rate"],
-        "better": PAIRS[delta][losses.index(min(losses))],
-        "lost": lost,
-    }
+    chosen = dict(zip(CHOICES, (nearest(said["rate"], PAIRS[delta]), 0, 1), strict=True))
+    linearized = known.get(reference.prediction(scope, model, task))
+    if delta != "full" and linearized:
+        chosen[LINEARIZED] = _of_linearized(linearized)
+    lost = {choice: min((losses[i] - min(losses)) / fall, 1.0) for choice, i in chosen.items()}
+    better = PAIRS[delta][losses.index(min(losses))]
+    return {"task": task, "rate": said["rate"], "better": better, "lost": lost}
+
+
+def _of_linearized(linearized: dict[str, Any]) -> int:
+    """Return which rate of the pair has the lower loss at `MIDDLE`."""
+    at = [
+        np.interp(
+            math.log(reference.MIDDLE), np.log(linearized["d"]), np.mean(found[reference.SCORE], axis=1)
+        )
+        for _, found in sorted(linearized["rates"].items(), key=lambda one: float(one[0]))
+    ]
+    return int(np.argmin(at))
 
 
 def _judged(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return {
         choice: {
-            "within": mean(row["lost"][i] <= _LOST for row in rows),
-            "lost": mean(row["lost"][i] for row in rows),
+            "within": mean(row["lost"][choice] <= _LOST for row in rows),
+            "lost": mean(row["lost"][choice] for row in rows),
         }
-        for i, choice in enumerate(CHOICES)
+        for choice in rows[0]["lost"]
     }
 
 
@@ -112,8 +127,12 @@ def findings(scope: Scope, known: Known) -> Findings:
                 if half == "calibration" and len(part) >= reference.LEAST_TASKS:
                     spares.append(_spares(judged))
                     found.append(f"{model}, {delta}: a run is {'' if spares[-1] else 'not '}spared.")
-            columns = ["task", "half", "predicted", "better", *(f"{choice}, lost" for choice in CHOICES)]
-            cells = [[r["task"].name, r["task"].half, r["rate"], r["better"], *r["lost"]] for r in rows]
+            if not rows:
+                continue
+            columns = ["task", "half", "predicted", "better", *(f"{one}, lost" for one in rows[0]["lost"])]
+            cells = [
+                [r["task"].name, r["task"].half, r["rate"], r["better"], *r["lost"].values()] for r in rows
+            ]
             tables.append(Table(f"{model}, {delta}: the choice of a pair's rate", columns, cells))
     ran = (
         "Trainings of the study reference: 120 steps of 32, judged by the held-out loss at the best scale of "
