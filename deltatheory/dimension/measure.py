@@ -13,7 +13,7 @@ from deltatheory.dimension.posterior import LOGISTIC, UNKNOWN, CurvePosterior, l
 from deltatheory.dimension.predict import Prediction
 from deltatheory.dimension.result import CurvePoint
 from deltatheory.dimension.settings import DimensionSettings
-from deltatheory.dimension.trials import OnRun, Trials
+from deltatheory.dimension.trials import OnRun, PredictedRate, Trials
 from deltatheory.problems import BACKWARD, FORWARD, Setup
 from deltatheory.results import ResultLog
 
@@ -90,11 +90,12 @@ def measure(
 
     Every run has the same step budget. The baseline is full fine-tuning at each of `BASELINE_RATES`. The
     first dimension is run at the one of `LEARNING_RATES` that is nearest to the predicted rate
-    (`predict_learning_rate`): at the predicted one itself, where that is not within its interval, and at
-    both, where none was found. The better rate is carried to the others, as the isometry of P allows: to
-    smaller ones as it is, to larger ones as 1/√d, which keeps the length of Adam's steps in θ. Every
-    dimension tried has a seed of its own for the subspace and the data order. The posterior of the curve
-    begins at the prediction, where there is one, and says which dimension comes next.
+    (`predict_learning_rate`), or at the predicted one, where that is not within its interval. The next
+    nearest is tried where this gains nothing, or no rate was found. The better rate is carried to the
+    others, as the isometry of P allows: to smaller ones as it is, to larger ones as 1/√d, which keeps the
+    length of Adam's steps in θ. Every dimension tried has a seed of its own for the subspace and the data
+    order. The posterior of the curve begins at the prediction, where there is one, and says which dimension
+    comes next.
 
     Args:
         setup: of a classification task.
@@ -186,7 +187,11 @@ class _Search:
         share = self.shares[self.trials.criterion.name]
         first = self.posterior.propose(share, grid)
         most = int(self.settings.runs) - self.trials.count
-        tried = {rate: self._share(first, rate) for rate in self._rates(first)[:most]}
+        said, tried = self.trials.predicted_rate(self._delta(first), self._seed), {}
+        for rate in _rates(said)[:most]:
+            tried[rate] = self._share(first, rate)
+            if said.found and tried[rate] > 0:
+                break
         rate = max(tried, key=lambda r: tried[r])
         self.posterior.tell(first, tried[rate])
         # Every run has the same step budget.
@@ -194,14 +199,6 @@ class _Search:
             d = self.posterior.propose(share, grid)
             self.posterior.tell(d, self._share(d, rate * min(1.0, (first / d) ** 0.5)))
         return rate
-
-    def _rates(self, d: int) -> list[float]:
-        """Return the learning rates to try in a subspace."""
-        found = self.trials.predicted_rate(self._delta(d), self._seed)
-        if not found.found:
-            return list(LEARNING_RATES)
-        rate = min(LEARNING_RATES, key=lambda one: abs(math.log(one / found.rate)))
-        return [rate if found.low <= rate <= found.high else found.rate]
 
     @property
     def _seed(self) -> int:
@@ -235,3 +232,10 @@ class _Search:
             unmet = f"±{settings.precision:.0%} not met within {settings.runs:g} full runs: raise `runs`"
             return replace(found, status=f"{found.status}; {unmet}")
         return found
+
+
+def _rates(said: PredictedRate) -> list[float]:
+    """Return learning rates of a subspace, in the order in which they are tried."""
+    known = sorted(LEARNING_RATES, key=lambda rate: abs(math.log(rate / said.rate)))
+    near = said.low <= known[0] <= said.high
+    return known if near or not said.found else [said.rate, *known]

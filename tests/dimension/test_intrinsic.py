@@ -283,7 +283,9 @@ def test_the_measurement_is_the_prediction_and_its_runs(finished):
     level, baseline, frozen = result.level["measured"], result.baseline["measured"], result.frozen
     noise = measure._PAIRED * (max(level * (1 - level), 0.01) / 60) ** 0.5 / (baseline - frozen)
     posterior = predicted.posterior(noise)
-    for point in (p for p in result.curve if p.method == "measure"):
+    runs = [p for p in result.curve if p.method == "measure"]
+    first = [p for p in runs if p.seed == 0]  # at one rate, or more
+    for point in (max(first, key=lambda p: p.test_metric), *runs[len(first) :]):
         posterior.tell(point.d, (point.test_metric - frozen) / (baseline - frozen))
     share = (level - frozen) / (baseline - frozen)
     again = posterior.estimate(share, result.size, noise * share)
@@ -309,14 +311,34 @@ def test_the_measurement_is_the_prediction_and_its_runs(finished):
 def test_the_first_subspace_is_trained_at_a_predicted_rate(monkeypatch, predicted, found, runs, tried):
     """At the nearest that is known to work; itself, far from them; at both, if the budget allows, without."""
     said = trials.PredictedRate(predicted, predicted / 3, predicted * 3, found, 7.0, 0.0)
-    monkeypatch.setattr(trials.Trials, "predicted_rate", lambda *_: said)
-    settings, criterion, seen = replace(QUICK, runs=runs), Criterion(baseline=0.8), Watching()
-    calls = seen.calls()
-    result = intrinsic_dimension(
-        quick_setup(), method="measure", criterion=criterion, settings=settings, **calls
-    )
-    assert [float(title.partition("lr=")[2]) for title in seen.titles] == tried
+    result, rates = searched(monkeypatch, said, runs, lambda _: 0.7)
+    assert rates == tried
     assert result.settings["learning_rate"]["measure"] in tried
+
+
+def test_where_the_predicted_rate_gains_nothing_the_other_is_tried(monkeypatch):
+    """A run that collapsed would be told to the posterior as if the dimension were too small."""
+    said = trials.PredictedRate(0.9, 0.3, 2.7, True, 7.0, 0.0)
+    result, rates = searched(monkeypatch, said, 2.0, lambda rate: 0.7 if rate < 1 else 0.4)
+    assert rates == [1.0, 0.3]
+    assert result.settings["learning_rate"]["measure"] == 0.3
+
+
+def searched(monkeypatch, said, runs, score_at):
+    """Return the result of a search whose predicted rate and scores are given, and the rates it tried."""
+    rates = []
+
+    def score(self, delta, method, seed, rate):
+        self.count += 1
+        rates.append(rate)
+        return score_at(rate)
+
+    monkeypatch.setattr(trials.Trials, "predicted_rate", lambda *_: said)
+    monkeypatch.setattr(trials.Trials, "frozen", lambda *_: 0.5)
+    monkeypatch.setattr(trials.Trials, "score", score)
+    settings, criterion = replace(QUICK, runs=runs), Criterion(baseline=0.8)
+    found = intrinsic_dimension(quick_setup(), method="measure", criterion=criterion, settings=settings)
+    return found, rates
 
 
 def test_the_loss_is_a_criterion_too_and_larger_dimensions_take_shorter_steps(tmp_path):
@@ -329,10 +351,14 @@ def test_the_loss_is_a_criterion_too_and_larger_dimensions_take_shorter_steps(tm
     assert result.level["measured"] == pytest.approx(result.frozen - 0.75 * (result.frozen - min(base)))
     assert set(result.fractions["measured"]) == {"d50", "d75", "d90"}
     runs = [row["config"] for row in log.rows() if row["config"].get("delta") == "subspace"]
-    first, rate = runs[0]["d"], runs[0]["training"]["learning_rate"]
+    first, rate = runs[0]["d"], result.settings["learning_rate"]["measure"]
+    assert rate in {run["training"]["learning_rate"] for run in runs if run["seed"] == 0}
+    assert len({run["d"] for run in runs}) > 1
     for run in runs:
         assert run["training"]["average"] == 0.5
-        assert run["training"]["learning_rate"] == pytest.approx(rate * min(1.0, (first / run["d"]) ** 0.5))
+        if run["seed"]:
+            kept = run["training"]["learning_rate"]
+            assert kept == pytest.approx(rate * min(1.0, (first / run["d"]) ** 0.5))
 
 
 def test_a_row_of_an_older_version_serves_accuracy_and_not_the_loss(finished, tmp_path, monkeypatch):
