@@ -22,6 +22,8 @@ __all__ = ["BASELINE_RATES", "MeasuredDimension", "check_budget", "measure"]
 # Of full fine-tuning: the better one makes the baseline. A predicted rate spares none of the two
 # (experiments/studies/dimension_rates.py), while it does spare one of a subspace's.
 BASELINE_RATES = (1e-4, 2e-4)
+# Of these many dimensions are the rates of a subspace; beyond it they fall as 1/√d.
+_RATED_DIMENSION = 185
 _MAX_DIMENSION = 2**16
 _NO_GAIN = (
     "full fine-tuning is no better than the frozen model, and chance is above both; take more steps, or a "
@@ -43,7 +45,7 @@ class MeasuredDimension:
         level: the accuracy or loss to reach.
         baseline: that of full fine-tuning (the best learning rate), or the given one.
         frozen: that at δ = 0.
-        learning_rate: of δ at the first dimension tried.
+        learning_rate: of δ in few dimensions, the better of those tried; `None` where none was trained.
         curve: one row a run.
         passes: forward-equivalents.
         full_runs: the same in units of one full fine-tuning run with its evaluation.
@@ -55,7 +57,7 @@ class MeasuredDimension:
     level: float
     baseline: float
     frozen: float
-    learning_rate: float
+    learning_rate: float | None
     curve: list[CurvePoint]
     passes: float
     full_runs: float
@@ -88,14 +90,14 @@ def measure(
 ) -> MeasuredDimension:
     """Sharpen the curve by training: the baseline, then the dimensions that say most.
 
-    Every run has the same step budget. The baseline is full fine-tuning at each of `BASELINE_RATES`. The
-    first dimension is run at the one of `LEARNING_RATES` that is nearest to the predicted rate
-    (`predict_learning_rate`), or at the predicted one, where that is not within its interval. The next
-    nearest is tried where this gains nothing, or no rate was found. The better rate is carried to the
-    others, as the isometry of P allows: to smaller ones as it is, to larger ones as 1/√d, which keeps the
-    length of Adam's steps in θ. Every dimension tried has a seed of its own for the subspace and the data
-    order. The posterior of the curve begins at the prediction, where there is one, and says which dimension
-    comes next.
+    Every run has the same step budget. The baseline is full fine-tuning at each of `BASELINE_RATES`. The rate
+    η of subspaces is the one of `LEARNING_RATES` that is nearest to what `predict_learning_rate` says for 185
+    dimensions, or what it says, where that one is not within its interval. At the first dimension the next
+    nearest is tried, too, where η gains nothing there, and both are, where no rate was found or something is
+    known against it, as on a deep backbone. Up to 185 dimensions all take η, as the isometry of P allows,
+    beyond it η √(185/d), which keeps the length of Adam's steps in θ. Every dimension tried has a seed of its
+    own for the subspace and the data order. The posterior of the curve begins at the prediction, where there
+    is one, and says which dimension comes next.
 
     Args:
         setup: of a classification task.
@@ -120,7 +122,7 @@ def measure(
         trials.score(full, "baseline", setup.seed + i, rate) for i, rate in enumerate(BASELINE_RATES)
     )
     level = criterion.level(baseline, chance=chance, frozen=frozen)
-    fractions, rate = {}, LEARNING_RATES[-1]
+    fractions, rate = {}, None
     if frozen >= level:
         reached = f"the frozen model reaches {criterion.shown(frozen):.3f} already"
         d90 = DimensionEstimate(0, 0, 0, f"{reached}, the level is {criterion.shown(level):.3f}")
@@ -178,26 +180,31 @@ class _Search:
             noise = _PAIRED * math.sqrt(max(level * (1 - level), 0.01) / len(setup.task.test)) / self.gain
         known = prediction and prediction.posterior(noise)
         self.posterior = known or CurvePosterior(LOGISTIC, UNKNOWN, noise)
+        # Of a run that gives all examples one class.
+        self.nothing = max(0.0, (chance - frozen) / self.gain) if criterion.metric == "accuracy" else 0.0
         self.deviation = 0.0 if criterion.baseline else noise  # of the baseline itself
         self.most = min(setup.delta("full", scope=settings.scope).size, _MAX_DIMENSION)
 
     def run(self) -> float:
-        """Run until the interval is narrow or the budget spent, and return the rate of δ."""
+        """Run until the interval is narrow or the budget spent, and return the rate η."""
         grid = log_grid(1, self.most)
         share = self.shares[self.trials.criterion.name]
         first = self.posterior.propose(share, grid)
         most = int(self.settings.runs) - self.trials.count
-        said, tried = self.trials.predicted_rate(self._delta(first), self._seed), {}
+        said, tried = (
+            self.trials.predicted_rate(self._delta(min(_RATED_DIMENSION, self.most)), self._seed),
+            {},
+        )
         for rate in _rates(said)[:most]:
             tried[rate] = self._share(first, rate)
-            if said.found and tried[rate] > 0:
+            if said.sure and tried[rate] > self.nothing:
                 break
         rate = max(tried, key=lambda r: tried[r])
         self.posterior.tell(first, tried[rate])
         # Every run has the same step budget.
         while self.trials.count + 1 <= self.settings.runs and self.d90().width > self.settings.precision:
             d = self.posterior.propose(share, grid)
-            self.posterior.tell(d, self._share(d, rate * min(1.0, (first / d) ** 0.5)))
+            self.posterior.tell(d, self._share(d, rate))
         return rate
 
     @property
@@ -210,7 +217,8 @@ class _Search:
         return self.trials.setup.delta("subspace", d=d, **how)
 
     def _share(self, d: int, rate: float) -> float:
-        """Return the share of the gain that one run reaches."""
+        """Return the share of the gain that one run reaches at a rate η."""
+        rate *= min(1.0, math.sqrt(_RATED_DIMENSION / d))
         score = self.trials.score(self._delta(d), "measure", self._seed, rate)
         return (score - self.frozen) / self.gain
 
@@ -235,7 +243,7 @@ class _Search:
 
 
 def _rates(said: PredictedRate) -> list[float]:
-    """Return learning rates of a subspace, in the order in which they are tried."""
+    """Return the rates η in the order in which they are tried."""
     known = sorted(LEARNING_RATES, key=lambda rate: abs(math.log(rate / said.rate)))
     near = said.low <= known[0] <= said.high
-    return known if near or not said.found else [said.rate, *known]
+    return known if near or not said.sure else [said.rate, *known]

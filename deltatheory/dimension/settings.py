@@ -23,7 +23,7 @@ class DimensionSettings:
         batch_size: examples a step.
         average: share of the last steps of a run over which δ is averaged.
         runs: budget of the measured search in training runs of the full step budget, those of the baseline
-            included; 0 leaves it at the prediction.
+            included, a predicted learning rate not; 0 leaves it at the prediction.
         precision: the search stops when the 90 % interval is within ± this.
         burn_in: steps of full fine-tuning before the network is linearized; 0 predicts before any training.
         micro_batch: examples of a step that pass through the network at once, all by default.

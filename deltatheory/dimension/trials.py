@@ -43,12 +43,12 @@ class _Run:
 
 @dataclass(frozen=True)
 class PredictedRate:
-    """What the log keeps of a `RatePrediction`."""
+    """What the log keeps of a `RatePrediction`; `sure` is one that was found, with no caution."""
 
     rate: float
     low: float
     high: float
-    found: bool
+    sure: bool
     passes: float
     seconds: float
 
@@ -71,7 +71,7 @@ class Trials:
         training: step budget and batch size.
         criterion: which score counts.
         log: where finished runs are, and go.
-        on_run: called before a run with its title, it returns the run's `on_step`.
+        on_run: called before a run, or a predicted rate, with its title; it returns the run's `on_step`.
         on_point: called with each point of the curve.
 
     Attributes:
@@ -134,14 +134,17 @@ class Trials:
         return self.criterion.score(accuracy or 0.0, nothing if loss is None else loss)
 
     def predicted_rate(self, delta: Delta, seed: int) -> PredictedRate:
-        """Return the predicted learning rate of a run; it costs a tenth of one at most."""
+        """Return the predicted learning rate of a run, for a tenth of its passes, or four looks if more."""
         training = replace(self.training, seed=seed)
         about = {"predicted_rate": delta.specification(), "training": training.to_dict()}
         config = {**identity(self.setup), **about}
         found = None if self.log is None else self.log.result(config, PredictedRate)
         if found is None:
+            if self.on_run:
+                self.on_run(f"learning rate d={delta.size}")
             said = predict_learning_rate(self.setup.classification(delta, check=False), training=training)
-            found = PredictedRate(said.rate, said.low, said.high, said.found, said.passes, said.seconds)
+            sure = said.found and not said.caution
+            found = PredictedRate(said.rate, said.low, said.high, sure, said.passes, said.seconds)
             if self.log is not None:
                 self.log.append(config, asdict(found))
         self.passes += found.passes

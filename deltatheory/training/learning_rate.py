@@ -151,6 +151,7 @@ def predict_learning_rate(
     if origin.shape != (problem.delta.size,):
         raise ValueError(f"start.shape={tuple(origin.shape)}: must be ({problem.delta.size},).")
     problem.autocast = training.autocast
+    problem.gradient_checkpointing = training.gradient_checkpointing
     blocks = len(problem.backbone.layers)
     wanted = _WANTED * min(1.0, _BLOCKS / blocks)
     budget = _SHARE * training.steps * training.batch_size * (FORWARD + BACKWARD)
@@ -160,6 +161,7 @@ def predict_learning_rate(
         moved = sorted(_search(probe.movement, wanted, _FIRST / math.sqrt(problem.delta.size), looks))
     finally:
         problem.restore()
+        problem.autocast = problem.gradient_checkpointing = False
     ceiling = _ceiling(moved, wanted)
     farness = (2 * min(max(probe.loss, _LOSSES[0]), _LOSSES[1])) ** _FARNESS
     rate = farness * (_BEYOND * ceiling if ceiling else _crossing(moved, wanted))
@@ -199,6 +201,7 @@ class _Probe:
 
     def __init__(self, problem: Problem, training: Training, start: Float[Tensor, " m"]) -> None:
         self.problem, self.start = problem, start
+        self._at_once = training.micro_batch or training.batch_size
         count = min(_EXAMPLES, training.batch_size, len(problem.train) // 2)
         self.cost = count * (FORWARD + BACKWARD + 2 * FORWARD)
         self._batches = epochs(problem.train.lengths, count, training.seed)
@@ -223,7 +226,7 @@ class _Probe:
         there = torch.from_numpy(np.unpackbits(self._signs, count=len(self.start))).to(self.start)
         there.mul_(2 * distance).sub_(distance).add_(self.start)
         indices = next(self._batches)
-        texts = problem.texts_at_once(len(indices))
+        texts = min(problem.texts_at_once(len(indices)), self._at_once)
         parts = (indices[first : first + texts] for first in range(0, len(indices), texts))
         found = problem.sum_with_gradient(there, (problem.batch(problem.train, part) for part in parts))
         before = problem.features(there, others)

@@ -1,6 +1,6 @@
 """Would `dimension` spare a run by predicted learning rates? Written down before any such prediction.
 
-`dimension` trains full fine-tuning at both `BASELINE_RATES`, and its first subspace at both `LEARNING_RATES`.
+`dimension` trained full fine-tuning at both `BASELINE_RATES`, its first subspace at both `LEARNING_RATES`.
 `predict_learning_rate` could choose one of each, which spares a run of either. The trainings are those of the
 study `reference`, on its 16 tasks: the only new trials predict the rate of full fine-tuning and of its
 subspace of `MIDDLE` dimensions, for the same budget. A choice is the rate of the pair that is nearest, in ln,
@@ -8,8 +8,9 @@ to the predicted one; it loses, in shares of the fall from the frozen model's lo
 what the other rate has ahead. Beside it: always the lower, always the higher rate, and, asked for after the
 predictions, the rate of the subspace at which the linearized network has the lower loss there.
 
-The prediction becomes the default of `dimension` where, on the calibration half, it loses at most `_LOST` on
-seven of eight tasks, and in the mean no more than either constant. Held-out tasks are shown, not judged by.
+For each pair by itself the prediction becomes the default of `dimension` where, on the calibration half, it
+loses at most `_LOST` on seven of eight tasks, and in the mean no more than either constant. Held-out tasks
+are shown, not judged by.
 
     python -m experiments run dimension_rates --data DATA --models minilm --out FOLDER --tasks NAMES
 
@@ -122,7 +123,7 @@ def findings(scope: Scope, known: Known) -> Findings:
                     f"{choice} {one['within']:.0%}, {one['lost']:.3f} lost" for choice, one in judged.items()
                 )
                 found.append(
-                    f"{model}, {delta}, {half}, {len(part)} tasks: within {_LOST:g} of the fall {said}."
+                    f"{model}, {delta}, {half}, {len(part)} tasks: within {_LOST:g} of the fall: {said}."
                 )
                 if half == "calibration" and len(part) >= reference.LEAST_TASKS:
                     spares.append(_spares(judged))

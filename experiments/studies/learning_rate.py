@@ -1,10 +1,10 @@
 """The learning rate predicted before training, against rules of thumb and a sweep over a grid of rates.
 
-Written down before any run. The tasks are the first six of either half of the draw whose bag-of-words
-reference lies .1 or more above the majority class and below .97 (something to learn, and something left),
-one of each source of texts. Whatever a rule fits, it fits on the calibration half. Every rule is judged on
-the grid, at the rate nearest to its own: none needs a training of its own, and none gains from one. Deltas of
-`UNSEEN` are trained on held-out tasks only.
+Written down before any run. The tasks, but for `MORE_TASKS`, are the first six of either half of the draw
+whose bag-of-words reference lies .1 or more above the majority class and below .97 (something to learn, and
+something left), one of each source of texts. Whatever a rule fits, it fits on the calibration half. Every
+rule is judged on the grid, at the rate nearest to its own: none needs a training of its own, and none gains
+from one. Deltas of `UNSEEN` are trained on held-out tasks only.
 
     python -m experiments run learning_rate --data DATA --models minilm --out FOLDER --tasks NAMES
 
@@ -21,11 +21,12 @@ kept, movement of logits or of pooled states had no constant that suited MiniLM 
 Two other tasks, of which none had run when this was written, are held out: short texts of the same draw, two
 classes and many. Below 1e-4 none of the deltas but fine-tuning learns in 40 steps, so sweeps begin there.
 
-`MORE_TASKS` make twelve held-out tasks for `smallest`, two of them SmolLM2's. They were written down after
-the others had been judged, with prediction, constants and decision as they stood, and before any sweep on
-them (other studies had trained on them, at rates of their own). They are the next four of the draw whose
-source has no task yet, that are short (95 % of the texts have at most 17 words: a sweep takes a core an hour)
-and leave something (below .97). That a bag of words learns them is not asked: too few such are left.
+`MORE_TASKS`, with the six above and SmolLM2's two, make twelve held-out tasks for `smallest`. They were
+written down after those had been judged, with prediction, constants and decision as they stood, and before
+any sweep on them (other studies had trained on them, at rates of their own). They are the next four of the
+draw whose family has no task yet, that are short (95 % of the texts have at most 17 words: a sweep takes a
+core an hour) and leave something (below .97). That a bag of words learns them is not asked: too few such are
+left.
 
 The grid of the language model is climbed from below. Where two rates in a row are more than `_COLLAPSE` below
 the best so far, those above are not trained and count as the last one did, which is the least that a rule

@@ -72,9 +72,14 @@ def _searched(scope: Scope, model: str, task: TaskInfo, known: Known) -> float |
 
 
 def _runs(result: dict) -> list[tuple[int, float]]:
-    """Return (d, accuracy) of the runs in subspaces, of the first two the one at the better rate."""
-    found = [(p["d"], p["test_metric"] or 0.0) for p in result["curve"] if p["method"] == "measure"]
-    return [max(found[:2], key=lambda run: run[1]), *found[2:]] if found else []
+    """Return (d, accuracy) of the runs in subspaces, of the first the one at the best rate."""
+    found = [
+        (p["d"], p["test_metric"] or 0.0, p["seed"]) for p in result["curve"] if p["method"] == "measure"
+    ]
+    if not found:
+        return []
+    first = [run for run in found if run[2] == found[0][2]]
+    return [run[:2] for run in (max(first, key=lambda run: run[1]), *found[len(first) :])]
 
 
 def _shape(result: dict, frozen: float) -> CurveShape | None:

@@ -128,7 +128,7 @@ def test_runs_are_named_as_they_always_were(finished):
         assert rows[1 + i] == {**shared, **full, "training": training | {"learning_rate": rate, "seed": i}}
     first = rows[3].pop("predicted_rate")
     assert rows.pop(3) == {**shared, "training": training}
-    assert first == {key: rows[3][key] for key in ("delta", "d", "projection", "scope", "seed")}
+    assert first == {"delta": "subspace", "d": 185, "projection": "hashed", "scope": "blocks", "seed": 0}
     for row in rows[3:]:
         subspace = {"delta": "subspace", "d": row["d"], "projection": "hashed", "scope": "blocks"}
         seed, rate = row["training"]["seed"], row["training"]["learning_rate"]
@@ -168,8 +168,9 @@ def test_who_watches_sees_examples_runs_and_points(watched):
     assert seen.points == [p for p in result.curve if p.method != "predict"]
     assert seen.points[0].method == "frozen"
     assert seen.titles[0].startswith("baseline d=")
-    assert len(seen.titles) == len(seen.points) - 1
-    assert len(seen.steps) == len(seen.titles) * QUICK.steps
+    runs = [title for title in seen.titles if title != "learning rate d=185"]
+    assert len(runs) == len(seen.titles) - 1 == len(seen.points) - 1
+    assert len(seen.steps) == len(runs) * QUICK.steps
 
 
 def test_a_second_call_repeats_nothing(finished, monkeypatch):
@@ -299,46 +300,50 @@ def test_the_measurement_is_the_prediction_and_its_runs(finished):
 
 
 @pytest.mark.parametrize(
-    ("predicted", "found", "runs", "tried"),
+    ("predicted", "sure", "runs", "tried"),
     [
-        (0.5, True, 1.0, [0.3]),
-        (0.6, True, 1.0, [1.0]),
-        (9.0, True, 1.0, [9.0]),
+        (0.5, True, 2.0, [0.3]),
+        (0.6, True, 2.0, [1.0]),
+        (9.0, True, 2.0, [9.0]),
         (0.5, False, 2.0, [0.3, 1.0]),
+        (9.0, False, 3.0, [1.0, 0.3]),
         (0.5, False, 1.0, [0.3]),
     ],
 )
-def test_the_first_subspace_is_trained_at_a_predicted_rate(monkeypatch, predicted, found, runs, tried):
-    """At the nearest that is known to work; itself, far from them; at both, if the budget allows, without."""
-    said = trials.PredictedRate(predicted, predicted / 3, predicted * 3, found, 7.0, 0.0)
-    result, rates = searched(monkeypatch, said, runs, lambda _: 0.7)
-    assert rates == tried
+def test_the_first_subspace_is_trained_at_a_predicted_rate(monkeypatch, predicted, sure, runs, tried):
+    """At the nearest that is known to work; itself, far from them; at both, in the budget, if unsure."""
+    said = trials.PredictedRate(predicted, predicted / 3, predicted * 3, sure, 7.0, 0.0)
+    result, first = searched(monkeypatch, said, runs, lambda _: 0.7)
+    assert first == pytest.approx(tried)
     assert result.settings["learning_rate"]["measure"] in tried
 
 
-def test_where_the_predicted_rate_gains_nothing_the_other_is_tried(monkeypatch):
-    """A run that collapsed would be told to the posterior as if the dimension were too small."""
+@pytest.mark.parametrize("collapsed", [0.4, 0.45])
+def test_where_the_predicted_rate_gains_nothing_the_other_is_tried(monkeypatch, collapsed):
+    """A run that gives all one class, which is half of them, would be told as of too small a dimension."""
     said = trials.PredictedRate(0.9, 0.3, 2.7, True, 7.0, 0.0)
-    result, rates = searched(monkeypatch, said, 2.0, lambda rate: 0.7 if rate < 1 else 0.4)
-    assert rates == [1.0, 0.3]
+    result, first = searched(monkeypatch, said, 3.0, lambda rate: 0.7 if rate < 0.9 else collapsed)
+    assert first == pytest.approx([1.0, 0.3])
     assert result.settings["learning_rate"]["measure"] == 0.3
 
 
 def searched(monkeypatch, said, runs, score_at):
-    """Return the result of a search whose predicted rate and scores are given, and the rates it tried."""
-    rates = []
+    """Return the result of a search whose scores are given, and the rates tried at its first dimension."""
+    tried = []
 
     def score(self, delta, method, seed, rate):
         self.count += 1
-        rates.append(rate)
+        rate /= min(1.0, (185 / delta.size) ** 0.5)
+        tried.append((delta.size, rate))
         return score_at(rate)
 
     monkeypatch.setattr(trials.Trials, "predicted_rate", lambda *_: said)
-    monkeypatch.setattr(trials.Trials, "frozen", lambda *_: 0.5)
+    monkeypatch.setattr(trials.Trials, "frozen", lambda *_: 0.42)
     monkeypatch.setattr(trials.Trials, "score", score)
-    settings, criterion = replace(QUICK, runs=runs), Criterion(baseline=0.8)
+    settings, criterion = replace(QUICK, runs=runs, precision=0.01), Criterion(baseline=0.8)
     found = intrinsic_dimension(quick_setup(), method="measure", criterion=criterion, settings=settings)
-    return found, rates
+    assert len(tried) == runs
+    return found, [rate for d, rate in tried if d == tried[0][0]]
 
 
 def test_the_loss_is_a_criterion_too_and_larger_dimensions_take_shorter_steps(tmp_path):
@@ -351,14 +356,13 @@ def test_the_loss_is_a_criterion_too_and_larger_dimensions_take_shorter_steps(tm
     assert result.level["measured"] == pytest.approx(result.frozen - 0.75 * (result.frozen - min(base)))
     assert set(result.fractions["measured"]) == {"d50", "d75", "d90"}
     runs = [row["config"] for row in log.rows() if row["config"].get("delta") == "subspace"]
-    first, rate = runs[0]["d"], result.settings["learning_rate"]["measure"]
-    assert rate in {run["training"]["learning_rate"] for run in runs if run["seed"] == 0}
-    assert len({run["d"] for run in runs}) > 1
+    rate = result.settings["learning_rate"]["measure"]
+    assert min(run["d"] for run in runs) < 185 < max(run["d"] for run in runs)
     for run in runs:
         assert run["training"]["average"] == 0.5
         if run["seed"]:
             kept = run["training"]["learning_rate"]
-            assert kept == pytest.approx(rate * min(1.0, (first / run["d"]) ** 0.5))
+            assert kept == pytest.approx(rate * min(1.0, (185 / run["d"]) ** 0.5))
 
 
 def test_a_row_of_an_older_version_serves_accuracy_and_not_the_loss(finished, tmp_path, monkeypatch):
