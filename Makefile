@@ -12,7 +12,7 @@ BIN := .venv/bin
 .PHONY: demo test test-portable lint install smollm2 clean
 
 demo: install
-	$(BIN)/deltatheory dimension --steps 50 --out runs/demo
+	$(BIN)/deltatheory dimension --steps 50 --runs 5 --out runs/demo
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal

@@ -19,8 +19,8 @@ from deltatheory.results import ResultLog
 
 __all__ = ["BASELINE_RATES", "MeasuredDimension", "check_budget", "measure"]
 
-# Of full fine-tuning: the better one makes the baseline. A predicted rate spares none of the two
-# (experiments/studies/dimension_rates.py), while it does spare one of a subspace's.
+# Of full fine-tuning: the better one makes the baseline. A predicted rate spares none of these two, but it
+# does spare one of a subspace's (experiments/studies/dimension_rates.py).
 BASELINE_RATES = (1e-4, 2e-4)
 # Of these many dimensions are the rates of a subspace; beyond it they fall as 1/√d.
 _RATED_DIMENSION = 185

@@ -29,7 +29,7 @@ from deltatheory.results import ResultLog
 from experiments.measuring import processor, write
 from experiments.page import Table
 
-OPTIONS = ["dimension", "--steps", "50"]  # of `make demo`
+OPTIONS = ["dimension", "--steps", "50", "--runs", "5"]  # of `make demo`
 COMMAND = [sys.executable, "-m", "deltatheory", *OPTIONS, "--no-progress"]
 SEEDS = 5
 
@@ -74,7 +74,7 @@ def report(out: Path, rows: list[dict[str, Any]]) -> None:
     table = Table("", list(rows[0]), [list(row.values()) for row in rows])
     agreed = sum(row["overlap"] == "yes" for row in rows)
     said = f"Intervals of 90 % overlap for {agreed} of {len(rows)} seeds."
-    about = f"{processor()}; of several at once each has one thread."
+    about = f"`deltatheory {' '.join(OPTIONS)}`, {processor()}; of several at once each has one thread."
     write(out / "demo-cpu", {"rows": rows}, f"{said}\n\n{table.body()}\n\n{about}")
 
 

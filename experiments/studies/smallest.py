@@ -28,7 +28,8 @@ MiniLM. The smallest that suffices, known afterwards, says what a choice by size
     python -m experiments run smallest --data DATA --models minilm --out FOLDER --tasks NAMES
 
 with NAMES those of `learning_rate.TASK_NAMES`, in the folder in which `learning_rate` has run. With smollm2
-the tasks are its `LANGUAGE_TASKS`, written down before any advice on them, the candidates its six deltas.
+the tasks are its `LANGUAGE_TASKS`, written down before any advice on them, the candidates its six deltas. Six
+held-out tasks of MiniLM had been judged when the four of `learning_rate.MORE_TASKS` were drawn.
 """
 
 from __future__ import annotations

@@ -130,6 +130,26 @@ def test_where_delta_is_as_long_as_theta_few_texts_are_looked_at_at_once(monkeyp
     assert 2 not in taken
 
 
+def test_memory_is_saved_where_the_training_saves_it(monkeypatch):
+    """Gradients are taken of as few texts at once, and with activations recomputed; the rate is the same."""
+    seen = []
+    gradient = ClassificationProblem.sum_with_gradient
+
+    def watched(problem, delta, batches):
+        batches = list(batches)
+        seen.append((problem.gradient_checkpointing, {len(labels) for _, labels in batches}))
+        return gradient(problem, delta, batches)
+
+    monkeypatch.setattr(ClassificationProblem, "sum_with_gradient", watched)
+    problem, plain = toy_problem("lora", task=toy_task(2, train=32)), Training(steps=60, batch_size=8)
+    saving = replace(plain, micro_batch=2, gradient_checkpointing=True)
+    whole, saved = (predict_learning_rate(problem, training=training) for training in (plain, saving))
+    assert seen[0] == (False, {8})
+    assert seen[-1] == (True, {2})
+    assert saved.moved[0] == pytest.approx(whole.moved[0], rel=1e-3)
+    assert not problem.gradient_checkpointing
+
+
 def test_where_delta_is_as_long_as_theta_one_is_there_at_a_time(monkeypatch):
     """The model kept the last one until the next was written: a copy of θ too many."""
     seen: list[weakref.ref] = []
