@@ -114,6 +114,9 @@ def findings(scope: Scope, known: Known) -> Findings:
     for model in scope.models:
         for delta in PAIRS:
             rows = [row for task in scope.tasks if (row := _row(scope, model, task, delta, known))]
+            if not rows:
+                found.append(f"{model}, {delta}: no task has a prediction and both trainings.")
+                continue
             for half in ("calibration", "held-out"):
                 part = [row for row in rows if row["task"].half == half]
                 if not part:
@@ -128,8 +131,6 @@ def findings(scope: Scope, known: Known) -> Findings:
                 if half == "calibration" and len(part) >= reference.LEAST_TASKS:
                     spares.append(_spares(judged))
                     found.append(f"{model}, {delta}: a run is {'' if spares[-1] else 'not '}spared.")
-            if not rows:
-                continue
             columns = ["task", "half", "predicted", "better", *(f"{one}, lost" for one in rows[0]["lost"])]
             cells = [
                 [r["task"].name, r["task"].half, r["rate"], r["better"], *r["lost"].values()] for r in rows

@@ -43,9 +43,3 @@ def test_the_rate_of_the_pair_nearest_to_the_predicted_one_is_judged(rate, lost,
     assert judged[dimension_rates.LINEARIZED] == judged["the lower"]
     assert dimension_rates.LINEARIZED not in found.numbers["minilm, full, calibration"]
     assert found.verdict == verdict
-
-
-def test_without_predictions_nothing_is_said():
-    found = dimension_rates.findings(SCOPE, Known([]))
-    assert found.verdict == "undecided"
-    assert found.numbers == {}
