@@ -191,10 +191,8 @@ class _Search:
         share = self.shares[self.trials.criterion.name]
         first = self.posterior.propose(share, grid)
         most = int(self.settings.runs) - self.trials.count
-        said, tried = (
-            self.trials.predicted_rate(self._delta(min(_RATED_DIMENSION, self.most)), self._seed),
-            {},
-        )
+        said = self.trials.predicted_rate(self._delta(min(_RATED_DIMENSION, self.most)), self._seed)
+        tried: dict[float, float] = {}
         for rate in _rates(said)[:most]:
             tried[rate] = self._share(first, rate)
             if said.sure and tried[rate] > self.nothing:

@@ -62,19 +62,19 @@ def trials(scope: Scope, known: Known) -> Iterator[Trial]:
 
 
 def _row(scope: Scope, model: str, task: TaskInfo, delta: str, known: Known) -> dict[str, Any] | None:
-    """Return what each choice loses on a task; `None` where a run is missing or nothing falls."""
+    """Return what each choice loses on a task; `None` where a run is missing or no loss falls."""
     said = known.get(prediction(scope, model, task, delta))
     best = reference.tuned(scope, model, task, known)
     runs = [known.get(trial) for trial in _trained(scope, model, task, delta)]
-    if said is None or not said["rate"] or best is None or not all(runs):
+    linearized = known.get(reference.prediction(scope, model, task))
+    if said is None or linearized is None or best is None or not all(runs):
         return None
     fall = best["frozen"][reference.SCORE] - reference.loss_of(best)
-    if fall < reference.LEAST_FALL:
-        return None
     losses = [reference.loss_of(run) for run in runs]
+    if fall < reference.LEAST_FALL or not math.isfinite(min(losses)):
+        return None
     chosen = dict(zip(CHOICES, (nearest(said["rate"], PAIRS[delta]), 0, 1), strict=True))
-    linearized = known.get(reference.prediction(scope, model, task))
-    if delta != "full" and linearized:
+    if delta != "full":
         chosen[LINEARIZED] = _of_linearized(linearized)
     lost = {choice: min((losses[i] - min(losses)) / fall, 1.0) for choice, i in chosen.items()}
     better = PAIRS[delta][losses.index(min(losses))]

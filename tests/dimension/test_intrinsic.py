@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -219,6 +220,7 @@ def test_a_folder_of_another_version_goes_on(finished, tmp_path):
 _KILLED = """
 import sys; sys.path[:0] = {paths!r}
 from pathlib import Path
+from types import SimpleNamespace
 import torch; torch.set_num_threads(1)
 from quick_dimension import QUICK, log_in, quick_setup, quicken
 from deltatheory.dimension import intrinsic_dimension
@@ -325,6 +327,22 @@ def test_where_the_predicted_rate_gains_nothing_the_other_is_tried(monkeypatch, 
     result, first = searched(monkeypatch, said, 3.0, lambda rate: 0.7 if rate < 0.9 else collapsed)
     assert first == pytest.approx([1.0, 0.3])
     assert result.settings["learning_rate"]["measure"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("found", "caution", "sure"), [(True, "", True), (True, "deep", False), (False, "", False)]
+)
+def test_a_rate_that_is_not_found_or_has_a_caution_is_not_sure_and_is_predicted_once(
+    monkeypatch, tmp_path, found, caution, sure
+):
+    said = SimpleNamespace(rate=0.5, low=0.1, high=2.0, found=found, caution=caution, passes=7.0, seconds=1.0)
+    calls = []
+    monkeypatch.setattr(trials, "predict_learning_rate", lambda *_, **__: calls.append(1) or said)
+    for _ in range(2):
+        search = trials.Trials(quick_setup(), QUICK.training(0), Criterion(), log=log_in(tmp_path))
+        rate = search.predicted_rate(search.setup.delta("subspace", d=4), 0)
+        assert (rate.rate, rate.sure, search.passes, search.count) == (0.5, sure, 7.0, 0)
+    assert len(calls) == 1
 
 
 def searched(monkeypatch, said, runs, score_at):

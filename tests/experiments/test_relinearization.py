@@ -14,7 +14,7 @@ from deltatheory.tasks import Examples
 from deltatheory.training import Training
 from experiments.kinds.linearized_runs import _burnt_in
 from experiments.scope import Scope, TaskInfo
-from experiments.studies import relinearization
+from experiments.studies import relinearization, sharpening
 from experiments.studies.replay import MeasuredCurve
 from experiments.trial import Known
 
@@ -64,3 +64,13 @@ def test_it_is_judged_where_linearization_errs(monkeypatch, error, verdict):
     near = [of_all[name]["near"] for name in relinearization.ARMS]
     assert (of_all["tasks"], near) == (3, [0, 3])
     assert np.isclose(of_all["at δ = 0"]["likelier"], 0)
+
+
+@pytest.mark.parametrize("tried", [[0.6], [0.5, 0.6], [0.6, 0.5], [0.4, 0.6, 0.5]])
+def test_of_the_first_dimension_the_run_at_the_best_rate_counts(tried):
+    """A search tries one rate there, or more; its other runs have seeds of their own."""
+    points = [(40, score, 0) for score in tried] + [(80, 0.7, 1), (60, 0.3, 2)]
+    curve = [{"method": "measure", "d": d, "test_metric": score, "seed": seed} for d, score, seed in points]
+    found = sharpening._runs({"curve": [{"method": "baseline", "d": 1, "seed": 0}, *curve]})
+    assert found == [(40, 0.6), (80, 0.7), (60, 0.3)]
+    assert sharpening._runs({"curve": []}) == []
